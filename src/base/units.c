@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "base/units.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* One row a suffix: how many base units it stands for. */
+struct suffix {
+        const char *text;
+        int64_t factor;
+};
+
+static const struct suffix bytes_suffix[] = {
+        {"", 1},
+        {"K", INT64_C(1) << 10},
+        {"KiB", INT64_C(1) << 10},
+        {"M", INT64_C(1) << 20},
+        {"MiB", INT64_C(1) << 20},
+        {"G", INT64_C(1) << 30},
+        {"GiB", INT64_C(1) << 30},
+        {"T", INT64_C(1) << 40},
+        {"TiB", INT64_C(1) << 40},
+        {NULL, 0},
+};
+static const struct suffix milli_suffix[] = {{"", 1000}, {NULL, 0}};
+static const struct suffix ms_suffix[] = {
+        {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}, {NULL, 0},
+};
+static const struct suffix count_suffix[] = {{"", 1}, {NULL, 0}};
+
+/* Digits with an optional fraction of up to three digits, then a suffix. Exact: 1.5G is 1536M; what is
+ * not a whole number of base units is refused. */
+static int parse(const char *text, const struct suffix *table, const char *what, int64_t *ret, struct err *err)
+{
+        size_t whole_n = strspn(text, "0123456789"), fraction_n = 0;
+        const char *rest = text + whole_n;
+        if (*rest == '.') {
+                fraction_n = strspn(rest + 1, "0123456789");
+                if (fraction_n == 0 || fraction_n > 3)
+                        return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not %s", text, what);
+                rest += 1 + fraction_n;
+        }
+        if (whole_n == 0 || whole_n > 16)
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not %s", text, what);
+        const struct suffix *s = table;
+        while (s->text && strcmp(s->text, rest) != 0)
+                s++;
+        if (!s->text)
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not %s", text, what);
+        int64_t thousandths = 0;
+        for (size_t i = 0; i < whole_n; i++)
+                thousandths = thousandths * 10 + (text[i] - '0');
+        int64_t scale = 1000;
+        for (size_t i = 0; i < 3; i++)
+                thousandths = thousandths * 10 + (i < fraction_n ? text[whole_n + 1 + i] - '0' : 0);
+        int64_t product;
+        if (__builtin_mul_overflow(thousandths, s->factor, &product) || product / scale >= UNITS_MAX)
+                return err_set(err, REASON_INVALID, ERANGE, "\"%.40s\" is too large for %s", text, what);
+        if (product % scale != 0)
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not a whole number of units", text);
+        *ret = product / scale;
+        return 0;
+}
+
+int units_parse_bytes(const char *text, int64_t *ret_bytes, struct err *err)
+{
+        return parse(text, bytes_suffix, "a size (such as 512M or 4G)", ret_bytes, err);
+}
+
+int units_parse_milli(const char *text, int64_t *ret_milli, struct err *err)
+{
+        return parse(text, milli_suffix, "a fraction (such as 0.9)", ret_milli, err);
+}
+
+int units_parse_ms(const char *text, int64_t *ret_ms, struct err *err)
+{
+        return parse(text, ms_suffix, "a duration (such as 250ms, 30s or 2h)", ret_ms, err);
+}
+
+int units_parse_count(const char *text, int64_t *ret_count, struct err *err)
+{
+        return parse(text, count_suffix, "a whole number", ret_count, err);
+}
+
+const char *units_print_bytes(int64_t bytes, char buf[UNITS_TEXT])
+{
+        static const char letter[] = {0, 'K', 'M', 'G', 'T'};
+        int unit = 0;
+        while (unit < 4 && bytes != 0 && bytes % 1024 == 0) {
+                bytes /= 1024;
+                unit++;
+        }
+        if (letter[unit])
+                (void)snprintf(buf, UNITS_TEXT, "%lld%c", (long long)bytes, letter[unit]);
+        else
+                (void)snprintf(buf, UNITS_TEXT, "%lld", (long long)bytes);
+        return buf;
+}
+
+const char *units_print_milli(int64_t milli, char buf[UNITS_TEXT])
+{
+        int n = snprintf(buf, UNITS_TEXT, "%lld.%03lld", (long long)(milli / 1000), (long long)(milli % 1000));
+        while (n > 0 && buf[n - 1] == '0')
+                buf[--n] = '\0';
+        if (n > 0 && buf[n - 1] == '.')
+                buf[--n] = '\0';
+        return buf;
+}

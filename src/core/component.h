@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/component.h - the pieces of a host that can be given away, and the kinds they are of.
+ *
+ * Ownership is per amount: `capacity` is what the machine has, `owned` the part that this hypervisor
+ * may give away (the rest belongs to the host itself or to another hypervisor).
+ * A new kind is a row of component_kinds[] and a provider, nothing else. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum component_kind {
+        COMPONENT_CPU = 1, /* one host CPU; unit: thousandths of it */
+        COMPONENT_MEMORY,  /* memory of one NUMA node; unit: bytes */
+        COMPONENT_CACHE,
+        COMPONENT_MEMBW,
+        COMPONENT_NET,
+        COMPONENT_BLOCK,
+        COMPONENT_DEVICE,
+        COMPONENT_KIND_N
+};
+
+struct component_kind_row {
+        const char *name; /* "cpu" */
+        const char *unit; /* "thousandths of a CPU" */
+        bool provided;    /* has an inventory and a provider, so that needs may name it */
+};
+extern const struct component_kind_row component_kinds[COMPONENT_KIND_N];
+
+/* 0 where there is no such kind. */
+enum component_kind component_kind_from_name(const char *name);
+
+struct component {
+        char id[32]; /* "cpu:3", "memory:node0"; unique on the host, stable over restarts */
+        enum component_kind kind;
+        uint32_t os_index; /* the kernel's number: CPU, or NUMA node */
+        uint32_t node;     /* NUMA node on which it sits */
+        uint32_t core;     /* cpu: logical number of its core */
+        uint32_t llc;      /* cpu: logical number of its last-level cache */
+        int64_t capacity;  /* in the kind's unit */
+        int64_t owned;     /* <= capacity */
+        bool healthy;
+};
+
+enum { CPU_WHOLE_MILLI = 1000 };

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/need.h - what is asked for: an amount of one kind, with performance parameters.
+ *
+ * Text form: KIND:AMOUNT[..AMOUNT][,PARAMETER...]   cpu:2,share>=0.9   memory:512M..2G   cpu:1,exclusive
+ * Amounts: CPUs, or bytes with K M G T. A flag parameter stands alone; others are NAME RELATION VALUE.
+ * Values are held in the parameter's base unit (share: thousandths), so that what is evaluated is what
+ * was stated (1.4), and need_print() gives a text that parses to the same need. Pure, no allocation. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "core/component.h"
+
+enum { NEED_PARAMETERS_MAX = 4, NEED_TEXT = 128, NEEDS_MAX = 4 };
+
+enum relation { RELATION_AT_LEAST = 1, RELATION_AT_MOST, RELATION_EQUAL };
+
+/* A row of the table of parameter kinds. Only rows with a source of truth, an enforcing provider and a
+ * test that measures it are in it (1.5). */
+enum parameter_id { PARAMETER_SHARE = 1, PARAMETER_EXCLUSIVE, PARAMETER_N };
+struct parameter_row {
+        enum component_kind kind;
+        const char *name;
+        enum relation relation; /* the one it takes */
+        bool flag;              /* stands alone, has no value */
+        const char *unit;       /* base unit of the value */
+        int64_t minimum, maximum;
+        const char *source;     /* inventory field or monitor that answers it */
+        const char *provider;   /* what enforces it */
+        const char *measured;   /* the test that measures it */
+        const char *description;
+};
+extern const struct parameter_row parameter_rows[PARAMETER_N];
+
+struct parameter {
+        enum parameter_id id;
+        enum relation relation;
+        int64_t value; /* base unit; 1 for a flag */
+};
+
+struct need {
+        enum component_kind kind;
+        int64_t amount;     /* the least that will do: CPUs, or bytes */
+        int64_t amount_max; /* the most that is of use; == amount where no range was asked for */
+        size_t n_parameters;
+        struct parameter parameters[NEED_PARAMETERS_MAX];
+};
+
+/* Unknown kinds and parameters, and kinds without a provider: REASON_UNSUPPORTED. Anything malformed, a
+ * parameter twice, amounts of 0 or above 2^53-1: REASON_INVALID. *ret is untouched on failure. */
+int need_parse(const char *text, struct need *ret, struct err *err);
+/* Text form; always terminated, always fits. Returns buf. */
+const char *need_print(const struct need *need, char buf[NEED_TEXT]);
+/* The same checks on a need that came in parts (from the wire): */
+int need_check(const struct need *need, struct err *err);
+/* Checks each, and that no kind stands in them twice. */
+int needs_check(const struct need *needs, size_t n, struct err *err);
+int needs_parse(const char *const *texts, size_t n, struct need *ret_needs, struct err *err);
+/* The parameter of that id, or NULL. */
+const struct parameter *need_parameter(const struct need *need, enum parameter_id id);
+/* Finds a row by kind and name; 0 where there is none. */
+enum parameter_id parameter_find(enum component_kind kind, const char *name);
+const char *relation_name(enum relation r); /* ">=" */
