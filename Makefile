@@ -1,5 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
 # One word a habit; Meson does the work. `make help` lists them.
-B ?=
-BUILD ?= build/debug
-PYTHON ?= /usr/bin/python3
+BUILD   ?= build/debug
+RELEASE ?= build/release
+PYTHON  ?= /usr/bin/python3
+PREFIX  ?= /usr/local
+# bench: only figures whose name starts so
+B       ?=
+# system: another QEMU than the one in PATH
+QEMU    ?=
+# fuzz: which target, for how long
+T       ?= need
+SECS    ?= 60
+# system: further arguments for pytest
+ARGS    ?=
+
+MESON_TEST = meson test -C $(BUILD) --no-rebuild --print-errorlogs
+C_FILES    = $(shell find src include fuzz bench tests -name '*.[ch]' -not -path '*/corpus/*')
+
+.PHONY: all release test check system bench fuzz format lint cover man docs help clean install
+
+all: $(BUILD)/build.ninja ## debug build with ASan and UBSan
+	@ninja -C $(BUILD)
+
+release: $(RELEASE)/build.ninja ## optimised build; the guest's programs are static
+	@ninja -C $(RELEASE)
+
+test: all ## unit tests, fuzz corpora, layers: no root, no QEMU, under 60 s
+	@$(MESON_TEST) --suite unit
+
+check: ## everything the CI runs; logs under build/check
+	@./check
+
+system: all release ## tests with real guests, as root; QEMU=PATH for another QEMU, ARGS= for pytest
+	@METE_QEMU="$(QEMU)" METE_BUILD=$(BUILD) METE_RELEASE=$(RELEASE) \
+		$(PYTHON) -B -m pytest -p no:cacheprovider tests/system $(ARGS)
+
+bench: release ## BENCH name value unit, and build/bench/NAME.json; B=PREFIX for a part
+	@METE_RELEASE=$(RELEASE) $(PYTHON) -B tools/bench "$(B)"
+
+fuzz: build/fuzz/build.ninja ## libFuzzer (clang); T=TARGET SECS=SECONDS
+	@ninja -C build/fuzz
+	@mkdir -p build/fuzz/corpus/$(T)
+	@build/fuzz/fuzz/fuzz-$(T) -max_total_time=$(SECS) -print_final_stats=1 build/fuzz/corpus/$(T) fuzz/corpus/$(T)
+
+format: ## clang-format every source file in place
+	@clang-format -i $(C_FILES)
+
+lint: all ## clang-format, clang-tidy, cppcheck, shellcheck
+	@tools/lint $(BUILD)
+
+cover: build/cover/build.ninja ## line coverage of the unit tests, by file
+	@ninja -C build/cover && meson test -C build/cover --no-rebuild --suite unit >/dev/null && tools/cover build/cover
+
+man: all ## the manual pages, made from the tables that also feed --help
+	@ls -1 $(BUILD)/man/*.[1-8] man/*.[1-8] 2>/dev/null | xargs -r man --warnings -l -Tutf8 >/dev/null && ls -1 $(BUILD)/man
+
+docs: all ## reference pages of the contracts
+	@ls -1 $(BUILD)/src/json/*.md docs/*.md 2>/dev/null
+
+install: release ## into PREFIX (default /usr/local); DESTDIR is honoured
+	@meson configure $(RELEASE) -Dprefix=$(PREFIX) && meson install -C $(RELEASE) --no-rebuild
+
+clean: ## remove everything that was built
+	@rm -rf build
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+$(BUILD)/build.ninja:
+	@meson setup $(BUILD) -Db_sanitize=address,undefined >/dev/null
+$(RELEASE)/build.ninja:
+	@meson setup $(RELEASE) --buildtype=release >/dev/null
+build/fuzz/build.ninja:
+	@CC=clang meson setup build/fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+build/cover/build.ninja:
+	@meson setup build/cover -Db_coverage=true >/dev/null

@@ -41,5 +41,8 @@ void log_at(enum log_level level, const char *fmt, ...)
         (void)localtime_r(&now.tv_sec, &tm);
         (void)strftime(clock, sizeof(clock), "%H:%M:%S", &tm);
         (void)fprintf(stderr, "%s.%03ld %s: %s%s\n", clock, now.tv_nsec / 1000000, program,
-                      level <= LOG_ERROR ? "error: " : level == LOG_WARN ? "warning: " : "", line);
+                      level <= LOG_ERROR  ? "error: "
+                      : level == LOG_WARN ? "warning: "
+                                          : "",
+                      line);
 }

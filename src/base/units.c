@@ -12,26 +12,38 @@ struct suffix {
 };
 
 static const struct suffix bytes_suffix[] = {
-        {"", 1},
-        {"K", INT64_C(1) << 10},
+        {"",    1               },
+        {"K",   INT64_C(1) << 10},
         {"KiB", INT64_C(1) << 10},
-        {"M", INT64_C(1) << 20},
+        {"M",   INT64_C(1) << 20},
         {"MiB", INT64_C(1) << 20},
-        {"G", INT64_C(1) << 30},
+        {"G",   INT64_C(1) << 30},
         {"GiB", INT64_C(1) << 30},
-        {"T", INT64_C(1) << 40},
+        {"T",   INT64_C(1) << 40},
         {"TiB", INT64_C(1) << 40},
-        {NULL, 0},
+        {NULL,  0               },
 };
-static const struct suffix milli_suffix[] = {{"", 1000}, {NULL, 0}};
+static const struct suffix milli_suffix[] = {
+        {"",   1000},
+        {NULL, 0   }
+};
 static const struct suffix ms_suffix[] = {
-        {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}, {"d", 86400000}, {NULL, 0},
+        {"ms", 1       },
+        {"s",  1000    },
+        {"m",  60000   },
+        {"h",  3600000 },
+        {"d",  86400000},
+        {NULL, 0       },
 };
-static const struct suffix count_suffix[] = {{"", 1}, {NULL, 0}};
+static const struct suffix count_suffix[] = {
+        {"",   1},
+        {NULL, 0}
+};
 
 /* Digits with an optional fraction of up to three digits, then a suffix. Exact: 1.5G is 1536M; what is
  * not a whole number of base units is refused. */
-static int parse(const char *text, const struct suffix *table, const char *what, int64_t *ret, struct err *err)
+static int parse(const char *text, const struct suffix *table, const char *what, int64_t *ret,
+                 struct err *err)
 {
         size_t whole_n = strspn(text, "0123456789"), fraction_n = 0;
         const char *rest = text + whole_n;
@@ -100,7 +112,8 @@ const char *units_print_bytes(int64_t bytes, char buf[UNITS_TEXT])
 
 const char *units_print_milli(int64_t milli, char buf[UNITS_TEXT])
 {
-        int n = snprintf(buf, UNITS_TEXT, "%lld.%03lld", (long long)(milli / 1000), (long long)(milli % 1000));
+        int n = snprintf(buf, UNITS_TEXT, "%lld.%03lld", (long long)(milli / 1000),
+                         (long long)(milli % 1000));
         while (n > 0 && buf[n - 1] == '0')
                 buf[--n] = '\0';
         if (n > 0 && buf[n - 1] == '.')
