@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "host/inventory.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <hwloc.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "host/cpulist.h"
+
+enum { MIB_SHIFT = 20 };
+
+static int64_t whole_mib(int64_t bytes)
+{
+        return bytes >> MIB_SHIFT << MIB_SHIFT;
+}
+
+static int load(const struct inventory_options *o, hwloc_topology_t topology, struct err *err)
+{
+        switch (o->source) {
+        case INVENTORY_LIVE:
+                break;
+        case INVENTORY_XML:
+                if (hwloc_topology_set_xml(topology, o->text) < 0)
+                        return err_set(err, REASON_INVALID, EINVAL,
+                                       "hwloc cannot read %s (is it a file of lstopo?)", o->text);
+                break;
+        case INVENTORY_SYNTHETIC:
+                if (hwloc_topology_set_synthetic(topology, o->text) < 0)
+                        return err_set(err, REASON_INVALID, EINVAL,
+                                       "\"%s\" describes no machine (such as \"numa:2 core:4 pu:1\")",
+                                       o->text);
+                break;
+        case INVENTORY_SOURCE_N:
+                assert(false);
+        }
+        if (hwloc_topology_load(topology) < 0)
+                return err_set(err, REASON_INVALID, EINVAL, "hwloc cannot load this topology");
+        return 0;
+}
+
+/* hwloc numbers caches level by level; CPUs of different makes on one machine can have their last level
+ * at different ones. So we number them ourselves, in the order in which we meet them. */
+static uint32_t llc_number(hwloc_obj_t pu, uint64_t *seen, uint32_t *n_seen)
+{
+        hwloc_obj_t last = NULL;
+        for (hwloc_obj_t o = pu->parent; o; o = o->parent)
+                if (hwloc_obj_type_is_dcache(o->type))
+                        last = o;
+        uint64_t key = last ? last->gp_index : 0; /* 0: no cache is known, all of those count as one */
+        for (uint32_t i = 0; i < *n_seen; i++)
+                if (seen[i] == key)
+                        return i;
+        seen[*n_seen] = key;
+        return (*n_seen)++;
+}
+
+static void fill_cpu(hwloc_obj_t pu, struct component *c)
+{
+        *c = (struct component){.kind = COMPONENT_CPU,
+                                .os_index = pu->os_index,
+                                .capacity = CPU_WHOLE_MILLI,
+                                .healthy = true};
+        (void)snprintf(c->id, sizeof(c->id), "cpu:%u", pu->os_index);
+        int node = hwloc_bitmap_first(pu->nodeset);
+        c->node = node < 0 ? 0 : (uint32_t)node;
+        hwloc_obj_t core = pu;
+        while (core && core->type != HWLOC_OBJ_CORE)
+                core = core->parent;
+        c->core = core ? core->logical_index : pu->logical_index;
+}
+
+static void fill_memory(hwloc_obj_t node, struct component *c)
+{
+        *c = (struct component){.kind = COMPONENT_MEMORY,
+                                .os_index = node->os_index,
+                                .node = node->os_index,
+                                .capacity = (int64_t)node->attr->numanode.local_memory,
+                                .healthy = true};
+        (void)snprintf(c->id, sizeof(c->id), "memory:node%u", node->os_index);
+}
+
+static int compare(const void *a, const void *b)
+{
+        const struct component *x = a, *y = b;
+        if (x->kind != y->kind)
+                return x->kind < y->kind ? -1 : 1;
+        return (x->os_index > y->os_index) - (x->os_index < y->os_index);
+}
+
+/* Some kernels do not count memory that was added while running in the node's own meminfo: on a virtual
+ * machine that had grown to 24 GiB the node's file said 4.2. With one node the total is the node's. */
+static void correct_single_node(struct component *memory)
+{
+        FILE *f = fopen("/proc/meminfo", "re");
+        if (!f)
+                return;
+        long long kib;
+        if (fscanf(f, "MemTotal: %lld kB", &kib) == 1 && kib > 0 && kib < INT64_MAX / 1024)
+                memory->capacity = kib * 1024;
+        (void)fclose(f);
+}
+
+static int own_cpus(struct component *c, size_t n, const char *cpus, struct inventory *inv, struct err *err)
+{
+        struct cpulist wanted;
+        int r = 0;
+        if (cpus && (r = cpulist_parse(cpus, &wanted, err)) < 0)
+                return r;
+        for (size_t i = 0; i < n; i++)
+                if (!cpus || cpulist_has(&wanted, c[i].os_index)) {
+                        c[i].owned = c[i].capacity;
+                        inv->cpus_owned++;
+                }
+        if (cpus && cpulist_count(&wanted) != inv->cpus_owned)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "cpus=%.60s names CPUs that this machine does not have or we may not use",
+                               cpus);
+        if (inv->cpus_owned == 0)
+                return err_set(err, REASON_INVALID, EINVAL, "no CPU may be given away: name some with cpus=");
+        return 0;
+}
+
+/* Takes up to `wanted` bytes from the nodes that are (or are not) near, in proportion to what they have
+ * left of `spare`. Returns what could not be taken. */
+static int64_t take(struct component *m, int64_t *spare, size_t n, const bool *near, bool is_near,
+                    int64_t wanted)
+{
+        int64_t total = 0;
+        for (size_t i = 0; i < n; i++)
+                if (near[i] == is_near)
+                        total += spare[i];
+        for (size_t i = 0; i < n && total > 0 && wanted > 0; i++) {
+                if (near[i] != is_near)
+                        continue;
+                /* The last of them gets the rest, so that rounding loses nothing. */
+                int64_t part =
+                        spare[i] == total || wanted >= total
+                                ? (wanted < spare[i] ? wanted : spare[i])
+                                : whole_mib((int64_t)((double)wanted * (double)spare[i] / (double)total));
+                total -= spare[i];
+                spare[i] -= part;
+                m[i].owned += part;
+                wanted -= part;
+        }
+        return wanted;
+}
+
+static int own_memory(const struct inventory_options *o, const struct component *cpus, size_t n_cpus,
+                      struct component *m, size_t n, struct inventory *inv, struct err *err)
+{
+        int64_t available = 0;
+        int64_t *spare = calloc(n, sizeof(*spare));
+        bool *near = calloc(n, sizeof(*near));
+        int r = 0;
+        if (!spare || !near) {
+                r = err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
+                goto out;
+        }
+        for (size_t i = 0; i < n; i++) {
+                inv->memory_bytes += m[i].capacity;
+                spare[i] = whole_mib(m[i].capacity);
+                available += spare[i];
+                for (size_t k = 0; k < n_cpus; k++)
+                        near[i] |= cpus[k].owned > 0 && cpus[k].node == m[i].os_index;
+        }
+        available = whole_mib(available - o->reserve_bytes);
+        int64_t wanted = o->memory_bytes ? whole_mib(o->memory_bytes) : available;
+        if (wanted <= 0 || wanted > available) {
+                r = err_set(
+                        err, REASON_NO_CAPACITY, ENOMEM,
+                        "%lld MiB of memory to give away, but there are %lld MiB, of which %lld are reserved",
+                        (long long)(wanted >> MIB_SHIFT), (long long)(inv->memory_bytes >> MIB_SHIFT),
+                        (long long)(o->reserve_bytes >> MIB_SHIFT));
+                goto out;
+        }
+        int64_t rest = take(m, spare, n, near, true, wanted);
+        rest = take(m, spare, n, near, false, rest);
+        inv->memory_owned_bytes = wanted - rest;
+out:
+        free(spare);
+        free(near);
+        return r;
+}
+
+int inventory_read(const struct inventory_options *o, struct inventory *ret, struct err *err)
+{
+        assert(o->source >= INVENTORY_LIVE && o->source < INVENTORY_SOURCE_N);
+        assert(o->memory_bytes >= 0 && o->reserve_bytes >= 0);
+        hwloc_topology_t topology;
+        if (hwloc_topology_init(&topology) < 0)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "hwloc: no memory");
+        struct inventory inv = {0};
+        uint64_t *seen = NULL;
+        int r = load(o, topology, err);
+        if (r < 0)
+                goto out;
+        int n_cpus = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PU);
+        int n_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
+        if (n_cpus <= 0 || n_cpus > CPULIST_MAX || n_nodes <= 0 || n_nodes > CPULIST_MAX) {
+                r = err_set(err, REASON_UNSUPPORTED, EINVAL, "a machine with %d CPUs on %d NUMA nodes",
+                            n_cpus, n_nodes);
+                goto out;
+        }
+        inv.n = (size_t)n_cpus + (size_t)n_nodes;
+        inv.components = calloc(inv.n, sizeof(*inv.components));
+        seen = calloc((size_t)n_cpus, sizeof(*seen));
+        if (!inv.components || !seen) {
+                r = err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
+                goto out;
+        }
+        struct component *memory = inv.components + n_cpus;
+        uint32_t n_seen = 0;
+        for (int i = 0; i < n_cpus; i++) {
+                hwloc_obj_t pu = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PU, (unsigned)i);
+                fill_cpu(pu, &inv.components[i]);
+                inv.components[i].llc = llc_number(pu, seen, &n_seen);
+        }
+        for (int i = 0; i < n_nodes; i++)
+                fill_memory(hwloc_get_obj_by_type(topology, HWLOC_OBJ_NUMANODE, (unsigned)i), &memory[i]);
+        if (o->source == INVENTORY_LIVE && n_nodes == 1)
+                correct_single_node(&memory[0]);
+        qsort(inv.components, inv.n, sizeof(*inv.components), compare);
+        if ((r = own_cpus(inv.components, (size_t)n_cpus, o->cpus, &inv, err)) == 0)
+                r = own_memory(o, inv.components, (size_t)n_cpus, memory, (size_t)n_nodes, &inv, err);
+out:
+        hwloc_topology_destroy(topology);
+        free(seen);
+        if (r < 0)
+                inventory_done(&inv);
+        else
+                *ret = inv;
+        return r;
+}
+
+void inventory_done(struct inventory *inv)
+{
+        free(inv->components);
+        *inv = (struct inventory){0};
+}

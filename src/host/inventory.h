@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* host/inventory.h - what the machine has, as components: one `cpu` for each processing unit, one
+ * `memory` for each NUMA node. Read through hwloc: from this machine, from an XML file that
+ * `lstopo FILE.xml` wrote, or from a synthetic description, so that a machine can be tried out
+ * that one does not have.
+ *
+ * `capacity` is what is there; `owned` what the configuration lets us give away. A component of which
+ * nothing may be given away is listed all the same, with owned 0. */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "core/component.h"
+
+enum inventory_source { INVENTORY_LIVE = 1, INVENTORY_XML, INVENTORY_SYNTHETIC, INVENTORY_SOURCE_N };
+
+struct inventory_options {
+        enum inventory_source source;
+        const char *text; /* XML: path; SYNTHETIC: such as "numa:2(memory=8GB) l3:1 core:4 pu:2"; borrowed */
+        const char *cpus; /* those that may be given away, "0-3,8"; NULL: all */
+        int64_t memory_bytes;  /* how much may be given away; 0: all but the reserve */
+        int64_t reserve_bytes; /* always left to the host */
+};
+
+struct inventory {
+        struct component *components; /* owned; cpus by number, then memory by node */
+        size_t n;
+        int64_t memory_bytes; /* capacity, all nodes */
+        int64_t memory_owned_bytes;
+        size_t cpus_owned;
+};
+
+/* The memory that may be given away is taken from the nodes of the CPUs that may be given away, in
+ * proportion to their size, and from other nodes only when those do not suffice; in whole MiB.
+ * REASON_INVALID: a CPU that is not there, a file or description that hwloc refuses.
+ * REASON_NO_CAPACITY: more memory than there is. *ret is untouched on failure. */
+int inventory_read(const struct inventory_options *o, struct inventory *ret, struct err *err);
+/* Idempotent. */
+void inventory_done(struct inventory *inv);

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <hwloc.h>
+#include <string.h>
+#include <unistd.h>
+#include "host/inventory.h"
+
+#define MIB ((int64_t)1 << 20)
+#define GIB ((int64_t)1 << 30)
+static const char two_nodes[] = "pack:2 [numa(memory=8589934592)] l3:1 core:4 pu:2";
+
+static struct inventory read_ok(struct inventory_options o)
+{
+        struct inventory inv = {0};
+        struct err err = {0};
+        if (inventory_read(&o, &inv, &err) < 0)
+                g_error("%s", err.sentence);
+        return inv;
+}
+
+static void read_bad(struct inventory_options o, enum reason reason)
+{
+        struct inventory inv = {.n = 77};
+        struct err err = {0};
+        g_assert_cmpint(inventory_read(&o, &inv, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, reason);
+        g_assert_cmpuint(inv.n, ==, 77);
+        g_test_message("%s", err.sentence);
+}
+
+static void test_relations(void)
+{
+        struct inventory inv =
+                read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, 0, 0});
+        g_assert_cmpuint(inv.n, ==, 18);
+        g_assert_cmpint(inv.memory_bytes, ==, 16 * GIB);
+        g_assert_cmpint(inv.memory_owned_bytes, ==, 16 * GIB);
+        g_assert_cmpuint(inv.cpus_owned, ==, 16);
+        for (uint32_t i = 0; i < 16; i++) {
+                const struct component *c = &inv.components[i];
+                g_autofree char *id = g_strdup_printf("cpu:%u", i);
+                g_assert_cmpstr(c->id, ==, id);
+                g_assert_cmpint(c->kind, ==, COMPONENT_CPU);
+                g_assert_cmpuint(c->os_index, ==, i);
+                g_assert_cmpuint(c->node, ==, i / 8);
+                g_assert_cmpuint(c->llc, ==, i / 8);
+                g_assert_cmpuint(c->core, ==, i / 2);
+                g_assert_cmpint(c->owned, ==, CPU_WHOLE_MILLI);
+                g_assert_true(c->healthy);
+        }
+        for (uint32_t i = 0; i < 2; i++) {
+                const struct component *c = &inv.components[16 + i];
+                g_assert_cmpint(c->kind, ==, COMPONENT_MEMORY);
+                g_assert_cmpstr(c->id, ==, i ? "memory:node1" : "memory:node0");
+                g_assert_cmpint(c->capacity, ==, 8 * GIB);
+        }
+        inventory_done(&inv);
+        inventory_done(&inv);
+}
+
+static void test_restricted(void)
+{
+        /* CPUs of node 1 only: its memory is taken first. */
+        struct inventory inv =
+                read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, "8-11", 6 * GIB, GIB});
+        g_assert_cmpuint(inv.cpus_owned, ==, 4);
+        g_assert_cmpint(inv.components[7].owned, ==, 0);
+        g_assert_cmpint(inv.components[8].owned, ==, 1000);
+        g_assert_cmpint(inv.components[16].owned, ==, 0);
+        g_assert_cmpint(inv.components[17].owned, ==, 6 * GIB);
+        inventory_done(&inv);
+        /* More than that node has: the rest comes from the other. */
+        inv = read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, "8-11", 11 * GIB, GIB});
+        g_assert_cmpint(inv.components[16].owned, ==, 3 * GIB);
+        g_assert_cmpint(inv.components[17].owned, ==, 8 * GIB);
+        inventory_done(&inv);
+        /* Both near: half each, nothing lost by rounding. */
+        inv = read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, 5 * MIB, 0});
+        g_assert_cmpint(inv.components[16].owned + inv.components[17].owned, ==, 5 * MIB);
+        g_assert_cmpint(inv.memory_owned_bytes, ==, 5 * MIB);
+        inventory_done(&inv);
+        /* All but the reserve. */
+        inv = read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, 0, 2 * GIB});
+        g_assert_cmpint(inv.memory_owned_bytes, ==, 14 * GIB);
+        for (size_t i = 16; i < 18; i++)
+                g_assert_cmpint(inv.components[i].owned, <=, inv.components[i].capacity);
+        inventory_done(&inv);
+}
+
+static void test_refused(void)
+{
+        read_bad((struct inventory_options){INVENTORY_SYNTHETIC, "nonsense:2", NULL, 0, 0}, REASON_INVALID);
+        read_bad((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, "0-16", 0, 0}, REASON_INVALID);
+        read_bad((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, "", 0, 0}, REASON_INVALID);
+        read_bad((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, "x", 0, 0}, REASON_INVALID);
+        read_bad((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, 17 * GIB, 0},
+                 REASON_NO_CAPACITY);
+        read_bad((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, 16 * GIB, GIB},
+                 REASON_NO_CAPACITY);
+        read_bad((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, 0, 99 * GIB},
+                 REASON_NO_CAPACITY);
+        read_bad((struct inventory_options){INVENTORY_XML, "/nonexistent.xml", NULL, 0, 0}, REASON_INVALID);
+}
+
+/* What hwloc exports of a machine reads back as the same machine. */
+static void test_xml(void)
+{
+        hwloc_topology_t t;
+        g_autofree char *path = NULL;
+        int fd = g_file_open_tmp("mete-inventory-XXXXXX", &path, NULL);
+        g_assert_cmpint(fd, >=, 0);
+        (void)close(fd);
+        hwloc_topology_init(&t);
+        hwloc_topology_set_synthetic(t, two_nodes);
+        hwloc_topology_load(t);
+        g_assert_cmpint(hwloc_topology_export_xml(t, path, 0), ==, 0);
+        hwloc_topology_destroy(t);
+        struct inventory a =
+                read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, "0-3", GIB, 0});
+        struct inventory b = read_ok((struct inventory_options){INVENTORY_XML, path, "0-3", GIB, 0});
+        g_assert_cmpmem(a.components, a.n * sizeof(*a.components), b.components, b.n * sizeof(*b.components));
+        inventory_done(&a);
+        inventory_done(&b);
+        (void)g_unlink(path);
+}
+
+static void test_live(void)
+{
+        struct inventory inv = read_ok((struct inventory_options){INVENTORY_LIVE, NULL, NULL, 0, 0});
+        g_assert_cmpuint(inv.cpus_owned, <=, (size_t)sysconf(_SC_NPROCESSORS_CONF));
+        g_assert_cmpuint(inv.cpus_owned, >=, 1);
+        int64_t physical = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+        g_assert_cmpint(inv.memory_bytes, >=, physical / 2);
+        g_assert_cmpint(inv.memory_bytes, <=, physical * 2);
+        inventory_done(&inv);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/inventory/relations", test_relations);
+        g_test_add_func("/inventory/restricted", test_restricted);
+        g_test_add_func("/inventory/refused", test_refused);
+        g_test_add_func("/inventory/xml", test_xml);
+        g_test_add_func("/inventory/live", test_live);
+        return g_test_run();
+}
