@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Makes everything that follows from the contracts under api/.
+
+    gen-api.py c       OUTDIR SCHEMA...   api.h, api.c: types, strict decoders, encoders, tables
+
+A schema that uses a keyword outside the stated subset (gen_api/schema.py), that leaves a description
+out, or that defines a name twice is refused with the place of the fault.
+"""
+import pathlib
+import sys
+
+sys.dont_write_bytecode = True  # the source tree stays as it was
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+from gen_api import csource, schema  # noqa: E402
+
+KINDS = {
+    "c": csource.generate,
+}
+
+
+def main(argv):
+    if len(argv) < 4 or argv[1] not in KINDS:
+        sys.stderr.write(__doc__)
+        return 2
+    out = pathlib.Path(argv[2])
+    try:
+        api = schema.load([pathlib.Path(p) for p in argv[3:]])
+    except schema.Fault as fault:
+        sys.stderr.write(f"gen-api: {fault}\n")
+        return 1
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in KINDS[argv[1]](api).items():
+        (out / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
