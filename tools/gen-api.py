@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes everything that follows from the contracts under api/.
 
-    gen-api.py c       OUTDIR SCHEMA...   api.h, api.c: types, strict decoders, encoders, tables
+    gen-api.py c       OUTDIR SCHEMA...   api.h, api.c, openapi.c: types, decoders, encoders, tables
+    gen-api.py openapi OUTDIR SCHEMA...   openapi.json of meted's API
 
 A schema that uses a keyword outside the stated subset (gen_api/schema.py), that leaves a description
 out, or that defines a name twice is refused with the place of the fault.
@@ -13,10 +14,11 @@ import sys
 sys.dont_write_bytecode = True  # the source tree stays as it was
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from gen_api import csource, schema  # noqa: E402
+from gen_api import csource, openapi, schema  # noqa: E402
 
 KINDS = {
     "c": csource.generate,
+    "openapi": openapi.generate,
 }
 
 

@@ -148,13 +148,9 @@ int field_object(const struct field_at *at, const json_t *v, const struct field_
         return 0;
 }
 
-int field_string(const struct field_at *at, const json_t *v, size_t min, size_t max, enum field_format format,
-                 char *ret, struct err *err)
+int field_text(const struct field_at *at, const char *s, size_t n, size_t min, size_t max,
+               enum field_format format, struct err *err)
 {
-        if (!json_is_string(v))
-                return fail(at, err, "must be a string");
-        const char *s = json_string_value(v);
-        size_t n = json_string_length(v);
         if (n < min)
                 return n == 0 ? fail(at, err, "must not be empty")
                               : fail(at, err, "must have at least %zu bytes", min);
@@ -176,8 +172,20 @@ int field_string(const struct field_at *at, const json_t *v, size_t min, size_t 
                         return fail(at, err, "must be an id: letters, digits and ._:- only");
                 break;
         }
-        memcpy(ret, s, n + 1);
         return 0;
+}
+
+int field_string(const struct field_at *at, const json_t *v, size_t min, size_t max, enum field_format format,
+                 char *ret, struct err *err)
+{
+        if (!json_is_string(v))
+                return fail(at, err, "must be a string");
+        const char *s = json_string_value(v);
+        size_t n = json_string_length(v);
+        int r = field_text(at, s, n, min, max, format, err);
+        if (r == 0)
+                memcpy(ret, s, n + 1);
+        return r;
 }
 
 int field_integer(const struct field_at *at, const json_t *v, int64_t min, int64_t max, int64_t *ret,

@@ -31,6 +31,9 @@ int field_object(const struct field_at *at, const json_t *v, const struct field_
 /* Lengths in bytes of UTF-8; ret has max + 1 of them. */
 int field_string(const struct field_at *at, const json_t *v, size_t min, size_t max, enum field_format format,
                  char *ret, struct err *err);
+/* The same checks on n bytes at s (s[n] is 0). */
+int field_text(const struct field_at *at, const char *s, size_t n, size_t min, size_t max,
+               enum field_format format, struct err *err);
 /* A number with a fraction or an exponent is no integer, not even 1.0. */
 int field_integer(const struct field_at *at, const json_t *v, int64_t min, int64_t max, int64_t *ret,
                   struct err *err);

@@ -2,6 +2,7 @@
 """json/api.h and json/api.c: types, strict decoders, encoders, and the tables of methods and routes."""
 import textwrap
 
+from . import openapi
 from .schema import WORD_OF, Fault
 
 NOTICE = "/* SPDX-License-Identifier: Apache-2.0 */\n/* Made by tools/gen-api.py from the contracts under api/; change those. */\n"
@@ -35,6 +36,7 @@ SOURCE = NOTICE + """\
 
 #include "base/str.h"
 #include "json/field.h"
+#include "json/query.h"
 
 #define AT(name_) (&(struct field_at){.up = at, .name = (name_)})
 #define ENTRY(index_) (&(struct field_at){.up = at, .index = (index_)})
@@ -133,7 +135,15 @@ def routes_header(contract):
     name = contract.name
     return ("\n" + comment(f"Routes of the contract '{name}', version {contract.version}. {contract.description}")
             + f"enum {{ API_{name.upper()}_VERSION = {contract.version} }};\n"
-            + f"extern const struct api_route api_{name}_routes[];\nextern const size_t api_{name}_routes_n;\n")
+            + f"extern const struct api_route api_{name}_routes[];\nextern const size_t api_{name}_routes_n;\n"
+            + f"/* The contract as an OpenAPI 3.1 document. */\nextern const char api_{name}_openapi[];\n"
+            + "".join(f"/* From the text behind the '?' of a URL, NULL where there is none; otherwise as _parse. */\n"
+                      f"int api_{d.name}_read(const char *text, struct api_{d.name} *ret, struct err *err);\n"
+                      for d in queries(contract)))
+
+
+def queries(contract):
+    return list(dict.fromkeys(o.query for o in contract.operations if o.query))
 
 
 def header(api):
@@ -156,7 +166,12 @@ struct api_route {
         const char *path;   /* "/v1/vms/{name}" */
         enum api_operation operation;
         enum api_role role; /* the least that is allowed to */
+        bool has_part;      /* the path has a part in braces ... */
+        bool part_is_id;    /* ... which is an id, else a name */
 };
+
+/* The HTTP status that goes with a reason; 500 for one that does not exist. */
+int api_http_status(enum reason r);
 """
     for contract in api.contracts:
         if contract.methods:
@@ -345,9 +360,52 @@ enum api_{name}_method api_{name}_method_find(const char *name)
 """
 
 
+def query_source(d):
+    kinds = "".join(f'        {{"{f.name}", QUERY_{f.type.kind.upper()}}},\n' for f in d.fields)
+    return f"""
+static const struct query_name {d.name}_query[] = {{
+{kinds}}};
+
+int api_{d.name}_read(const char *text, struct api_{d.name} *ret, struct err *err)
+{{
+        json_t *v = query_read(text, {d.name}_query, ARRAY_N({d.name}_query), err);
+        int r = v ? api_{d.name}_parse(v, ret, err) : err_note(err, "query");
+        json_decref(v);
+        return r;
+}}
+"""
+
+
+def status_source(d):
+    rows = "".join(f"                [{constant(d, w)}] = {d.status[w]},\n" for w in d.words)
+    return f"""
+int api_http_status(enum reason r)
+{{
+        static const int status[REASON_N] = {{
+{rows}        }};
+        return r > 0 && (unsigned)r < REASON_N ? status[r] : 500;
+}}
+"""
+
+
+def openapi_source(api):
+    """In a file of its own, so that a guest's binary does not carry it."""
+    out = NOTICE + "#include \"json/api.h\"\n"
+    out += "\n/* ISO C promises 4095 characters in a literal; gcc and clang take as many as there are. */\n"
+    out += "#pragma GCC diagnostic ignored \"-Woverlength-strings\"\n"
+    for contract in api.contracts:
+        if contract.operations:
+            lines = openapi.document(api, contract).splitlines()
+            text = "".join('        "' + line.replace("\\", "\\\\").replace('"', '\\"') + '\\n"\n' for line in lines)
+            out += f"\nconst char api_{contract.name}_openapi[] =\n{text.rstrip()};\n"
+    return out
+
+
 def routes_source(contract):
     rows = "".join(f'        {{"{o.verb.upper()}", "{o.path}", API_OPERATION_{upper(o.name)}, '
-                   f'API_ROLE_{upper(o.role)}}},\n' for o in contract.operations)
+                   f'API_ROLE_{upper(o.role)}, {str(bool(o.path_fields)).lower()}, '
+                   f'{str(any(f.type.format == "id" for f in o.path_fields)).lower()}}},\n'
+                   for o in contract.operations)
     return f"""
 const struct api_route api_{contract.name}_routes[] = {{
 {rows}}};
@@ -371,7 +429,8 @@ def source(api):
             out += methods_source(contract)
         if contract.operations:
             out += routes_source(contract)
-    return out
+            out += "".join(query_source(d) for d in queries(contract))
+    return out + status_source(api.defs["reason"])
 
 
 def check_identifiers(api):
@@ -404,10 +463,13 @@ def check_identifiers(api):
         take(f"api_{contract.name}_method", f"contract {contract.name}")
         for method in contract.methods:
             take(f"API_{contract.name.upper()}_{upper(method.name)}", f"method {contract.name}/{method.name}")
+    for contract in api.contracts:
+        for d in queries(contract):
+            take(f"api_{d.name}_read", f"query {d.name}")
     for operation in api.operations:
         take(f"API_OPERATION_{upper(operation.name)}", f"operation {operation.path} {operation.verb}")
 
 
 def generate(api):
     check_identifiers(api)
-    return {"api.h": header(api), "api.c": source(api)}
+    return {"api.h": header(api), "api.c": source(api), "openapi.c": openapi_source(api)}

@@ -5,7 +5,7 @@ The subset of JSON Schema 2020-12. A contract has $schema $id title description 
 x-version x-methods x-roles x-paths. A def is one of
 
   object   type description additionalProperties:false required properties
-  words    type:"string" description enum
+  words    type:"string" description enum; the def `reason` has x-status, the HTTP status of each word
 
 and a property, or the items of an array, one of
 
@@ -65,6 +65,7 @@ class Def:
         self.contract, self.name, self.description = contract, name, description
         self.fields = None  # of an object
         self.words = None   # of a string with enum
+        self.status = None  # of the def `reason`: word -> HTTP status
 
     @property
     def is_object(self):
@@ -88,7 +89,7 @@ class Operation:
         self.path, self.verb = path, verb
         self.name = self.description = self.role = None
         self.path_fields = []  # Fields of {..} in the path, in their order
-        self.query = self.params = self.result = self.media = None
+        self.query = self.params = self.result = self.stream = self.media = None
 
 
 class Contract:
@@ -265,13 +266,19 @@ class _Loader:
                     raise Fault(f"{where}: {extra} clashes with what is made for {field.name}")
 
     def _words(self, where, d, node):
-        self._keys(where, node, ("type", "description", "enum"))
+        self._keys(where, node, ("type", "description", "enum") + (("x-status",) if d.name == "reason" else ()))
         d.words = node["enum"]
         if not d.words or len(set(d.words)) != len(d.words):
             raise Fault(f"{where}: enum is empty, or has a word twice")
         for word in d.words:
             if word not in WORD_OF:
                 self._name(where, word.replace("-", "_"))
+        if d.name == "reason":
+            d.status = node["x-status"]
+            if list(d.status) != d.words:
+                raise Fault(f"{where}: x-status must give each word its status, in the same order")
+            for word in d.words:
+                self._count(where + " x-status", d.status, word, low=400, high=599)
 
     def _type(self, where, contract, node, inside_array=False):
         if "$ref" in node:
@@ -339,6 +346,8 @@ class _Loader:
         verbs = [k for k in item if k != "x-path"]
         self._keys(where, item, (), ("get", "post", "put", "delete", "x-path"))
         names = re.findall(r"\{([a-z]+)\}", path)
+        if len(names) > 1:
+            raise Fault(f"{where}: more than one part in braces")
         given = item.get("x-path", {})
         if list(given) != names:
             raise Fault(f"{where}: x-path must describe {names}")
@@ -348,14 +357,14 @@ class _Loader:
             if "description" not in given[name]:
                 raise Fault(f"{at}: the description is missing")
             type_ = self._type(at, contract, given[name])
-            if type_.kind != "string":
-                raise Fault(f"{at}: must be a string")
+            if type_.kind != "string" or not type_.format or type_.maximum != 63:
+                raise Fault(f"{at}: must be a string with x-format and maxLength 63")
             fields.append(Field(name, type_, True))
         return [self._operation(f"{where} {verb}", contract, path, verb, item[verb], fields) for verb in verbs]
 
     def _operation(self, where, contract, path, verb, node, fields):
         self._keys(where, node, ("x-operation", "x-role", "description"),
-                   ("query", "params", "result", "x-result-media"))
+                   ("query", "params", "result", "x-stream", "x-result-media"))
         if node["x-role"] not in contract.roles:
             raise Fault(f'{where}: x-role "{node["x-role"]}" is not among x-roles')
         if ("result" in node) == ("x-result-media" in node):
@@ -367,9 +376,9 @@ class _Loader:
         operation.description, operation.role = node["description"], node["x-role"]
         operation.path_fields = fields
         operation.media = node.get("x-result-media", "application/json")
-        for key in ("query", "params", "result"):
+        for key in ("query", "params", "result", "x-stream"):
             if key in node:
-                setattr(operation, key, self._object_ref(f"{where}.{key}", contract, node[key]))
+                setattr(operation, key.removeprefix("x-"), self._object_ref(f"{where}.{key}", contract, node[key]))
         for field in (operation.query.fields or []) if operation.query else []:
             if field.type.kind not in ("string", "integer", "boolean"):
                 raise Fault(f"{where}: query field {field.name} must be a plain value")
