@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "host/cgroupfs.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "base/str.h"
+
+static int join(char buf[CGROUPFS_PATH], const char *dir, const char *file, struct err *err)
+{
+        int n = snprintf(buf, CGROUPFS_PATH, "%s/%s", dir, file);
+        if (n < 0 || n >= CGROUPFS_PATH)
+                return err_set(err, REASON_INVALID, ENAMETOOLONG, "%.200s/%.40s is too long", dir, file);
+        return 0;
+}
+
+static bool has_word(const char *words, const char *word)
+{
+        size_t n = strlen(word);
+        for (const char *at = words; at; at = strchr(at, ',')) {
+                at += *at == ',';
+                if (strncmp(at, word, n) == 0 && strchr(",\n", at[n]))
+                        return true;
+        }
+        return false;
+}
+
+/* One line: ID PARENT DEV ROOT MOUNTPOINT OPTIONS [OPTIONAL...] - TYPE SOURCE SUPEROPTIONS */
+static void read_mount(char *line, struct cgroupfs_mounts *m)
+{
+        char *separator = strstr(line, " - ");
+        if (!separator)
+                return;
+        *separator = '\0';
+        char *save, *point = NULL, *field = strtok_r(line, " ", &save);
+        for (int i = 0; field && i < 4; i++)
+                point = field = strtok_r(NULL, " ", &save);
+        char *type = strtok_r(separator + 3, " ", &save);
+        (void)strtok_r(NULL, " ", &save);
+        char *super = strtok_r(NULL, "\n", &save);
+        if (!point || !type || !super || strchr(point, '\\') || access(point, W_OK) < 0)
+                return;
+        if (strcmp(type, "cgroup2") == 0 && !*m->v2)
+                (void)STR_COPY(m->v2, point);
+        if (strcmp(type, "cgroup") != 0)
+                return;
+        if (has_word(super, "cpu") && !*m->v1_cpu)
+                (void)STR_COPY(m->v1_cpu, point);
+        if (has_word(super, "cpuset") && !*m->v1_cpuset)
+                (void)STR_COPY(m->v1_cpuset, point);
+}
+
+int cgroupfs_find(const char *mountinfo, struct cgroupfs_mounts *ret, struct err *err)
+{
+        const char *path = mountinfo ? mountinfo : "/proc/self/mountinfo";
+        FILE *f = fopen(path, "re");
+        if (!f)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        struct cgroupfs_mounts m = {0};
+        char *line = NULL;
+        size_t size = 0;
+        while (getline(&line, &size, f) > 0)
+                read_mount(line, &m);
+        free(line);
+        (void)fclose(f);
+        *ret = m;
+        return 0;
+}
+
+int cgroupfs_make(const char *dir, struct err *err)
+{
+        if (mkdir(dir, 0755) < 0 && errno != EEXIST)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", dir, strerror(errno));
+        return 0;
+}
+
+static int empty_fake(const char *dir)
+{
+        DIR *d = opendir(dir);
+        if (!d)
+                return -errno;
+        int r = 0;
+        char path[CGROUPFS_PATH], text[8];
+        static const char *const lists[] = {"tasks", "cgroup.threads"};
+        for (size_t i = 0; i < ARRAY_N(lists); i++)
+                if (cgroupfs_read(dir, lists[i], text, sizeof(text), NULL) != -ENOENT && *text)
+                        r = -EBUSY;
+        for (struct dirent *e; r == 0 && (e = readdir(d));)
+                if (e->d_type == DT_REG && join(path, dir, e->d_name, NULL) == 0)
+                        (void)unlink(path);
+        (void)closedir(d);
+        return r;
+}
+
+int cgroupfs_remove(const char *dir, bool fake, struct err *err)
+{
+        if (fake && empty_fake(dir) == -EBUSY)
+                errno = EBUSY;
+        else if (rmdir(dir) == 0 || errno == ENOENT)
+                return 0;
+        return err_set(err, errno == EBUSY ? REASON_BUSY : REASON_INTERNAL, errno, "%s: %s", dir,
+                       strerror(errno));
+}
+
+int cgroupfs_write(const char *dir, const char *file, const char *value, bool fake, struct err *err)
+{
+        char path[CGROUPFS_PATH];
+        int r = join(path, dir, file, err);
+        if (r < 0)
+                return r;
+        int fd = open(path, O_WRONLY | O_CLOEXEC | (fake ? O_CREAT | O_TRUNC : 0), 0644);
+        if (fd < 0)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        ssize_t n = write(fd, value, strlen(value));
+        if (n < 0)
+                r = err_set(err, REASON_INTERNAL, errno, "%s: cannot write \"%.60s\": %s", path, value,
+                            strerror(errno));
+        (void)close(fd);
+        return r;
+}
+
+int cgroupfs_read(const char *dir, const char *file, char *buf, size_t size, struct err *err)
+{
+        char path[CGROUPFS_PATH];
+        buf[0] = '\0';
+        int r = join(path, dir, file, err);
+        if (r < 0)
+                return r;
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        size_t have = 0;
+        ssize_t n = 0;
+        while (have < size - 1 && (n = read(fd, buf + have, size - 1 - have)) > 0)
+                have += (size_t)n;
+        if (n < 0)
+                r = err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        (void)close(fd);
+        while (have > 0 && buf[have - 1] == '\n')
+                have--;
+        buf[have] = '\0';
+        return r;
+}
+
+int cgroupfs_lists(const char *dir, const char *file, int64_t number, struct err *err)
+{
+        char path[CGROUPFS_PATH];
+        int r = join(path, dir, file, err);
+        if (r < 0)
+                return r;
+        FILE *f = fopen(path, "re");
+        if (!f)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        long long each;
+        while (r == 0 && fscanf(f, "%lld", &each) == 1)
+                r = each == number;
+        (void)fclose(f);
+        return r;
+}

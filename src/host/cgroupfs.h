@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* host/cgroupfs.h - the files of a control group hierarchy, and where hierarchies are mounted.
+ * What was written is read back by the caller; a kernel may accept a value and not take it. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+
+enum { CGROUPFS_PATH = 512, CGROUPFS_ROOT = 192 };
+
+/* Mount points; "" where there is none that may be written. */
+struct cgroupfs_mounts {
+        char v1_cpu[CGROUPFS_ROOT];
+        char v1_cpuset[CGROUPFS_ROOT];
+        char v2[CGROUPFS_ROOT];
+};
+/* mountinfo: path of such a file, /proc/self/mountinfo where NULL. */
+int cgroupfs_find(const char *mountinfo, struct cgroupfs_mounts *ret, struct err *err);
+
+/* A fake tree is a plain directory, for tests: files are made where they are missing, a group that lists
+ * threads is busy. Never set for a tree that the kernel keeps. */
+int cgroupfs_make(const char *dir, struct err *err); /* there already: no error */
+int cgroupfs_remove(const char *dir, bool fake,
+                    struct err *err); /* not there: no error; -EBUSY: has threads */
+int cgroupfs_write(const char *dir, const char *file, const char *value, bool fake, struct err *err);
+/* Without the newline at the end. */
+int cgroupfs_read(const char *dir, const char *file, char *buf, size_t size, struct err *err);
+/* Does a line of the file hold just this number? 1, 0 or negative errno. */
+int cgroupfs_lists(const char *dir, const char *file, int64_t number, struct err *err);

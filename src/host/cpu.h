@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* host/cpu.h - holding threads of VMMs on CPUs, with a share of them.
+ *
+ * Three providers, the best that the machine has: cgroup v2, cgroup v1 (hierarchies `cpu` and `cpuset`),
+ * or affinity alone, which cannot hold shares and refuses them unless best effort was allowed.
+ *
+ * Groups, under one prefix, all side by side:
+ *   emulator@VM     the VMM and each of its threads that was not placed, on the housekeeping CPUs
+ *   thread-TID@VM   one placed thread, on its CPUs, with its weight
+ *   parked@VM       threads put aside: least weight, on the housekeeping CPUs; never a quota, never frozen
+ * Side by side, not nested by VM, because weights compete among siblings only: nested, a vCPU of share 0.9
+ * and one of another VM of share 0.1 on the same CPU would get half each. On v2 the whole prefix is
+ * one threaded domain, since threads of one process may only be spread within one.
+ *
+ * Weight = 10 * share_milli, in v2's cpu.weight (1 to 10000) as in v1's cpu.shares (2 to 262144): shares
+ * 1 to 1000 become 10 to 10000, every ratio is exact, and parked threads (1, or 2) stay far below. The prefix
+ * itself weighs as much as 9 default groups for each of its CPUs, as the kernel divides a group's weight by
+ * the CPUs on which it runs: so VMs keep at least 9/10 of a CPU on which one other group of the host runs.
+ * v2 ends that at 11 CPUs, v1 at 28; give the host CPUs of its own on larger machines. */
+#pragma once
+#include <stdbool.h>
+#include <sys/types.h>
+#include "base/err.h"
+#include "host/cgroupfs.h"
+#include "host/cpulist.h"
+
+enum cpu_provider_id { CPU_CGROUP_V2 = 1, CPU_CGROUP_V1, CPU_AFFINITY, CPU_PROVIDER_ID_N };
+
+enum {
+        CPU_SHARE_MAX = 1000,
+        CPU_WEIGHT_FACTOR = 10,
+        CPU_EMULATOR_SHARE = 200, /* in thousandths; the VMM's main loop mostly sleeps */
+        CPU_PREFIX_SIZE = 64,
+};
+
+struct cpu_host;
+
+/* Each is idempotent: repeated, or begun again after a crash, it ends in the same state. Each reads back what
+ * it wrote. `vm` is a name (str_is_name). */
+struct cpu_provider {
+        bool is_holding_shares;
+        /* The groups that a VM needs before its VMM runs. */
+        int (*vm_make)(const struct cpu_host *h, const char *vm, struct err *err);
+        /* Puts a process in them, with all of its threads. */
+        int (*vm_enter)(const struct cpu_host *h, const char *vm, pid_t pid, struct err *err);
+        int (*place)(const struct cpu_host *h, const char *vm, pid_t tid, const struct cpulist *cpus,
+                     int share_milli, struct err *err);
+        int (*park)(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err);
+        /* -EBUSY: something still runs there. */
+        int (*vm_remove)(const struct cpu_host *h, const char *vm, struct err *err);
+        /* The prefix, made before the first VM and removed after the last. */
+        int (*start)(const struct cpu_host *h, struct err *err);
+        void (*finish)(const struct cpu_host *h);
+};
+extern const struct cpu_provider cpu_cgroup, cpu_affinity;
+
+/* A hierarchy and what it decides about. v2 has one, v1 two. */
+struct cpu_tree {
+        char root[CGROUPFS_ROOT];
+        bool weights, sets;
+};
+
+struct cpu_host {
+        enum cpu_provider_id id;
+        const struct cpu_provider *provider;
+        struct cpu_tree tree[2];
+        size_t n_trees;
+        char prefix[CPU_PREFIX_SIZE];
+        struct cpulist usable;       /* where threads may be placed */
+        struct cpulist housekeeping; /* where everything else of a VMM runs */
+        bool is_best_effort;         /* affinity takes shares that it cannot hold */
+        bool is_fake;
+        char fallback[128]; /* what this platform lacks, in words; "" where nothing */
+};
+
+struct cpu_host_options {
+        const char *prefix;        /* path below each hierarchy, "mete" */
+        const char *cpus;          /* NULL: all that are on line */
+        const char *housekeeping;  /* NULL: the same */
+        const char *mountinfo;     /* NULL: /proc/self/mountinfo; tests give another */
+        enum cpu_provider_id only; /* 0: the best there is */
+        bool is_best_effort;
+        bool is_fake; /* tests: plain directories instead of hierarchies */
+};
+
+/* Finds out what there is. Changes nothing on the machine. */
+int cpu_host_init(struct cpu_host *h, const struct cpu_host_options *o, struct err *err);
+const char *cpu_provider_id_name(enum cpu_provider_id id); /* "cgroup-v1" */
+
+/* Checks what place() may be asked for, before any provider acts. */
+int cpu_host_check_place(const struct cpu_host *h, const struct cpulist *cpus, int share_milli,
+                         struct err *err);

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The providers on plain directories that look like the hierarchies; tests/root holds them against a kernel.
+ */
+#include <errno.h>
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include "host/cpu.h"
+
+struct tree {
+        char *dir, *mountinfo;
+        struct cpu_host host;
+};
+
+static char *put(struct tree *t, const char *path, const char *text)
+{
+        char *p = g_build_filename(t->dir, path, NULL), *parent = g_path_get_dirname(p);
+        g_assert_cmpint(g_mkdir_with_parents(parent, 0755), ==, 0);
+        g_assert_true(g_file_set_contents(p, text, -1, NULL));
+        g_free(parent);
+        return p;
+}
+
+static void put_away(struct tree *t, const char *path, const char *text)
+{
+        g_free(put(t, path, text));
+}
+
+static void is(struct tree *t, const char *path, const char *expected)
+{
+        g_autofree char *p = g_build_filename(t->dir, path, NULL), *text = NULL;
+        g_test_message("%s", path);
+        g_assert_true(g_file_get_contents(p, &text, NULL, NULL));
+        g_assert_cmpstr(g_strstrip(text), ==, expected);
+}
+
+static bool is_there(struct tree *t, const char *path)
+{
+        g_autofree char *p = g_build_filename(t->dir, path, NULL);
+        return g_file_test(p, G_FILE_TEST_EXISTS);
+}
+
+static void set_up(struct tree *t, const char *mounts, enum cpu_provider_id expected)
+{
+        t->dir = g_dir_make_tmp("mete-cpu-XXXXXX", NULL);
+        put_away(t, "cpu/tasks", "");
+        put_away(t, "cpuset/cpuset.cpus", "0-7\n");
+        put_away(t, "cpuset/cpuset.mems", "0-1\n");
+        put_away(t, "unified/cgroup.controllers", "cpuset cpu io memory\n");
+        g_auto(GStrv) parts = g_strsplit(mounts, "@", -1);
+        g_autofree char *text = g_strjoinv(t->dir, parts);
+        t->mountinfo = put(t, "mountinfo", text);
+        struct err err = {0};
+        struct cpu_host_options o = {.prefix = "mete/a",
+                                     .cpus = "0-5",
+                                     .housekeeping = "0,7",
+                                     .mountinfo = t->mountinfo,
+                                     .is_fake = true};
+        if (cpu_host_init(&t->host, &o, &err) < 0)
+                g_error("%s", err.sentence);
+        g_assert_cmpint(t->host.id, ==, expected);
+}
+
+static void tear_down(struct tree *t)
+{
+        g_autofree char *command = g_strdup_printf("rm -rf '%s'", t->dir);
+        g_assert_true(g_spawn_command_line_sync(command, NULL, NULL, NULL, NULL));
+        g_free(t->dir);
+        g_free(t->mountinfo);
+}
+
+static const char v1_mounts[] = "25 1 0:22 / / rw - ext4 /dev/vda rw\n"
+                                "29 25 0:26 / @/cpu rw,relatime shared:4 - cgroup cgroup rw,cpu\n"
+                                "31 25 0:28 / @/cpuset rw,relatime - cgroup cgroup rw,cpuset\n"
+                                "34 25 0:31 / /nonexistent rw - cgroup2 cgroup2 rw\n"
+                                "nonsense\n";
+static const char v2_mounts[] =
+        "30 23 0:27 / @/unified rw,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+static void ok(int r, struct err *err)
+{
+        if (r < 0)
+                g_error("%s", err->sentence);
+}
+
+static struct cpulist set_of(const char *text)
+{
+        struct cpulist l;
+        g_assert_cmpint(cpulist_parse(text, &l, NULL), ==, 0);
+        return l;
+}
+
+static void test_v1(void)
+{
+        struct tree t;
+        struct err err = {0};
+        set_up(&t, v1_mounts, CPU_CGROUP_V1);
+        const struct cpu_provider *p = t.host.provider;
+        for (int again = 0; again < 2; again++) {
+                ok(p->start(&t.host, &err), &err);
+                ok(p->vm_make(&t.host, "v", &err), &err);
+                ok(p->vm_enter(&t.host, "v", 4000, &err), &err);
+        }
+        is(&t, "cpuset/mete/cpuset.cpus", "0-5,7");
+        is(&t, "cpuset/mete/a/cpuset.mems", "0-1");
+        is(&t, "cpu/mete/a/cpu.shares", "64512"); /* 7 CPUs: 9 * 7 * 1024 */
+        is(&t, "cpuset/mete/a/emulator@v/cpuset.cpus", "0,7");
+        is(&t, "cpu/mete/a/emulator@v/cpu.shares", "2000");
+        is(&t, "cpu/mete/a/emulator@v/tasks", "4000");
+
+        struct cpulist cpus = set_of("2-3");
+        for (int again = 0; again < 2; again++)
+                ok(p->place(&t.host, "v", 4001, &cpus, 900, &err), &err);
+        is(&t, "cpuset/mete/a/thread-4001@v/cpuset.cpus", "2-3");
+        is(&t, "cpuset/mete/a/thread-4001@v/cpuset.mems", "0-1");
+        is(&t, "cpuset/mete/a/thread-4001@v/tasks", "4001");
+        is(&t, "cpu/mete/a/thread-4001@v/cpu.shares", "9000");
+        is(&t, "cpu/mete/a/thread-4001@v/tasks", "4001");
+
+        /* Aside; the kernel takes it out of the group where it was, which then goes. */
+        put_away(&t, "cpu/mete/a/thread-4001@v/tasks", "");
+        put_away(&t, "cpuset/mete/a/thread-4001@v/tasks", "");
+        ok(p->park(&t.host, "v", 4001, &err), &err);
+        is(&t, "cpu/mete/a/parked@v/cpu.shares", "2");
+        is(&t, "cpuset/mete/a/parked@v/cpuset.cpus", "0,7");
+        is(&t, "cpuset/mete/a/parked@v/tasks", "4001");
+        g_assert_false(is_there(&t, "cpu/mete/a/thread-4001@v"));
+
+        /* Another VM whose name ends alike is not touched; what runs stays. */
+        ok(p->vm_make(&t.host, "x.v", &err), &err);
+        g_assert_cmpint(p->vm_remove(&t.host, "v", &err), ==, -EBUSY);
+        g_assert_cmpint(err.reason, ==, REASON_BUSY);
+        for (const char *const *g = (const char *const[]){"emulator@v", "parked@v", NULL}; *g; g++)
+                for (const char *const *h = (const char *const[]){"cpu", "cpuset", NULL}; *h; h++) {
+                        g_autofree char *path = g_strdup_printf("%s/mete/a/%s/tasks", *h, *g);
+                        put_away(&t, path, "");
+                }
+        for (int again = 0; again < 2; again++)
+                ok(p->vm_remove(&t.host, "v", &err), &err);
+        g_assert_false(is_there(&t, "cpu/mete/a/parked@v"));
+        g_assert_true(is_there(&t, "cpu/mete/a/emulator@x.v"));
+        ok(p->vm_remove(&t.host, "x.v", &err), &err);
+        tear_down(&t);
+}
+
+static void test_v2(void)
+{
+        struct tree t;
+        struct err err = {0};
+        set_up(&t, v2_mounts, CPU_CGROUP_V2);
+        const struct cpu_provider *p = t.host.provider;
+        /* A plain directory keeps "+cpu +cpuset" as it was written, which reads as handed down. */
+        put_away(&t, "unified/mete/cpuset.cpus.effective", "0-7");
+        ok(p->start(&t.host, &err), &err);
+        is(&t, "unified/cgroup.subtree_control", "+cpu +cpuset");
+        is(&t, "unified/mete/a/cgroup.subtree_control", "+cpu +cpuset");
+        is(&t, "unified/mete/a/cpu.weight", "6300");
+        ok(p->vm_make(&t.host, "v", &err), &err);
+        ok(p->vm_enter(&t.host, "v", 4000, &err), &err);
+        is(&t, "unified/mete/a/emulator@v/cgroup.type", "threaded");
+        is(&t, "unified/mete/a/emulator@v/cgroup.threads", "4000");
+        struct cpulist cpus = set_of("1");
+        for (int milli = 1; milli <= 1000; milli += 333) {
+                g_autofree char *weight = g_strdup_printf("%d", milli * 10);
+                ok(p->place(&t.host, "v", 4001, &cpus, milli, &err), &err);
+                is(&t, "unified/mete/a/thread-4001@v/cpu.weight", weight);
+        }
+        is(&t, "unified/mete/a/thread-4001@v/cpuset.cpus", "1");
+        is(&t, "unified/mete/a/thread-4001@v/cgroup.type", "threaded");
+        ok(p->park(&t.host, "v", 4002, &err), &err);
+        is(&t, "unified/mete/a/parked@v/cpu.weight", "1");
+        tear_down(&t);
+}
+
+static void test_place_refused(void)
+{
+        struct tree t;
+        set_up(&t, v1_mounts, CPU_CGROUP_V1);
+        static const struct {
+                const char *cpus;
+                int milli;
+                enum reason reason;
+        } rows[] = {
+                {"",    500,  REASON_INVALID},
+                {"7",   500,  REASON_DENIED },
+                {"0-6", 500,  REASON_DENIED },
+                {"1",   0,    REASON_INVALID},
+                {"1",   -1,   REASON_INVALID},
+                {"1",   1001, REASON_INVALID}
+        };
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                struct cpulist cpus = set_of(rows[i].cpus);
+                struct err err = {0};
+                g_assert_cmpint(t.host.provider->place(&t.host, "v", 1, &cpus, rows[i].milli, &err), <, 0);
+                g_assert_cmpint(err.reason, ==, rows[i].reason);
+        }
+        g_assert_false(is_there(&t, "cpu/mete"));
+        tear_down(&t);
+}
+
+/* The kernel accepts a value and keeps another: here a file that cannot be written to is what it keeps. */
+static void test_not_taken(void)
+{
+        struct tree t;
+        struct err err = {0};
+        set_up(&t, v1_mounts, CPU_CGROUP_V1);
+        ok(t.host.provider->start(&t.host, &err), &err);
+        g_autofree char *shares = g_build_filename(t.dir, "cpu/mete/a/thread-9@v/cpu.shares", NULL);
+        g_autofree char *parent = g_path_get_dirname(shares);
+        g_assert_cmpint(g_mkdir_with_parents(parent, 0755), ==, 0);
+        g_assert_cmpint(symlink("/dev/null", shares), ==, 0);
+        struct cpulist cpus = set_of("1");
+        g_assert_cmpint(t.host.provider->place(&t.host, "v", 9, &cpus, 500, &err), ==, -EIO);
+        g_assert_cmpint(err.reason, ==, REASON_INTERNAL);
+        tear_down(&t);
+}
+
+static void test_prefix_refused(void)
+{
+        static const char *const rows[] = {"", "/", "/a", "a/", "a//b", "..", "a/../b", "a b", ".", "-a"};
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                struct cpu_host h;
+                struct err err = {0};
+                struct cpu_host_options o = {.prefix = rows[i]};
+                g_assert_cmpint(cpu_host_init(&h, &o, &err), <, 0);
+                g_assert_cmpint(err.reason, ==, REASON_INVALID);
+        }
+        g_autofree char *longest = g_strnfill(CPU_PREFIX_SIZE, 'a');
+        struct cpu_host h;
+        struct cpu_host_options o = {.prefix = longest};
+        g_assert_cmpint(cpu_host_init(&h, &o, NULL), <, 0);
+}
+
+/* On this very thread, which is put back. */
+static void test_affinity(void)
+{
+        struct tree t;
+        struct err err = {0};
+        cpu_set_t before, now;
+        g_assert_cmpint(sched_getaffinity(0, sizeof(before), &before), ==, 0);
+        int cpu = 0;
+        while (!CPU_ISSET(cpu, &before))
+                cpu++;
+        set_up(&t, "34 25 0:31 / /nonexistent rw - cgroup2 cgroup2 rw\n", CPU_AFFINITY);
+        t.host.usable = t.host.housekeeping = (struct cpulist){0};
+        g_assert_true(cpulist_add(&t.host.usable, (uint32_t)cpu));
+        g_assert_cmpstr(t.host.fallback, !=, "");
+        g_assert_cmpint(t.host.provider->place(&t.host, "v", gettid(), &t.host.usable, 500, &err), ==,
+                        -EOPNOTSUPP);
+        g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
+        ok(t.host.provider->place(&t.host, "v", gettid(), &t.host.usable, 1000, &err), &err);
+        g_assert_cmpint(sched_getaffinity(0, sizeof(now), &now), ==, 0);
+        g_assert_true(CPU_COUNT(&now) == 1 && CPU_ISSET(cpu, &now));
+        t.host.is_best_effort = true;
+        ok(t.host.provider->place(&t.host, "v", gettid(), &t.host.usable, 500, &err), &err);
+        g_assert_cmpint(sched_setaffinity(0, sizeof(before), &before), ==, 0);
+        g_assert_cmpint(t.host.provider->place(&t.host, "v", INT_MAX, &t.host.usable, 1000, &err), ==,
+                        -ESRCH);
+        g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
+        tear_down(&t);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/cpu/v1", test_v1);
+        g_test_add_func("/cpu/v2", test_v2);
+        g_test_add_func("/cpu/place-refused", test_place_refused);
+        g_test_add_func("/cpu/not-taken", test_not_taken);
+        g_test_add_func("/cpu/prefix-refused", test_prefix_refused);
+        g_test_add_func("/cpu/affinity", test_affinity);
+        return g_test_run();
+}
