@@ -60,14 +60,15 @@ static int parse(const char *text, const struct suffix *table, const char *what,
                 s++;
         if (!s->text)
                 return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not %s", text, what);
-        int64_t thousandths = 0;
+        int64_t whole = 0, fraction = 0, scale = 1000, thousandths, product;
         for (size_t i = 0; i < whole_n; i++)
-                thousandths = thousandths * 10 + (text[i] - '0');
-        int64_t scale = 1000;
+                whole = whole * 10 + (text[i] - '0');
         for (size_t i = 0; i < 3; i++)
-                thousandths = thousandths * 10 + (i < fraction_n ? text[whole_n + 1 + i] - '0' : 0);
-        int64_t product;
-        if (__builtin_mul_overflow(thousandths, s->factor, &product) || product / scale >= UNITS_MAX)
+                fraction = fraction * 10 + (i < fraction_n ? text[whole_n + 1 + i] - '0' : 0);
+        /* Sixteen digits fit, but no longer once they are thousandths. */
+        if (__builtin_mul_overflow(whole, scale, &thousandths) ||
+            __builtin_add_overflow(thousandths, fraction, &thousandths) ||
+            __builtin_mul_overflow(thousandths, s->factor, &product) || product / scale >= UNITS_MAX)
                 return err_set(err, REASON_INVALID, ERANGE, "\"%.40s\" is too large for %s", text, what);
         if (product % scale != 0)
                 return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not a whole number of units", text);

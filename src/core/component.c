@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/component.h"
+
+#include <string.h>
+
+/* `provided` turns true in the change that brings both the inventory and the provider of a kind. */
+const struct component_kind_row component_kinds[COMPONENT_KIND_N] = {
+        [0] = {"none",   "",                           false},
+        [COMPONENT_CPU] = {"cpu",    "thousandths of a CPU",       true },
+        [COMPONENT_MEMORY] = {"memory", "bytes",                      true },
+        [COMPONENT_CACHE] = {"cache",  "ways of a last-level cache", false},
+        [COMPONENT_MEMBW] = {"membw",  "bytes per second",           false},
+        [COMPONENT_NET] = {"net",    "bits per second",            false},
+        [COMPONENT_BLOCK] = {"block",  "operations per second",      false},
+        [COMPONENT_DEVICE] = {"device", "functions",                  false},
+};
+
+enum component_kind component_kind_from_name(const char *name)
+{
+        for (int k = 1; k < COMPONENT_KIND_N; k++)
+                if (strcmp(component_kinds[k].name, name) == 0)
+                        return (enum component_kind)k;
+        return 0;
+}
