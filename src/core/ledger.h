@@ -66,7 +66,8 @@ int ledger_set_end(struct ledger *l, claim_id id, int64_t end_ms);
 
 size_t ledger_claims(const struct ledger *l);
 /* Calls fn for each claim, in the order in which they were made. */
-void ledger_each(const struct ledger *l, void (*fn)(claim_id id, const struct claim *c, void *arg), void *arg);
+void ledger_each(const struct ledger *l, void (*fn)(claim_id id, const struct claim *c, void *arg),
+                 void *arg);
 
 /* Slow check of every invariant, for tests: recomputes all sums from the claims. false: broken. */
 bool ledger_is_sound(const struct ledger *l);

@@ -26,9 +26,9 @@ struct parameter_row {
         bool flag;              /* stands alone, has no value */
         const char *unit;       /* base unit of the value */
         int64_t minimum, maximum;
-        const char *source;     /* inventory field or monitor that answers it */
-        const char *provider;   /* what enforces it */
-        const char *measured;   /* the test that measures it */
+        const char *source;   /* inventory field or monitor that answers it */
+        const char *provider; /* what enforces it */
+        const char *measured; /* the test that measures it */
         const char *description;
 };
 extern const struct parameter_row parameter_rows[PARAMETER_N];
@@ -48,15 +48,36 @@ struct need {
 };
 
 /* Unknown kinds and parameters, and kinds without a provider: REASON_UNSUPPORTED. Anything malformed, a
- * parameter twice, amounts of 0 or above 2^53-1: REASON_INVALID. *ret is untouched on failure. */
+ * parameter twice, parameters that exclude each other, amounts of 0 or above 2^53-1: REASON_INVALID.
+ * *ret is untouched on failure. */
 int need_parse(const char *text, struct need *ret, struct err *err);
 /* Text form; always terminated, always fits. Returns buf. */
 const char *need_print(const struct need *need, char buf[NEED_TEXT]);
 /* The same checks on a need that came in parts (from the wire): */
 int need_check(const struct need *need, struct err *err);
+
+/* A parameter as the wire has it. A flag is NAME with the relation "=" and neither value nor word. */
+struct need_part {
+        const char *name;
+        enum relation relation;
+        bool has_value;
+        int64_t value;    /* base unit */
+        const char *word; /* or NULL; no row takes one today */
+};
+/* The need that was said in parts; amount_max is 0 where no range was asked for. Same checks and reasons as
+ * need_parse(). Borrows the strings only during the call. */
+int need_from_parts(const char *kind, int64_t amount, int64_t amount_max, size_t n,
+                    const struct need_part *parts, struct need *ret, struct err *err);
+/* The way back for one parameter; `name` points into parameter_rows[]. */
+struct need_part need_part_of(const struct parameter *p);
+/* Same kind, amounts and parameters in the same order. */
+bool need_equal(const struct need *a, const struct need *b);
+
 /* Checks each, and that no kind stands in them twice. */
 int needs_check(const struct need *needs, size_t n, struct err *err);
 int needs_parse(const char *const *texts, size_t n, struct need *ret_needs, struct err *err);
+/* Relation from ">=", "<=" or "="; 0 where it is none of them. */
+enum relation relation_from_name(const char *name);
 /* The parameter of that id, or NULL. */
 const struct parameter *need_parameter(const struct need *need, enum parameter_id id);
 /* Finds a row by kind and name; 0 where there is none. */
