@@ -536,6 +536,10 @@ static void on_too_fast(struct rpc *rpc, const struct rpc_message *m)
 static void on_message(struct rpc *rpc, const struct rpc_message *m, bool has_token)
 {
         struct fds fds = {.n = 0};
+        if (m->kind == RPC_MESSAGE_BAD) {
+                on_bad(rpc, m);
+                return;
+        }
         if (m->fds > (int64_t)rpc->fds_in.n || m->fds > rpc->o.fds_max) {
                 struct err why;
                 rpc->counters.malformed++;
