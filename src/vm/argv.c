@@ -117,11 +117,13 @@ static void add_channels(struct builder *b, const struct api_vm_definition *d, i
             (uintmax_t)d->serial_pci_slot);
         add(b, "-device");
         add(b, "virtserialport,id=agentport0,bus=serial0.0,nr=1,chardev=agent0,name=org.mete.agent.0");
-        /* The console goes to a file that the VMM cannot open itself, only append to. */
+        /* Whoever connects has the console; all of it also goes to a file that the VMM cannot open itself,
+         * only append to. */
         add(b, "-add-fd");
-        add(b, "fd=%d,set=1", first_fd + VM_FD_CONSOLE);
+        add(b, "fd=%d,set=1", first_fd + VM_FD_CONSOLE_LOG);
         add(b, "-chardev");
-        add(b, "file,id=console0,path=/dev/fdset/1,append=on");
+        add(b, "socket,id=console0,fd=%d,server=on,wait=off,logfile=/dev/fdset/1,logappend=on",
+            first_fd + VM_FD_CONSOLE);
         add(b, "-device");
         add(b, "isa-serial,id=isaserial0,chardev=console0,index=0");
 }

@@ -8,8 +8,9 @@
 #include <stdint.h>
 #include "vm/definition.h"
 
-/* Descriptors that go along, in this order; the first is number `first_fd` in the VMM. */
-enum vm_fd { VM_FD_QMP, VM_FD_OOB, VM_FD_AGENT, VM_FD_CONSOLE, VM_FD_N };
+/* Descriptors that go along, in this order; the first is number `first_fd` in the VMM. All are from
+ * vm_listen() but the last, which is from vm_console_open(). */
+enum vm_fd { VM_FD_QMP, VM_FD_OOB, VM_FD_AGENT, VM_FD_CONSOLE, VM_FD_CONSOLE_LOG, VM_FD_N };
 
 enum { VM_ARGV_MAX = 128, VM_ARGV_TEXT = 512 };
 
