@@ -2,13 +2,11 @@
 #include "wire/message.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/str.h"
 #include "base/units.h"
+#include "json/read.h"
 
 int rpc_reason_errno(enum reason reason)
 {
@@ -178,44 +176,14 @@ static void parse_root(struct rpc_message *m)
         }
 }
 
-/* jansson recurses up to 2048 deep; a line shall not decide how much of our stack is used. */
-static bool is_too_deep(const char *text, size_t n)
-{
-        int depth = 0;
-        bool in_string = false;
-        for (size_t i = 0; i < n; i++) {
-                char c = text[i];
-                if (in_string) {
-                        if (c == '\\')
-                                i++;
-                        else if (c == '"')
-                                in_string = false;
-                } else if (c == '"') {
-                        in_string = true;
-                } else if (c == '{' || c == '[') {
-                        if (++depth > RPC_DEPTH_MAX)
-                                return true;
-                } else if (c == '}' || c == ']') {
-                        depth--;
-                }
-        }
-        return false;
-}
-
 void rpc_message_parse(const char *text, size_t n, struct rpc_message *ret)
 {
-        json_error_t why;
+        struct err why;
         *ret = (struct rpc_message){.kind = RPC_MESSAGE_BAD, .id.kind = RPC_ID_NULL};
-        if (is_too_deep(text, n)) {
-                (void)bad(ret, RPC_UNREADABLE, "nested deeper than 16");
-                return;
-        }
-        ret->root = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+        ret->root = json_read(text, n, &why);
         if (!ret->root) {
-                char sentence[sizeof(why.text) + 32];
-                (void)snprintf(sentence, sizeof(sentence), "column %d: %s", why.column, why.text);
-                (void)bad(ret, RPC_UNREADABLE, "not JSON");
-                copy_sentence(ret->error.sentence, sizeof(ret->error.sentence), sentence);
+                (void)bad(ret, RPC_UNREADABLE, "");
+                copy_sentence(ret->error.sentence, sizeof(ret->error.sentence), why.sentence);
                 return;
         }
         parse_root(ret);
@@ -245,10 +213,8 @@ static char *write_line(json_t *root, bool is_whole, int64_t fds, size_t *ret_n)
 {
         if (fds > 0 && json_object_set_new(root, "fds", json_integer(fds)) < 0)
                 is_whole = false;
-        char *text = is_whole ? json_dumps(root, JSON_COMPACT) : NULL;
+        char *text = is_whole ? json_write(root, ret_n) : NULL;
         json_decref(root);
-        if (text)
-                *ret_n = strlen(text);
         return text;
 }
 

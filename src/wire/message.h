@@ -14,7 +14,7 @@ enum rpc_code {
         RPC_REFUSED = -32000,
 };
 
-enum { RPC_METHOD_MAX = 63, RPC_ID_MAX = 63, RPC_DEPTH_MAX = 16 };
+enum { RPC_METHOD_MAX = 63, RPC_ID_MAX = 63 };
 
 enum rpc_id_kind { RPC_ID_NULL = 1, RPC_ID_NUMBER, RPC_ID_TEXT };
 
