@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench-guest - measures inside a guest, with the guest's monotonic clock.
+ *
+ *   bench-guest echo PORT N            a line to a virtio-serial port and back from whoever echoes there, N
+ * times bench-guest ask SOCKET N NEED      a request to the agent and its verdict, N times; it must not be a
+ * grant bench-guest grant SOCKET NEED      a request until it is granted, then its release, once bench-guest
+ * cpu PORT CPU           "go" to the port, then until that CPU is on line (which this does itself)
+ *   bench-guest memory PORT BYTES      "go" to the port, then until so much more memory is on line
+ *
+ * Prints one line: median and 99th percentile in microseconds. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { SAMPLES_MAX = 100000, LINE = 65536 };
+
+static uint64_t samples_us[SAMPLES_MAX];
+static size_t n_samples;
+
+static uint64_t now_us(void)
+{
+        struct timespec t;
+
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        return (uint64_t)t.tv_sec * 1000000U + (uint64_t)t.tv_nsec / 1000;
+}
+
+static void die(const char *what)
+{
+        (void)fprintf(stderr, "bench-guest: %s: %s\n", what, strerror(errno));
+        exit(1);
+}
+
+static void took(uint64_t since_us)
+{
+        if (n_samples < SAMPLES_MAX)
+                samples_us[n_samples++] = now_us() - since_us;
+}
+
+static int ascending(const void *a, const void *b)
+{
+        uint64_t x = *(const uint64_t *)a;
+        uint64_t y = *(const uint64_t *)b;
+        return (x > y) - (x < y);
+}
+
+static void print(void)
+{
+        qsort(samples_us, n_samples, sizeof(samples_us[0]), ascending);
+        (void)printf("%" PRIu64 " %" PRIu64 "\n", samples_us[n_samples / 2],
+                     samples_us[(n_samples - 1) * 99 / 100]);
+}
+
+static void send_line(int fd, const char *line)
+{
+        size_t n = strlen(line);
+
+        while (n > 0) {
+                ssize_t done = write(fd, line, n);
+                if (done < 0)
+                        die("write");
+                line += done;
+                n -= (size_t)done;
+        }
+}
+
+static void read_line(int fd, char *line)
+{
+        size_t n = 0;
+
+        do {
+                ssize_t got = read(fd, line + n, LINE - 1 - n);
+                if (got <= 0)
+                        die("read");
+                n += (size_t)got;
+        } while (line[n - 1] != '\n' && n < LINE - 1);
+        line[n] = '\0';
+}
+
+static int port_open(const char *path)
+{
+        int fd = open(path, O_RDWR | O_CLOEXEC);
+
+        if (fd < 0)
+                die(path);
+        return fd;
+}
+
+static int agent_connect(const char *path)
+{
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+        (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+        if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+                die(path);
+        return fd;
+}
+
+static void echo(const char *port, int n)
+{
+        static char line[LINE];
+        int fd = port_open(port);
+
+        for (int i = 0; i < n; i++) {
+                char out[256];
+                uint64_t began = now_us();
+                /* as long as a request, so that the bytes are not the difference */
+                (void)snprintf(out, sizeof(out),
+                               "{\"jsonrpc\":\"2.0\",\"id\":%d,\"method\":\"reserve\",\"params\":{"
+                               "\"request\":\"r-%d\","
+                               "\"application\":\"bench-guest-123-456789\",\"needs\":[{\"kind\":\"memory\","
+                               "\"amount\":"
+                               "1099511627776}]}}\n",
+                               i, i);
+                send_line(fd, out);
+                read_line(fd, line);
+                took(began);
+        }
+        (void)close(fd);
+}
+
+static void request(int fd, int number, const char *need, char *line)
+{
+        char out[512];
+
+        (void)snprintf(
+                out, sizeof(out),
+                "{\"jsonrpc\":\"2.0\",\"id\":%d,\"method\":\"request\",\"params\":{\"name\":\"bench-guest\","
+                "\"needs\":[\"%s\"]}}\n",
+                number, need);
+        send_line(fd, out);
+        read_line(fd, line);
+}
+
+static void ask(const char *socket_path, int n, const char *need)
+{
+        static char line[LINE];
+        int fd = agent_connect(socket_path);
+
+        for (int i = 1; i <= n; i++) {
+                uint64_t began = now_us();
+                request(fd, i, need, line);
+                took(began);
+                if (strstr(line, "\"outcome\"") == NULL || strstr(line, "\"granted\"") != NULL) {
+                        (void)fprintf(stderr, "bench-guest: no refusal: %s\n", line);
+                        exit(1);
+                }
+        }
+        (void)close(fd);
+}
+
+static void grant(const char *socket_path, const char *need)
+{
+        static char line[LINE];
+        char out[256];
+        char id[64];
+        int fd = agent_connect(socket_path);
+        uint64_t began = now_us();
+
+        request(fd, 1, need, line);
+        took(began);
+        const char *at = strstr(line, "\"request\":\"");
+        if (strstr(line, "\"granted\"") == NULL || at == NULL || sscanf(at + 11, "%63[^\"]", id) != 1) {
+                (void)fprintf(stderr, "bench-guest: no grant: %s\n", line);
+                exit(1);
+        }
+        (void)snprintf(out, sizeof(out),
+                       "{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"release\",\"params\":{\"id\":"
+                       "\"%s\"}}\n",
+                       id);
+        send_line(fd, out);
+        read_line(fd, line);
+        (void)close(fd);
+}
+
+/* The number in a small file of sysfs or procfs behind `key`; -1 where it is not there. */
+static int64_t read_number(const char *path, const char *key)
+{
+        char text[4096];
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+
+        if (fd >= 0)
+                (void)close(fd);
+        if (n < 0)
+                return -1;
+        text[n] = '\0';
+        const char *at = strstr(text, key);
+        return at == NULL ? -1 : strtoll(at + strlen(key), NULL, 10);
+}
+
+static void cpu(const char *port, int number)
+{
+        char path[128];
+        int fd = port_open(port);
+        uint64_t began = now_us();
+
+        (void)snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", number);
+        send_line(fd, "go\n");
+        while (read_number(path, "") != 1) {
+                int online = open(path, O_WRONLY | O_CLOEXEC);
+                if (online >= 0) {
+                        (void)!write(online, "1", 1);
+                        (void)close(online);
+                } else {
+                        (void)usleep(500);
+                }
+        }
+        took(began);
+        (void)close(fd);
+}
+
+static void memory(const char *port, int64_t bytes)
+{
+        int fd = port_open(port);
+        int64_t before = read_number("/proc/meminfo", "MemTotal:");
+        uint64_t began = now_us();
+
+        send_line(fd, "go\n");
+        while (read_number("/proc/meminfo", "MemTotal:") < before + bytes / 1024)
+                (void)usleep(500);
+        took(began);
+        (void)close(fd);
+}
+
+int main(int argc, char **argv)
+{
+        const char *what = argc > 2 ? argv[1] : "";
+
+        if (strcmp(what, "echo") == 0 && argc == 4)
+                echo(argv[2], (int)strtol(argv[3], NULL, 10));
+        else if (strcmp(what, "ask") == 0 && argc == 5)
+                ask(argv[2], (int)strtol(argv[3], NULL, 10), argv[4]);
+        else if (strcmp(what, "grant") == 0 && argc == 4)
+                grant(argv[2], argv[3]);
+        else if (strcmp(what, "cpu") == 0 && argc == 4)
+                cpu(argv[2], (int)strtol(argv[3], NULL, 10));
+        else if (strcmp(what, "memory") == 0 && argc == 4)
+                memory(argv[2], strtoll(argv[3], NULL, 10));
+        else
+                return 64;
+        print();
+        return 0;
+}

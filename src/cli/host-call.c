@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Calls to meted and what is done with answers: errors, pages, printing. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/units.h"
+#include "cli/exit.h"
+#include "cli/host-http.h"
+#include "cli/host.h"
+#include "json/read.h"
+
+enum { CALL_MS = 30000, PAGES_MAX = 100000 };
+
+const char *host_socket(const struct arguments *a)
+{
+        const char *path = arguments_option(a, "--socket");
+
+        if (path == NULL)
+                path = getenv("METE_SOCKET");
+        return path != NULL && path[0] != '\0' ? path : HOST_SOCKET;
+}
+
+/* An error object becomes *err; anything else that is no answer is a fault of the other side. */
+static int refused(int status, const json_t *answer, struct err *err)
+{
+        enum reason reason = reason_from_name(host_text(answer, "reason"));
+
+        if (reason == 0)
+                return err_set(err, REASON_INTERNAL, EPROTO, "meted answered with status %d and no reason",
+                               status);
+        return err_set(err, reason, EREMOTEIO, "%s", host_text(answer, "message"));
+}
+
+int host_call(const struct arguments *a, const char *method, const char *path, json_t *body, int timeout_ms,
+              json_t **ret, struct err *err)
+{
+        char *request = body != NULL ? json_write(body, NULL) : NULL;
+        char *text = NULL;
+        size_t n = 0;
+        int status = 0;
+        int r;
+
+        json_decref(body);
+        r = host_http_call(host_socket(a), method, path, request, timeout_ms, &status, &text, &n, err);
+        free(request);
+        if (r < 0)
+                return r;
+        json_t *answer = json_read(text, n, err);
+        free(text);
+        if (answer == NULL)
+                return err_note(err, "meted answered %s %s with status %d and no JSON", method, path, status);
+        if (status < 200 || status > 299) {
+                r = refused(status, answer, err);
+                json_decref(answer);
+                return r;
+        }
+        *ret = answer;
+        return 0;
+}
+
+/* Appends the arrays of a further page to those of the first. */
+static void join(json_t *all, const json_t *page)
+{
+        const char *name;
+        json_t *value;
+
+        json_object_foreach((json_t *)page, name, value)
+        {
+                json_t *array = json_object_get(all, name);
+                if (json_is_array(array) && json_is_array(value))
+                        json_array_extend(array, value);
+        }
+}
+
+int host_pages(const struct arguments *a, const char *path, json_t **ret, struct err *err)
+{
+        json_t *all = NULL;
+        char next[512];
+
+        (void)snprintf(next, sizeof(next), "%s?limit=256", path);
+        for (int page_number = 0; page_number < PAGES_MAX; page_number++) {
+                json_t *page = NULL;
+                int r = host_call(a, "GET", next, NULL, CALL_MS, &page, err);
+                if (r < 0) {
+                        json_decref(all);
+                        return r;
+                }
+                const char *key = host_text(page, "next");
+                bool is_last = key[0] == '\0';
+                int n = snprintf(next, sizeof(next), "%s?limit=256&after=", path);
+                /* keys come from meted and may hold anything: written as a URL wants them */
+                for (; *key != '\0' && n + 4 < (int)sizeof(next); key++)
+                        n += snprintf(next + n, sizeof(next) - (size_t)n, "%%%02X", (unsigned char)*key);
+                if (all == NULL) {
+                        all = page;
+                } else {
+                        join(all, page);
+                        json_decref(page);
+                }
+                if (is_last)
+                        break;
+        }
+        json_object_del(all, "next");
+        *ret = all;
+        return 0;
+}
+
+bool host_json(const struct arguments *a, const json_t *answer)
+{
+        if (arguments_option(a, "--json") == NULL)
+                return false;
+        char *text = json_dumps(answer, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+        (void)printf("%s\n", text != NULL ? text : "");
+        free(text);
+        return true;
+}
+
+const char *host_text(const json_t *object, const char *name)
+{
+        const char *text = json_string_value(json_object_get(object, name));
+        return text != NULL ? text : "";
+}
+
+int64_t host_number(const json_t *object, const char *name)
+{
+        return json_integer_value(json_object_get(object, name));
+}
+
+const char *host_joined(const json_t *array)
+{
+        static char text[1024];
+        size_t n = 0;
+        size_t i;
+        json_t *one;
+
+        text[0] = '\0';
+        json_array_foreach(array, i, one)
+        {
+                int added = snprintf(text + n, sizeof(text) - n, "%s%s", i > 0 ? " " : "",
+                                     json_string_value(one));
+                if (added < 0 || n + (size_t)added >= sizeof(text))
+                        break;
+                n += (size_t)added;
+        }
+        return text;
+}
+
+void host_amount(struct table *t, const char *component, int64_t amount)
+{
+        char text[UNITS_TEXT];
+
+        if (strncmp(component, "memory", 6) == 0)
+                table_bytes(t, amount);
+        else if (strncmp(component, "cpu", 3) == 0)
+                table_text(t, units_print_milli(amount, text));
+        else
+                table_number(t, amount);
+}

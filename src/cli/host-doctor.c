@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* doctor: what this machine can do, asked of the machine itself, so that it also helps where meted does not
+ * run. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+#include "base/str.h"
+#include "base/units.h"
+#include "cli/exit.h"
+#include "cli/host.h"
+#include "host/cpu.h"
+#include "host/inventory.h"
+#include "vm/probe.h"
+
+enum { CALL_MS = 5000, PROBE_MS = 20000 };
+
+/* What a finding means: missing is what mete cannot do without. */
+enum finding { FINDING_OK = 1, FINDING_FALLBACK, FINDING_MISSING, FINDING_N };
+
+struct doctor {
+        const struct arguments *arguments;
+        json_t *findings;
+        struct table *table;
+        int missing;
+};
+
+static void found(struct doctor *d, const char *what, enum finding finding, const char *text)
+{
+        static const char *const names[FINDING_N] = {
+                [FINDING_OK] = "ok", [FINDING_FALLBACK] = "fallback", [FINDING_MISSING] = "MISSING"};
+        json_t *row = json_object();
+
+        json_object_set_new(row, "what", json_string(what));
+        json_object_set_new(row, "finding", json_string(names[finding]));
+        json_object_set_new(row, "text", json_string(text));
+        json_array_append_new(d->findings, row);
+        table_text(d->table, what);
+        table_text(d->table, names[finding]);
+        table_text(d->table, text);
+        d->missing += finding == FINDING_MISSING;
+}
+
+static void look_at_machine(struct doctor *d)
+{
+        struct inventory_options options = {.source = INVENTORY_LIVE};
+        struct inventory inventory = {0};
+        struct err err = {0};
+        char text[256];
+        char memory[UNITS_TEXT];
+        size_t nodes = 0;
+
+        if (inventory_read(&options, &inventory, &err) < 0) {
+                found(d, "inventory", FINDING_MISSING, err.sentence);
+                return;
+        }
+        for (size_t i = 0; i < inventory.n; i++)
+                nodes += inventory.components[i].kind == COMPONENT_MEMORY;
+        (void)snprintf(text, sizeof(text), "%zu CPUs, %s of memory on %zu NUMA node%s", inventory.cpus_owned,
+                       units_print_bytes(inventory.memory_bytes >> 20 << 20, memory), nodes,
+                       nodes == 1 ? "" : "s");
+        found(d, "inventory", FINDING_OK, text);
+        inventory_done(&inventory);
+}
+
+static void look_at_cpus(struct doctor *d)
+{
+        struct cpu_host_options options = {.prefix = "mete"};
+        struct cpu_host *h = calloc(1, sizeof(*h));
+        struct err err = {0};
+        char text[256];
+
+        if (h == NULL || cpu_host_init(h, &options, &err) < 0) {
+                found(d, "CPU grants", FINDING_MISSING, err.sentence);
+        } else {
+                (void)snprintf(text, sizeof(text), "held by %s%s%s", cpu_provider_id_name(h->id),
+                               h->fallback[0] != '\0' ? ": " : "", h->fallback);
+                found(d, "CPU grants", h->fallback[0] != '\0' ? FINDING_FALLBACK : FINDING_OK, text);
+        }
+        free(h);
+}
+
+static void look_at_qemu(struct doctor *d)
+{
+        const char *path = getenv("METE_QEMU");
+        struct api_qemu_probe *probe = calloc(1, sizeof(*probe));
+        struct err err = {0};
+        char text[256];
+        char why[128] = "";
+
+        if (probe_kvm("/dev/kvm", "/proc/cpuinfo", why, sizeof(why)))
+                found(d, "accelerator", FINDING_OK, "kvm");
+        else {
+                (void)snprintf(text, sizeof(text), "tcg: %s", why);
+                found(d, "accelerator", FINDING_FALLBACK, text);
+        }
+        if (path == NULL || path[0] == '\0')
+                path = "/usr/bin/qemu-system-x86_64";
+        if (probe == NULL || probe_qemu(path, NULL, PROBE_MS, probe, &err) < 0) {
+                (void)snprintf(text, sizeof(text), "%s: %s", path, err.sentence);
+                found(d, "QEMU", FINDING_MISSING, text);
+        } else {
+                (void)snprintf(text, sizeof(text), "%s, %s", probe->version, path);
+                found(d, "QEMU", FINDING_OK, text);
+        }
+        free(probe);
+}
+
+static void look_at_ram_files(struct doctor *d)
+{
+        struct statvfs fs;
+        char text[256];
+        char size[UNITS_TEXT];
+
+        if (statvfs("/dev/shm", &fs) < 0) {
+                (void)snprintf(text, sizeof(text), "/dev/shm: %s; shareable guest memory lives there",
+                               strerror(errno));
+                found(d, "RAM files", FINDING_MISSING, text);
+                return;
+        }
+        int64_t free_bytes = (int64_t)fs.f_bavail * (int64_t)fs.f_frsize;
+        (void)snprintf(text, sizeof(text), "/dev/shm has room for %s",
+                       units_print_bytes(free_bytes >> 20 << 20, size));
+        found(d, "RAM files", FINDING_OK, text);
+}
+
+static void look_at_daemons(struct doctor *d)
+{
+        json_t *health = NULL;
+        json_t *host = NULL;
+        struct err err = {0};
+        char text[512];
+        size_t i;
+        json_t *fallback;
+
+        if (host_call(d->arguments, "GET", "/health", NULL, CALL_MS, &health, &err) < 0) {
+                found(d, "meted", FINDING_MISSING, err.sentence);
+                return;
+        }
+        if (json_is_true(json_object_get(health, "ok"))) {
+                (void)snprintf(text, sizeof(text), "version %s, up for %" PRId64 " s",
+                               host_text(health, "version"), host_number(health, "uptime_ms") / 1000);
+                found(d, "meted", FINDING_OK, text);
+                found(d, "mete-keeper", FINDING_OK, "meted reaches it");
+        } else {
+                found(d, "meted", FINDING_MISSING, host_text(health, "problem"));
+        }
+        json_decref(health);
+        if (host_call(d->arguments, "GET", "/v1/host", NULL, CALL_MS, &host, &err) < 0) {
+                found(d, "this host", FINDING_MISSING, err.sentence);
+                return;
+        }
+        json_array_foreach(json_object_get(host, "fallbacks"), i, fallback)
+                found(d, "in force", FINDING_FALLBACK, json_string_value(fallback));
+        json_decref(host);
+}
+
+int host_doctor(const struct arguments *a)
+{
+        struct doctor d = {.arguments = a, .findings = json_array()};
+
+        d.table = table_new((const char *const[]){"WHAT", "FINDING", "IN WORDS", NULL});
+        look_at_machine(&d);
+        look_at_cpus(&d);
+        look_at_qemu(&d);
+        look_at_ram_files(&d);
+        look_at_daemons(&d);
+        json_t *answer = json_object();
+        json_object_set_new(answer, "findings", d.findings);
+        if (!host_json(a, answer))
+                table_print(d.table, stdout, "nothing");
+        table_free(d.table);
+        json_decref(answer);
+        return d.missing > 0 ? EXIT_FAILED : EXIT_OK;
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The event log: what there is, page by page, and with --follow what comes after it. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "base/units.h"
+#include "cli/exit.h"
+#include "cli/host-http.h"
+#include "cli/host.h"
+#include "json/read.h"
+
+enum { CALL_MS = 30000, PAGE = 256 };
+
+struct listing {
+        const struct arguments *arguments;
+        int64_t after; /* the highest number that was printed */
+        const char *trace;
+        bool is_json;
+};
+
+static void clean(char *text)
+{
+        for (; *text != '\0'; text++)
+                if ((unsigned char)*text < ' ' || *text == 0x7f)
+                        *text = '?';
+}
+
+static void print_event(struct listing *l, const json_t *event)
+{
+        char at[32] = "";
+        char line[1024];
+        int64_t at_ms = host_number(event, "at_ms");
+        time_t seconds = (time_t)(at_ms / 1000);
+        struct tm tm;
+
+        l->after = host_number(event, "seq");
+        if (l->is_json) {
+                char *text = json_write(event, NULL);
+                (void)printf("%s\n", text != NULL ? text : "");
+                free(text);
+        } else {
+                if (localtime_r(&seconds, &tm) != NULL)
+                        (void)strftime(at, sizeof(at), "%T", &tm);
+                (void)snprintf(line, sizeof(line), "%6" PRId64 " %s.%03d %-16s %-24s %-14s %s", l->after, at,
+                               (int)(at_ms % 1000), host_text(event, "trace"), host_text(event, "subject"),
+                               host_text(event, "event"), host_text(event, "text"));
+                clean(line);
+                (void)puts(line);
+        }
+        (void)fflush(stdout);
+}
+
+static void events_path(const struct listing *l, char *path, size_t size)
+{
+        (void)snprintf(path, size, "/v1/events?after=%" PRId64 "&limit=%d%s%s", l->after, PAGE,
+                       l->trace != NULL ? "&trace=" : "", l->trace != NULL ? l->trace : "");
+}
+
+/* Prints everything that is there. */
+static int print_pages(struct listing *l, struct err *err)
+{
+        size_t n;
+
+        do {
+                char path[256];
+                json_t *page = NULL;
+                size_t i;
+                json_t *event;
+                events_path(l, path, sizeof(path));
+                int r = host_call(l->arguments, "GET", path, NULL, CALL_MS, &page, err);
+                if (r < 0)
+                        return r;
+                n = json_array_size(json_object_get(page, "events"));
+                json_array_foreach(json_object_get(page, "events"), i, event) print_event(l, event);
+                json_decref(page);
+        } while (n == PAGE);
+        return 0;
+}
+
+/* A line of the stream: only "data:" is of interest, as the number is in it too. */
+static bool on_line(void *arg, const char *line, size_t n)
+{
+        struct listing *l = arg;
+        struct err err = {0};
+
+        if (n < 5 || strncmp(line, "data:", 5) != 0)
+                return true;
+        json_t *event = json_read(line + 5, n - 5, &err);
+        if (event == NULL) {
+                (void)fprintf(stderr, "mete events: meted sent what is no event: %s\n", err.sentence);
+                return true;
+        }
+        /* the stream may begin with what the pages have shown already */
+        if (host_number(event, "seq") > l->after)
+                print_event(l, event);
+        json_decref(event);
+        return true;
+}
+
+int host_events(const struct arguments *a)
+{
+        struct listing l = {.arguments = a,
+                            .trace = arguments_option(a, "--trace"),
+                            .is_json = arguments_option(a, "--json") != NULL};
+        const char *after = arguments_option(a, "--after");
+        struct err err = {0};
+        char path[256];
+
+        if (after != NULL && units_parse_count(after, &l.after, &err) < 0) {
+                (void)err_note(&err, "--after %s", after);
+                return verb_fail(a, &err);
+        }
+        if (l.trace != NULL && (strlen(l.trace) > 63 || strpbrk(l.trace, "/?#&% ") != NULL)) {
+                (void)err_set(&err, REASON_INVALID, EINVAL, "'%s' is no id", l.trace);
+                return verb_fail(a, &err);
+        }
+        if (print_pages(&l, &err) < 0)
+                return verb_fail(a, &err);
+        if (arguments_option(a, "--follow") == NULL)
+                return EXIT_OK;
+        events_path(&l, path, sizeof(path));
+        int r = host_http_stream(host_socket(a), path, on_line, &l, &err);
+        if (r == 0)
+                (void)err_set(&err, REASON_PEER_LOST, EPIPE, "meted has closed the stream");
+        return verb_fail(a, &err);
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the host has and who holds it: host show, ledger, leases, reserve, unreserve. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+#include "base/units.h"
+#include "cli/exit.h"
+#include "cli/host.h"
+
+enum { CALL_MS = 30000 };
+
+static void print_components(const json_t *components)
+{
+        struct table *t = table_new(
+                (const char *const[]){"COMPONENT", ">NODE", ">CAPACITY", ">CLAIMED", ">FREE", NULL});
+        size_t i;
+        json_t *c;
+
+        json_array_foreach(components, i, c)
+        {
+                const char *id = host_text(c, "id");
+                int64_t capacity = host_number(c, "capacity");
+                int64_t free = host_number(c, "free");
+                table_text(t, id);
+                table_number(t, host_number(c, "node"));
+                host_amount(t, id, capacity);
+                host_amount(t, id, capacity - free);
+                host_amount(t, id, free);
+        }
+        table_print(t, stdout, "no components");
+        table_free(t);
+}
+
+int host_show(const struct arguments *a)
+{
+        json_t *host = NULL;
+        struct err err = {0};
+        size_t i;
+        json_t *row;
+
+        if (host_call(a, "GET", "/v1/host", NULL, CALL_MS, &host, &err) < 0)
+                return verb_fail(a, &err);
+        if (host_json(a, host)) {
+                json_decref(host);
+                return EXIT_OK;
+        }
+        (void)printf("host:        %s\naccelerator: %s\nqemu:        %s\ncpus by:     %s, overcommit %" PRId64
+                     "\n",
+                     host_text(host, "name"), host_text(host, "accelerator"), host_text(host, "qemu"),
+                     host_text(host, "cpu_provider"), host_number(host, "cpu_overcommit"));
+        json_array_foreach(json_object_get(host, "fallbacks"), i, row)(void)
+                printf("fallback:    %s\n", json_string_value(row));
+        (void)putchar('\n');
+        print_components(json_object_get(host, "components"));
+        (void)putchar('\n');
+        struct table *t =
+                table_new((const char *const[]){"PARAMETER", "ANSWERED BY", "HELD BY", "MEANS", NULL});
+        json_array_foreach(json_object_get(host, "parameters"), i, row)
+        {
+                char name[64];
+                (void)snprintf(
+                        name, sizeof(name), "%s:N,%s%s", host_text(row, "kind"), host_text(row, "name"),
+                        strcmp(host_text(row, "relation"), "flag") == 0 ? "" : host_text(row, "relation"));
+                table_text(t, name);
+                table_text(t, host_text(row, "source"));
+                table_text(t, host_text(row, "provider"));
+                table_text(t, host_text(row, "description"));
+        }
+        table_print(t, stdout, "no parameters can be kept here");
+        table_free(t);
+        json_decref(host);
+        return EXIT_OK;
+}
+
+int host_ledger(const struct arguments *a)
+{
+        json_t *page = NULL;
+        struct err err = {0};
+        size_t i;
+        json_t *c;
+
+        if (host_pages(a, "/v1/ledger", &page, &err) < 0)
+                return verb_fail(a, &err);
+        if (!host_json(a, page)) {
+                print_components(json_object_get(page, "components"));
+                (void)putchar('\n');
+                struct table *t = table_new((const char *const[]){"COMPONENT", ">AMOUNT", "STATE", "HOLDER",
+                                                                  "FROM", "UNTIL", NULL});
+                json_array_foreach(json_object_get(page, "claims"), i, c)
+                {
+                        table_text(t, host_text(c, "component"));
+                        host_amount(t, host_text(c, "component"), host_number(c, "amount"));
+                        table_text(t, host_text(c, "state"));
+                        table_text(t, host_text(c, "holder"));
+                        table_time(t, host_number(c, "start_ms"));
+                        table_time(t, host_number(c, "end_ms"));
+                }
+                table_print(t, stdout, "no claims");
+                table_free(t);
+        }
+        json_decref(page);
+        return EXIT_OK;
+}
+
+int host_leases(const struct arguments *a)
+{
+        json_t *page = NULL;
+        struct err err = {0};
+        size_t i;
+        json_t *lease;
+
+        if (host_pages(a, "/v1/leases", &page, &err) < 0)
+                return verb_fail(a, &err);
+        if (!host_json(a, page)) {
+                struct table *t = table_new((const char *const[]){"HOLDER", "STATE", "NEEDS", "APPLICATION",
+                                                                  "SINCE", "UNTIL", NULL});
+                json_array_foreach(json_object_get(page, "leases"), i, lease)
+                {
+                        table_text(t, host_text(lease, "holder"));
+                        table_text(t, host_text(lease, "state"));
+                        table_text(t, host_joined(json_object_get(lease, "needs")));
+                        table_text(t, host_text(lease, "application"));
+                        table_time(t, host_number(lease, "since_ms"));
+                        table_time(t, host_number(lease, "end_ms"));
+                }
+                table_print(t, stdout, "no leases");
+                table_free(t);
+        }
+        json_decref(page);
+        return EXIT_OK;
+}
+
+/* An option with a length of time, in milliseconds; -1 where it was not given. */
+static int option_ms(const struct arguments *a, const char *option, int64_t *ret_ms, struct err *err)
+{
+        const char *text = arguments_option(a, option);
+        int r;
+
+        if (text == NULL) {
+                *ret_ms = -1;
+                return 0;
+        }
+        r = units_parse_ms(text, ret_ms, err);
+        return r < 0 ? err_note(err, "%s %s", option, text) : 0;
+}
+
+static int reserve_body(const struct arguments *a, json_t *body, struct err *err)
+{
+        json_t *needs = json_array();
+        struct timespec now;
+        int64_t start_ms;
+        int64_t for_ms;
+        size_t at = 0;
+        const char *need;
+
+        json_object_set_new(body, "id", json_string(a->operands[0]));
+        json_object_set_new(body, "needs", needs);
+        while ((need = arguments_each(a, "--need", &at)) != NULL)
+                json_array_append_new(needs, json_string(need));
+        if (json_array_size(needs) == 0)
+                return err_set(err, REASON_INVALID, EINVAL, "at least one --need is wanted");
+        int r = option_ms(a, "--start", &start_ms, err);
+        if (r == 0)
+                r = option_ms(a, "--for", &for_ms, err);
+        if (r < 0)
+                return r;
+        (void)clock_gettime(CLOCK_REALTIME, &now);
+        int64_t begin_ms = (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000 + (start_ms > 0 ? start_ms : 0);
+        if (start_ms > 0)
+                json_object_set_new(body, "start_ms", json_integer(begin_ms));
+        if (for_ms >= 0)
+                json_object_set_new(body, "end_ms", json_integer(begin_ms + for_ms));
+        return 0;
+}
+
+int host_reserve(const struct arguments *a)
+{
+        json_t *body = json_object();
+        json_t *verdict = NULL;
+        struct err err = {0};
+        int status = EXIT_OK;
+
+        if (reserve_body(a, body, &err) < 0) {
+                json_decref(body);
+                return verb_fail(a, &err);
+        }
+        if (host_call(a, "POST", "/v1/reservations", body, CALL_MS, &verdict, &err) < 0)
+                return verb_fail(a, &err);
+        if (strcmp(host_text(verdict, "outcome"), "granted") != 0) {
+                status = exit_from_reason(reason_from_name(host_text(verdict, "reason")));
+                if (strcmp(host_text(verdict, "outcome"), "never") == 0 && status == EXIT_NOT_NOW)
+                        status = EXIT_NEVER;
+        }
+        if (!host_json(a, verdict))
+                (void)fprintf(status == EXIT_OK ? stdout : stderr, "%s: %s: %s\n",
+                              host_text(verdict, "request"), host_text(verdict, "outcome"),
+                              host_text(verdict, "sentence"));
+        json_decref(verdict);
+        return status;
+}
+
+int host_unreserve(const struct arguments *a)
+{
+        json_t *answer = NULL;
+        struct err err = {0};
+        char path[512];
+
+        if (strlen(a->operands[0]) > 63 || strpbrk(a->operands[0], "/?#% ") != NULL) {
+                (void)err_set(&err, REASON_INVALID, EINVAL, "'%s' is no id", a->operands[0]);
+                return verb_fail(a, &err);
+        }
+        (void)snprintf(path, sizeof(path), "/v1/reservations/%s", a->operands[0]);
+        if (host_call(a, "DELETE", path, NULL, CALL_MS, &answer, &err) < 0)
+                return verb_fail(a, &err);
+        (void)host_json(a, answer);
+        json_decref(answer);
+        return EXIT_OK;
+}
