@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "keeper/config.h"
+
+#include <errno.h>
+#include <pwd.h>
+#include <stdint.h>
+#include <string.h>
+#include "base/str.h"
+
+static const char group[] = "keeper";
+static const char *const keys[] = {"run_dir",   "socket",       "ram_dir",    "cgroup_prefix",
+                                   "cpus",      "housekeeping", "qemu",       "uid_first",
+                                   "uid_count", "meted_user",   "best_effort"};
+
+static int bad(struct err *err, const char *key, const char *why)
+{
+        return err_set(err, REASON_INVALID, EINVAL, "[keeper] %s: %s", key, why);
+}
+
+static int check_keys(GKeyFile *f, struct err *err)
+{
+        g_auto(GStrv) groups = g_key_file_get_groups(f, NULL);
+        for (char **g = groups; *g; g++)
+                if (strcmp(*g, group) != 0)
+                        return err_set(err, REASON_INVALID, EINVAL, "unknown section [%.60s]", *g);
+        g_auto(GStrv) names = g_key_file_get_keys(f, group, NULL, NULL);
+        for (char **n = names; n && *n; n++) {
+                bool is_known = false;
+                for (size_t i = 0; i < ARRAY_N(keys); i++)
+                        is_known |= strcmp(*n, keys[i]) == 0;
+                if (!is_known)
+                        return err_set(err, REASON_INVALID, EINVAL, "[keeper] %.60s: there is no such key",
+                                       *n);
+        }
+        return 0;
+}
+
+static char *text_of(GKeyFile *f, const char *key, const char *otherwise)
+{
+        char *text = g_key_file_get_string(f, group, key, NULL);
+        return text ? g_strstrip(text) : g_strdup(otherwise);
+}
+
+static int read_path(GKeyFile *f, const char *key, const char *otherwise, size_t max, char **ret,
+                     struct err *err)
+{
+        *ret = text_of(f, key, otherwise);
+        if ((*ret)[0] != '/' || strstr(*ret, "/../") || g_str_has_suffix(*ret, "/"))
+                return bad(err, key, "must be an absolute path, without a slash at its end");
+        return strlen(*ret) > max ? bad(err, key, "is too long") : 0;
+}
+
+static int read_number(GKeyFile *f, const char *key, guint64 otherwise, guint64 min, guint64 max,
+                       guint64 *ret, struct err *err)
+{
+        g_autofree char *text = text_of(f, key, NULL);
+        *ret = otherwise;
+        if (text && !g_ascii_string_to_unsigned(text, 10, min, max, ret, NULL))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "[keeper] %s: must be a number from %" G_GUINT64_FORMAT
+                               " to %" G_GUINT64_FORMAT,
+                               key, min, max);
+        return 0;
+}
+
+static int read_user(GKeyFile *f, struct keeper_config *c, struct err *err)
+{
+        g_autofree char *name = text_of(f, "meted_user", "mete");
+        guint64 uid;
+        struct passwd *p = g_ascii_string_to_unsigned(name, 10, 0, G_MAXUINT32 - 1, &uid, NULL)
+                                   ? getpwuid((uid_t)uid)
+                                   : getpwnam(name);
+        if (!p)
+                return err_set(err, REASON_INVALID, ENOENT, "[keeper] meted_user: there is no user \"%.60s\"",
+                               name);
+        c->meted_uid = p->pw_uid;
+        c->meted_gid = p->pw_gid;
+        return 0;
+}
+
+static int read_qemu(GKeyFile *f, struct keeper_config *c, struct err *err)
+{
+        c->qemu = g_key_file_get_string_list(f, group, "qemu", NULL, NULL);
+        if (!c->qemu)
+                c->qemu = g_strsplit("/usr/bin/qemu-system-x86_64", ";", -1);
+        if (!c->qemu[0])
+                return bad(err, "qemu", "names no program");
+        for (char **q = c->qemu; *q; q++) {
+                g_strstrip(*q);
+                if ((*q)[0] != '/')
+                        return bad(err, "qemu", "must be absolute paths with semicolons between them");
+        }
+        return 0;
+}
+
+static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
+{
+        guint64 first, count;
+        int r = check_keys(f, err);
+        if (r == 0)
+                r = read_path(f, "run_dir", "/run/mete/keeper", KEEPER_PATH_MAX, &c->run_dir, err);
+        if (r == 0) {
+                g_autofree char *socket = g_strconcat(c->run_dir, "/keeper.sock", NULL);
+                r = read_path(f, "socket", socket, KEEPER_SOCKET_MAX, &c->socket, err);
+        }
+        if (r == 0)
+                r = read_path(f, "ram_dir", "/dev/shm/mete", KEEPER_PATH_MAX, &c->ram_dir, err);
+        if (r == 0)
+                r = read_qemu(f, c, err);
+        if (r == 0)
+                r = read_user(f, c, err);
+        /* Above Debian's and systemd's own ranges, below the first subordinate uid. */
+        if (r == 0)
+                r = read_number(f, "uid_first", 70000, 1000, INT32_MAX - KEEPER_SLOTS_MAX, &first, err);
+        if (r == 0)
+                r = read_number(f, "uid_count", KEEPER_SLOTS_MAX, 1, KEEPER_SLOTS_MAX, &count, err);
+        if (r < 0)
+                return r;
+        c->uid_first = (uid_t)first;
+        c->uid_count = (unsigned)count;
+        if (c->meted_uid >= c->uid_first && c->meted_uid - c->uid_first < c->uid_count)
+                return bad(err, "uid_first", "the uids for VMs include meted's own");
+        c->cgroup_prefix = text_of(f, "cgroup_prefix", "mete");
+        c->cpus = text_of(f, "cpus", NULL);
+        c->housekeeping = text_of(f, "housekeeping", NULL);
+        GError *e = NULL;
+        c->is_best_effort = g_key_file_get_boolean(f, group, "best_effort", &e);
+        if (g_error_matches(e, G_KEY_FILE_ERROR, G_KEY_FILE_ERROR_INVALID_VALUE))
+                r = bad(err, "best_effort", "must be true or false");
+        g_clear_error(&e);
+        return r;
+}
+
+int keeper_config_parse(const char *text, struct keeper_config *ret, struct err *err)
+{
+        g_autoptr(GKeyFile) f = g_key_file_new();
+        g_autoptr(GError) e = NULL;
+        if (!g_key_file_load_from_data(f, text, strlen(text), G_KEY_FILE_NONE, &e))
+                return err_set(err, REASON_INVALID, EINVAL, "%s", e->message);
+        struct keeper_config c = {0};
+        int r = fill(f, &c, err);
+        if (r < 0)
+                keeper_config_done(&c);
+        else
+                *ret = c;
+        return r;
+}
+
+int keeper_config_read(const char *path, struct keeper_config *ret, struct err *err)
+{
+        g_autofree char *text = NULL;
+        g_autoptr(GError) e = NULL;
+        if (!g_file_get_contents(path, &text, NULL, &e))
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "%s", e->message);
+        int r = keeper_config_parse(text, ret, err);
+        return r < 0 ? err_note(err, "%s", path) : 0;
+}
+
+void keeper_config_done(struct keeper_config *c)
+{
+        g_free(c->run_dir);
+        g_free(c->socket);
+        g_free(c->ram_dir);
+        g_free(c->cgroup_prefix);
+        g_free(c->cpus);
+        g_free(c->housekeeping);
+        g_strfreev(c->qemu);
+        *c = (struct keeper_config){0};
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper/config.h - what the operator lets the keeper do: keeper.conf. */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <sys/types.h>
+#include "base/err.h"
+
+#define KEEPER_CONFIG_PATH "/etc/mete/keeper.conf"
+
+enum {
+        KEEPER_SLOTS_MAX = 1024, /* the contract lists no more VMMs at once */
+        KEEPER_PATH_MAX = 160,   /* of a directory; with a VM's name it fits the contract's 255 */
+        KEEPER_SOCKET_MAX = 107, /* what a socket's address holds */
+};
+
+struct keeper_config {
+        char *run_dir;       /* records, logs, the lock: root's */
+        char *socket;        /* default: RUN_DIR/keeper.sock */
+        char *ram_dir;       /* the VMs' RAM files; a tmpfs or hugetlbfs */
+        char *cgroup_prefix; /* below each hierarchy */
+        char *cpus;          /* where threads may be placed; NULL: all that are on line */
+        char *housekeeping;  /* where the rest of each VMM runs; NULL: the same */
+        char **qemu;         /* paths that may be started */
+        bool is_best_effort; /* shares may be promised where only affinity is had */
+        uid_t meted_uid;
+        gid_t meted_gid;
+        uid_t uid_first; /* slot 0 */
+        unsigned uid_count;
+};
+
+/* Unknown keys are refused: a misspelt one would silently not hold. *ret is untouched on failure. */
+int keeper_config_read(const char *path, struct keeper_config *ret, struct err *err);
+int keeper_config_parse(const char *text, struct keeper_config *ret, struct err *err);
+void keeper_config_done(struct keeper_config *c); /* idempotent */

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper/launch.h - from the keeper's process to a VMM that has no privilege left, in two steps: the child
+ * waits, so that it can be recorded and put into its groups before the program's first instruction. */
+#pragma once
+#include <stddef.h>
+#include <sys/types.h>
+#include "base/err.h"
+
+struct launch_options {
+        char *const *argv; /* argv[0] is the path; ends in NULL */
+        uid_t uid;         /* also its gid */
+        gid_t gid_extra;   /* one supplementary group, or 0 for none */
+        const int *fds;    /* become 3, 4, ... */
+        size_t n_fds;
+        int stderr_fd; /* for stdout and stderr */
+};
+
+struct launch {
+        pid_t pid;    /* 0: nothing was launched */
+        int pid_fd;   /* owned */
+        int gate_fd;  /* owned; the child waits at its other end */
+        int fault_fd; /* owned; closed by a successful exec */
+};
+
+enum { LAUNCH_FDS_MAX = 16 };
+
+/* Forks; the child waits at the gate, and goes away by itself if the keeper dies. */
+int launch_begin(struct launch *l, const struct launch_options *o, struct err *err);
+/* Opens the gate and waits until the program runs. *ret_pid_fd: taken by the caller. On failure the child is
+ * gone and reaped, and the error says which step of it failed. */
+int launch_finish(struct launch *l, int *ret_pid_fd, struct err *err);
+/* Ends and reaps the child. Idempotent. */
+void launch_cancel(struct launch *l);

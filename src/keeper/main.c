@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* mete-keeper: the only process of mete that has privileges. */
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <glib.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "base/log.h"
+#include "base/notify.h"
+#include "host/cpu.h"
+#include "keeper/config.h"
+#include "keeper/verbs.h"
+#include "keeper/vmm.h"
+#include "loop/loop.h"
+
+enum { EXIT_USAGE = 2 };
+
+static gboolean on_signal(void *arg)
+{
+        loop_quit();
+        return G_SOURCE_CONTINUE;
+}
+
+/* One keeper a run_dir; the lock goes with the process. */
+static int lock(const struct keeper_config *config, struct err *err)
+{
+        g_autofree char *path = g_build_filename(config->run_dir, "lock", NULL);
+        if (g_mkdir_with_parents(config->run_dir, 0755) < 0)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", config->run_dir, strerror(errno));
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+                return fd;
+        int code = errno;
+        if (fd >= 0)
+                (void)close(fd);
+        return code == EWOULDBLOCK
+                       ? err_set(err, REASON_BUSY, EBUSY, "another keeper runs on %s", config->run_dir)
+                       : err_set(err, REASON_INTERNAL, code, "%s: %s", path, strerror(code));
+}
+
+static int serve(const struct keeper_config *config, const struct cpu_host *cpu, struct err *err)
+{
+        struct vmms vmms;
+        struct verbs verbs;
+        int r = vmms_init(&vmms, config, cpu, err);
+        if (r < 0)
+                return r;
+        unsigned adopted = vmms_adopt(&vmms);
+        r = verbs_init(&verbs, &vmms, err);
+        if (r == 0) {
+                log_note("ready at %s: CPUs held by %s, %u VMMs adopted", config->socket,
+                         cpu_provider_id_name(cpu->id), adopted);
+                notify_send("READY=1");
+                loop_run();
+                notify_send("STOPPING=1");
+                verbs_done(&verbs);
+        }
+        vmms_done(&vmms);
+        return r;
+}
+
+static int probe(const struct keeper_config *config, struct cpu_host *cpu, struct err *err)
+{
+        struct cpu_host_options o = {.prefix = config->cgroup_prefix,
+                                     .cpus = config->cpus,
+                                     .housekeeping = config->housekeeping,
+                                     .is_best_effort = config->is_best_effort};
+        return cpu_host_init(cpu, &o, err);
+}
+
+static int run(const char *path, bool is_check, struct err *err)
+{
+        struct keeper_config config;
+        static struct cpu_host cpu;
+        char text[CPULIST_TEXT];
+        int lock_fd = -1, r = keeper_config_read(path, &config, err);
+        if (r < 0)
+                return r;
+        r = probe(&config, &cpu, err);
+        if (r == 0 && is_check) {
+                g_print("%s: good\nsocket %s\nuids %u-%u\nCPUs %s, held by %s\n", path, config.socket,
+                        (unsigned)config.uid_first, (unsigned)config.uid_first + config.uid_count - 1,
+                        cpulist_print(&cpu.usable, text), cpu_provider_id_name(cpu.id));
+                if (*cpu.fallback)
+                        g_print("fallback: %s\n", cpu.fallback);
+        } else if (r == 0) {
+                if (*cpu.fallback)
+                        log_warn("%s", cpu.fallback);
+                r = lock_fd = lock(&config, err);
+                if (r >= 0)
+                        r = serve(&config, &cpu, err);
+        }
+        if (lock_fd >= 0)
+                (void)close(lock_fd);
+        keeper_config_done(&config);
+        return r;
+}
+
+int main(int argc, char **argv)
+{
+        g_autofree char *path = NULL;
+        gboolean is_check = FALSE, is_version = FALSE, is_verbose = FALSE;
+        const GOptionEntry entries[] = {
+                {"config", 'c', 0, G_OPTION_ARG_FILENAME, &path, "Configuration (" KEEPER_CONFIG_PATH ")",
+                 "PATH"},
+                {"check",       0, 0, G_OPTION_ARG_NONE, &is_check, "Check it and this machine, then exit", NULL},
+                {"verbose",   'v', 0, G_OPTION_ARG_NONE, &is_verbose, "Log more", NULL},
+                {"version",   0, 0, G_OPTION_ARG_NONE, &is_version, "Print the version", NULL},
+                {0 },
+        };
+        g_autoptr(GOptionContext) context = g_option_context_new("- hold what mete grants");
+        g_autoptr(GError) e = NULL;
+        g_option_context_set_description(context,
+                                         "The one process of mete that needs root: it starts VMMs under "
+                                         "uids of their own and holds their CPUs.\nmeted is its client.");
+        g_option_context_add_main_entries(context, entries, NULL);
+        if (!g_option_context_parse(context, &argc, &argv, &e) || argc > 1) {
+                g_printerr("mete-keeper: %s (see --help)\n", e ? e->message : "takes no arguments");
+                return EXIT_USAGE;
+        }
+        if (is_version) {
+                g_print("mete-keeper %s\n", METE_VERSION);
+                return 0;
+        }
+        log_init("mete-keeper", is_verbose ? LOG_DEBUG : LOG_INFO);
+        (void)umask(022);
+        (void)signal(SIGPIPE, SIG_IGN);
+        guint term = g_unix_signal_add(SIGTERM, on_signal, NULL),
+              intr = g_unix_signal_add(SIGINT, on_signal, NULL);
+        struct err err = {0};
+        int r = run(path ? path : KEEPER_CONFIG_PATH, is_check, &err);
+        if (r < 0)
+                log_error("%s", err.sentence);
+        (void)g_source_remove(term);
+        (void)g_source_remove(intr);
+        loop_done();
+        return r < 0 ? 1 : 0;
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "keeper/ramdir.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+enum { OPEN_DIR = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC };
+
+int ramdir_open_base(const char *path, struct err *err)
+{
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        int fd = open(path, OPEN_DIR);
+        struct stat st;
+        if (fd < 0 || fstat(fd, &st) < 0) {
+                int r = err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+                if (fd >= 0)
+                        (void)close(fd);
+                return r;
+        }
+        if (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH))) {
+                (void)close(fd);
+                return err_set(err, REASON_POLICY, EPERM,
+                               "%s must belong to root and be writable by nobody else", path);
+        }
+        return fd;
+}
+
+/* A directory is flattened: what is in it moves up one level under a fresh name or is unlinked, until it
+ * can be removed itself. So the depth that a VM chose costs neither stack nor descriptors. */
+static int flatten(int top_fd, const char *name, unsigned *fresh, int *budget)
+{
+        int fd = openat(top_fd, name, OPEN_DIR);
+        if (fd < 0)
+                return -errno;
+        DIR *d = fdopendir(fd);
+        if (!d) {
+                int r = -errno;
+                (void)close(fd);
+                return r;
+        }
+        int r = 0;
+        for (struct dirent *e; r == 0 && (e = readdir(d));) {
+                if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+                        continue;
+                if (--*budget < 0) {
+                        r = -EAGAIN;
+                } else if (unlinkat(fd, e->d_name, 0) < 0) {
+                        char up[32];
+                        /* The name may be taken by a directory of the VM's own: then the next one. */
+                        do {
+                                (void)snprintf(up, sizeof(up), ".up-%u", (*fresh)++);
+                                r = renameat(fd, e->d_name, top_fd, up) < 0 ? -errno : 0;
+                        } while ((r == -ENOTEMPTY || r == -EEXIST || r == -ENOTDIR) && --*budget > 0);
+                }
+        }
+        (void)closedir(d);
+        return r < 0 ? r : unlinkat(top_fd, name, AT_REMOVEDIR) < 0 ? -errno : 0;
+}
+
+static int empty(int fd)
+{
+        DIR *d = fdopendir(fd);
+        if (!d) {
+                int r = -errno;
+                (void)close(fd);
+                return r;
+        }
+        int r = 0, budget = RAMDIR_BUDGET;
+        unsigned fresh = 0;
+        /* What moved up may or may not be seen in the same pass, hence passes until one finds nothing. */
+        for (bool is_found = true; is_found && r == 0;) {
+                is_found = false;
+                rewinddir(d);
+                for (struct dirent *e; r == 0 && (e = readdir(d));) {
+                        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+                                continue;
+                        is_found = true;
+                        if (--budget < 0)
+                                r = -EAGAIN;
+                        else if (unlinkat(dirfd(d), e->d_name, 0) < 0)
+                                r = flatten(dirfd(d), e->d_name, &fresh, &budget);
+                        if (r == -ENOENT)
+                                r = 0;
+                }
+        }
+        (void)closedir(d);
+        return r;
+}
+
+int ramdir_drop(int base_fd, const char *vm, struct err *err)
+{
+        int fd = openat(base_fd, vm, OPEN_DIR);
+        if (fd < 0 && errno == ENOENT)
+                return 0;
+        int r = fd < 0 ? -errno : empty(fd);
+        if (r == 0 && unlinkat(base_fd, vm, AT_REMOVEDIR) < 0)
+                r = -errno;
+        if (r == -EAGAIN)
+                return err_set(err, REASON_BUSY, EAGAIN, "%s left very many files behind: drop it again", vm);
+        if (r < 0)
+                return err_set(err, REASON_INTERNAL, -r, "RAM files of %s: %s", vm, strerror(-r));
+        return 0;
+}
+
+int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes, struct err *err)
+{
+        int r = ramdir_drop(base_fd, vm, err);
+        if (r < 0)
+                return r;
+        struct statvfs fs;
+        if (fstatvfs(base_fd, &fs) < 0)
+                return err_set(err, REASON_INTERNAL, errno, "file system of RAM files: %s", strerror(errno));
+        uint64_t free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+        if (free_bytes < (uint64_t)memory_bytes)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                               "the file system of RAM files has %llu MiB free, %s may need %lld",
+                               (unsigned long long)(free_bytes >> 20), vm, (long long)(memory_bytes >> 20));
+        if (mkdirat(base_fd, vm, 0700) < 0)
+                return err_set(err, REASON_INTERNAL, errno, "RAM files of %s: %s", vm, strerror(errno));
+        int fd = openat(base_fd, vm, OPEN_DIR);
+        /* Owner first: chmod afterwards, as a change of owner may clear bits of the mode. */
+        if (fd < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, 0750) < 0) {
+                r = err_set(err, REASON_INTERNAL, errno, "RAM files of %s: %s", vm, strerror(errno));
+                (void)unlinkat(base_fd, vm, AT_REMOVEDIR);
+        }
+        if (fd >= 0)
+                (void)close(fd);
+        return r;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <glib.h>
+#include <string.h>
+#include "keeper/config.h"
+
+static void test_defaults(void)
+{
+        struct keeper_config c;
+        struct err err = {0};
+        if (keeper_config_parse("[keeper]\nmeted_user=root\n", &c, &err) < 0)
+                g_error("%s", err.sentence);
+        g_assert_cmpstr(c.run_dir, ==, "/run/mete/keeper");
+        g_assert_cmpstr(c.socket, ==, "/run/mete/keeper/keeper.sock");
+        g_assert_cmpstr(c.ram_dir, ==, "/dev/shm/mete");
+        g_assert_cmpstr(c.cgroup_prefix, ==, "mete");
+        g_assert_cmpstr(c.qemu[0], ==, "/usr/bin/qemu-system-x86_64");
+        g_assert_null(c.cpus);
+        g_assert_cmpuint(c.uid_first, ==, 70000);
+        g_assert_cmpuint(c.uid_count, ==, 1024);
+        g_assert_cmpuint(c.meted_uid, ==, 0);
+        keeper_config_done(&c);
+        keeper_config_done(&c);
+}
+
+static void test_all(void)
+{
+        struct keeper_config c;
+        struct err err = {0};
+        if (keeper_config_parse("[keeper]\nmeted_user=0\nrun_dir=/r\nsocket=/s\nram_dir=/m\nqemu=/a/q; /b/q\n"
+                                "uid_first=2000\nuid_count=3\ncgroup_prefix=a/b\ncpus=0-1\nhousekeeping=0\n"
+                                "best_effort=true\n",
+                                &c, &err) < 0)
+                g_error("%s", err.sentence);
+        g_assert_cmpstr(c.socket, ==, "/s");
+        g_assert_cmpstr(c.qemu[1], ==, "/b/q");
+        g_assert_cmpuint(c.uid_count, ==, 3);
+        g_assert_cmpstr(c.housekeeping, ==, "0");
+        g_assert_true(c.is_best_effort);
+        keeper_config_done(&c);
+}
+
+static void test_refused(void)
+{
+        static const char *const rows[] = {
+                "nonsense",
+                "[keeper]\nmeted_user=no-such-user-here\n",
+                "[keeper]\nmeted_user=root\nrundir=/x\n",
+                "[keeper]\nmeted_user=root\n[other]\nx=1\n",
+                "[keeper]\nmeted_user=root\nrun_dir=relative\n",
+                "[keeper]\nmeted_user=root\nrun_dir=/a/../b\n",
+                "[keeper]\nmeted_user=root\nrun_dir=/a/\n",
+                "[keeper]\nmeted_user=root\nqemu=qemu\n",
+                "[keeper]\nmeted_user=root\nqemu=\n",
+                "[keeper]\nmeted_user=root\nuid_first=0\n",
+                "[keeper]\nmeted_user=root\nuid_first=999\n",
+                "[keeper]\nmeted_user=root\nuid_first=4294967295\n",
+                "[keeper]\nmeted_user=root\nuid_count=0\n",
+                "[keeper]\nmeted_user=root\nuid_count=1025\n",
+                "[keeper]\nmeted_user=root\nuid_count=-1\n",
+                "[keeper]\nmeted_user=root\nbest_effort=perhaps\n",
+        };
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                struct keeper_config c = {.uid_count = 7};
+                struct err err = {0};
+                g_test_message("%s", rows[i]);
+                g_assert_cmpint(keeper_config_parse(rows[i], &c, &err), <, 0);
+                g_assert_cmpint(err.reason, ==, REASON_INVALID);
+                g_assert_cmpuint(c.uid_count, ==, 7);
+        }
+        g_autofree char *path = g_strnfill(KEEPER_PATH_MAX, 'x');
+        g_autofree char *text = g_strdup_printf("[keeper]\nmeted_user=root\nram_dir=/%s\n", path);
+        struct keeper_config c;
+        g_assert_cmpint(keeper_config_parse(text, &c, NULL), <, 0);
+        struct err err = {0};
+        g_assert_cmpint(keeper_config_read("/nonexistent.conf", &c, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/config/defaults", test_defaults);
+        g_test_add_func("/config/all", test_all);
+        g_test_add_func("/config/refused", test_refused);
+        return g_test_run();
+}

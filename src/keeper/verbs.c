@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "keeper/verbs.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "base/log.h"
+#include "base/str.h"
+#include "json/api.h"
+#include "wire/rpc.h"
+#include "wire/unix.h"
+
+/* A command line of 128 arguments of 511 bytes in JSON escapes, or a list of 1024 VMMs. */
+enum { LINE_MAX_BYTES = 1024 * 1024, CALLS_MAX = 64 };
+
+static const enum api_cpu_provider held_by[CPU_PROVIDER_ID_N] = {
+        [CPU_CGROUP_V2] = API_CPU_PROVIDER_CGROUP_V2,
+        [CPU_CGROUP_V1] = API_CPU_PROVIDER_CGROUP_V1,
+        [CPU_AFFINITY] = API_CPU_PROVIDER_AFFINITY,
+};
+
+struct client {
+        struct verbs *verbs;
+        struct rpc *rpc;
+        struct unix_peer peer;
+};
+
+static void client_free(struct client *c)
+{
+        c->verbs->clients = g_slist_remove(c->verbs->clients, c);
+        rpc_free(c->rpc);
+        g_free(c);
+}
+
+static void answer(struct rpc_call *call, int r, json_t *result, const struct err *err)
+{
+        if (r < 0)
+                rpc_refuse(call, RPC_REFUSED, err);
+        else
+                rpc_reply(call, result);
+}
+
+static void wrong_params(struct rpc_call *call, const struct err *err)
+{
+        rpc_refuse(call, RPC_WRONG_PARAMS, err);
+}
+
+static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_keeper_hello h;
+        struct err err = {0};
+        if (api_keeper_hello_parse(params, &h, &err) < 0) {
+                wrong_params(call, &err);
+                return;
+        }
+        if (h.version != API_KEEPER_VERSION) {
+                int r = err_set(&err, REASON_INCOMPATIBLE, EPROTO,
+                                "the keeper speaks version %d of this contract, not %lld", API_KEEPER_VERSION,
+                                (long long)h.version);
+                answer(call, r, NULL, &err);
+                return;
+        }
+        struct api_keeper_info info = {.version = API_KEEPER_VERSION,
+                                       .cpu_provider = held_by[v->cpu->id],
+                                       .vm_slots = v->config->uid_count};
+        (void)STR_COPY(info.keeper, METE_VERSION);
+        if (*v->cpu->fallback)
+                (void)STR_COPY(info.fallbacks[info.n_fallbacks++], v->cpu->fallback);
+        rpc_reply(call, api_keeper_info_emit(&info));
+}
+
+static void vmm_start(struct verbs *v, struct rpc_call *call, const json_t *params)
+{
+        static struct api_keeper_vmm_start s; /* 64 KiB: not on the stack */
+        struct err err = {0};
+        int fds[RPC_FDS_MAX];
+        if (api_keeper_vmm_start_parse(params, &s, &err) < 0) {
+                wrong_params(call, &err);
+                return;
+        }
+        size_t n = (size_t)s.fds;
+        int r = rpc_take_fds(call, fds, n, &err);
+        if (r < 0) {
+                answer(call, r, NULL, &err);
+                return;
+        }
+        struct vmm *vmm;
+        struct api_keeper_vmm described;
+        r = vmms_start(v->vmms, &s, fds, n, &vmm, &err);
+        for (size_t i = 0; i < n; i++)
+                (void)close(fds[i]);
+        answer(call, r, r == 0 && vmm_describe(vmm, &described) ? api_keeper_vmm_emit(&described) : NULL,
+               &err);
+}
+
+static void vmm_kill(struct verbs *v, struct rpc_call *call, const struct api_keeper_vm *p)
+{
+        struct err err = {0};
+        struct vmm *vmm;
+        int r = vmms_kill(v->vmms, p->vm, &vmm, &err);
+        if (r == 1)
+                vmm->waiting = g_slist_prepend(vmm->waiting, call);
+        else
+                answer(call, r, NULL, &err);
+}
+
+static void on_gone(void *arg, struct vmm *vmm)
+{
+        for (GSList *each = vmm->waiting; each; each = each->next)
+                rpc_reply(each->data, NULL);
+        g_clear_pointer(&vmm->waiting, g_slist_free);
+}
+
+static void vmm_list(struct verbs *v, struct rpc_call *call)
+{
+        g_autofree struct api_keeper_vmm_list *list = g_new0(struct api_keeper_vmm_list, 1);
+        GHashTableIter i;
+        void *value;
+        g_hash_table_iter_init(&i, v->vmms->by_name);
+        while (g_hash_table_iter_next(&i, NULL, &value) && list->n_vmms < ARRAY_N(list->vmms))
+                list->n_vmms += vmm_describe(value, &list->vmms[list->n_vmms]);
+        rpc_reply(call, api_keeper_vmm_list_emit(list));
+}
+
+static void cpu_place(struct verbs *v, struct rpc_call *call, const json_t *params, bool is_parking)
+{
+        static struct api_keeper_cpu_place p;
+        struct api_keeper_thread t;
+        struct err err = {0};
+        int r = is_parking ? api_keeper_thread_parse(params, &t, &err)
+                           : api_keeper_cpu_place_parse(params, &p, &err);
+        if (r < 0) {
+                wrong_params(call, &err);
+                return;
+        }
+        struct api_keeper_cpu_placed placed = {.held_by = held_by[v->cpu->id]};
+        r = is_parking ? vmms_park(v->vmms, &t, &err) : vmms_place(v->vmms, &p, &err);
+        answer(call, r, r < 0 ? NULL : api_keeper_cpu_placed_emit(&placed), &err);
+}
+
+/* Both verbs that take nothing but a VM's name. */
+static void vm_verb(struct verbs *v, struct rpc_call *call, const json_t *params, bool is_drop)
+{
+        struct api_keeper_vm p;
+        struct err err = {0};
+        if (api_keeper_vm_parse(params, &p, &err) < 0)
+                wrong_params(call, &err);
+        else if (is_drop)
+                answer(call, vmms_drop(v->vmms, p.vm, &err), NULL, &err);
+        else
+                vmm_kill(v, call, &p);
+}
+
+static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const char *method,
+                       const json_t *params)
+{
+        struct client *c = arg;
+        struct verbs *v = c->verbs;
+        struct api_empty nothing;
+        struct err err = {0};
+        switch (api_keeper_method_find(method)) {
+        case API_KEEPER_HELLO:
+                hello(v, call, params);
+                return;
+        case API_KEEPER_VMM_START:
+                vmm_start(v, call, params);
+                return;
+        case API_KEEPER_VMM_KILL:
+                vm_verb(v, call, params, false);
+                return;
+        case API_KEEPER_VMM_LIST:
+                if (api_empty_parse(params, &nothing, &err) < 0)
+                        wrong_params(call, &err);
+                else
+                        vmm_list(v, call);
+                return;
+        case API_KEEPER_VM_DROP:
+                vm_verb(v, call, params, true);
+                return;
+        case API_KEEPER_CPU_PLACE:
+                cpu_place(v, call, params, false);
+                return;
+        case API_KEEPER_CPU_PARK:
+                cpu_place(v, call, params, true);
+                return;
+        case API_KEEPER_METHOD_N:
+                break;
+        }
+        rpc_refuse_unknown(call, method);
+}
+
+static void on_lost(void *arg, struct rpc *rpc, const struct err *err)
+{
+        struct client *c = arg;
+        log_info("connection of process %d (uid %u) ended: %s", (int)c->peer.pid, (unsigned)c->peer.uid,
+                 err->sentence);
+        client_free(c);
+}
+
+static int admit(const struct verbs *v, int fd, struct unix_peer *ret, struct err *err)
+{
+        int r = unix_peer_get(fd, ret, err);
+        if (r < 0)
+                return r;
+        if (ret->uid != 0 && ret->uid != v->config->meted_uid)
+                return err_set(err, REASON_DENIED, EPERM, "uid %u may not speak to the keeper",
+                               (unsigned)ret->uid);
+        if (g_slist_length(v->clients) >= VERBS_CLIENTS_MAX)
+                return err_set(err, REASON_BUSY, EBUSY, "%d connections are open already", VERBS_CLIENTS_MAX);
+        return 0;
+}
+
+static void on_client(void *arg, uint32_t events)
+{
+        static const struct rpc_options options = {.line_max = LINE_MAX_BYTES,
+                                                   .calls_max = CALLS_MAX,
+                                                   .fds_max = RPC_FDS_MAX,
+                                                   .drop_on_garbage = true,
+                                                   .on_request = on_request,
+                                                   .on_lost = on_lost};
+        struct verbs *v = arg;
+        struct err err = {0};
+        int fd = unix_accept(v->listen_fd, &err);
+        if (fd == -EAGAIN)
+                return;
+        struct client *c = g_new0(struct client, 1);
+        c->verbs = v;
+        int r = fd < 0 ? fd : admit(v, fd, &c->peer, &err);
+        if (r == 0 && !(c->rpc = rpc_new(fd, &options, c, &err)))
+                r = -err.code;
+        if (r < 0) {
+                log_warn("connection refused: %s", err.sentence);
+                if (fd >= 0)
+                        (void)close(fd);
+                g_free(c);
+                return;
+        }
+        v->clients = g_slist_prepend(v->clients, c);
+}
+
+int verbs_init(struct verbs *v, struct vmms *vmms, struct err *err)
+{
+        *v = (struct verbs){.vmms = vmms, .config = vmms->config, .cpu = vmms->cpu};
+        /* Closed until the group is set: the mode comes last. */
+        v->listen_fd = unix_listen(v->config->socket, 0600, err);
+        if (v->listen_fd < 0)
+                return v->listen_fd;
+        int r = 0;
+        if (chown(v->config->socket, (uid_t)-1, v->config->meted_gid) < 0 ||
+            chmod(v->config->socket, 0660) < 0)
+                r = err_set(err, REASON_INTERNAL, errno, "%s: %s", v->config->socket, strerror(errno));
+        else
+                r = loop_fd_add(&v->watch, v->listen_fd, EPOLLIN, on_client, v, err);
+        if (r < 0) {
+                verbs_done(v);
+                return r;
+        }
+        vmms->on_gone = on_gone;
+        vmms->arg = v;
+        return 0;
+}
+
+void verbs_done(struct verbs *v)
+{
+        if (v->listen_fd < 0)
+                return;
+        loop_fd_remove(&v->watch);
+        (void)close(v->listen_fd);
+        v->listen_fd = -1;
+        (void)unlink(v->config->socket);
+        while (v->clients)
+                client_free(v->clients->data);
+        /* Whoever still waits for an end has been told that we are gone. */
+        GHashTableIter i;
+        void *value;
+        g_hash_table_iter_init(&i, v->vmms->by_name);
+        while (g_hash_table_iter_next(&i, NULL, &value))
+                on_gone(v, value);
+}

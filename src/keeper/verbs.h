@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper/verbs.h - the keeper's side of api/keeper.json: who may connect, and what each verb does. */
+#pragma once
+#include <glib.h>
+#include "base/err.h"
+#include "keeper/vmm.h"
+#include "loop/loop.h"
+
+enum { VERBS_CLIENTS_MAX = 4 };
+
+struct verbs {
+        struct vmms *vmms;
+        const struct keeper_config *config;
+        const struct cpu_host *cpu;
+        int listen_fd; /* owned */
+        struct loop_fd watch;
+        GSList *clients;
+};
+
+/* Listens at config->socket. Borrows vmms, whose on_gone it takes. */
+int verbs_init(struct verbs *v, struct vmms *vmms, struct err *err);
+void verbs_done(struct verbs *v); /* before vmms_done(); idempotent */

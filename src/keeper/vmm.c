@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "keeper/vmm.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "base/log.h"
+#include "base/str.h"
+#include "keeper/argv.h"
+#include "keeper/launch.h"
+#include "keeper/ramdir.h"
+
+static void vmm_free(void *arg)
+{
+        struct vmm *m = arg;
+        loop_fd_remove(&m->watch);
+        outlet_close(&m->outlet);
+        if (m->pid_fd >= 0)
+                (void)close(m->pid_fd);
+        g_slist_free(m->waiting);
+        g_free(m);
+}
+
+static struct vmm *vmm_new(struct vmms *v)
+{
+        struct vmm *m = g_new0(struct vmm, 1);
+        m->owner = v;
+        m->pid_fd = -1;
+        return m;
+}
+
+/* How it ended, where we are its parent; one sentence in the log, with the last thing that it said. */
+static void tell_end(struct vmm *m)
+{
+        siginfo_t info = {0};
+        const char *said = m->outlet.last;
+        if (m->is_child && waitid((idtype_t)P_PIDFD, (id_t)m->pid_fd, &info, WEXITED) == 0 && info.si_pid)
+                log_note("%s: VMM %d %s %d%s%s", m->record.vm, (int)m->record.pid,
+                         info.si_code == CLD_EXITED ? "exited with status" : "was ended by signal",
+                         info.si_status, *said ? "; last it said: " : "", said);
+        else
+                log_note("%s: VMM %d is gone", m->record.vm, (int)m->record.pid);
+}
+
+static void on_end(void *arg, uint32_t events)
+{
+        struct vmm *m = arg;
+        loop_fd_remove(&m->watch);
+        outlet_close(&m->outlet);
+        tell_end(m);
+        (void)close(m->pid_fd);
+        m->pid_fd = -1;
+        if (m->owner->on_gone)
+                m->owner->on_gone(m->owner->arg, m);
+}
+
+/* pid_fd is taken. */
+static int watch(struct vmm *m, int pid_fd, struct err *err)
+{
+        m->pid_fd = pid_fd;
+        return loop_fd_add(&m->watch, pid_fd, EPOLLIN, on_end, m, err);
+}
+
+static int open_dir(const char *path, mode_t mode, gid_t gid, struct err *err)
+{
+        if (g_mkdir_with_parents(path, 0755) < 0)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        struct stat st;
+        int r = 0;
+        if (fd < 0 || fstat(fd, &st) < 0)
+                r = err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        else if (st.st_uid != geteuid())
+                r = err_set(err, REASON_POLICY, EPERM, "%s belongs to uid %u", path, (unsigned)st.st_uid);
+        else if (fchown(fd, (uid_t)-1, gid) < 0 || fchmod(fd, mode) < 0)
+                r = err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        if (r < 0 && fd >= 0)
+                (void)close(fd);
+        return r < 0 ? r : fd;
+}
+
+int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu, struct err *err)
+{
+        g_autofree char *records = g_build_filename(config->run_dir, "vm", NULL);
+        g_autofree char *logs = g_build_filename(config->run_dir, "log", NULL);
+        *v = (struct vmms){.config = config, .cpu = cpu, .ram_fd = -1, .record_fd = -1, .log_fd = -1};
+        v->by_name = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, vmm_free);
+        int r = v->record_fd = open_dir(records, 0700, 0, err);
+        if (r >= 0)
+                r = v->log_fd = open_dir(logs, 0750, config->meted_gid, err);
+        if (r >= 0)
+                r = v->ram_fd = ramdir_open_base(config->ram_dir, err);
+        if (r >= 0)
+                r = cpu->provider->start(cpu, err);
+        if (r < 0)
+                vmms_done(v);
+        return r < 0 ? r : 0;
+}
+
+void vmms_done(struct vmms *v)
+{
+        bool is_empty = !v->by_name || g_hash_table_size(v->by_name) == 0;
+        g_clear_pointer(&v->by_name, g_hash_table_unref);
+        if (is_empty)
+                v->cpu->provider->finish(v->cpu);
+        for (int **fd = (int *[]){&v->ram_fd, &v->record_fd, &v->log_fd, NULL}; *fd; fd++)
+                if (**fd >= 0) {
+                        (void)close(**fd);
+                        **fd = -1;
+                }
+}
+
+/* The pidfd is opened first: it pins the process, whose start time is compared then. */
+static int find_process(const struct record *r)
+{
+        uint64_t ticks;
+        int fd = pidfd_open(r->pid, 0);
+        if (fd < 0)
+                return -1;
+        if (record_start_ticks(r->pid, &ticks, NULL) == 0 && ticks == r->start_ticks)
+                return fd;
+        (void)close(fd);
+        return -1;
+}
+
+/* Its end of the pipe is still there as its descriptor 2; we make ourselves a new one. What is there is of
+ * the VMM's choosing by now, so it is looked at before it is opened. */
+static void reopen_outlet(struct vmm *m)
+{
+        char path[64];
+        struct stat st;
+        (void)snprintf(path, sizeof(path), "/proc/%d/fd/2", (int)m->record.pid);
+        int at = open(path, O_PATH | O_CLOEXEC), fd = -1;
+        if (at >= 0 && fstat(at, &st) == 0 && S_ISFIFO(st.st_mode)) {
+                (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", at);
+                fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+        }
+        if (at >= 0)
+                (void)close(at);
+        struct err err = {.sentence = "it has closed its end"};
+        if (fd < 0 || outlet_open(&m->outlet, m->owner->log_fd, m->record.vm, m->owner->config->meted_gid, fd,
+                                  false, &err) < 0)
+                log_warn("%s: what its VMM says is not kept any more: %s", m->record.vm, err.sentence);
+}
+
+static bool adopt(struct vmms *v, const struct record *r)
+{
+        struct vmm *m = vmm_new(v);
+        struct err err = {0};
+        m->record = *r;
+        (void)g_hash_table_insert(v->by_name, m->record.vm, m);
+        int fd = find_process(r);
+        if (fd < 0) {
+                log_note("%s: VMM %d ended while there was no keeper", r->vm, (int)r->pid);
+                return false;
+        }
+        if (watch(m, fd, &err) < 0)
+                log_error("%s: its end will not be noticed: %s", r->vm, err.sentence);
+        reopen_outlet(m);
+        log_note("%s: adopted VMM %d", r->vm, (int)r->pid);
+        return true;
+}
+
+unsigned vmms_adopt(struct vmms *v)
+{
+        unsigned n = 0;
+        int fd = openat(v->record_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *d = fd < 0 ? NULL : fdopendir(fd);
+        if (!d)
+                return 0;
+        for (struct dirent *e; (e = readdir(d));) {
+                struct record r;
+                struct err err = {0};
+                if (!g_str_has_suffix(e->d_name, ".json"))
+                        continue;
+                if (record_read(v->record_fd, e->d_name, &r, &err) < 0)
+                        log_error("record left alone: %s", err.sentence);
+                else if (!g_hash_table_contains(v->by_name, r.vm))
+                        n += adopt(v, &r);
+        }
+        (void)closedir(d);
+        return n;
+}
+
+static int check_slot(const struct vmms *v, const struct api_keeper_vmm_start *s, struct err *err)
+{
+        if (s->slot >= v->config->uid_count)
+                return err_set(err, REASON_INVALID, EINVAL, "slot %lld: there are %u", (long long)s->slot,
+                               v->config->uid_count);
+        GHashTableIter i;
+        void *value;
+        g_hash_table_iter_init(&i, v->by_name);
+        while (g_hash_table_iter_next(&i, NULL, &value)) {
+                const struct vmm *m = value;
+                bool is_same = strcmp(m->record.vm, s->vm) == 0;
+                if (is_same && m->pid_fd >= 0)
+                        return err_set(err, REASON_BUSY, EBUSY, "%s runs already, as process %d", s->vm,
+                                       (int)m->record.pid);
+                if (!is_same && m->record.uid == v->config->uid_first + (uid_t)s->slot)
+                        return err_set(err, REASON_BUSY, EBUSY, "slot %lld is %s's until that is dropped",
+                                       (long long)s->slot, m->record.vm);
+        }
+        return 0;
+}
+
+/* Root's group is not given away for it. */
+static int kvm_group(gid_t *ret, struct err *err)
+{
+        struct stat st;
+        if (stat("/dev/kvm", &st) < 0)
+                return err_set(err, REASON_UNSUPPORTED, errno, "/dev/kvm: %s", strerror(errno));
+        *ret = 0;
+        if (st.st_mode & S_IWOTH)
+                return 0;
+        if (st.st_gid == 0 || !(st.st_mode & S_IWGRP))
+                return err_set(err, REASON_UNSUPPORTED, EACCES,
+                               "/dev/kvm is root's alone: give it to group kvm with mode 0660");
+        *ret = st.st_gid;
+        return 0;
+}
+
+static int make_outlet(struct vmm *m, int *ret_write_fd, struct err *err)
+{
+        int fds[2];
+        if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
+                return err_set(err, REASON_INTERNAL, errno, "pipe: %s", strerror(errno));
+        int r = outlet_open(&m->outlet, m->owner->log_fd, m->record.vm, m->owner->config->meted_gid, fds[0],
+                            true, err);
+        if (r < 0)
+                (void)close(fds[1]);
+        else
+                *ret_write_fd = fds[1];
+        return r;
+}
+
+/* From the fork to the running program. On failure nothing of the process is left, the record included. */
+static int run(struct vmm *m, const struct launch_options *o, struct err *err)
+{
+        struct vmms *v = m->owner;
+        struct launch l;
+        int pid_fd, r = launch_begin(&l, o, err);
+        if (r < 0)
+                return r;
+        m->record.pid = l.pid;
+        m->record.uid = o->uid;
+        m->is_child = true;
+        r = record_start_ticks(l.pid, &m->record.start_ticks, err);
+        if (r == 0)
+                r = record_write(v->record_fd, &m->record, err);
+        if (r == 0)
+                r = v->cpu->provider->vm_enter(v->cpu, m->record.vm, l.pid, err);
+        if (r < 0)
+                launch_cancel(&l);
+        else
+                r = launch_finish(&l, &pid_fd, err);
+        if (r == 0 && (r = watch(m, pid_fd, err)) < 0) {
+                (void)pidfd_send_signal(pid_fd, SIGKILL, NULL, 0);
+                (void)waitid((idtype_t)P_PIDFD, (id_t)pid_fd, &(siginfo_t){0}, WEXITED);
+        }
+        if (r < 0)
+                record_remove(v->record_fd, m->record.vm);
+        return r;
+}
+
+static int prepare_and_run(struct vmm *m, struct launch_options *o, int64_t memory_bytes, struct err *err)
+{
+        struct vmms *v = m->owner;
+        const char *vm = m->record.vm;
+        int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, v->config->meted_gid, memory_bytes, err);
+        if (r < 0)
+                return r;
+        r = v->cpu->provider->vm_make(v->cpu, vm, err);
+        if (r == 0)
+                r = make_outlet(m, &out, err);
+        if (r == 0) {
+                o->stderr_fd = out;
+                r = run(m, o, err);
+                (void)close(out);
+        }
+        if (r < 0) {
+                (void)v->cpu->provider->vm_remove(v->cpu, vm, NULL);
+                (void)ramdir_drop(v->ram_fd, vm, NULL);
+        }
+        return r;
+}
+
+int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *fds, size_t n_fds,
+               struct vmm **ret, struct err *err)
+{
+        bool is_kvm;
+        g_auto(GStrv) argv = NULL;
+        g_autofree char *ram_dir = g_build_filename(v->config->ram_dir, s->vm, NULL);
+        struct launch_options o = {.uid = v->config->uid_first + (uid_t)s->slot, .fds = fds, .n_fds = n_fds};
+        int r = check_slot(v, s, err);
+        if (r == 0)
+                r = keeper_argv_make(v->config->qemu, s, ram_dir, &argv, &is_kvm, err);
+        if (r == 0 && is_kvm)
+                r = kvm_group(&o.gid_extra, err);
+        if (r < 0)
+                return r;
+        /* One that ended and was not dropped makes room for its successor. */
+        if (g_hash_table_contains(v->by_name, s->vm) && (r = vmms_drop(v, s->vm, err)) < 0)
+                return r;
+        o.argv = argv;
+        struct vmm *m = vmm_new(v);
+        (void)STR_COPY(m->record.vm, s->vm);
+        r = prepare_and_run(m, &o, s->memory_bytes, err);
+        if (r < 0) {
+                vmm_free(m);
+                return r;
+        }
+        (void)g_hash_table_insert(v->by_name, m->record.vm, m);
+        log_note("%s: started VMM %d as uid %u", m->record.vm, (int)m->record.pid, (unsigned)m->record.uid);
+        *ret = m;
+        return 0;
+}
+
+int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err)
+{
+        struct vmm *m = g_hash_table_lookup(v->by_name, vm);
+        if (!m || m->pid_fd < 0)
+                return 0;
+        if (pidfd_send_signal(m->pid_fd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
+                return err_set(err, REASON_INTERNAL, errno, "%s: cannot end VMM %d: %s", vm,
+                               (int)m->record.pid, strerror(errno));
+        *ret = m;
+        return 1;
+}
+
+int vmms_drop(struct vmms *v, const char *vm, struct err *err)
+{
+        struct vmm *m = g_hash_table_lookup(v->by_name, vm);
+        if (m && m->pid_fd >= 0)
+                return err_set(err, REASON_BUSY, EBUSY, "%s runs, as process %d: end it first", vm,
+                               (int)m->record.pid);
+        int r = v->cpu->provider->vm_remove(v->cpu, vm, err);
+        if (r == 0)
+                r = ramdir_drop(v->ram_fd, vm, err);
+        if (r < 0)
+                return r;
+        outlet_remove(v->log_fd, vm);
+        record_remove(v->record_fd, vm);
+        (void)g_hash_table_remove(v->by_name, vm);
+        return 0;
+}
+
+/* The thread must be the VMM's at this moment: the pidfd is asked after /proc was, so that the pid in the
+ * path was still the VMM's own when the path was looked up. */
+static int find_thread(struct vmms *v, const char *vm, int64_t tid, struct err *err)
+{
+        struct vmm *m = g_hash_table_lookup(v->by_name, vm);
+        if (!m || m->pid_fd < 0)
+                return err_set(err, REASON_NOT_FOUND, ESRCH, "%s does not run", vm);
+        char path[64];
+        (void)snprintf(path, sizeof(path), "/proc/%d/task/%lld", (int)m->record.pid, (long long)tid);
+        if (tid > INT32_MAX || access(path, F_OK) < 0 || pidfd_send_signal(m->pid_fd, 0, NULL, 0) < 0)
+                return err_set(err, REASON_NOT_FOUND, ESRCH, "%lld is no thread of %s's VMM", (long long)tid,
+                               vm);
+        return 0;
+}
+
+int vmms_place(struct vmms *v, const struct api_keeper_cpu_place *p, struct err *err)
+{
+        struct cpulist cpus = {0};
+        int r = find_thread(v, p->vm, p->tid, err);
+        for (size_t i = 0; r == 0 && i < p->n_cpus; i++)
+                if (!cpulist_add(&cpus, (uint32_t)p->cpus[i]))
+                        r = err_set(err, REASON_INVALID, EINVAL, "there is no CPU %lld",
+                                    (long long)p->cpus[i]);
+        if (r < 0)
+                return r;
+        return v->cpu->provider->place(v->cpu, p->vm, (pid_t)p->tid, &cpus, (int)p->share_milli, err);
+}
+
+int vmms_park(struct vmms *v, const struct api_keeper_thread *t, struct err *err)
+{
+        int r = find_thread(v, t->vm, t->tid, err);
+        return r < 0 ? r : v->cpu->provider->park(v->cpu, t->vm, (pid_t)t->tid, err);
+}
+
+bool vmm_describe(const struct vmm *m, struct api_keeper_vmm *ret)
+{
+        if (m->pid_fd < 0)
+                return false;
+        const struct keeper_config *c = m->owner->config;
+        *ret = (struct api_keeper_vmm){.pid = m->record.pid, .uid = m->record.uid};
+        (void)STR_COPY(ret->vm, m->record.vm);
+        (void)snprintf(ret->ram_dir, sizeof(ret->ram_dir), "%s/%s", c->ram_dir, m->record.vm);
+        (void)snprintf(ret->log, sizeof(ret->log), "%s/log/%s.log", c->run_dir, m->record.vm);
+        return true;
+}

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper/vmm.h - the VMMs: started, adopted after a restart, watched, ended, cleaned up after.
+ *
+ * A VM has an entry from its start until it is dropped. While its VMM runs, pid_fd names the process: no
+ * signal goes to a number. When it is gone pid_fd is -1, and the entry keeps the slot (the uid owns files
+ * still) until vmms_drop() has removed them. VMMs outlive the keeper; records bring them back. */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include "base/err.h"
+#include "host/cpu.h"
+#include "json/api.h"
+#include "keeper/config.h"
+#include "keeper/outlet.h"
+#include "keeper/record.h"
+#include "loop/loop.h"
+
+struct vmms;
+
+struct vmm {
+        struct vmms *owner;
+        struct record record;
+        int pid_fd; /* -1: gone */
+        bool is_child;
+        struct loop_fd watch;
+        struct outlet outlet;
+        GSList *waiting; /* whoever asked for its end; opaque, given to on_gone() */
+};
+
+struct vmms {
+        const struct keeper_config *config;
+        const struct cpu_host *cpu;
+        int ram_fd, record_fd, log_fd; /* directories; owned */
+        GHashTable *by_name;           /* name -> struct vmm, owned */
+        /* The VMM has ended; vmm->waiting is taken by this and empty afterwards. */
+        void (*on_gone)(void *arg, struct vmm *vmm);
+        void *arg;
+};
+
+/* Borrows config and cpu. Makes the directories. */
+int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
+              struct err *err);
+void vmms_done(struct vmms *v); /* the VMMs run on */
+/* Reads the records: those whose process is still there are watched again. Returns how many. */
+unsigned vmms_adopt(struct vmms *v);
+
+/* fds are borrowed. *ret is borrowed. */
+int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *fds, size_t n_fds,
+               struct vmm **ret, struct err *err);
+/* 1: killed, on_gone() follows. 0: is gone already, or was never there. */
+int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err);
+int vmms_drop(struct vmms *v, const char *vm, struct err *err);
+int vmms_place(struct vmms *v, const struct api_keeper_cpu_place *p, struct err *err);
+int vmms_park(struct vmms *v, const struct api_keeper_thread *t, struct err *err);
+/* What the contract says of a VMM that runs. false: it is gone. */
+bool vmm_describe(const struct vmm *vmm, struct api_keeper_vmm *ret);
