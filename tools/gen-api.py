@@ -4,6 +4,7 @@
 
     gen-api.py c       OUTDIR SCHEMA...   api.h, api.c, openapi.c: types, decoders, encoders, tables
     gen-api.py openapi OUTDIR SCHEMA...   openapi.json of meted's API
+    gen-api.py cases   OUTDIR SCHEMA...   case.c: the contracts as tables, for tests and fuzzers
 
 A schema that uses a keyword outside the stated subset (gen_api/schema.py), that leaves a description
 out, or that defines a name twice is refused with the place of the fault.
@@ -14,11 +15,12 @@ import sys
 sys.dont_write_bytecode = True  # the source tree stays as it was
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from gen_api import csource, openapi, schema  # noqa: E402
+from gen_api import cases, csource, openapi, schema  # noqa: E402
 
 KINDS = {
     "c": csource.generate,
     "openapi": openapi.generate,
+    "cases": cases.generate,
 }
 
 
