@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* lib/handle.h - what stands behind struct mete; for the library and for `mete` in a guest. */
+#pragma once
+#include <jansson.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/types.h>
+#include "json/api.h"
+#include "mete.h"
+#include "wire/line.h"
+
+enum { HANDLE_LINE_MAX = 4 << 20, HANDLE_EVENTS_MAX = 256, HANDLE_REOPEN_MS = 10000 };
+
+enum op_kind { OP_VERDICT = 1, OP_DONE, OP_RAW };
+
+/* An answer that is outstanding. Its ticket is the id on the wire, also after the connection was made anew.
+ */
+struct op {
+        uint64_t ticket; /* 0: unused */
+        enum op_kind kind;
+        char id[64]; /* of the request, or "" */
+        const char *method;
+        json_t *params; /* owned: sent again by mete_reopen() */
+};
+
+/* An event as the program gets it, and what goes with it. */
+struct note {
+        struct mete_event event; /* first: mete_event_free() gets its address */
+        struct mete_verdict *verdict;
+        json_t *raw; /* OP_RAW */
+        struct note *next;
+};
+
+struct mete {
+        pid_t owner;
+        atomic_flag is_used;
+        int fd; /* -1: lost */
+        char path[108];
+        struct line in;
+        char *out;
+        size_t out_n, out_sent, out_room;
+        uint64_t last_ticket;
+        struct op ops[METE_OPEN_MAX];
+        struct note *notes, **notes_end;
+        size_t n_notes;
+        struct err loss; /* why it was lost */
+};
+
+/* Every public function stands between these two. */
+int handle_enter(struct mete *m, struct mete_error *err);
+int handle_leave(struct mete *m, int r, const struct err *why, struct mete_error *err);
+
+/* Below: between enter and leave only. */
+int handle_connect(struct mete *m, struct err *err);
+void handle_lose(struct mete *m, const struct err *why);
+/* Takes params. *ret_ticket is never 0. */
+int handle_start(struct mete *m, enum op_kind kind, const char *method, json_t *params, const char *id,
+                 uint64_t *ret_ticket, struct err *err);
+int handle_process(struct mete *m, struct err *err);
+/* Blocks until the answer to this ticket is there; connects again where needed. */
+int handle_await(struct mete *m, uint64_t ticket, struct note **ret, struct err *err);
+int handle_poll(struct mete *m, int timeout_ms, struct err *err);
+int64_t handle_mono_ms(void);
+struct note *handle_take(struct mete *m, uint64_t ticket); /* ticket 0: the oldest; NULL: none */
+void note_free(struct note *n);
+
+/* Blocking call of any method of the application socket: its result as it came, for `mete --json`. */
+int mete_call_raw(struct mete *m, const char *method, json_t *params, json_t **ret, struct mete_error *err);
+
+struct mete_verdict *verdict_from(const struct api_verdict *v); /* NULL: no memory */
+bool error_copy(struct mete_error *to, const struct err *from);
