@@ -41,7 +41,7 @@ bench: release ## BENCH name value unit, and build/bench/NAME.json; B=PREFIX for
 fuzz: build/fuzz/build.ninja ## libFuzzer (clang); T=TARGET SECS=SECONDS
 	@ninja -C build/fuzz
 	@mkdir -p build/fuzz/corpus/$(T)
-	@build/fuzz/fuzz/fuzz-$(T) -max_total_time=$(SECS) -print_final_stats=1 build/fuzz/corpus/$(T) fuzz/corpus/$(T)
+	@build/fuzz/fuzz/fuzz-$(T) $(addprefix -dict=,$(wildcard build/fuzz/fuzz/$(T).dict)) -max_total_time=$(SECS) -print_final_stats=1 build/fuzz/corpus/$(T) fuzz/corpus/$(T)
 
 format: ## clang-format every source file in place
 	@clang-format -i $(C_FILES)
@@ -72,6 +72,6 @@ $(BUILD)/build.ninja:
 $(RELEASE)/build.ninja:
 	@meson setup $(RELEASE) --buildtype=release >/dev/null
 build/fuzz/build.ninja:
-	@CC=clang meson setup build/fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false >/dev/null
+	@CC=clang meson setup build/fuzz -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false -Dc_args=-fsanitize=fuzzer-no-link >/dev/null
 build/cover/build.ninja:
 	@meson setup build/cover -Db_coverage=true >/dev/null

@@ -5,6 +5,8 @@
     gen-api.py c       OUTDIR SCHEMA...   api.h, api.c, openapi.c: types, decoders, encoders, tables
     gen-api.py openapi OUTDIR SCHEMA...   openapi.json of meted's API
     gen-api.py cases   OUTDIR SCHEMA...   case.c: the contracts as tables, for tests and fuzzers
+    gen-api.py dict    OUTDIR SCHEMA...   api-CONTRACT.dict: the words of a contract, for libFuzzer
+    gen-api.py corpus  OUTDIR SCHEMA...   api-CONTRACT/DEF: first inputs of the fuzzers (run by hand, checked in)
 
 A schema that uses a keyword outside the stated subset (gen_api/schema.py), that leaves a description
 out, or that defines a name twice is refused with the place of the fault.
@@ -15,12 +17,14 @@ import sys
 sys.dont_write_bytecode = True  # the source tree stays as it was
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from gen_api import cases, csource, openapi, schema  # noqa: E402
+from gen_api import cases, csource, openapi, schema, seeds  # noqa: E402
 
 KINDS = {
     "c": csource.generate,
     "openapi": openapi.generate,
     "cases": cases.generate,
+    "dict": seeds.dictionary,
+    "corpus": seeds.corpus,
 }
 
 
@@ -36,6 +40,7 @@ def main(argv):
         return 1
     out.mkdir(parents=True, exist_ok=True)
     for name, text in KINDS[argv[1]](api).items():
+        (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text(text, encoding="utf-8")
     return 0
 
