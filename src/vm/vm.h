@@ -53,9 +53,10 @@ enum vm_event {
         VM_EVENT_STOP,
         VM_EVENT_RESUME,
         VM_EVENT_PANIC,     /* the guest's kernel says that it is at its end */
-        VM_EVENT_DIMM_GONE, /* index: the slot of a DIMM that the guest let go of after the deadline;
-                               vm_memory_remove() now completes it */
-        VM_EVENT_CPU_GONE,  /* index: slot of a vCPU, likewise */
+        VM_EVENT_DIMM_GONE, /* index: slot of a DIMM that the guest let go of after the deadline. Where it is
+                               still to go, vm_memory_remove() now completes it */
+        VM_EVENT_CPU_GONE,  /* index: slot of a vCPU, likewise; may also be said of one that is known to be
+                               gone */
         VM_EVENT_CPU_NEW,   /* index: slot of a vCPU that had to be plugged before the one asked for (on TCG
                                slots are only plugged in ascending order); it is nobody's yet: park it */
         VM_EVENT_N
@@ -73,7 +74,8 @@ struct vm_options {
 };
 
 /* Connects to both monitors of a VMM that was just started, or that ran while we did not: verifies that it is
- * the one that the definition names, and learns what is plugged. NULL: no memory, or it does not listen. */
+ * the one that the definition names, and learns what is plugged. Until that is known to be so, every
+ * operation fails. NULL: it does not listen (peer-lost: it is dead); done is not called then. */
 struct vm *vm_attach(const struct vm_options *o, int timeout_ms, vm_done *done, void *arg, struct err *err);
 /* NULL-safe; leaves the VMM as it is. Unfinished operations are answered as cancelled before it returns. */
 void vm_free(struct vm *vm);
