@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* wire/http-client.h - a blocking HTTP client over a Unix socket, for command lines and tests. No loop.
+ * One struct http_client is one connection, kept alive between requests; use it from one thread. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+
+enum { HTTP_ANSWER_MAX_BYTES = 16 << 20 };
+
+struct http_client;
+
+struct http_answer {
+        int status; /* as the server gave it: 404 is an answer, not an error */
+        char content_type[64];
+        char *body; /* owned, NUL-terminated, never NULL after success */
+        size_t body_n;
+};
+
+/* Does not connect yet. NULL: no memory, or the path is too long for a socket. */
+struct http_client *http_client_new(const char *socket_path, struct err *err);
+void http_client_free(struct http_client *c); /* NULL-safe */
+
+/* method "GET", "POST" ...; path with its query, escaped; body NULL: none, else sent as application/json.
+ * timeout_ms bounds all of it. 0 and *ret filled, or REASON_PEER_LOST (nobody there, or it hung up),
+ * REASON_DENIED (the socket's mode), REASON_TIMEOUT, REASON_INVALID (an answer of more than 16 MiB, or what
+ * is not HTTP). */
+int http_client_do(struct http_client *c, const char *method, const char *path, const char *body,
+                   size_t body_n, int64_t timeout_ms, struct http_answer *ret, struct err *err);
+void http_answer_done(struct http_answer *a); /* idempotent */
+
+struct http_event {
+        const char *id; /* "" where there is none, as event */
+        const char *event;
+        const char *data; /* lines joined by newlines */
+};
+
+/* GETs server-sent events until on_event returns false (0), the server ends the stream (0), or an error. A
+ * status other than 200 ends at once, with the answer's body in *ret; otherwise its body is "". connect_ms
+ * bounds the time until the headers are there; silent_ms (0: never) the time without a byte, so set it above
+ * the server's heartbeat. */
+int http_client_stream(struct http_client *c, const char *path, int64_t connect_ms, int64_t silent_ms,
+                       bool (*on_event)(void *arg, const struct http_event *event), void *arg,
+                       struct http_answer *ret, struct err *err);

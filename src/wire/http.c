@@ -1,0 +1,754 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* libmicrohttpd with an external event loop: its epoll descriptor is one of ours, MHD_run() handles what is
+ * ready.
+ *
+ * A request is a struct request from its first line to MHD's completion callback:
+ *   READING   MHD feeds it
+ *   HANDLING  the handler owes an answer; its connection is suspended as soon as the handler returned without
+ * one ANSWERED  `response` waits to be queued, or was ORPHAN    MHD is done with the connection (the server
+ * ends), the handler still owes an answer
+ *
+ * MHD hands out three rules that shape this file. A suspended connection is not watched at all, neither for
+ * its time-outs nor for a hang-up, so an idle stream's socket is also in our own epoll set.
+ * MHD_resume_connection() only marks; the work is done by the next MHD_run(), which is therefore called in
+ * the same turn, after all were marked. And MHD's time-out counts from the last byte, which a client may send
+ * one at a time for ever, so the deadlines are ours, and shutdown(2) of the socket is how we end a connection
+ * that MHD owns. */
+#include "wire/http.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <glib.h>
+#include <microhttpd.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "loop/loop.h"
+
+enum {
+        ACCEPT_PER_TURN = 64,
+        ACCEPT_PAUSE_MS = 100,
+        RUNS_PER_TURN = 4,
+        SWALLOW_FACTOR = 16, /* so many times body_max_bytes of a too large body are read before the 413 */
+        MHD_OVERHEAD = 4096, /* what MHD itself puts into the memory of a connection */
+        STALLED_BEATS = 2,
+};
+
+enum state { READING = 1, HANDLING, ANSWERED, ORPHAN };
+
+struct conn {
+        struct conn *next, *prev;
+        struct http_server *server;
+        struct unix_peer peer;
+        int fd; /* MHD's; valid until it says that the connection is closed */
+        struct loop_timer deadline;
+        struct request *req; /* the one in progress, or NULL */
+};
+
+struct request {
+        struct http_request pub; /* first: the two are converted into each other */
+        struct http_server *server;
+        struct conn *conn;
+        struct MHD_Connection *mhd;
+        enum state state;
+        bool is_started, is_suspended, is_ready;
+        struct request *next_ready;
+        char *target, method[16];
+        GString *body;
+        size_t swallowed;
+        struct {
+                char *name, *value;
+        } header[4];
+        unsigned n_headers;
+        unsigned status;
+        struct MHD_Response *response;
+        struct http_stream *stream;
+};
+
+struct http_stream {
+        struct request *req;
+        GString *queue;
+        size_t taken; /* of queue */
+        uint64_t taken_ever, taken_at_beat;
+        unsigned stalled_beats;
+        bool is_ended, is_gone; /* by the owner; by the peer or by us */
+        struct loop_fd watch;
+        struct loop_timer beat;
+        void (*closed)(void *arg, struct http_stream *stream);
+        void *arg;
+};
+
+struct http_server {
+        struct http_limits limits;
+        http_handler_fn *handler;
+        void *arg;
+        struct MHD_Daemon *mhd;
+        struct loop_fd listener, epoll;
+        struct loop_timer again, accept_again;
+        struct turn send;
+        struct conn conns; /* list head */
+        struct conn *accepting;
+        struct request *ready;
+        struct http_counters counters;
+        bool is_running, is_stopping, is_freed;
+};
+
+static void server_destroy(struct http_server *s);
+
+static struct request *request_of(const struct http_request *pub)
+{
+        return (struct request *)(uintptr_t)pub;
+}
+
+/* ---- running MHD ---- */
+
+static void run(struct http_server *s)
+{
+        MHD_UNSIGNED_LONG_LONG wait_ms = 1;
+        assert(!s->is_running);
+        s->is_running = true;
+        for (int i = 0; i < RUNS_PER_TURN; i++) {
+                if (MHD_run(s->mhd) != MHD_YES)
+                        log_error("http: MHD_run failed");
+                if (MHD_get_timeout(s->mhd, &wait_ms) != MHD_YES || wait_ms > 0)
+                        break;
+                wait_ms = 0;
+        }
+        s->is_running = false;
+        if (s->is_freed)
+                server_destroy(s);
+        else if (wait_ms == 0)
+                loop_timer_in(&s->again, 0); /* the others first */
+}
+
+static void on_epoll(void *arg, uint32_t events)
+{
+        run(arg);
+}
+
+static void on_again(void *arg)
+{
+        run(arg);
+}
+
+/* Its connection goes on in the send phase of this turn. */
+static void wake(struct request *req)
+{
+        struct http_server *s = req->server;
+        if (!req->is_suspended || req->is_ready || s->is_stopping)
+                return;
+        req->is_ready = true;
+        req->next_ready = s->ready;
+        s->ready = req;
+        loop_turn_request(&s->send);
+}
+
+static void on_send(void *arg)
+{
+        struct http_server *s = arg;
+        while (s->ready) {
+                struct request *req = s->ready;
+                s->ready = req->next_ready;
+                req->is_ready = req->is_suspended = false;
+                MHD_resume_connection(req->mhd);
+        }
+        run(s);
+}
+
+static void suspend(struct request *req)
+{
+        req->is_suspended = true;
+        MHD_suspend_connection(req->mhd);
+}
+
+/* ---- connections ---- */
+
+static void on_deadline(void *arg)
+{
+        struct conn *c = arg;
+        c->server->counters.timeouts++;
+        (void)shutdown(c->fd, SHUT_RDWR);
+}
+
+static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+        struct http_server *s = cls;
+        if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+                *context = s->accepting;
+                s->accepting = NULL;
+                return;
+        }
+        struct conn *c = *context;
+        if (!c)
+                return;
+        loop_timer_cancel(&c->deadline);
+        c->prev->next = c->next;
+        c->next->prev = c->prev;
+        s->counters.connections_now--;
+        g_free(c);
+}
+
+static bool has_room(const struct http_server *s, uid_t uid)
+{
+        unsigned n = 0;
+        if (s->counters.connections_now >= s->limits.connections_max)
+                return false;
+        for (const struct conn *c = s->conns.next; c != &s->conns; c = c->next)
+                n += c->peer.uid == uid;
+        return n < s->limits.connections_per_uid;
+}
+
+static void turn_away(struct http_server *s, int fd)
+{
+        static const char answer[] =
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+                "Content-Length: 78\r\nConnection: close\r\nRetry-After: 1\r\n\r\n"
+                "{\"code\":503,\"reason\":\"busy\",\"message\":\"too many connections; try again "
+                "soon\"}\n";
+        s->counters.refused_connections++;
+        (void)!send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        (void)close(fd);
+}
+
+static void admit(struct http_server *s, int fd)
+{
+        static const struct sockaddr_un nobody = {.sun_family = AF_UNIX};
+        struct unix_peer peer;
+        if (unix_peer_get(fd, &peer, NULL) < 0 || !has_room(s, peer.uid)) {
+                turn_away(s, fd);
+                return;
+        }
+        struct conn *c = g_new0(struct conn, 1);
+        *c = (struct conn){.server = s, .peer = peer, .fd = fd, .next = &s->conns, .prev = s->conns.prev};
+        c->prev->next = c->next->prev = c;
+        loop_timer_init(&c->deadline, on_deadline, c);
+        loop_timer_in(&c->deadline, s->limits.idle_ms);
+        s->counters.connections++;
+        s->counters.connections_now++;
+        s->accepting = c;
+        /* On failure MHD has closed fd; whether it got as far as telling on_connection() shows in
+         * `accepting`. */
+        (void)MHD_add_connection(s->mhd, fd, (const struct sockaddr *)&nobody, sizeof(nobody));
+        if (s->accepting) {
+                s->counters.refused_connections++;
+                void *context = c;
+                s->accepting = NULL;
+                on_connection(s, NULL, &context, MHD_CONNECTION_NOTIFY_CLOSED);
+        }
+}
+
+static void on_listener(void *arg, uint32_t events)
+{
+        struct http_server *s = arg;
+        struct err why;
+        for (int i = 0; i < ACCEPT_PER_TURN; i++) {
+                int fd = unix_accept(s->listener.fd, &why);
+                if (fd == -EAGAIN)
+                        break;
+                if (fd < 0) {
+                        /* Out of descriptors: it stays readable, so look away for a while. */
+                        log_warn("http: %s", why.sentence);
+                        (void)loop_fd_set(&s->listener, 0, NULL);
+                        loop_timer_in(&s->accept_again, ACCEPT_PAUSE_MS);
+                        break;
+                }
+                admit(s, fd);
+        }
+        run(s);
+}
+
+static void on_accept_again(void *arg)
+{
+        struct http_server *s = arg;
+        (void)loop_fd_set(&s->listener, EPOLLIN, NULL);
+}
+
+/* ---- requests ---- */
+
+static void request_free(struct request *req)
+{
+        for (unsigned i = 0; i < req->n_headers; i++) {
+                g_free(req->header[i].name);
+                g_free(req->header[i].value);
+        }
+        if (req->response)
+                MHD_destroy_response(req->response);
+        if (req->body)
+                g_string_free(req->body, TRUE);
+        g_free(req->target);
+        g_free(req);
+}
+
+static void set_response(struct request *req, unsigned status, struct MHD_Response *response)
+{
+        assert(req->state == HANDLING);
+        req->status = status;
+        req->response = response;
+        req->state = ANSWERED;
+        for (unsigned i = 0; i < req->n_headers && response; i++)
+                (void)MHD_add_response_header(response, req->header[i].name, req->header[i].value);
+        wake(req);
+}
+
+static enum MHD_Result queue(struct request *req)
+{
+        loop_timer_in(&req->conn->deadline, req->server->limits.idle_ms);
+        if (req->stream)
+                loop_timer_cancel(&req->conn->deadline); /* its beat takes over */
+        else
+                req->server->counters.replies++;
+        return req->response ? MHD_queue_response(req->mhd, req->status, req->response) : MHD_NO;
+}
+
+static enum MHD_Result refuse(struct request *req, unsigned status, const char *json)
+{
+        req->state = HANDLING;
+        http_reply_text(&req->pub, status, "application/json", json);
+        return queue(req);
+}
+
+static enum MHD_Result refuse_too_large(struct request *req)
+{
+        char text[200];
+        req->server->counters.too_large++;
+        (void)g_snprintf(
+                text, sizeof(text),
+                "{\"code\":413,\"reason\":\"invalid\",\"message\":\"the body is too large, at most %zu bytes "
+                "are read\"}\n",
+                req->server->limits.body_max_bytes);
+        return refuse(req, 413, text);
+}
+
+static void *on_target(void *cls, const char *target, struct MHD_Connection *mhd)
+{
+        struct http_server *s = cls;
+        const union MHD_ConnectionInfo *info =
+                MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+        struct request *req = g_new0(struct request, 1);
+        req->server = s;
+        req->conn = info->socket_context;
+        req->conn->req = req;
+        req->mhd = mhd;
+        req->state = READING;
+        req->target = g_strdup(target);
+        char *query = strchr(req->target, '?');
+        if (query)
+                *query++ = '\0';
+        req->pub = (struct http_request){.path = req->target,
+                                         .query = query ? query : "",
+                                         .body = "",
+                                         .peer = req->conn->peer,
+                                         .method = req->method};
+        return req;
+}
+
+static enum MHD_Result on_start(struct request *req, const char *method)
+{
+        req->is_started = true;
+        (void)g_strlcpy(req->method, method, sizeof(req->method));
+        if (strlen(method) >= sizeof(req->method))
+                return refuse(req, 501,
+                              "{\"code\":501,\"reason\":\"unsupported\",\"message\":\"unknown method\"}\n");
+        if (req->target[0] != '/' || strchr(req->target, '#'))
+                return refuse(
+                        req, 400,
+                        "{\"code\":400,\"reason\":\"invalid\",\"message\":\"the target must be a path\"}\n");
+        const char *length =
+                MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+        if (length && g_ascii_strtoull(length, NULL, 10) > req->server->limits.body_max_bytes)
+                return refuse_too_large(req);
+        return MHD_YES;
+}
+
+static enum MHD_Result on_part(struct request *req, const char *data, size_t n)
+{
+        size_t max = req->server->limits.body_max_bytes;
+        if (!req->swallowed && !req->body)
+                req->body = g_string_sized_new(n);
+        if (req->swallowed || req->body->len + n > max) {
+                /* MHD takes no answer in the middle of a body: read it out, but not for ever. */
+                req->swallowed += n;
+                return req->swallowed <= SWALLOW_FACTOR * max ? MHD_YES : MHD_NO;
+        }
+        g_string_append_len(req->body, data, (gssize)n);
+        return MHD_YES;
+}
+
+static enum MHD_Result on_complete(struct request *req)
+{
+        struct http_server *s = req->server;
+        if (req->swallowed)
+                return refuse_too_large(req);
+        if (req->body) {
+                req->pub.body = req->body->str;
+                req->pub.body_n = req->body->len;
+        }
+        s->counters.requests++;
+        loop_timer_cancel(&req->conn->deadline);
+        req->state = HANDLING;
+        s->handler(s->arg, &req->pub);
+        if (req->state == ANSWERED)
+                return queue(req);
+        suspend(req);
+        return MHD_YES;
+}
+
+static enum MHD_Result on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
+                                 const char *version, const char *data, size_t *n, void **con_cls)
+{
+        struct http_server *s = cls;
+        struct request *req = *con_cls;
+        if (!req || s->is_stopping || s->is_freed)
+                return MHD_NO;
+        if (!req->is_started)
+                return on_start(req, method);
+        if (req->state == ANSWERED)
+                return queue(req);
+        assert(req->state == READING);
+        if (*n > 0) {
+                size_t got = *n;
+                *n = 0;
+                return on_part(req, data, got);
+        }
+        return on_complete(req);
+}
+
+static void stream_close(struct http_stream *stream);
+
+static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
+                         enum MHD_RequestTerminationCode how)
+{
+        struct http_server *s = cls;
+        struct request *req = *con_cls;
+        if (!req)
+                return;
+        *con_cls = NULL;
+        assert(!req->is_ready);
+        if (!s->is_stopping)
+                loop_timer_in(&req->conn->deadline, s->limits.idle_ms);
+        if (req->stream)
+                stream_close(req->stream);
+        req->conn->req = NULL;
+        req->conn = NULL;
+        req->mhd = NULL;
+        if (req->state == HANDLING)
+                req->state = ORPHAN;
+        else
+                request_free(req);
+}
+
+const char *http_request_header(const struct http_request *pub, const char *name)
+{
+        const struct request *req = request_of(pub);
+        return req->mhd ? MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, name) : NULL;
+}
+
+bool http_reply_header(struct http_request *pub, const char *name, const char *value)
+{
+        struct request *req = request_of(pub);
+        if (req->n_headers == G_N_ELEMENTS(req->header) || strpbrk(name, "\r\n: ") || strpbrk(value, "\r\n"))
+                return false;
+        req->header[req->n_headers].name = g_strdup(name);
+        req->header[req->n_headers++].value = g_strdup(value);
+        return true;
+}
+
+void http_reply(struct http_request *pub, unsigned status, const char *content_type, char *body, size_t n)
+{
+        struct request *req = request_of(pub);
+        if (req->state == ORPHAN) {
+                free(body);
+                request_free(req);
+                return;
+        }
+        struct MHD_Response *response =
+                body ? MHD_create_response_from_buffer(n, body, MHD_RESPMEM_MUST_FREE)
+                     : MHD_create_response_from_buffer(0, (void *)(uintptr_t) "", MHD_RESPMEM_PERSISTENT);
+        if (!response)
+                free(body);
+        else if (content_type)
+                (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
+        set_response(req, status, response);
+}
+
+void http_reply_text(struct http_request *pub, unsigned status, const char *content_type, const char *text)
+{
+        char *copy = strdup(text);
+        http_reply(pub, status, content_type, copy, copy ? strlen(copy) : 0);
+}
+
+/* ---- streams ---- */
+
+static void stream_free(struct http_stream *stream)
+{
+        loop_fd_remove(&stream->watch);
+        loop_timer_cancel(&stream->beat);
+        g_string_free(stream->queue, TRUE);
+        g_free(stream);
+}
+
+/* MHD is done with it. */
+static void stream_close(struct http_stream *stream)
+{
+        struct request *req = stream->req;
+        req->server->counters.streams_now--;
+        req->stream = NULL;
+        if (!stream->is_ended)
+                stream->closed(stream->arg, stream);
+        stream_free(stream);
+}
+
+static void stream_drop(struct http_stream *stream)
+{
+        if (stream->is_gone)
+                return;
+        stream->is_gone = true;
+        loop_fd_remove(&stream->watch);
+        /* Where MHD waits to write, this is how it learns; where it is suspended, waking it is. */
+        (void)shutdown(stream->req->conn->fd, SHUT_RDWR);
+        wake(stream->req);
+}
+
+static void on_hangup(void *arg, uint32_t events)
+{
+        stream_drop(arg);
+}
+
+static ssize_t on_read(void *cls, uint64_t pos, char *room, size_t n)
+{
+        struct http_stream *stream = cls;
+        size_t left = stream->queue->len - stream->taken;
+        if (stream->is_gone)
+                return MHD_CONTENT_READER_END_WITH_ERROR;
+        if (left == 0 && stream->is_ended)
+                return MHD_CONTENT_READER_END_OF_STREAM;
+        if (left == 0) {
+                suspend(stream->req);
+                return 0;
+        }
+        n = n < left ? n : left;
+        memcpy(room, stream->queue->str + stream->taken, n);
+        stream->taken += n;
+        stream->taken_ever += n;
+        if (stream->taken == stream->queue->len) {
+                g_string_truncate(stream->queue, 0);
+                stream->taken = 0;
+        }
+        return (ssize_t)n;
+}
+
+static void on_beat(void *arg)
+{
+        struct http_stream *stream = arg;
+        struct http_server *s = stream->req->server;
+        loop_timer_in(&stream->beat, s->limits.heartbeat_ms);
+        bool is_stalled =
+                (stream->queue->len > 0 || stream->is_ended) && stream->taken_ever == stream->taken_at_beat;
+        stream->taken_at_beat = stream->taken_ever;
+        stream->stalled_beats = is_stalled ? stream->stalled_beats + 1 : 0;
+        if (stream->stalled_beats >= STALLED_BEATS) {
+                s->counters.slow_streams++;
+                stream_drop(stream);
+        } else if (stream->queue->len == 0) {
+                g_string_append(stream->queue, ":\n\n");
+                wake(stream->req);
+        }
+}
+
+struct http_stream *http_stream(struct http_request *pub,
+                                void (*closed)(void *arg, struct http_stream *stream), void *arg)
+{
+        struct request *req = request_of(pub);
+        struct http_server *s = req->server;
+        struct err why;
+        if (req->state == ORPHAN || s->counters.streams_now >= s->limits.streams_max) {
+                http_reply_text(pub, 503, "application/json",
+                                "{\"code\":503,\"reason\":\"busy\",\"message\":\"too many event streams are "
+                                "open\"}\n");
+                return NULL;
+        }
+        struct http_stream *stream = g_new0(struct http_stream, 1);
+        struct MHD_Response *response =
+                MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, on_read, stream, NULL);
+        stream->req = req;
+        stream->queue = g_string_new(NULL);
+        stream->closed = closed;
+        stream->arg = arg;
+        loop_timer_init(&stream->beat, on_beat, stream);
+        if (!response ||
+            loop_fd_add(&stream->watch, req->conn->fd, EPOLLRDHUP, on_hangup, stream, &why) < 0) {
+                if (response)
+                        MHD_destroy_response(response);
+                stream_free(stream);
+                http_reply_text(
+                        pub, 503, "application/json",
+                        "{\"code\":503,\"reason\":\"busy\",\"message\":\"no memory for an event stream\"}\n");
+                return NULL;
+        }
+        (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");
+        (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+        loop_timer_in(&stream->beat, s->limits.heartbeat_ms);
+        req->stream = stream;
+        s->counters.streams++;
+        s->counters.streams_now++;
+        set_response(req, 200, response);
+        return stream;
+}
+
+int http_stream_send(struct http_stream *stream, int64_t id, const char *event, const char *json, size_t n)
+{
+        struct http_server *s = stream->req->server;
+        GString *q = stream->queue;
+        assert(!stream->is_ended);
+        if (memchr(json, '\n', n) || memchr(json, '\r', n) || (event && strpbrk(event, "\r\n")))
+                return -EINVAL;
+        if (stream->is_gone)
+                return -ENOBUFS;
+        if (stream->taken > 0) {
+                g_string_erase(q, 0, (gssize)stream->taken);
+                stream->taken = 0;
+        }
+        if (q->len + n + 128 > s->limits.stream_queue_max_bytes) {
+                s->counters.slow_streams++;
+                stream_drop(stream);
+                return -ENOBUFS;
+        }
+        if (id > 0)
+                g_string_append_printf(q, "id: %" G_GINT64_FORMAT "\n", id);
+        if (event)
+                g_string_append_printf(q, "event: %s\n", event);
+        g_string_append(q, "data: ");
+        g_string_append_len(q, json, (gssize)n);
+        g_string_append(q, "\n\n");
+        wake(stream->req);
+        return 0;
+}
+
+void http_stream_end(struct http_stream *stream)
+{
+        assert(!stream->is_ended);
+        stream->is_ended = true;
+        wake(stream->req);
+}
+
+/* ---- the server ---- */
+
+static void defaults(struct http_limits *l)
+{
+        if (!l->connections_max)
+                l->connections_max = 512;
+        if (!l->connections_per_uid)
+                l->connections_per_uid = 128;
+        if (!l->body_max_bytes)
+                l->body_max_bytes = 65536;
+        if (!l->header_max_bytes)
+                l->header_max_bytes = 16384;
+        if (!l->idle_ms)
+                l->idle_ms = 30000;
+        if (!l->streams_max)
+                l->streams_max = 64;
+        if (!l->stream_queue_max_bytes)
+                l->stream_queue_max_bytes = 1 << 20;
+        if (!l->heartbeat_ms)
+                l->heartbeat_ms = 15000;
+}
+
+static void on_mhd_log(void *cls, const char *fmt, va_list ap)
+{
+        char text[512];
+        (void)g_vsnprintf(text, sizeof(text), fmt, ap);
+        log_debug("http: %s", text);
+}
+
+static struct MHD_Daemon *start(struct http_server *s)
+{
+        struct MHD_OptionItem options[] = {
+                {MHD_OPTION_EXTERNAL_LOGGER,         (intptr_t)on_mhd_log,                                  NULL},
+                {MHD_OPTION_CONNECTION_LIMIT,        (intptr_t)(s->limits.connections_max + 1),             NULL},
+                {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(s->limits.header_max_bytes + MHD_OVERHEAD),
+                 NULL                                                                                           },
+                {MHD_OPTION_STRICT_FOR_CLIENT,       1,                                                     NULL},
+                {MHD_OPTION_SIGPIPE_HANDLED_BY_APP,  1,                                                     NULL},
+                {MHD_OPTION_NOTIFY_COMPLETED,        (intptr_t)on_completed,                                s   },
+                {MHD_OPTION_NOTIFY_CONNECTION,       (intptr_t)on_connection,                               s   },
+                {MHD_OPTION_URI_LOG_CALLBACK,        (intptr_t)on_target,                                   s   },
+                {MHD_OPTION_END,                     0,                                                     NULL},
+        };
+        return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET |
+                                        MHD_USE_ERROR_LOG,
+                                0, NULL, NULL, on_access, s, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+}
+
+struct http_server *http_server_new(int listen_fd, const struct http_limits *limits, http_handler_fn *handler,
+                                    void *arg, struct err *err)
+{
+        struct http_server *s = g_new0(struct http_server, 1);
+        s->limits = *limits;
+        s->handler = handler;
+        s->arg = arg;
+        s->conns.next = s->conns.prev = &s->conns;
+        defaults(&s->limits);
+        loop_turn_init(&s->send, LOOP_SEND, on_send, s);
+        loop_timer_init(&s->again, on_again, s);
+        loop_timer_init(&s->accept_again, on_accept_again, s);
+        (void)signal(SIGPIPE, SIG_IGN);
+        s->mhd = start(s);
+        if (!s->mhd) {
+                (void)err_set(err, REASON_INTERNAL, ENOMEM, "cannot start the HTTP server");
+                g_free(s);
+                return NULL;
+        }
+        const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+        if (loop_fd_add(&s->epoll, info->epoll_fd, EPOLLIN, on_epoll, s, err) < 0 ||
+            loop_fd_add(&s->listener, listen_fd, EPOLLIN, on_listener, s, err) < 0) {
+                loop_fd_remove(&s->epoll);
+                MHD_stop_daemon(s->mhd);
+                g_free(s);
+                return NULL;
+        }
+        return s;
+}
+
+static void server_destroy(struct http_server *s)
+{
+        s->is_stopping = true;
+        loop_timer_cancel(&s->again);
+        loop_timer_cancel(&s->accept_again);
+        loop_turn_cancel(&s->send);
+        loop_fd_remove(&s->epoll);
+        int listen_fd = s->listener.fd;
+        loop_fd_remove(&s->listener);
+        (void)close(listen_fd);
+        s->ready = NULL;
+        for (struct conn *c = s->conns.next; c != &s->conns; c = c->next) {
+                if (!c->req)
+                        continue;
+                c->req->is_ready = false;
+                if (c->req->is_suspended) /* MHD refuses to stop otherwise */
+                        MHD_resume_connection(c->req->mhd);
+                c->req->is_suspended = false;
+        }
+        MHD_stop_daemon(s->mhd);
+        g_free(s);
+}
+
+void http_server_free(struct http_server *s)
+{
+        if (!s || s->is_freed)
+                return;
+        s->is_freed = true;
+        if (!s->is_running)
+                server_destroy(s);
+}
+
+const struct http_counters *http_server_counters(const struct http_server *s)
+{
+        return &s->counters;
+}
