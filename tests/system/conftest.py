@@ -38,7 +38,7 @@ class Shared:
 
     def get(self):
         if self.host is None:
-            self.host = Host(memory="2G", offer="3s")
+            self.host = Host(memory="2G", offer="3s", extra="requests_per_vm=5\n")
             try:
                 self.host.__enter__()
                 self.host.vm("v")
