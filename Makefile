@@ -55,8 +55,9 @@ cover: build/cover/build.ninja ## line coverage of the unit tests, by file
 man: all ## the manual pages, made from the tables that also feed --help
 	@ls -1 $(BUILD)/man/*.[1-8] man/*.[1-8] 2>/dev/null | xargs -r man --warnings -l -Tutf8 >/dev/null && ls -1 $(BUILD)/man
 
-docs: all ## reference pages of the contracts
-	@ls -1 $(BUILD)/src/json/*.md docs/*.md 2>/dev/null
+docs: all ## docs/ and the reference pages of the contracts, into build/docs
+	@mkdir -p build/docs/api && cp docs/*.md build/docs/ && cp $(BUILD)/src/json/*.md build/docs/api/
+	@ls -1 build/docs/*.md build/docs/api/*.md
 
 install: release ## into PREFIX (default /usr/local); DESTDIR is honoured
 	@meson configure $(RELEASE) -Dprefix=$(PREFIX) && meson install -C $(RELEASE) --no-rebuild

@@ -5,6 +5,7 @@
     gen-api.py c       OUTDIR SCHEMA...   api.h, api.c, openapi.c: types, decoders, encoders, tables
     gen-api.py openapi OUTDIR SCHEMA...   openapi.json of meted's API
     gen-api.py cases   OUTDIR SCHEMA...   case.c: the contracts as tables, for tests and fuzzers
+    gen-api.py docs    OUTDIR SCHEMA...   CONTRACT.md, index.md: reference pages
     gen-api.py dict    OUTDIR SCHEMA...   api-CONTRACT.dict: the words of a contract, for libFuzzer
     gen-api.py corpus  OUTDIR SCHEMA...   api-CONTRACT/DEF: first inputs of the fuzzers (run by hand, checked in)
 
@@ -17,12 +18,13 @@ import sys
 sys.dont_write_bytecode = True  # the source tree stays as it was
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from gen_api import cases, csource, openapi, schema, seeds  # noqa: E402
+from gen_api import cases, csource, openapi, reference, schema, seeds  # noqa: E402
 
 KINDS = {
     "c": csource.generate,
     "openapi": openapi.generate,
     "cases": cases.generate,
+    "docs": reference.generate,
     "dict": seeds.dictionary,
     "corpus": seeds.corpus,
 }
@@ -34,12 +36,12 @@ def main(argv):
         return 2
     out = pathlib.Path(argv[2])
     try:
-        api = schema.load([pathlib.Path(p) for p in argv[3:]])
+        made = KINDS[argv[1]](schema.load([pathlib.Path(p) for p in argv[3:]]))
     except schema.Fault as fault:
         sys.stderr.write(f"gen-api: {fault}\n")
         return 1
     out.mkdir(parents=True, exist_ok=True)
-    for name, text in KINDS[argv[1]](api).items():
+    for name, text in made.items():
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text(text, encoding="utf-8")
     return 0
