@@ -17,3 +17,9 @@ bool str_is_name(const char *s)
         size_t n = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
         return n > 0 && n < 64 && s[n] == '\0' && s[0] != '.' && s[0] != '-';
 }
+
+bool str_is_id(const char *s)
+{
+        size_t n = strspn(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-");
+        return n > 0 && n < 64 && s[n] == '\0';
+}

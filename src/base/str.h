@@ -11,4 +11,7 @@ bool str_copy(char *dst, size_t size, const char *src);
 /* A name of ours: 1 to 63 of [A-Za-z0-9._-], not starting with '.' or '-'. Safe as a file name. */
 bool str_is_name(const char *s);
 
+/* An id of a request: 1 to 63 of [A-Za-z0-9._:-]. Not a file name. */
+bool str_is_id(const char *s);
+
 #define ARRAY_N(a) (sizeof(a) / sizeof((a)[0]))

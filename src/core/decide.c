@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/decide.c - the verdict on a request: granted, counter-offered, not now, never.
+ *
+ * Each need is tried once as a range from the least unit up to the most that is of use: what comes out is
+ * either enough (then it is placed) or the most that could be had (then it is what a counter-offer says).
+ * Needs of different kinds take different components, so they are placed one by one and claimed together. */
+#include "core/hypervisor-internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/units.h"
+
+static int64_t round_up(int64_t bytes, int64_t unit)
+{
+        return (bytes + unit - 1) / unit * unit;
+}
+
+/* How one need fared. */
+struct trial {
+        struct placement placement;
+        int64_t wanted;     /* the least that will do, rounded */
+        enum outcome worst; /* OUTCOME_GRANTED where it is enough */
+        enum reason reason;
+        char why[REQUEST_SENTENCE];
+};
+
+static const char *amount_text(enum component_kind kind, int64_t amount, char buf[UNITS_TEXT])
+{
+        if (kind == COMPONENT_MEMORY)
+                return units_print_bytes(amount, buf);
+        (void)snprintf(buf, UNITS_TEXT, "%lld", (long long)amount);
+        return buf;
+}
+
+static void blocked(struct trial *t, enum outcome outcome, enum reason reason, const char *fmt, ...)
+        __attribute__((format(printf, 4, 5)));
+static void blocked(struct trial *t, enum outcome outcome, enum reason reason, const char *fmt, ...)
+{
+        va_list ap;
+        t->worst = outcome;
+        t->reason = reason;
+        va_start(ap, fmt);
+        (void)vsnprintf(t->why, sizeof(t->why), fmt, ap);
+        va_end(ap);
+}
+
+/* What the VM's own definition leaves: in all, and now. */
+static void room_of(const struct entry *e, enum component_kind kind, int64_t *ret_total, int64_t *ret_now)
+{
+        if (!e->vm) {
+                *ret_total = *ret_now = UNITS_MAX;
+                return;
+        }
+        const struct vm_shape *s = &e->vm->shape;
+        if (kind == COMPONENT_CPU) {
+                *ret_total = s->cpus_max - s->cpus;
+                *ret_now = s->cpus_max - __builtin_popcountll(e->vm->cpu_slots);
+        } else {
+                *ret_total = s->memory_max_bytes - s->memory_bytes;
+                *ret_now = *ret_total - e->vm->leased_bytes;
+                if (__builtin_popcountll(e->vm->memory_slots) >= s->memory_slots)
+                        *ret_now = 0;
+        }
+}
+
+static void try_need(struct hypervisor *h, const struct entry *e, const struct need *need, struct trial *t)
+{
+        const struct request *r = &e->r;
+        int64_t unit = need->kind == COMPONENT_MEMORY ? (e->vm ? e->vm->shape.unit_bytes : 1) : 1;
+        int64_t room_total, room_now;
+        room_of(e, need->kind, &room_total, &room_now);
+        t->wanted = round_up(need->amount, unit);
+        int64_t most = round_up(need->amount_max, unit);
+        struct need range = *need;
+        range.amount = unit;
+        range.amount_max = most < room_now ? most : room_now;
+        t->placement = (struct placement){0};
+        int64_t share = hypervisor_default_share(h);
+        if (range.amount_max >= range.amount &&
+            place_need(h->ledger, h->components, h->n_components, &range, share, unit, r->start_ms, r->end_ms,
+                       &t->placement, NULL) <= 0)
+                t->placement = (struct placement){0};
+        t->worst = OUTCOME_GRANTED;
+        if (t->placement.amount_met >= t->wanted)
+                return;
+        char asked[UNITS_TEXT], have[UNITS_TEXT];
+        const char *kind = component_kinds[need->kind].name;
+        amount_text(need->kind, t->wanted, asked);
+        int64_t limit = place_limit(h->components, h->n_components, need, share, unit);
+        if (t->wanted > room_total)
+                blocked(t, OUTCOME_NEVER, REASON_POLICY,
+                        "%s:%s is asked for, and the definition of this VM lets it grow by %s", kind, asked,
+                        amount_text(need->kind, room_total, have));
+        else if (t->wanted > limit)
+                blocked(t, OUTCOME_NEVER, REASON_NO_CAPACITY,
+                        "%s:%s is asked for, and this host has %s in all", kind, asked,
+                        amount_text(need->kind, limit, have));
+        else if (t->wanted > room_now)
+                blocked(t, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
+                        "%s:%s is asked for, and other leases of this VM leave it room to grow by %s", kind,
+                        asked, amount_text(need->kind, room_now > 0 ? room_now : 0, have));
+        else
+                blocked(t, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
+                        "%s:%s is asked for, and %s that meets it is free on this host", kind, asked,
+                        t->placement.amount_met ? amount_text(need->kind, t->placement.amount_met, have)
+                                                : "none");
+}
+
+/* The lowest free bit at or above `from`, taken; -1: none below `limit`. */
+static int take_slot(uint64_t *slots, int from, int limit)
+{
+        for (int i = from; i < limit; i++) {
+                if (!(*slots & (UINT64_C(1) << i))) {
+                        *slots |= UINT64_C(1) << i;
+                        return i;
+                }
+        }
+        return -1;
+}
+
+/* Adds the claims of one placement to the request. */
+static int claim(struct hypervisor *h, struct entry *e, enum component_kind kind, const struct placement *p,
+                 enum claim_state state)
+{
+        struct request *r = &e->r;
+        struct request_claim *grown = realloc(r->claims, (r->n_claims + p->n) * sizeof(*grown));
+        if (!grown)
+                return -ENOMEM;
+        r->claims = grown;
+        for (size_t i = 0; i < p->n; i++) {
+                struct claim c = {
+                        .component = p->item[i].component,
+                        .state = state,
+                        .amount = p->item[i].amount,
+                        .holder = r->serial,
+                        .start_ms = r->start_ms,
+                        .end_ms = r->end_ms, /* of an offer too: so that accepting it cannot fail */
+                };
+                struct request_claim rc = {.component = c.component, .amount = c.amount, .slot = -1};
+                int fits = ledger_claim(h->ledger, &c, &rc.id);
+                if (fits <= 0)
+                        return fits < 0 ? fits : -ENOSPC;
+                r->claims[r->n_claims++] = rc;
+                if (!e->vm)
+                        continue;
+                int slot;
+                if (kind == COMPONENT_CPU) {
+                        slot = take_slot(&e->vm->cpu_slots, 0, e->vm->shape.cpus_max);
+                } else if (r->kind == REQUEST_VM) {
+                        continue; /* base memory is no DIMM */
+                } else {
+                        slot = take_slot(&e->vm->memory_slots, 0, e->vm->shape.memory_slots);
+                        if (slot >= 0)
+                                e->vm->leased_bytes += c.amount;
+                }
+                if (slot < 0)
+                        return -ENOSPC;
+                r->claims[r->n_claims - 1].slot = (int16_t)slot;
+        }
+        return 0;
+}
+
+static void say_needs(const struct request *r, char *buf, size_t size)
+{
+        struct need met[NEEDS_MAX];
+        size_t at = 0;
+        request_granted_needs(r, met);
+        buf[0] = '\0';
+        for (size_t i = 0; i < r->n_needs && at < size; i++) {
+                char text[NEED_TEXT];
+                int n = snprintf(buf + at, size - at, "%s%s", i ? " " : "", need_print(&met[i], text));
+                at += n > 0 ? (size_t)n : 0;
+        }
+}
+
+/* The base vCPUs of a VM need not lie on different CPUs, so each is placed on its own. */
+static int claim_base_cpus(struct hypervisor *h, struct entry *e, struct err *err)
+{
+        struct need one = e->r.needs[0];
+        one.amount = one.amount_max = 1;
+        for (int64_t i = 0; i < e->r.needs[0].amount; i++) {
+                struct placement p = {0};
+                int placed = place_need(h->ledger, h->components, h->n_components, &one,
+                                        hypervisor_default_share(h), 1, e->r.start_ms, e->r.end_ms, &p, err);
+                if (placed == 0)
+                        return err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                                       "%lld of its %lld base vCPUs find a host CPU with their share free",
+                                       (long long)i, (long long)e->r.needs[0].amount);
+                int done = placed < 0 ? placed : claim(h, e, COMPONENT_CPU, &p, CLAIM_ALLOCATED);
+                if (done < 0)
+                        return err_set(err, REASON_INTERNAL, -done, "cannot claim a base vCPU");
+        }
+        e->r.met[0] = e->r.needs[0].amount;
+        return 0;
+}
+
+static void refuse(struct request *r, enum outcome outcome, enum reason reason, const char *sentence)
+{
+        r->outcome = outcome;
+        r->reason = reason;
+        (void)snprintf(r->sentence, sizeof(r->sentence), "%s", sentence);
+        memset(r->met, 0, sizeof(r->met));
+}
+
+static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
+{
+        struct request *r = &e->r;
+        struct err why = {0};
+        int done = claim_base_cpus(h, e, &why);
+        if (done < 0) {
+                if (why.reason != REASON_NO_CAPACITY) {
+                        *err = why;
+                        return done;
+                }
+                refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, why.sentence);
+                return 0;
+        }
+        struct placement p = {0};
+        done = place_need(h->ledger, h->components, h->n_components, &r->needs[1],
+                          hypervisor_default_share(h), e->vm->shape.unit_bytes, r->start_ms, r->end_ms, &p,
+                          err);
+        if (done == 0) {
+                char asked[UNITS_TEXT], have[UNITS_TEXT], why_text[REQUEST_SENTENCE];
+                (void)snprintf(why_text, sizeof(why_text),
+                               "its base memory of %s does not fit, %s is free on this host",
+                               units_print_bytes(r->needs[1].amount, asked),
+                               units_print_bytes(p.amount_met, have));
+                refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, why_text);
+                return 0;
+        }
+        if (done > 0)
+                done = claim(h, e, COMPONENT_MEMORY, &p, CLAIM_ALLOCATED);
+        if (done < 0)
+                return err_set(err, REASON_INTERNAL, -done, "cannot claim base memory");
+        r->met[1] = p.amount_met;
+        r->outcome = OUTCOME_GRANTED;
+        return 0;
+}
+
+/* All needs are tried first; only then is anything claimed. */
+int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *err)
+{
+        struct request *r = &e->r;
+        if (r->kind == REQUEST_VM) {
+                int done = decide_vm(h, e, err);
+                if (done == 0 && r->outcome == OUTCOME_GRANTED) {
+                        char needs[REQUEST_SENTENCE - 16];
+                        say_needs(r, needs, sizeof(needs));
+                        (void)snprintf(r->sentence, sizeof(r->sentence), "granted %s", needs);
+                }
+                return done;
+        }
+        struct trial trials[NEEDS_MAX];
+        const struct trial *worst = NULL;
+        bool something = true;
+        for (size_t i = 0; i < r->n_needs; i++) {
+                struct trial *t = &trials[i];
+                try_need(h, e, &r->needs[i], t);
+                if (t->placement.amount_met == 0)
+                        something = false;
+                if (t->worst != OUTCOME_GRANTED && (!worst || t->worst > worst->worst))
+                        worst = t;
+        }
+        if (worst && !(r->accepts_less && something)) {
+                refuse(r, worst->worst, worst->reason, worst->why);
+                return 0;
+        }
+        r->outcome = worst ? OUTCOME_COUNTER_OFFERED : OUTCOME_GRANTED;
+        r->state = worst ? REQUEST_OFFERED : REQUEST_ACTIVATING;
+        if (worst) {
+                r->reason = worst->reason;
+                r->offer_end_ms = now_ms + h->config.offer_ms;
+        }
+        enum claim_state state = worst                            ? CLAIM_HELD
+                                 : r->kind == REQUEST_RESERVATION ? CLAIM_RESERVED
+                                                                  : CLAIM_ALLOCATED;
+        for (size_t i = 0; i < r->n_needs; i++) {
+                r->met[i] = trials[i].placement.amount_met;
+                int done = claim(h, e, r->needs[i].kind, &trials[i].placement, state);
+                if (done == -ENOSPC) {
+                        refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, "this VM has no free slot for it");
+                        return 0;
+                }
+                if (done < 0)
+                        return err_set(err, REASON_INTERNAL, -done, "cannot claim");
+        }
+        char needs[REQUEST_SENTENCE / 2];
+        say_needs(r, needs, sizeof(needs));
+        if (worst)
+                (void)snprintf(r->sentence, sizeof(r->sentence), "offered %s instead: %.*s", needs,
+                               (int)(sizeof(r->sentence) - sizeof(needs) - 24), worst->why);
+        else
+                (void)snprintf(r->sentence, sizeof(r->sentence), "granted %s", needs);
+        return 0;
+}

@@ -1,0 +1,1033 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/hypervisor.c - tables, and the life of requests.
+ *
+ * Every request that is kept stands in two hash tables (by key, by serial) and in one list by age. The
+ * ones that hold claims are "live" and bounded; finished ones are remembered up to finished_max, so that
+ * whoever asks again after an interruption gets the answer that was given, and are then forgotten.
+ *
+ * Every change of a request goes through moved(), which queues its record and its log line before
+ * anything that leaves the house. */
+#include "core/hypervisor-internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/str.h"
+#include "base/units.h"
+
+/* ---- effects ---- */
+
+static struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const struct request *r,
+                                  int64_t now_ms)
+{
+        if (h->effects_n == h->effects_size) {
+                size_t size = h->effects_size ? h->effects_size * 2 : 64;
+                struct effect *grown = calloc(size, sizeof(*grown));
+                assert(grown); /* an effect must not be lost: better to stop and restart from the store */
+                for (size_t i = 0; i < h->effects_n; i++)
+                        grown[i] = h->effects[(h->effects_first + i) % h->effects_size];
+                free(h->effects);
+                h->effects = grown;
+                h->effects_first = 0;
+                h->effects_size = size;
+        }
+        struct effect *e = &h->effects[(h->effects_first + h->effects_n++) % h->effects_size];
+        e->kind = kind;
+        e->serial = r ? r->serial : 0;
+        e->at_ms = now_ms;
+        e->reason = 0;
+        e->trace[0] = e->subject[0] = e->event[0] = e->text[0] = '\0';
+        return e;
+}
+
+bool hypervisor_has_effects(const struct hypervisor *h)
+{
+        return h->effects_n > 0;
+}
+
+bool hypervisor_next_effect(struct hypervisor *h, struct effect *ret)
+{
+        if (h->effects_n == 0)
+                return false;
+        *ret = h->effects[h->effects_first];
+        h->effects_first = (h->effects_first + 1) % h->effects_size;
+        h->effects_n--;
+        return true;
+}
+
+void hypervisor_note(struct hypervisor *h, int64_t now_ms, const char *trace, const char *subject,
+                     const char *event, const char *fmt, ...)
+{
+        struct effect *e = effect_push(h, EFFECT_EVENT, NULL, now_ms);
+        va_list ap;
+        (void)snprintf(e->trace, sizeof(e->trace), "%s", trace);
+        (void)snprintf(e->subject, sizeof(e->subject), "%s", subject);
+        (void)snprintf(e->event, sizeof(e->event), "%s", event);
+        va_start(ap, fmt);
+        (void)vsnprintf(e->text, sizeof(e->text), fmt, ap);
+        va_end(ap);
+}
+
+/* The request changed: its record first, then the line for the log. */
+static void moved(struct hypervisor *h, const struct request *r, int64_t now_ms, const char *event,
+                  const char *text)
+{
+        effect_push(h, EFFECT_PERSIST, r, now_ms);
+        hypervisor_note(h, now_ms, r->id, r->key, event, "%s", text);
+}
+
+/* ---- tables ---- */
+
+static uint64_t hash_text(const char *s)
+{
+        uint64_t x = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+        for (; *s; s++)
+                x = (x ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
+        return x ^ (x >> 32);
+}
+
+static uint64_t hash_serial(uint64_t x)
+{
+        x *= UINT64_C(0x9e3779b97f4a7c15);
+        return x ^ (x >> 32);
+}
+
+static struct entry *find_key(const struct hypervisor *h, const char *key)
+{
+        struct entry *e = h->by_key[hash_text(key) & (h->buckets - 1)];
+        while (e && strcmp(e->r.key, key) != 0)
+                e = e->key_next;
+        return e;
+}
+
+static struct entry *find_serial(const struct hypervisor *h, uint64_t serial)
+{
+        struct entry *e = h->by_serial[hash_serial(serial) & (h->buckets - 1)];
+        while (e && e->r.serial != serial)
+                e = e->serial_next;
+        return e;
+}
+
+static struct vm_entry *find_vm(const struct hypervisor *h, const char *name)
+{
+        struct vm_entry *v = h->vms;
+        while (v && strcmp(v->shape.name, name) != 0)
+                v = v->next;
+        return v;
+}
+
+/* The request for the base resources of a VM. */
+static struct entry *base_of(const struct hypervisor *h, const char *name)
+{
+        char key[REQUEST_KEY];
+        (void)snprintf(key, sizeof(key), "vm:%s", name);
+        return find_key(h, key);
+}
+
+static void chain(struct hypervisor *h, struct entry *e)
+{
+        struct entry **k = &h->by_key[hash_text(e->r.key) & (h->buckets - 1)];
+        struct entry **s = &h->by_serial[hash_serial(e->r.serial) & (h->buckets - 1)];
+        e->key_next = *k;
+        *k = e;
+        e->serial_next = *s;
+        *s = e;
+}
+
+static bool buckets_grow(struct hypervisor *h)
+{
+        size_t n = h->buckets ? h->buckets * 2 : 1024;
+        struct entry **k = calloc(n, sizeof(*k)), **s = calloc(n, sizeof(*s));
+        if (!k || !s) {
+                free(k);
+                free(s);
+                return false;
+        }
+        free(h->by_key);
+        free(h->by_serial);
+        h->by_key = k;
+        h->by_serial = s;
+        h->buckets = n;
+        for (struct entry *e = h->oldest; e; e = e->newer)
+                chain(h, e);
+        return true;
+}
+
+/* Enters it into every table; it must have its serial and key. */
+static bool keep(struct hypervisor *h, struct entry *e)
+{
+        if (h->entries >= h->buckets && !buckets_grow(h))
+                return false;
+        chain(h, e);
+        e->older = h->newest;
+        if (h->newest)
+                h->newest->newer = e;
+        else
+                h->oldest = e;
+        h->newest = e;
+        h->entries++;
+        return true;
+}
+
+static void unchain(struct hypervisor *h, struct entry *e)
+{
+        struct entry **p = &h->by_key[hash_text(e->r.key) & (h->buckets - 1)];
+        while (*p != e)
+                p = &(*p)->key_next;
+        *p = e->key_next;
+        p = &h->by_serial[hash_serial(e->r.serial) & (h->buckets - 1)];
+        while (*p != e)
+                p = &(*p)->serial_next;
+        *p = e->serial_next;
+        if (e->older)
+                e->older->newer = e->newer;
+        else
+                h->oldest = e->newer;
+        if (e->newer)
+                e->newer->older = e->older;
+        else
+                h->newest = e->older;
+        h->entries--;
+}
+
+static void entry_free(struct entry *e)
+{
+        free(e->r.claims);
+        free(e);
+}
+
+/* ---- deadlines ---- */
+
+static void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial)
+{
+        if (at_ms == LEDGER_OPEN)
+                return;
+        if (h->heap_n == h->heap_size) {
+                size_t size = h->heap_size ? h->heap_size * 2 : 64;
+                struct deadline *grown = realloc(h->heap, size * sizeof(*grown));
+                assert(grown);
+                h->heap = grown;
+                h->heap_size = size;
+        }
+        size_t i = h->heap_n++;
+        while (i > 0 && h->heap[(i - 1) / 2].at_ms > at_ms) {
+                h->heap[i] = h->heap[(i - 1) / 2];
+                i = (i - 1) / 2;
+        }
+        h->heap[i] = (struct deadline){at_ms, serial};
+}
+
+static void deadline_pop(struct hypervisor *h)
+{
+        struct deadline last = h->heap[--h->heap_n];
+        size_t i = 0;
+        for (size_t child = 1; child < h->heap_n; child = 2 * i + 1) {
+                if (child + 1 < h->heap_n && h->heap[child + 1].at_ms < h->heap[child].at_ms)
+                        child++;
+                if (h->heap[child].at_ms >= last.at_ms)
+                        break;
+                h->heap[i] = h->heap[child];
+                i = child;
+        }
+        if (h->heap_n)
+                h->heap[i] = last;
+}
+
+/* When this request wants to hear of the time. */
+static int64_t deadline_of(const struct request *r)
+{
+        if (r->state == REQUEST_OFFERED)
+                return r->offer_end_ms;
+        if (r->state == REQUEST_ACTIVATING || r->state == REQUEST_GRANTED)
+                return r->end_ms;
+        return LEDGER_OPEN;
+}
+
+int64_t hypervisor_deadline(const struct hypervisor *h)
+{
+        return h->heap_n ? h->heap[0].at_ms : LEDGER_OPEN;
+}
+
+/* ---- life ---- */
+
+static void drop_claims(struct hypervisor *h, struct entry *e)
+{
+        for (size_t i = 0; i < e->r.n_claims; i++) {
+                const struct request_claim *c = &e->r.claims[i];
+                bool had = c->id == 0 || ledger_release(h->ledger, c->id);
+                assert(had);
+                if (!e->vm || c->slot < 0)
+                        continue;
+                if (h->components[c->component].kind == COMPONENT_CPU) {
+                        e->vm->cpu_slots &= ~(UINT64_C(1) << c->slot);
+                } else {
+                        e->vm->memory_slots &= ~(UINT64_C(1) << c->slot);
+                        e->vm->leased_bytes -= c->amount;
+                }
+        }
+        free(e->r.claims);
+        e->r.claims = NULL;
+        e->r.n_claims = 0;
+}
+
+static void claims_state(struct hypervisor *h, const struct request *r, enum claim_state state)
+{
+        for (size_t i = 0; i < r->n_claims; i++)
+                (void)ledger_set_state(h->ledger, r->claims[i].id, state);
+}
+
+/* Remember it for a while; forget the one that finished first where there are too many. */
+static void finished(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        e->finished_next = NULL;
+        if (h->finished_last)
+                h->finished_last->finished_next = e;
+        else
+                h->finished_first = e;
+        h->finished_last = e;
+        h->finished++;
+        while (h->finished > h->config.finished_max) {
+                struct entry *old = h->finished_first;
+                h->finished_first = old->finished_next;
+                if (!h->finished_first)
+                        h->finished_last = NULL;
+                h->finished--;
+                effect_push(h, EFFECT_FORGET, &old->r, now_ms);
+                unchain(h, old);
+                entry_free(old);
+        }
+}
+
+/* It was live and is final now. */
+static void finish(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        effect_push(h, EFFECT_ENDED, &e->r, now_ms);
+        drop_claims(h, e);
+        h->live--;
+        if (e->vm && e->r.kind == REQUEST_APP)
+                e->vm->live--;
+        finished(h, e, now_ms);
+}
+
+static void not_granted(struct request *r, enum reason reason, const char *sentence)
+{
+        r->outcome = OUTCOME_NOT_NOW;
+        r->reason = reason;
+        (void)snprintf(r->sentence, sizeof(r->sentence), "%s", sentence);
+}
+
+/* The way back begins. A reservation has nothing to deactivate and is back at once. */
+static void release_begun(struct hypervisor *h, struct entry *e, const char *event, const char *text,
+                          int64_t now_ms)
+{
+        struct request *r = &e->r;
+        if (r->kind == REQUEST_RESERVATION) {
+                int moved_on = request_step(r, REQUEST_EV_TAKEN_BACK, NULL);
+                assert(moved_on == 1);
+                moved(h, r, now_ms, event, text);
+                finish(h, e, now_ms);
+                return;
+        }
+        claims_state(h, r, CLAIM_ALLOCATED);
+        moved(h, r, now_ms, event, text);
+        effect_push(h, EFFECT_DEACTIVATE, r, now_ms);
+}
+
+/* One of the ways in which a request gives up what it has. */
+static void give_back(struct hypervisor *h, struct entry *e, enum request_event ev, const char *event,
+                      enum reason reason, const char *text, int64_t now_ms)
+{
+        struct request *r = &e->r;
+        enum request_state before = r->state;
+        if (request_step(r, ev, NULL) != 1)
+                return;
+        if (before == REQUEST_ACTIVATING) {
+                not_granted(r, reason, text);
+                effect_push(h, EFFECT_PERSIST, r, now_ms); /* before the answer */
+                effect_push(h, EFFECT_ANSWER, r, now_ms);
+        } else if (before == REQUEST_OFFERED) {
+                not_granted(r, reason, text);
+        }
+        if (r->state == REQUEST_ENDED) {
+                moved(h, r, now_ms, event, text);
+                finish(h, e, now_ms);
+        } else {
+                release_begun(h, e, event, text, now_ms);
+        }
+}
+
+static struct entry *entry_new(struct hypervisor *h, enum request_kind kind, struct vm_entry *vm,
+                               const char *id, int64_t now_ms)
+{
+        struct entry *e = calloc(1, sizeof(*e));
+        if (!e)
+                return NULL;
+        struct request *r = &e->r;
+        r->serial = h->next_serial++;
+        r->kind = kind;
+        r->asked_ms = r->start_ms = now_ms;
+        r->end_ms = LEDGER_OPEN;
+        e->vm = vm;
+        (void)snprintf(r->id, sizeof(r->id), "%s", id);
+        if (vm)
+                (void)snprintf(r->vm, sizeof(r->vm), "%s", vm->shape.name);
+        switch (kind) {
+        case REQUEST_VM:
+                (void)snprintf(r->key, sizeof(r->key), "vm:%s", r->vm);
+                break;
+        case REQUEST_APP:
+                (void)snprintf(r->key, sizeof(r->key), "vm:%s/%s", r->vm, r->id);
+                break;
+        case REQUEST_RESERVATION:
+                (void)snprintf(r->key, sizeof(r->key), "reservation:%s", r->id);
+                break;
+        case REQUEST_KIND_N:
+                assert(false);
+        }
+        return e;
+}
+
+/* The verdict is in; act on it. */
+static void decided(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        struct request *r = &e->r;
+        switch (r->outcome) {
+        case OUTCOME_GRANTED:
+                r->state = REQUEST_ACTIVATING;
+                break;
+        case OUTCOME_COUNTER_OFFERED:
+                r->state = REQUEST_OFFERED;
+                break;
+        case OUTCOME_NOT_NOW:
+        case OUTCOME_NEVER:
+                drop_claims(h, e);
+                r->state = REQUEST_REFUSED;
+                break;
+        case OUTCOME_N:
+                assert(false);
+        }
+        if (r->state == REQUEST_REFUSED) {
+                moved(h, r, now_ms, "refused", r->sentence);
+                effect_push(h, EFFECT_ANSWER, r, now_ms);
+                finished(h, e, now_ms);
+                return;
+        }
+        h->live++;
+        if (r->kind == REQUEST_APP)
+                e->vm->live++;
+        if (r->kind == REQUEST_RESERVATION && r->state == REQUEST_ACTIVATING)
+                (void)request_step(r, REQUEST_EV_ACTIVATED, NULL);
+        deadline_push(h, deadline_of(r), r->serial);
+        if (r->state == REQUEST_ACTIVATING) {
+                moved(h, r, now_ms, "reserved", r->sentence + strlen("granted "));
+                effect_push(h, EFFECT_ACTIVATE, r, now_ms);
+        } else {
+                moved(h, r, now_ms, r->state == REQUEST_OFFERED ? "offered" : "granted", r->sentence);
+                effect_push(h, EFFECT_ANSWER, r, now_ms);
+        }
+}
+
+static bool same_needs(const struct request *r, const struct ask *ask)
+{
+        if (r->n_needs != ask->n_needs)
+                return false;
+        for (size_t i = 0; i < r->n_needs; i++) {
+                char a[NEED_TEXT], b[NEED_TEXT];
+                if (strcmp(need_print(&r->needs[i], a), need_print(&ask->needs[i], b)) != 0)
+                        return false;
+        }
+        return true;
+}
+
+/* Common beginning of ask and refuse. 1: known, answered again. 0: *ret_e is new. */
+static int ask_begin(struct hypervisor *h, const struct ask *ask, int64_t now_ms, uint64_t *ret_serial,
+                     struct entry **ret_e, struct err *err)
+{
+        struct vm_entry *vm = NULL;
+        if (ask->kind == REQUEST_APP) {
+                vm = find_vm(h, ask->vm);
+                if (!vm)
+                        return err_set(err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", ask->vm);
+        }
+        if (!str_is_id(ask->id))
+                return err_set(err, REASON_INVALID, EINVAL, "an id has 1 to 63 of A-Z a-z 0-9 . _ : -");
+        struct entry *e = entry_new(h, ask->kind, vm, ask->id, now_ms);
+        if (!e)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        struct entry *known = find_key(h, e->r.key);
+        if (known) {
+                h->next_serial--;
+                entry_free(e);
+                if (!same_needs(&known->r, ask))
+                        return err_set(err, REASON_INVALID, EEXIST,
+                                       "the id %s was used before with other needs", ask->id);
+                *ret_serial = known->r.serial;
+                if (known->r.state != REQUEST_ACTIVATING) /* else the answer comes when it is usable */
+                        effect_push(h, EFFECT_ANSWER, &known->r, now_ms);
+                return 1;
+        }
+        if (h->live >= h->config.live_max || (vm && vm->live >= h->config.live_per_vm_max)) {
+                h->next_serial--;
+                entry_free(e);
+                return err_set(err, REASON_BUSY, EBUSY,
+                               "%s holds as many requests as it may; release one first",
+                               vm ? "this VM" : "this host");
+        }
+        (void)snprintf(e->r.application, sizeof(e->r.application), "%s",
+                       ask->application ? ask->application : "");
+        if (ask->start_ms > now_ms)
+                e->r.start_ms = ask->start_ms;
+        e->r.end_ms = ask->end_ms;
+        e->r.accepts_less = ask->accepts_less;
+        e->r.n_needs = ask->n_needs;
+        if (ask->n_needs)
+                memcpy(e->r.needs, ask->needs, ask->n_needs * sizeof(*ask->needs));
+        *ret_e = e;
+        return 0;
+}
+
+static int ask_end(struct hypervisor *h, struct entry *e, int64_t now_ms, uint64_t *ret_serial,
+                   struct err *err)
+{
+        *ret_serial = e->r.serial;
+        if (!keep(h, e)) {
+                drop_claims(h, e);
+                entry_free(e);
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        }
+        decided(h, e, now_ms);
+        return 0;
+}
+
+int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, uint64_t *ret_serial,
+                   struct err *err)
+{
+        struct entry *e;
+        int bad = needs_check(ask->needs, ask->n_needs, err);
+        if (bad)
+                return bad;
+        if (ask->end_ms <= (ask->start_ms > now_ms ? ask->start_ms : now_ms))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "the end of the window must be behind its start, and behind now");
+        int known = ask_begin(h, ask, now_ms, ret_serial, &e, err);
+        if (known)
+                return known < 0 ? known : 0;
+        if (e->vm) {
+                const struct entry *base = base_of(h, e->vm->shape.name);
+                if (!base || base->r.state != REQUEST_GRANTED) {
+                        entry_free(e);
+                        return err_set(err, REASON_STALE, EAGAIN, "the VM %s is not running", ask->vm);
+                }
+        }
+        ledger_advance(h->ledger, now_ms);
+        bad = decide(h, e, now_ms, err);
+        if (bad) {
+                drop_claims(h, e);
+                entry_free(e);
+                return bad;
+        }
+        return ask_end(h, e, now_ms, ret_serial, err);
+}
+
+int hypervisor_refuse(struct hypervisor *h, const struct ask *ask, enum reason reason, const char *sentence,
+                      int64_t now_ms, uint64_t *ret_serial, struct err *err)
+{
+        struct entry *e;
+        struct ask bare = *ask;
+        bare.n_needs = 0;
+        bare.end_ms = LEDGER_OPEN;
+        int known = ask_begin(h, &bare, now_ms, ret_serial, &e, err);
+        if (known)
+                return known < 0 ? known : 0;
+        e->r.outcome = OUTCOME_NEVER;
+        e->r.reason = reason;
+        (void)snprintf(e->r.sentence, sizeof(e->r.sentence), "%s", sentence);
+        return ask_end(h, e, now_ms, ret_serial, err);
+}
+
+int hypervisor_accept(struct hypervisor *h, const char *key, int64_t now_ms, uint64_t *ret_serial,
+                      struct err *err)
+{
+        struct entry *e = find_key(h, key);
+        if (!e)
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no request is called %s", key);
+        hypervisor_tick(h, now_ms); /* an offer that lapsed a moment ago is not taken */
+        int n = request_step(&e->r, REQUEST_EV_ACCEPT, err);
+        if (n < 0)
+                return n;
+        *ret_serial = e->r.serial;
+        if (n == 0) {
+                if (e->r.state == REQUEST_GRANTED)
+                        effect_push(h, EFFECT_ANSWER, &e->r, now_ms);
+                return 0;
+        }
+        struct request *r = &e->r;
+        r->outcome = OUTCOME_GRANTED;
+        r->reason = 0;
+        struct need met[NEEDS_MAX];
+        request_granted_needs(r, met);
+        size_t at = (size_t)snprintf(r->sentence, sizeof(r->sentence), "granted");
+        for (size_t i = 0; i < r->n_needs && at < sizeof(r->sentence); i++) {
+                char text[NEED_TEXT];
+                at += (size_t)snprintf(r->sentence + at, sizeof(r->sentence) - at, " %s",
+                                       need_print(&met[i], text));
+        }
+        deadline_push(h, deadline_of(r), r->serial);
+        if (r->kind == REQUEST_RESERVATION) {
+                claims_state(h, r, CLAIM_RESERVED);
+                (void)request_step(r, REQUEST_EV_ACTIVATED, NULL);
+                moved(h, r, now_ms, "accepted", r->sentence);
+                effect_push(h, EFFECT_ANSWER, r, now_ms);
+                return 0;
+        }
+        claims_state(h, r, CLAIM_ALLOCATED);
+        moved(h, r, now_ms, "accepted", r->sentence);
+        effect_push(h, EFFECT_ACTIVATE, r, now_ms);
+        return 0;
+}
+
+int hypervisor_release(struct hypervisor *h, const char *key, const char *cause, int64_t now_ms,
+                       uint64_t *ret_serial, struct err *err)
+{
+        struct entry *e = find_key(h, key);
+        if (!e)
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no request is called %s", key);
+        *ret_serial = e->r.serial;
+        if (e->r.state != REQUEST_RELEASING && request_is_live(&e->r)) {
+                char text[64];
+                (void)snprintf(text, sizeof(text), "by its holder: %s", cause);
+                give_back(h, e, REQUEST_EV_RELEASE, "released", REASON_CANCELLED, text, now_ms);
+        }
+        effect_push(h, EFFECT_RELEASED, NULL, now_ms)->serial = *ret_serial; /* e may be forgotten by now */
+        return 0;
+}
+
+void hypervisor_activated(struct hypervisor *h, uint64_t serial, int64_t now_ms)
+{
+        struct entry *e = find_serial(h, serial);
+        if (!e || request_is_final(&e->r) || e->r.state == REQUEST_OFFERED)
+                return;
+        if (request_step(&e->r, REQUEST_EV_ACTIVATED, NULL) != 1)
+                return;
+        claims_state(h, &e->r, CLAIM_ACTIVE);
+        moved(h, &e->r, now_ms, e->r.kind == REQUEST_VM ? "running" : "granted", e->r.sentence);
+        effect_push(h, EFFECT_ANSWER, &e->r, now_ms);
+}
+
+void hypervisor_failed(struct hypervisor *h, uint64_t serial, const struct err *why, int64_t now_ms)
+{
+        struct entry *e = find_serial(h, serial);
+        if (!e || e->r.state != REQUEST_ACTIVATING)
+                return;
+        give_back(h, e, REQUEST_EV_FAILED, "failed", why->reason ? why->reason : REASON_INTERNAL,
+                  why->sentence, now_ms);
+}
+
+void hypervisor_taken_back(struct hypervisor *h, uint64_t serial, int64_t now_ms)
+{
+        struct entry *e = find_serial(h, serial);
+        if (!e || e->r.state != REQUEST_RELEASING)
+                return;
+        (void)request_step(&e->r, REQUEST_EV_TAKEN_BACK, NULL);
+        moved(h, &e->r, now_ms, "ended", "everything is back");
+        finish(h, e, now_ms);
+}
+
+void hypervisor_tick(struct hypervisor *h, int64_t now_ms)
+{
+        ledger_advance(h->ledger, now_ms);
+        while (h->heap_n && h->heap[0].at_ms <= now_ms) {
+                struct entry *e = find_serial(h, h->heap[0].serial);
+                deadline_pop(h);
+                if (!e || deadline_of(&e->r) > now_ms)
+                        continue; /* stale: it finished, or its time was changed */
+                bool was_granted = e->r.state == REQUEST_GRANTED;
+                bool was_offer = e->r.state == REQUEST_OFFERED;
+                const char *text = was_offer ? "the counter-offer was not accepted in time"
+                                             : "the lease reached its end";
+                if (was_granted && e->r.kind == REQUEST_APP) {
+                        struct effect *f = effect_push(h, EFFECT_LEASE_ENDED, &e->r, now_ms);
+                        f->reason = REASON_TIMEOUT;
+                        (void)snprintf(f->text, sizeof(f->text), "%s", text);
+                }
+                give_back(h, e, REQUEST_EV_EXPIRE, was_offer ? "lapsed" : "expired", REASON_TIMEOUT, text,
+                          now_ms);
+        }
+}
+
+/* ---- VMs ---- */
+
+int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct err *err)
+{
+        if (find_vm(h, s->name))
+                return err_set(err, REASON_BUSY, EEXIST, "a VM is called %s already", s->name);
+        if (!str_is_name(s->name) || s->cpus < 1 || s->cpus_max < s->cpus || s->cpus_max > SHAPE_CPUS_MAX ||
+            s->share_milli < 0 || s->share_milli > CPU_WHOLE_MILLI || s->unit_bytes < 1 ||
+            s->memory_bytes < s->unit_bytes || s->memory_max_bytes < s->memory_bytes ||
+            s->memory_max_bytes >= UNITS_MAX || s->memory_slots < 0 || s->memory_slots > SHAPE_SLOTS_MAX ||
+            s->memory_bytes % s->unit_bytes || s->memory_max_bytes % s->unit_bytes)
+                return err_set(err, REASON_INVALID, EINVAL, "the shape of VM %s is not a valid one", s->name);
+        int64_t memory = 0;
+        for (size_t i = 0; i < h->n_components; i++)
+                if (h->components[i].kind == COMPONENT_MEMORY)
+                        memory += h->components[i].owned;
+        if (s->memory_bytes > memory)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                               "VM %s starts with more memory than this host gives away", s->name);
+        struct vm_entry *v = calloc(1, sizeof(*v));
+        if (!v)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a VM");
+        v->shape = *s;
+        v->next = h->vms;
+        h->vms = v;
+        return 0;
+}
+
+int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err)
+{
+        struct vm_entry **p = &h->vms;
+        while (*p && strcmp((*p)->shape.name, name) != 0)
+                p = &(*p)->next;
+        struct vm_entry *v = *p;
+        if (!v)
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", name);
+        const struct entry *base = base_of(h, name);
+        if (v->live || (base && request_is_live(&base->r)))
+                return err_set(err, REASON_BUSY, EBUSY, "VM %s still holds resources; stop it first", name);
+        /* What it asked for once is forgotten with it: a new VM of that name starts afresh. */
+        struct entry **f = &h->finished_first, *last = NULL;
+        while (*f) {
+                struct entry *e = *f;
+                if (e->vm != v) {
+                        last = e;
+                        f = &e->finished_next;
+                        continue;
+                }
+                *f = e->finished_next;
+                h->finished--;
+                effect_push(h, EFFECT_FORGET, &e->r, e->r.asked_ms);
+                unchain(h, e);
+                entry_free(e);
+        }
+        h->finished_last = last;
+        *p = v->next;
+        free(v);
+        return 0;
+}
+
+const struct vm_shape *hypervisor_vm(const struct hypervisor *h, const char *name)
+{
+        const struct vm_entry *v = find_vm(h, name);
+        return v ? &v->shape : NULL;
+}
+
+int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, struct err *err)
+{
+        struct vm_entry *v = find_vm(h, name);
+        if (!v)
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", name);
+        struct entry *base = base_of(h, name);
+        if (base && request_is_live(&base->r)) {
+                if (base->r.state == REQUEST_RELEASING)
+                        return err_set(err, REASON_BUSY, EBUSY, "VM %s is stopping", name);
+                if (base->r.state == REQUEST_GRANTED)
+                        effect_push(h, EFFECT_ANSWER, &base->r, now_ms);
+                return 0;
+        }
+        if (base) { /* the run before: its row makes way */
+                struct entry **f = &h->finished_first, *last = NULL;
+                while (*f != base) {
+                        last = *f;
+                        f = &(*f)->finished_next;
+                }
+                *f = base->finished_next;
+                if (h->finished_last == base)
+                        h->finished_last = last;
+                h->finished--;
+                effect_push(h, EFFECT_FORGET, &base->r, now_ms);
+                unchain(h, base);
+                entry_free(base);
+        }
+        if (h->live >= h->config.live_max)
+                return err_set(err, REASON_BUSY, EBUSY, "this host holds as many requests as it may");
+        struct entry *e = entry_new(h, REQUEST_VM, v, name, now_ms);
+        if (!e)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        struct request *r = &e->r;
+        r->n_needs = 2;
+        r->needs[0] =
+                (struct need){.kind = COMPONENT_CPU, .amount = v->shape.cpus, .amount_max = v->shape.cpus};
+        if (v->shape.share_milli) {
+                r->needs[0].n_parameters = 1;
+                r->needs[0].parameters[0] = (struct parameter){
+                        .id = PARAMETER_SHARE, .relation = RELATION_AT_LEAST, .value = v->shape.share_milli};
+        }
+        r->needs[1] = (struct need){.kind = COMPONENT_MEMORY,
+                                    .amount = v->shape.memory_bytes,
+                                    .amount_max = v->shape.memory_bytes};
+        ledger_advance(h->ledger, now_ms);
+        int bad = decide(h, e, now_ms, err);
+        if (bad) {
+                drop_claims(h, e);
+                entry_free(e);
+                return bad;
+        }
+        uint64_t serial;
+        return ask_end(h, e, now_ms, &serial, err);
+}
+
+void hypervisor_vm_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms)
+{
+        struct entry *next;
+        struct entry *base = base_of(h, name);
+        for (struct entry *e = h->oldest; e; e = next) {
+                next = e->newer;
+                if (!e->vm || e == base || strcmp(e->r.vm, name) != 0 || request_is_final(&e->r))
+                        continue;
+                give_back(h, e, REQUEST_EV_GONE, "ended", REASON_CANCELLED, why, now_ms);
+                next = h->oldest; /* finishing may forget any finished one: begin anew */
+        }
+        if (base && request_is_live(&base->r))
+                give_back(h, base, REQUEST_EV_GONE, "ended", REASON_INTERNAL, why, now_ms);
+}
+
+void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms)
+{
+        struct entry *next;
+        for (struct entry *e = h->oldest; e; e = next) {
+                next = e->newer;
+                if (e->r.kind != REQUEST_APP || strcmp(e->r.vm, name) != 0 || request_is_final(&e->r) ||
+                    e->r.state == REQUEST_RELEASING)
+                        continue;
+                give_back(h, e, REQUEST_EV_RELEASE, "released", REASON_CANCELLED, why, now_ms);
+                next = h->oldest; /* as in hypervisor_vm_gone() */
+        }
+}
+
+/* ---- restart ---- */
+
+int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms, struct err *err)
+{
+        struct vm_entry *vm = NULL;
+        if (row->kind != REQUEST_RESERVATION) {
+                vm = find_vm(h, row->vm);
+                if (!vm)
+                        return err_set(err, REASON_INTERNAL, ENOENT, "%s belongs to a VM that is not defined",
+                                       row->key);
+        }
+        if (find_key(h, row->key) || find_serial(h, row->serial))
+                return err_set(err, REASON_INTERNAL, EEXIST, "%s stands in the store twice", row->key);
+        struct entry *e = calloc(1, sizeof(*e));
+        if (!e)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        e->r = *row;
+        e->vm = vm;
+        row->claims = NULL;
+        row->n_claims = 0;
+        if (row->serial >= h->next_serial)
+                h->next_serial = row->serial + 1;
+        if (!keep(h, e)) {
+                entry_free(e);
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        }
+        if (request_is_final(&e->r)) {
+                free(e->r.claims);
+                e->r.claims = NULL;
+                e->r.n_claims = 0;
+                finished(h, e, now_ms);
+                return 0;
+        }
+        static const enum claim_state held_as[REQUEST_STATE_N] = {
+                [REQUEST_OFFERED] = CLAIM_HELD,
+                [REQUEST_ACTIVATING] = CLAIM_ALLOCATED,
+                [REQUEST_GRANTED] = CLAIM_ACTIVE,
+                [REQUEST_RELEASING] = CLAIM_ALLOCATED,
+        };
+        for (size_t i = 0; i < e->r.n_claims; i++) {
+                struct request_claim *rc = &e->r.claims[i];
+                struct claim c = {
+                        .component = rc->component,
+                        .state = e->r.kind == REQUEST_RESERVATION && e->r.state != REQUEST_OFFERED
+                                         ? CLAIM_RESERVED
+                                         : held_as[e->r.state],
+                        .amount = rc->amount,
+                        .holder = e->r.serial,
+                        .start_ms = e->r.start_ms,
+                        .end_ms = e->r.end_ms,
+                };
+                /* It was granted, so it stays granted, even where the host has become smaller meanwhile:
+                 * nothing more is then admitted until it fits again. */
+                int64_t owned = ledger_owned(h->ledger, c.component);
+                ledger_set_owned(h->ledger, c.component, UNITS_MAX);
+                int done = ledger_claim(h->ledger, &c, &rc->id);
+                ledger_set_owned(h->ledger, c.component, owned);
+                if (done != 1)
+                        return err_set(err, REASON_INTERNAL, ENOMEM, "%s: its claims cannot be taken again",
+                                       e->r.key);
+                if (!vm || rc->slot < 0)
+                        continue;
+                if (h->components[rc->component].kind == COMPONENT_CPU) {
+                        vm->cpu_slots |= UINT64_C(1) << rc->slot;
+                } else {
+                        vm->memory_slots |= UINT64_C(1) << rc->slot;
+                        vm->leased_bytes += rc->amount;
+                }
+        }
+        h->live++;
+        if (e->r.kind == REQUEST_APP)
+                vm->live++;
+        deadline_push(h, deadline_of(&e->r), e->r.serial);
+        return 0;
+}
+
+void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
+{
+        for (const struct entry *e = h->oldest; e; e = e->newer) {
+                if (e->r.state == REQUEST_ACTIVATING)
+                        effect_push(h, EFFECT_ACTIVATE, &e->r, now_ms);
+                else if (e->r.state == REQUEST_RELEASING)
+                        effect_push(h, EFFECT_DEACTIVATE, &e->r, now_ms);
+        }
+        hypervisor_tick(h, now_ms);
+}
+
+/* ---- the rest ---- */
+
+struct hypervisor *hypervisor_new(const struct hypervisor_config *config, const struct component *components,
+                                  size_t n_components, int64_t now_ms)
+{
+        struct hypervisor *h = calloc(1, sizeof(*h));
+        int64_t *owned = calloc(n_components + 1, sizeof(*owned));
+        if (h && owned) {
+                h->config = *config;
+                h->next_serial = config->first_serial;
+                h->components = calloc(n_components + 1, sizeof(*components));
+                h->n_components = n_components;
+                for (size_t i = 0; i < n_components; i++)
+                        owned[i] = components[i].owned;
+                h->ledger = ledger_new(owned, n_components, now_ms);
+        }
+        free(owned);
+        if (!h || !h->components || !h->ledger || !buckets_grow(h)) {
+                hypervisor_free(h);
+                return NULL;
+        }
+        memcpy(h->components, components, n_components * sizeof(*components));
+        return h;
+}
+
+void hypervisor_free(struct hypervisor *h)
+{
+        if (!h)
+                return;
+        while (h->oldest) {
+                struct entry *e = h->oldest;
+                h->oldest = e->newer;
+                entry_free(e);
+        }
+        while (h->vms) {
+                struct vm_entry *v = h->vms;
+                h->vms = v->next;
+                free(v);
+        }
+        ledger_free(h->ledger);
+        free(h->components);
+        free(h->by_key);
+        free(h->by_serial);
+        free(h->heap);
+        free(h->effects);
+        free(h);
+}
+
+const struct request *hypervisor_request(const struct hypervisor *h, uint64_t serial)
+{
+        const struct entry *e = find_serial(h, serial);
+        return e ? &e->r : NULL;
+}
+
+const struct request *hypervisor_find(const struct hypervisor *h, const char *key)
+{
+        const struct entry *e = find_key(h, key);
+        return e ? &e->r : NULL;
+}
+
+void hypervisor_each(const struct hypervisor *h, void (*fn)(const struct request *r, void *arg), void *arg)
+{
+        for (const struct entry *e = h->oldest; e; e = e->newer)
+                fn(&e->r, arg);
+}
+
+const struct ledger *hypervisor_ledger(const struct hypervisor *h)
+{
+        return h->ledger;
+}
+
+const struct component *hypervisor_components(const struct hypervisor *h, size_t *ret_n)
+{
+        *ret_n = h->n_components;
+        return h->components;
+}
+
+int32_t hypervisor_default_share(const struct hypervisor *h)
+{
+        return CPU_WHOLE_MILLI / h->config.cpu_overcommit;
+}
+
+void request_granted_needs(const struct request *r, struct need ret[NEEDS_MAX])
+{
+        for (size_t i = 0; i < r->n_needs; i++) {
+                ret[i] = r->needs[i];
+                if (r->met[i] > 0)
+                        ret[i].amount = ret[i].amount_max = r->met[i];
+        }
+}
+
+bool hypervisor_is_sound(const struct hypervisor *h)
+{
+        size_t live = 0, finished = 0, claims = 0;
+        if (!ledger_is_sound(h->ledger))
+                return false;
+        for (const struct vm_entry *v = h->vms; v; v = v->next) {
+                uint64_t cpus = 0, slots = 0;
+                int64_t bytes = 0;
+                size_t apps = 0;
+                for (const struct entry *e = h->oldest; e; e = e->newer) {
+                        if (e->vm != v)
+                                continue;
+                        apps += e->r.kind == REQUEST_APP && request_is_live(&e->r);
+                        for (size_t i = 0; i < e->r.n_claims; i++) {
+                                const struct request_claim *c = &e->r.claims[i];
+                                bool cpu = h->components[c->component].kind == COMPONENT_CPU;
+                                if (c->slot < 0)
+                                        continue;
+                                uint64_t bit = UINT64_C(1) << c->slot;
+                                if ((cpu ? cpus : slots) & bit)
+                                        return false; /* one slot, two requests */
+                                *(cpu ? &cpus : &slots) |= bit;
+                                bytes += cpu ? 0 : c->amount;
+                        }
+                }
+                if (cpus != v->cpu_slots || slots != v->memory_slots || bytes != v->leased_bytes ||
+                    apps != v->live)
+                        return false;
+        }
+        for (const struct entry *e = h->oldest; e; e = e->newer) {
+                live += request_is_live(&e->r);
+                finished += request_is_final(&e->r);
+                claims += e->r.n_claims;
+                if (request_is_final(&e->r) && e->r.n_claims)
+                        return false;
+                for (size_t i = 0; i < e->r.n_claims; i++) {
+                        const struct claim *c = ledger_find(h->ledger, e->r.claims[i].id);
+                        if (!c || c->holder != e->r.serial || c->amount != e->r.claims[i].amount ||
+                            c->component != e->r.claims[i].component)
+                                return false;
+                }
+        }
+        return live == h->live && finished == h->finished && claims == ledger_claims(h->ledger) &&
+               live + finished == h->entries;
+}

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/hypervisor.h - the heart: ledger, VMs and requests composed into one hypervisor.
+ *
+ * It takes (event, now) and queues effects; it does nothing itself. The daemon, the simulator and the
+ * tests run exactly this code.
+ *
+ * The one rule for whoever drives it: take the effects of a turn, carry out every EFFECT_PERSIST,
+ * EFFECT_FORGET and EFFECT_EVENT in one transaction, and only when that is durable the others, in order.
+ * So no answer leaves before its record, and nothing is activated that a restart would not know of.
+ * If the transaction fails, drop the remaining effects, throw the hypervisor away and make it anew from
+ * the store: what was not recorded was not decided.
+ *
+ * Restart: hypervisor_new(), hypervisor_vm_define() for each VM, hypervisor_restore() for each stored
+ * request, then hypervisor_recover(), which asks again for each activation and each way back that was
+ * under way. Both must therefore be idempotent.
+ *
+ * Pure: no fd, no clock, no JSON, no log. Allocates only when one of its tables grows. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "core/component.h"
+#include "core/ledger.h"
+#include "core/need.h"
+#include "core/request.h"
+
+struct hypervisor;
+
+struct hypervisor_config {
+        int32_t cpu_overcommit; /* >= 1: a vCPU without a stated share counts as 1/N of a CPU */
+        int64_t offer_ms;       /* how long a counter-offer is held */
+        size_t live_max;        /* most requests that hold something, of all askers */
+        size_t live_per_vm_max; /* most requests that hold something, of one VM */
+        size_t finished_max;    /* finished requests that are remembered, so that asking again is answered */
+        uint64_t first_serial;  /* above every serial in the store; 1 for a new one */
+};
+
+/* What the hypervisor must know of a VM to admit its growth. */
+struct vm_shape {
+        char name[REQUEST_NAME];
+        int32_t cpus, cpus_max;   /* vCPUs at start, and at most (<= 64) */
+        int32_t share_milli;      /* of each base vCPU; 0: 1000 / cpu_overcommit */
+        int64_t memory_bytes;     /* at start */
+        int64_t memory_max_bytes; /* at most */
+        int64_t unit_bytes;       /* growth unit of memory */
+        int32_t memory_slots;     /* DIMM slots (<= 64) */
+};
+
+enum { SHAPE_CPUS_MAX = 64, SHAPE_SLOTS_MAX = 64 };
+
+enum effect_kind {
+        EFFECT_PERSIST = 1, /* write the row of the request */
+        EFFECT_FORGET,      /* delete the row of the serial */
+        EFFECT_EVENT,       /* append to the event log */
+        EFFECT_ANSWER,      /* tell every asker who waits: the request has a verdict */
+        EFFECT_RELEASED,    /* tell every asker who waits for the release: it is recorded */
+        EFFECT_ACTIVATE,    /* make it usable; report _activated or _failed. Idempotent */
+        EFFECT_DEACTIVATE,  /* take it back; report _taken_back. Idempotent */
+        EFFECT_ENDED,       /* tell every asker who waits for the end: everything is back */
+        EFFECT_LEASE_ENDED, /* tell the guest: the host ended its lease (reason, text) */
+};
+
+struct effect {
+        enum effect_kind kind;
+        uint64_t serial; /* of the request; look it up with hypervisor_request() when carrying it out */
+        int64_t at_ms;
+        enum reason reason;
+        char trace[REQUEST_ID];
+        char subject[REQUEST_KEY];
+        char event[32];
+        char text[REQUEST_SENTENCE];
+};
+
+/* Components are copied. NULL: no memory. */
+struct hypervisor *hypervisor_new(const struct hypervisor_config *config, const struct component *components,
+                                  size_t n_components, int64_t now_ms);
+void hypervisor_free(struct hypervisor *h);
+
+/* Takes the oldest effect. false: none. */
+bool hypervisor_next_effect(struct hypervisor *h, struct effect *ret);
+bool hypervisor_has_effects(const struct hypervisor *h);
+/* An event of the driver's own for the log, in order with the others. */
+void hypervisor_note(struct hypervisor *h, int64_t now_ms, const char *trace, const char *subject,
+                     const char *event, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+
+/* VMs. Names are unique: REASON_BUSY. Shapes that can never start here: REASON_NO_CAPACITY. */
+int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *shape, struct err *err);
+/* REASON_BUSY while it holds anything; REASON_NOT_FOUND. */
+int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err);
+const struct vm_shape *hypervisor_vm(const struct hypervisor *h, const char *name);
+/* Claims the base resources: an EFFECT_ANSWER follows now (refused) or after activation.
+ * Running or starting already: 0, and the answer that is due. */
+int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, struct err *err);
+/* The VMM is gone and everything that it had is back with the host. Late calls are ignored. */
+void hypervisor_vm_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms);
+/* The guest restarted or lost its agent's memory: its process leases end (1.14). */
+void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms);
+
+struct ask {
+        enum request_kind kind; /* REQUEST_APP or REQUEST_RESERVATION */
+        const char *vm;         /* REQUEST_APP: known from the channel, never from the message */
+        const char *id;
+        const char *application; /* may be NULL */
+        const struct need *needs;
+        size_t n_needs;
+        bool accepts_less;
+        int64_t start_ms; /* reservations; 0: now */
+        int64_t end_ms;   /* LEDGER_OPEN: until released */
+};
+
+/* Decide. *ret_serial is the request; an EFFECT_ANSWER comes for it, at once or after activation. An id
+ * that is known is answered again, with the same verdict. Errors: REASON_INVALID (the same id with other
+ * needs, bad needs), REASON_NOT_FOUND (no such VM), REASON_STALE (VM not running), REASON_BUSY (too many). */
+int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, uint64_t *ret_serial,
+                   struct err *err);
+/* Records a refusal of something that could not even be expressed as needs (an unknown kind): never. */
+int hypervisor_refuse(struct hypervisor *h, const struct ask *ask, enum reason reason, const char *sentence,
+                      int64_t now_ms, uint64_t *ret_serial, struct err *err);
+/* Take a counter-offer. Accepted before: answered again. REASON_NOT_FOUND, REASON_STALE (lapsed). */
+int hypervisor_accept(struct hypervisor *h, const char *key, int64_t now_ms, uint64_t *ret_serial,
+                      struct err *err);
+/* Give back, decline, withdraw. An EFFECT_RELEASED comes. Released before: 0, and it comes again. `cause`
+ * is one word for the event log. REASON_NOT_FOUND. */
+int hypervisor_release(struct hypervisor *h, const char *key, const char *cause, int64_t now_ms,
+                       uint64_t *ret_serial, struct err *err);
+
+/* Reports of the driver on EFFECT_ACTIVATE and EFFECT_DEACTIVATE; late ones are ignored. */
+void hypervisor_activated(struct hypervisor *h, uint64_t serial, int64_t now_ms);
+void hypervisor_failed(struct hypervisor *h, uint64_t serial, const struct err *why, int64_t now_ms);
+void hypervisor_taken_back(struct hypervisor *h, uint64_t serial, int64_t now_ms);
+
+/* The next instant at which hypervisor_tick() has something to do; LEDGER_OPEN: none. */
+int64_t hypervisor_deadline(const struct hypervisor *h);
+void hypervisor_tick(struct hypervisor *h, int64_t now_ms);
+
+/* Takes over a stored request, its claims array included (it is NULL in *row afterwards). Its claims are
+ * taken again in the ledger: REASON_INTERNAL where they do not fit, and nothing is restored. */
+int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms, struct err *err);
+void hypervisor_recover(struct hypervisor *h, int64_t now_ms);
+
+const struct request *hypervisor_request(const struct hypervisor *h, uint64_t serial);
+const struct request *hypervisor_find(const struct hypervisor *h, const char *key);
+/* Each request that is kept, oldest first. */
+void hypervisor_each(const struct hypervisor *h, void (*fn)(const struct request *r, void *arg), void *arg);
+const struct ledger *hypervisor_ledger(const struct hypervisor *h);
+const struct component *hypervisor_components(const struct hypervisor *h, size_t *ret_n);
+int32_t hypervisor_default_share(const struct hypervisor *h);
+/* What a request of this VM was granted, as needs: the stated ones with the amounts that were met. */
+void request_granted_needs(const struct request *r, struct need ret[NEEDS_MAX]);
+/* Slow check of every invariant, for tests. */
+bool hypervisor_is_sound(const struct hypervisor *h);

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "meted/config.h"
+
+#include <errno.h>
+#include <glib.h>
+#include <stddef.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/str.h"
+#include "base/units.h"
+
+enum type { TEXT, BYTES, MS, COUNT, OCTAL, OPERATORS, OBSERVERS, INT32 };
+
+/* One row a key: feeds the parser; man/mete.conf.5 has the same rows. */
+static const struct key {
+        const char *group, *name;
+        enum type type;
+        size_t offset, size;
+        const char *preset;
+        int64_t minimum, maximum;
+} keys[] = {
+#define AT(field) offsetof(struct config, field), sizeof(((struct config *)NULL)->field)
+        {"meted",  "name",                TEXT,      AT(name),            "",                             0,    0        },
+        {"meted",  "state_dir",           TEXT,      AT(state_dir),       "/var/lib/mete",                0,    0        },
+        {"meted",  "run_dir",             TEXT,      AT(run_dir),         "/run/mete",                    0,    0        },
+        {"meted",  "socket",              TEXT,      AT(socket),          "/run/mete/meted.sock",         0,    0        },
+        {"meted",  "socket_mode",         OCTAL,     AT(socket_mode),     "0660",                         0,    0777     },
+        {"keeper", "socket",              TEXT,      AT(keeper_socket),   "/run/mete-keeper/keeper.sock", 0,    0        },
+        {"host",   "source",              TEXT,      AT(source),          "live",                         0,    0        },
+        {"host",   "cpus",                TEXT,      AT(cpus),            "",                             0,    0        },
+        {"host",   "memory",              BYTES,     AT(memory_bytes),    "0",                            0,    UNITS_MAX},
+        {"host",   "reserve",             BYTES,     AT(reserve_bytes),   "512M",                         0,    UNITS_MAX},
+        {"host",   "cpu_overcommit",      INT32,     AT(cpu_overcommit),  "1",                            1,    64       },
+        {"vm",     "qemu",                TEXT,      AT(qemu),            "/usr/bin/qemu-system-x86_64",  0,    0        },
+        {"vm",     "image_dir",           TEXT,      AT(image_dir),       "/var/lib/mete/images",         0,    0        },
+        {"limits", "offer",               MS,        AT(offer_ms),        "30s",                          100,  3600000  },
+        {"limits", "activation",          MS,        AT(activation_ms),   "60s",                          1000, 3600000  },
+        {"limits", "requests",            COUNT,     AT(live_max),        "100000",                       1,    10000000 },
+        {"limits", "requests_per_vm",     COUNT,     AT(live_per_vm_max), "64",                           1,    10000    },
+        {"limits", "messages_per_second", COUNT,     AT(rate_per_s),      "200",                          1,    1000000  },
+        {"limits", "burst",               COUNT,     AT(burst),           "400",                          1,    1000000  },
+        {"limits", "events",              COUNT,     AT(events_max),      "200000",                       1000, 100000000},
+        {"roles",  "operators",           OPERATORS, 0,                   0,                              "",   0,         0},
+        {"roles",        "observers",                       OBSERVERS,              AT(observers),  "all",      0,    0      },
+#undef AT
+};
+
+static int set_operators(struct config *c, const char *text, struct err *err)
+{
+        char **parts = g_strsplit(text, ",", -1);
+        int bad = 0;
+        c->n_operators = 0;
+        for (char **p = parts; *p && !bad; p++) {
+                int64_t uid;
+                if (*g_strstrip(*p) == '\0' && !p[1])
+                        break;
+                bad = units_parse_count(*p, &uid, err);
+                if (!bad && (c->n_operators == (int)ARRAY_N(c->operators) || uid > UINT32_MAX))
+                        bad = err_set(err, REASON_INVALID, EINVAL, "at most %zu uids", ARRAY_N(c->operators));
+                if (!bad)
+                        c->operators[c->n_operators++] = (uid_t)uid;
+        }
+        g_strfreev(parts);
+        return bad;
+}
+
+static int set(struct config *c, const struct key *k, const char *text, struct err *err)
+{
+        char *at = (char *)c + k->offset;
+        int64_t number = 0;
+        int bad = 0;
+        switch (k->type) {
+        case TEXT:
+                if (!str_copy(at, k->size, text))
+                        bad = err_set(err, REASON_INVALID, EINVAL, "longer than %zu", k->size - 1);
+                return bad;
+        case OPERATORS:
+                return set_operators(c, text, err);
+        case OBSERVERS:
+                if (strcmp(text, "all") != 0 && strcmp(text, "none") != 0)
+                        return err_set(err, REASON_INVALID, EINVAL, "must be all or none");
+                c->observers = strcmp(text, "all") == 0;
+                return 0;
+        case BYTES:
+                bad = units_parse_bytes(text, &number, err);
+                break;
+        case MS:
+                bad = units_parse_ms(text, &number, err);
+                break;
+        case COUNT:
+        case INT32:
+                bad = units_parse_count(text, &number, err);
+                break;
+        case OCTAL: {
+                char *end;
+                number = strtol(text, &end, 8);
+                if (end == text || *end)
+                        bad = err_set(err, REASON_INVALID, EINVAL, "\"%.20s\" is not an octal mode", text);
+                break;
+        }
+        }
+        if (bad)
+                return bad;
+        if (number < k->minimum || number > k->maximum)
+                return err_set(err, REASON_INVALID, ERANGE, "must be from %lld to %lld",
+                               (long long)k->minimum, (long long)k->maximum);
+        if (k->type == OCTAL)
+                *(unsigned *)at = (unsigned)number;
+        else if (k->type == INT32)
+                *(int32_t *)at = (int32_t)number;
+        else
+                *(int64_t *)at = number;
+        return 0;
+}
+
+static const struct key *find(const char *group, const char *name)
+{
+        for (size_t i = 0; i < ARRAY_N(keys); i++)
+                if (strcmp(keys[i].group, group) == 0 && strcmp(keys[i].name, name) == 0)
+                        return &keys[i];
+        return NULL;
+}
+
+static int take_group(GKeyFile *f, const char *group, struct config *c, struct err *err)
+{
+        char **names = g_key_file_get_keys(f, group, NULL, NULL);
+        int bad = 0;
+        for (char **n = names; n && *n && !bad; n++) {
+                const struct key *k = find(group, *n);
+                char *text = g_key_file_get_string(f, group, *n, NULL);
+                if (!k)
+                        bad = err_set(err, REASON_INVALID, EINVAL, "[%s] has no key %s", group, *n);
+                else if (!text)
+                        bad = err_set(err, REASON_INVALID, EINVAL, "[%s] %s is not readable text", group, *n);
+                else if ((bad = set(c, k, text, err)))
+                        err_note(err, "[%s] %s", group, *n);
+                g_free(text);
+        }
+        g_strfreev(names);
+        return bad;
+}
+
+int config_read(const char *path, struct config *ret, struct err *err)
+{
+        struct config c = {0};
+        for (size_t i = 0; i < ARRAY_N(keys); i++) {
+                int bad = set(&c, &keys[i], keys[i].preset, err);
+                if (bad)
+                        return bad;
+        }
+        GKeyFile *f = g_key_file_new();
+        GError *gerr = NULL;
+        if (!g_key_file_load_from_file(f, path, G_KEY_FILE_NONE, &gerr)) {
+                int bad = err_set(err, REASON_INVALID, EINVAL, "%s: %s", path, gerr->message);
+                g_error_free(gerr);
+                g_key_file_free(f);
+                return bad;
+        }
+        char **groups = g_key_file_get_groups(f, NULL);
+        int bad = 0;
+        for (char **g = groups; *g && !bad; g++)
+                bad = take_group(f, *g, &c, err);
+        g_strfreev(groups);
+        g_key_file_free(f);
+        if (bad) {
+                err_note(err, "%s", path);
+                return bad;
+        }
+        if (!*c.name && gethostname(c.name, sizeof(c.name) - 1) < 0)
+                (void)str_copy(c.name, sizeof(c.name), "host");
+        *ret = c;
+        return 0;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meted/config.h - the configuration file of meted (mete.conf(5)). */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "base/err.h"
+
+struct config {
+        char name[64];           /* [meted] name: of this host; the kernel's host name where absent */
+        char state_dir[256];     /* [meted] state_dir: the store */
+        char run_dir[256];       /* [meted] run_dir: sockets of VMs */
+        char socket[256];        /* [meted] socket: the API */
+        unsigned socket_mode;    /* [meted] socket_mode, octal */
+        char keeper_socket[256]; /* [keeper] socket */
+        char source[512];        /* [host] source: "live", "xml:PATH", "synthetic:TEXT" */
+        char cpus[256];          /* [host] cpus: those that may be given away; "" for all */
+        int64_t memory_bytes;    /* [host] memory: how much may be given away; 0 for all but the reserve */
+        int64_t reserve_bytes;   /* [host] reserve */
+        int32_t cpu_overcommit;  /* [host] cpu_overcommit */
+        char qemu[256];          /* [vm] qemu */
+        char image_dir[256];     /* [vm] image_dir */
+        int64_t offer_ms;        /* [limits] offer: how long a counter-offer is held */
+        int64_t activation_ms;   /* [limits] activation: how long making usable may take */
+        int64_t live_max;        /* [limits] requests */
+        int64_t live_per_vm_max; /* [limits] requests_per_vm */
+        int64_t rate_per_s;      /* [limits] messages_per_second, of one VM */
+        int64_t burst;           /* [limits] burst */
+        int64_t events_max;      /* [limits] events that are kept */
+        uid_t operators[16];     /* [roles] operators: uids; root and meted's own uid always are */
+        int n_operators;
+        bool observers; /* [roles] observers: "all" lets everyone look who can open the socket */
+};
+
+/* Reads path over the defaults. An unknown group or key is REASON_INVALID: a misspelt limit must not pass. */
+int config_read(const char *path, struct config *ret, struct err *err);

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meted/guest.c - the channel to the agent of one guest. Everything that comes in here is hostile.
+ *
+ * The VM is known by the channel. A request is decided by the hypervisor; the answer leaves when the
+ * decision is durable and, for a grant, when what was granted is usable. The port is there as long as the
+ * VMM is; whether an agent is behind it shows only in its greeting. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/str.h"
+#include "meted/job.h"
+#include "meted/machine.h"
+#include "vm/socket.h"
+
+enum { AGENT_RETRY_MS = 500 };
+
+/* ---- verdicts ---- */
+
+static void needs_out(const struct request *r, struct api_verdict *v)
+{
+        struct need needs[NEEDS_MAX];
+        request_granted_needs(r, needs);
+        v->n_needs = r->n_needs;
+        for (size_t i = 0; i < r->n_needs; i++) {
+                struct api_need *to = &v->needs[i];
+                memset(to, 0, sizeof(*to));
+                (void)snprintf(to->kind, sizeof(to->kind), "%s", component_kinds[needs[i].kind].name);
+                to->amount = needs[i].amount;
+                for (size_t p = 0; p < needs[i].n_parameters; p++) {
+                        struct need_part part = need_part_of(&needs[i].parameters[p]);
+                        struct api_parameter *q = &to->parameters[to->n_parameters++];
+                        (void)snprintf(q->name, sizeof(q->name), "%s", part.name);
+                        q->relation = (enum api_relation)part.relation;
+                        q->has_value = part.has_value;
+                        q->value = part.value;
+                }
+        }
+}
+
+static const enum api_outcome outcome_out[OUTCOME_N] = {
+        [OUTCOME_GRANTED] = API_OUTCOME_GRANTED,
+        [OUTCOME_COUNTER_OFFERED] = API_OUTCOME_COUNTER_OFFERED,
+        [OUTCOME_NOT_NOW] = API_OUTCOME_NOT_NOW,
+        [OUTCOME_NEVER] = API_OUTCOME_NEVER,
+};
+
+void verdict_of(const struct meted *m, const struct request *r, struct api_verdict *ret)
+{
+        memset(ret, 0, sizeof(*ret));
+        (void)snprintf(ret->request, sizeof(ret->request), "%s", r->id);
+        if (r->state == REQUEST_ENDED && r->outcome == OUTCOME_GRANTED) {
+                ret->outcome = API_OUTCOME_NEVER;
+                ret->has_reason = true;
+                ret->reason = REASON_STALE;
+                (void)snprintf(ret->sentence, sizeof(ret->sentence),
+                               "it was granted and has ended; ask with a new id");
+                return;
+        }
+        ret->outcome = outcome_out[r->outcome];
+        (void)snprintf(ret->sentence, sizeof(ret->sentence), "%s", r->sentence);
+        if (r->outcome != OUTCOME_GRANTED) {
+                ret->has_reason = true;
+                ret->reason = r->reason;
+        }
+        if (r->outcome == OUTCOME_NOT_NOW || r->outcome == OUTCOME_NEVER)
+                return;
+        needs_out(r, ret);
+        if (r->outcome == OUTCOME_COUNTER_OFFERED) {
+                int64_t left = r->offer_end_ms - loop_now_ms();
+                ret->has_valid_ms = true;
+                ret->valid_ms = left > 0 ? (left < 86400000 ? left : 86400000) : 0;
+        } else {
+                int64_t bytes = 0;
+                for (size_t i = 0; i < r->n_claims; i++) {
+                        const struct request_claim *c = &r->claims[i];
+                        if (m->inventory.components[c->component].kind == COMPONENT_MEMORY)
+                                bytes += c->amount;
+                        else if (c->slot >= 0 && ret->n_cpus < ARRAY_N(ret->cpus))
+                                ret->cpus[ret->n_cpus++] = c->slot;
+                }
+                ret->has_memory_bytes = bytes > 0;
+                ret->memory_bytes = bytes;
+        }
+        char lesser[8][128];
+        const struct machine *v = *r->vm ? machine_find((struct meted *)m, r->vm) : NULL;
+        size_t n = meted_fallbacks(m, v, lesser);
+        for (size_t i = 0; i < n; i++)
+                (void)snprintf(ret->fallbacks[ret->n_fallbacks++], sizeof(ret->fallbacks[0]), "%s",
+                               lesser[i]);
+}
+
+/* ---- requests of the agent ---- */
+
+static void refuse(struct rpc_call *call, const struct err *err)
+{
+        rpc_refuse(call, err->reason == REASON_INVALID ? RPC_WRONG_PARAMS : RPC_REFUSED, err);
+}
+
+static void answer_verdict(struct meted *m, void *call, const struct request *r, const struct err *err)
+{
+        if (err) {
+                refuse(call, err);
+                return;
+        }
+        struct api_verdict v;
+        verdict_of(m, r, &v);
+        rpc_reply(call, api_verdict_emit(&v));
+}
+
+static void answer_empty(struct meted *m, void *call, const struct request *r, const struct err *err)
+{
+        (void)m;
+        (void)r;
+        if (err)
+                refuse(call, err);
+        else
+                rpc_reply(call, json_object());
+}
+
+static void key_of(const struct machine *v, const char *request, char key[REQUEST_KEY])
+{
+        (void)snprintf(key, REQUEST_KEY, "vm:%s/%s", v->definition.name, request);
+}
+
+static void do_hello(struct machine *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_guest_hello hello;
+        struct err err = {0};
+        if (api_guest_hello_parse(params, &hello, &err)) {
+                refuse(call, &err);
+                return;
+        }
+        bool rebooted = *v->boot_id && strcmp(v->boot_id, hello.boot_id) != 0;
+        bool is_new = !v->greeted || rebooted;
+        v->greeted = true;
+        v->guest = hello.state;
+        memcpy(v->boot_id, hello.boot_id, sizeof(v->boot_id));
+        memcpy(v->agent_version, hello.agent, sizeof(v->agent_version));
+        if (is_new)
+                machine_note(v, v->definition.name, "agent", "agent %s greets, %zu vCPUs on line",
+                             hello.agent, hello.state.n_cpus_online);
+        if (rebooted) {
+                hypervisor_vm_processes_gone(v->m->hv, v->definition.name, "the guest booted again",
+                                             loop_now_ms());
+                meted_changed(v->m);
+        }
+        struct api_guest_welcome welcome = {.version = API_GUEST_VERSION};
+        memcpy(welcome.vm, v->definition.name, sizeof(welcome.vm));
+        rpc_reply(call, api_guest_welcome_emit(&welcome));
+        jobs_retry(v);
+}
+
+struct sync {
+        struct machine *v;
+        const struct api_guest_sync *theirs;
+        struct api_guest_synced ours;
+        GPtrArray *unknown; /* of keys */
+};
+
+static void sync_one(const struct request *r, void *arg)
+{
+        struct sync *s = arg;
+        if (r->kind != REQUEST_APP || request_is_final(r) || strcmp(r->vm, s->v->definition.name) != 0)
+                return;
+        for (size_t i = 0; i < s->theirs->n_requests; i++) {
+                if (strcmp(s->theirs->requests[i], r->id) != 0)
+                        continue;
+                if (r->state != REQUEST_RELEASING && s->ours.n_live < ARRAY_N(s->ours.live))
+                        memcpy(s->ours.live[s->ours.n_live++], r->id, sizeof(s->ours.live[0]));
+                return;
+        }
+        if (r->state != REQUEST_RELEASING)
+                g_ptr_array_add(s->unknown, g_strdup(r->key));
+}
+
+static void do_sync(struct machine *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_guest_sync *theirs = g_new(struct api_guest_sync, 1);
+        struct sync *s = g_new0(struct sync, 1);
+        struct err err = {0};
+        if (api_guest_sync_parse(params, theirs, &err)) {
+                refuse(call, &err);
+        } else {
+                uint64_t serial;
+                s->v = v;
+                s->theirs = theirs;
+                s->unknown = g_ptr_array_new_with_free_func(g_free);
+                hypervisor_each(v->m->hv, sync_one, s);
+                for (guint i = 0; i < s->unknown->len; i++)
+                        (void)hypervisor_release(v->m->hv, g_ptr_array_index(s->unknown, i),
+                                                 "unknown to the guest", loop_now_ms(), &serial, &err);
+                g_ptr_array_free(s->unknown, TRUE);
+                meted_changed(v->m);
+                rpc_reply(call, api_guest_synced_emit(&s->ours));
+        }
+        g_free(theirs);
+        g_free(s);
+}
+
+static int needs_in(const struct api_guest_reserve *from, struct need needs[NEEDS_MAX], struct err *err)
+{
+        for (size_t i = 0; i < from->n_needs; i++) {
+                const struct api_need *n = &from->needs[i];
+                struct need_part parts[ARRAY_N(n->parameters)];
+                for (size_t p = 0; p < n->n_parameters; p++) {
+                        const struct api_parameter *q = &n->parameters[p];
+                        parts[p] = (struct need_part){q->name, (enum relation)q->relation, q->has_value,
+                                                      q->value, q->has_word ? q->word : NULL};
+                }
+                int bad = need_from_parts(n->kind, n->amount, n->has_amount_max ? n->amount_max : 0,
+                                          n->n_parameters, parts, &needs[i], err);
+                if (bad)
+                        return err_note(err, "needs[%zu]", i);
+        }
+        return 0;
+}
+
+static void do_reserve(struct machine *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_guest_reserve in;
+        struct need needs[NEEDS_MAX];
+        struct err err = {0};
+        uint64_t serial;
+        if (api_guest_reserve_parse(params, &in, &err)) {
+                refuse(call, &err);
+                return;
+        }
+        struct ask ask = {
+                .kind = REQUEST_APP,
+                .vm = v->definition.name,
+                .id = in.request,
+                .application = in.application,
+                .needs = needs,
+                .n_needs = in.n_needs,
+                .accepts_less = in.has_counter && in.counter == API_COUNTER_POLICY_LESS,
+                .end_ms = LEDGER_OPEN,
+        };
+        int bad = needs_in(&in, needs, &err);
+        if (bad && err.reason == REASON_UNSUPPORTED) {
+                struct err why = err;
+                bad = hypervisor_refuse(v->m->hv, &ask, REASON_UNSUPPORTED, why.sentence, loop_now_ms(),
+                                        &serial, &err);
+        } else if (!bad) {
+                bad = hypervisor_ask(v->m->hv, &ask, loop_now_ms(), &serial, &err);
+        }
+        if (bad) {
+                refuse(call, &err);
+                return;
+        }
+        v->m->counters.decisions++;
+        meted_wait(v->m, serial, WAIT_VERDICT, answer_verdict, call);
+        meted_changed(v->m);
+}
+
+static void do_accept(struct machine *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_guest_request_id in;
+        struct err err = {0};
+        uint64_t serial;
+        char key[REQUEST_KEY];
+        if (api_guest_request_id_parse(params, &in, &err)) {
+                refuse(call, &err);
+                return;
+        }
+        key_of(v, in.request, key);
+        if (hypervisor_accept(v->m->hv, key, loop_now_ms(), &serial, &err))
+                refuse(call, &err);
+        else
+                meted_wait(v->m, serial, WAIT_VERDICT, answer_verdict, call);
+        meted_changed(v->m);
+}
+
+static void do_release(struct machine *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_guest_release in;
+        struct err err = {0};
+        uint64_t serial;
+        char key[REQUEST_KEY];
+        if (api_guest_release_parse(params, &in, &err)) {
+                refuse(call, &err);
+                return;
+        }
+        key_of(v, in.request, key);
+        if (hypervisor_release(v->m->hv, key, api_release_cause_name(in.cause), loop_now_ms(), &serial, &err))
+                refuse(call, &err);
+        else
+                meted_wait(v->m, serial, WAIT_RELEASE, answer_empty, call);
+        meted_changed(v->m);
+}
+
+static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const char *method,
+                       const json_t *params)
+{
+        struct machine *v = arg;
+        (void)rpc;
+        enum api_guest_method which = api_guest_method_find(method);
+        struct err err = {0};
+        v->m->counters.guest_messages++;
+        if (!v->greeted && which && which != API_GUEST_HELLO && which != API_GUEST_PING) {
+                (void)err_set(&err, REASON_STALE, EPROTO, "say hello first");
+                refuse(call, &err);
+                return;
+        }
+        switch (which) {
+        case API_GUEST_HELLO:
+                do_hello(v, call, params);
+                return;
+        case API_GUEST_SYNC:
+                do_sync(v, call, params);
+                return;
+        case API_GUEST_RESERVE:
+                do_reserve(v, call, params);
+                return;
+        case API_GUEST_ACCEPT:
+                do_accept(v, call, params);
+                return;
+        case API_GUEST_RELEASE:
+                do_release(v, call, params);
+                return;
+        case API_GUEST_PING:
+                rpc_reply(call, json_object());
+                return;
+        case API_GUEST_ONLINE:
+        case API_GUEST_OFFLINE:
+        case API_GUEST_ENDED:
+        case API_GUEST_METHOD_N:
+                break;
+        }
+        rpc_refuse_unknown(call, method);
+}
+
+/* ---- connection ---- */
+
+static void on_lost(void *arg, struct rpc *rpc, const struct err *err)
+{
+        struct machine *v = arg;
+        (void)rpc;
+        log_info("VM %s: the channel to its agent closed: %s", v->definition.name, err->sentence);
+        guest_disconnect(v);
+        loop_timer_in(&v->agent_retry, AGENT_RETRY_MS);
+}
+
+void guest_connect(struct machine *v)
+{
+        struct err err = {0};
+        char path[512];
+        if (v->agent || !v->vm)
+                return;
+        machine_path(v, "agent.sock", path, sizeof(path));
+        int fd = vm_connect(path, &err);
+        struct rpc_options o = {
+                .line_max = 65536,
+                .queue_max_bytes = 1 << 20,
+                .calls_max = 128,
+                .rate_per_s = (unsigned)v->m->config.rate_per_s,
+                .burst = (unsigned)v->m->config.burst,
+                .keep_on_overflow = true,
+                .on_request = on_request,
+                .on_lost = on_lost,
+        };
+        if (fd >= 0) {
+                v->agent = rpc_new(fd, &o, v, &err);
+                if (!v->agent)
+                        close(fd);
+        }
+        if (!v->agent)
+                loop_timer_in(&v->agent_retry, AGENT_RETRY_MS);
+        else
+                (void)rpc_resync(v->agent, &err);
+}
+
+void guest_disconnect(struct machine *v)
+{
+        struct rpc *rpc = v->agent;
+        v->agent = NULL;
+        v->greeted = false;
+        *v->agent_version = '\0';
+        loop_timer_cancel(&v->agent_retry);
+        rpc_free(rpc);
+}
+
+void machine_lease_ended(struct meted *m, const struct request *r, enum reason reason, const char *sentence)
+{
+        struct machine *v = machine_find(m, r->vm);
+        struct api_guest_ended p = {.reason = reason};
+        struct err err = {0};
+        if (!v || !v->greeted)
+                return; /* it learns of it when it next synchronises */
+        memcpy(p.request, r->id, sizeof(p.request));
+        (void)snprintf(p.sentence, sizeof(p.sentence), "%s", sentence);
+        (void)rpc_notify(v->agent, api_guest_methods[API_GUEST_ENDED].name, api_guest_ended_emit(&p), &err);
+}

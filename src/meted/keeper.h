@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meted/keeper.h - meted's connection to mete-keeper.
+ *
+ * The keeper may go and come back at any time: calls wait for it until their deadline, and a call whose
+ * answer was lost is sent again. So every verb must bear being repeated; vmm-start answers busy then, which
+ * its caller reads with vmm-list. Each call is answered exactly once, from the loop. */
+#pragma once
+#include <jansson.h>
+#include <stdbool.h>
+#include "base/err.h"
+#include "json/api.h"
+
+struct keeper;
+typedef void keeper_done(void *arg, const json_t *result, const struct err *err);
+
+struct keeper *keeper_new(const char *socket_path, void (*on_change)(void *arg, bool connected), void *arg);
+void keeper_free(struct keeper *k); /* unanswered calls are answered as cancelled */
+/* What it said in its greeting; NULL while it is away. */
+const struct api_keeper_info *keeper_info(const struct keeper *k);
+/* Takes params. The descriptors are duplicated, the caller keeps its own. */
+void keeper_call(struct keeper *k, enum api_keeper_method method, json_t *params, const int *fds,
+                 size_t n_fds, int timeout_ms, keeper_done *done, void *arg);

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meted/machine.h - one VM as it is on this host: its definition, its VMM while there is one, its agent
+ * while that is connected, and the queue of jobs that change it (job.h). */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include "core/hypervisor.h"
+#include "json/api.h"
+#include "meted/meted.h"
+#include "vm/definition.h"
+#include "vm/vm.h"
+#include "wire/rpc.h"
+
+struct job;
+
+struct machine {
+        struct meted *m;
+        struct api_vm_definition definition;
+        int uid_slot;  /* which of the keeper's uids it has; kept in the store */
+        struct vm *vm; /* NULL: no connection to a VMM */
+        pid_t pid;     /* 0: no VMM that we know of */
+        char ram_dir[256];
+        char ended[256];       /* how its last run ended */
+        struct job *attaching; /* whose step waits for the VMM's monitors */
+        /* guest.c */
+        struct rpc *agent; /* NULL: no connection to the port */
+        struct loop_timer agent_retry;
+        bool greeted;
+        char agent_version[32], boot_id[64];
+        struct api_guest_state guest;
+        /* job.c */
+        GQueue jobs;    /* of struct job; the first one runs */
+        GList *retries; /* of struct retry: what could not be taken back yet */
+};
+
+/* Machines of m->machines stay sorted by name. */
+struct machine *machine_find(struct meted *m, const char *name);
+struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, int uid_slot);
+/* No VMM and no jobs may be there. */
+void machine_remove(struct machine *v);
+/* meted goes, the VMM stays. */
+void machine_detach(struct machine *v);
+int machine_free_uid_slot(const struct meted *m);
+void machine_shape(const struct machine *v, struct vm_shape *ret);
+/* Its state follows from the request for its base resources. */
+enum api_vm_state machine_state(const struct machine *v);
+const struct request *machine_base(const struct machine *v);
+void machine_path(const struct machine *v, const char *what, char *ret,
+                  size_t size); /* in the run directory */
+/* Row for the store and back. The text is malloc'ed. */
+char *machine_record(const struct machine *v);
+int machine_load(const char *name, const char *record, void *meted, struct err *err);
+/* Its VMM is gone, seen by us or told: everything that it had is taken back. */
+void machine_died(struct machine *v, const char *why);
+void machine_note(struct machine *v, const char *trace, const char *event, const char *fmt, ...)
+        __attribute__((format(printf, 4, 5)));
+
+/* guest.c */
+void guest_connect(struct machine *v);
+void guest_disconnect(struct machine *v);
+void machine_lease_ended(struct meted *m, const struct request *r, enum reason reason, const char *sentence);
+void verdict_of(const struct meted *m, const struct request *r, struct api_verdict *ret);

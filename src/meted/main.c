@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meted/main.c - start and end of the daemon. */
+#include <errno.h>
+#include <getopt.h>
+#include <glib-unix.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/notify.h"
+#include "meted/job.h"
+#include "meted/machine.h"
+#include "meted/meted.h"
+
+enum { EXIT_CONFIG = 78 /* EX_CONFIG */, PROBE_MS = 20000, KEEPER_LIST_MS = 20000 };
+
+static const char usage[] =
+        "Usage: meted [--config PATH] [--check] [--verbose]\n"
+        "The daemon of one mete hypervisor: ledger, VMs, negotiation with guests.\n"
+        "\n"
+        "  --config PATH  configuration, see mete.conf(5) (/etc/mete/meted.conf)\n"
+        "  --check        read the configuration, say what is wrong with it, and end\n"
+        "  --verbose      log more\n"
+        "  --version      print the version\n"
+        "  --help         this text\n"
+        "\n"
+        "Ends with 0 after SIGTERM, 78 for a wrong configuration, 1 for anything else. VMs outlive it.\n";
+
+size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[8][128])
+{
+        size_t n = 0;
+        if (!v && m->probe.accelerator == API_ACCELERATOR_TCG) /* a VM has a line of its own for it */
+                (void)snprintf(ret[n++], 128, "no KVM: %.100s; VMs run on TCG", m->probe.accelerator_why);
+        if (m->config.cpu_overcommit > 1)
+                (void)snprintf(ret[n++], 128, "CPUs are overcommitted %d times where no share is stated",
+                               m->config.cpu_overcommit);
+        if (strcmp(m->config.source, "live") != 0)
+                (void)snprintf(ret[n++], 128, "the inventory is not this machine's but from %.90s",
+                               m->config.source);
+        const struct api_keeper_info *k = keeper_info(m->keeper);
+        for (size_t i = 0; k && i < k->n_fallbacks && n < 8; i++)
+                (void)snprintf(ret[n++], 128, "%s", k->fallbacks[i]);
+        for (size_t i = 0; v && i < v->definition.n_fallbacks && n < 8; i++) {
+                bool said = false;
+                for (size_t p = 0; p < n; p++)
+                        said = said || strcmp(ret[p], v->definition.fallbacks[i]) == 0;
+                if (!said)
+                        (void)snprintf(ret[n++], 128, "%s", v->definition.fallbacks[i]);
+        }
+        return n;
+}
+
+/* ---- after the keeper said which VMMs are there ---- */
+
+static void ignore(void *arg, const json_t *result, const struct err *err)
+{
+        (void)result;
+        if (err)
+                log_warn("cannot end the stray VMM of %s: %s", (const char *)arg, err->sentence);
+        g_free(arg);
+}
+
+/* A VMM that no record accounts for: it must not keep what the ledger thinks is free. */
+static void end_stray(struct meted *m, const char *name)
+{
+        struct api_keeper_vm p;
+        log_warn("VMM of %s is running, and nothing here knows of it; ending it", name);
+        (void)snprintf(p.vm, sizeof(p.vm), "%s", name);
+        keeper_call(m->keeper, API_KEEPER_VMM_KILL, api_keeper_vm_emit(&p), NULL, 0, KEEPER_LIST_MS, ignore,
+                    g_strdup(name));
+        keeper_call(m->keeper, API_KEEPER_VM_DROP, api_keeper_vm_emit(&p), NULL, 0, KEEPER_LIST_MS, ignore,
+                    g_strdup(name));
+}
+
+static void on_vmms(void *arg, const json_t *result, const struct err *err)
+{
+        struct meted *m = arg;
+        struct api_keeper_vmm_list *list = g_new0(struct api_keeper_vmm_list, 1);
+        struct err bad = {0};
+        if (err && err->reason == REASON_CANCELLED) {
+                g_free(list);
+                return;
+        }
+        if (!err && api_keeper_vmm_list_parse(result, list, &bad))
+                err = &bad;
+        if (err) {
+                log_error("cannot learn which VMMs are there: %s; asking again", err->sentence);
+                keeper_call(m->keeper, API_KEEPER_VMM_LIST, NULL, NULL, 0, KEEPER_LIST_MS, on_vmms, m);
+                g_free(list);
+                return;
+        }
+        for (size_t i = 0; i < list->n_vmms; i++) {
+                struct machine *v = machine_find(m, list->vmms[i].vm);
+                const struct request *base = v ? machine_base(v) : NULL;
+                if (!base || request_is_final(base)) {
+                        end_stray(m, list->vmms[i].vm);
+                        continue;
+                }
+                v->pid = (pid_t)list->vmms[i].pid;
+                (void)snprintf(v->ram_dir, sizeof(v->ram_dir), "%s", list->vmms[i].ram_dir);
+        }
+        g_free(list);
+        m->adopted = true;
+        for (guint i = 0; i < m->machines->len; i++) {
+                struct machine *v = g_ptr_array_index(m->machines, i);
+                const struct request *base = machine_base(v);
+                if (base && base->state == REQUEST_GRANTED)
+                        job_adopt(v);
+        }
+        hypervisor_recover(m->hv, loop_now_ms());
+        meted_changed(m);
+}
+
+static void on_keeper(void *arg, bool connected)
+{
+        struct meted *m = arg;
+        hypervisor_note(m->hv, loop_now_ms(), "keeper", "host", connected ? "keeper-there" : "keeper-away",
+                        "%s",
+                        connected ? "mete-keeper is there" : "mete-keeper is away; what needs it waits");
+        meted_changed(m);
+}
+
+/* ---- start ---- */
+
+static int read_inventory(struct meted *m, struct err *err)
+{
+        const char *source = m->config.source;
+        struct inventory_options o = {
+                .source = INVENTORY_LIVE,
+                .cpus = *m->config.cpus ? m->config.cpus : NULL,
+                .memory_bytes = m->config.memory_bytes,
+                .reserve_bytes = m->config.reserve_bytes,
+        };
+        if (strncmp(source, "xml:", 4) == 0) {
+                o.source = INVENTORY_XML;
+                o.text = source + 4;
+        } else if (strncmp(source, "synthetic:", 10) == 0) {
+                o.source = INVENTORY_SYNTHETIC;
+                o.text = source + 10;
+        } else if (strcmp(source, "live") != 0) {
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "[host] source: must be live, xml:PATH or synthetic:TEXT");
+        }
+        return inventory_read(&o, &m->inventory, err);
+}
+
+static int make_dir(const char *path, mode_t mode, struct err *err)
+{
+        if (mkdir(path, mode) < 0 && errno != EEXIST)
+                return err_set(err, REASON_INTERNAL, errno, "cannot make %s: %s", path, strerror(errno));
+        return 0;
+}
+
+static int start(struct meted *m, struct err *err)
+{
+        char path[512];
+        m->machines = g_ptr_array_new();
+        int bad = read_inventory(m, err);
+        if (!bad)
+                bad = make_dir(m->config.state_dir, 0700, err);
+        if (!bad)
+                bad = make_dir(m->config.run_dir, 0711, err);
+        if (bad)
+                return bad;
+        (void)snprintf(path, sizeof(path), "%s/mete.db", m->config.state_dir);
+        bad = store_open(path, m->inventory.components, m->inventory.n, &m->store, err);
+        if (bad)
+                return bad;
+        (void)snprintf(path, sizeof(path), "%s/probe.json", m->config.state_dir);
+        bad = probe_qemu(m->config.qemu, path, PROBE_MS, &m->probe, err);
+        if (!bad)
+                bad = store_load_vms(m->store, machine_load, m, err);
+        if (!bad)
+                bad = meted_load(m, err);
+        if (!bad)
+                bad = api_start(m, err);
+        if (bad)
+                return bad;
+        m->keeper = keeper_new(m->config.keeper_socket, on_keeper, m);
+        keeper_call(m->keeper, API_KEEPER_VMM_LIST, NULL, NULL, 0, KEEPER_LIST_MS, on_vmms, m);
+        hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "started", "meted %s on QEMU %s (%s)",
+                        METE_VERSION, m->probe.version, api_accelerator_name(m->probe.accelerator));
+        m->ready_mono_ms = loop_mono_ms();
+        meted_changed(m);
+        return 0;
+}
+
+static void stop(struct meted *m)
+{
+        api_stop(m);
+        if (m->after)
+                turns_done(m);
+        events_done(m);
+        for (guint i = 0; m->machines && i < m->machines->len; i++)
+                machine_detach(g_ptr_array_index(m->machines, i));
+        keeper_free(m->keeper);
+        if (m->store && m->hv) { /* what was noted last */
+                struct err err = {0};
+                if (store_is_dirty(m->store))
+                        (void)store_commit(m->store, &err);
+        }
+        hypervisor_free(m->hv);
+        store_close(m->store);
+        inventory_done(&m->inventory);
+        for (guint i = 0; m->machines && i < m->machines->len; i++)
+                g_free(g_ptr_array_index(m->machines, i));
+        if (m->machines)
+                g_ptr_array_free(m->machines, TRUE);
+}
+
+static gboolean on_signal(gpointer arg)
+{
+        (void)arg;
+        loop_quit();
+        return G_SOURCE_CONTINUE;
+}
+
+int main(int argc, char **argv)
+{
+        static const struct option options[] = {
+                {"config",     required_argument, NULL, 'c'},
+                {"check",        no_argument, NULL, 'k'},
+                {"verbose",            no_argument, NULL, 'v'},
+                {"version",no_argument, NULL, 'V'},
+                {"help",         no_argument, NULL, 'h'},
+                {0   },
+        };
+        const char *path = "/etc/mete/meted.conf";
+        enum log_level level = LOG_INFO;
+        bool check = false;
+        for (int c; (c = getopt_long(argc, argv, "c:h", options, NULL)) != -1;) {
+                switch (c) {
+                case 'c':
+                        path = optarg;
+                        break;
+                case 'k':
+                        check = true;
+                        break;
+                case 'v':
+                        level = LOG_DEBUG;
+                        break;
+                case 'V':
+                        (void)printf("meted %s\n", METE_VERSION);
+                        return 0;
+                case 'h':
+                        (void)fputs(usage, stdout);
+                        return 0;
+                default:
+                        (void)fputs(usage, stderr);
+                        return 64;
+                }
+        }
+        log_init("meted", level);
+        struct meted *m = g_new0(struct meted, 1);
+        struct err err = {0};
+        if (config_read(path, &m->config, &err)) {
+                log_error("%s", err.sentence);
+                g_free(m);
+                return EXIT_CONFIG;
+        }
+        if (check) {
+                (void)printf("%s: good\n", path);
+                g_free(m);
+                return 0;
+        }
+        (void)signal(SIGPIPE, SIG_IGN);
+        turns_init(m);
+        guint term = g_unix_signal_add(SIGTERM, on_signal, NULL),
+              in = g_unix_signal_add(SIGINT, on_signal, NULL);
+        int bad = start(m, &err);
+        if (bad) {
+                log_error("%s", err.sentence);
+        } else {
+                log_info("ready on %s, store in %s", m->config.socket, m->config.state_dir);
+                notify_send("READY=1");
+                loop_run();
+                log_info("stopping; VMs run on");
+        }
+        stop(m);
+        g_source_remove(term);
+        g_source_remove(in);
+        loop_done();
+        g_free(m);
+        return bad ? 1 : 0;
+}

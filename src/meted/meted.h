@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meted/meted.h - the daemon of one hypervisor, and what its parts share.
+ *
+ *   api.c      HTTP requests        -> hypervisor          guest.c    messages of agents -> hypervisor
+ *   turn.c     effects of one turn  -> store, then the others
+ *   machine.c  one VM: its VMM, its agent, its jobs        job.c      makes usable, takes back
+ *   keeper.c   the connection to mete-keeper
+ *
+ * Whoever calls into the hypervisor calls meted_changed() afterwards. Answers are not written where a
+ * request is decided: the asker leaves a waiter, and turn.c answers it once the decision is durable. */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "core/hypervisor.h"
+#include "host/inventory.h"
+#include "loop/loop.h"
+#include "meted/config.h"
+#include "meted/keeper.h"
+#include "store/store.h"
+#include "vm/probe.h"
+
+struct machine;
+struct http_server;
+struct http_request;
+struct meted;
+
+/* Somebody who waits for a request to be decided, for its release to be recorded, or for everything to be
+ * back. */
+enum wait_for {
+        WAIT_VERDICT = 1,
+        WAIT_RELEASE,
+        WAIT_END,
+        WAIT_COMMIT /* serial 0: what was written to the store */
+};
+struct waiter {
+        uint64_t serial;
+        enum wait_for what;
+        /* r is NULL where the answer is err, and for WAIT_COMMIT. Called once, then the waiter is freed. */
+        void (*answer)(struct meted *m, void *call, const struct request *r, const struct err *err);
+        void *call;
+};
+
+struct counters {
+        uint64_t turns, commits, commit_failures, decisions, verdicts[OUTCOME_N], events, guest_messages,
+                http_requests;
+};
+
+struct meted {
+        struct config config;
+        struct inventory inventory;
+        struct api_qemu_probe probe;
+        struct store *store;
+        struct hypervisor *hv;
+        struct keeper *keeper;
+        GPtrArray *machines; /* of struct machine, by name */
+        struct http_server *http;
+        int64_t ready_mono_ms;
+        bool adopted;   /* the keeper told which VMMs are there */
+        bool is_broken; /* the last transaction failed; why is in problem */
+        struct err problem;
+        struct turn commit, send;
+        GArray *after;  /* of struct effect: to be carried out once durable */
+        GList *waiters; /* of struct waiter */
+        GList *streams; /* of struct follower, in events.c */
+        struct loop_timer tick, mend;
+        struct counters counters;
+};
+
+/* turn.c */
+void turns_init(struct meted *m);
+void turns_done(struct meted *m);
+/* After anything that may have queued effects, or written to the store. */
+void meted_changed(struct meted *m);
+void meted_wait(struct meted *m, uint64_t serial, enum wait_for what,
+                void (*answer)(struct meted *m, void *call, const struct request *r, const struct err *err),
+                void *call);
+/* Whoever waited with this call no longer does. */
+void meted_unwait(struct meted *m, const void *call);
+/* The hypervisor made from the store: at start, and after a transaction that failed. */
+int meted_load(struct meted *m, struct err *err);
+
+/* events.c */
+void events_publish(struct meted *m); /* to the followers, what is durable since */
+void events_follow(struct meted *m, struct http_request *req, int64_t after, const char *trace);
+void events_done(struct meted *m);
+
+/* api.c */
+int api_start(struct meted *m, struct err *err);
+void api_stop(struct meted *m);
+
+/* What this platform does in a lesser way, for answers to VM v or (v NULL) to the host (S.10). Returns how
+ * many of ret[8] were filled. */
+size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[8][128]);

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meted/turn.c - the effects of one turn of the loop: first recorded, all in one transaction, then carried
+ * out. The only place where meted commits.
+ *
+ * When the transaction fails (a full disk), nothing of the turn was decided: the effects are dropped, those
+ * who wait are told, and the hypervisor is made anew from the store, which is then what is true. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "meted/crash.h"
+#include "meted/job.h"
+#include "meted/machine.h"
+#include "meted/meted.h"
+
+enum { MEND_MS = 500, TRIM_EVERY = 1000 };
+
+static void arm_tick(struct meted *m)
+{
+        int64_t at = hypervisor_deadline(m->hv);
+        if (at == LEDGER_OPEN) {
+                loop_timer_cancel(&m->tick);
+                return;
+        }
+        int64_t in = at - loop_now_ms();
+        loop_timer_in(&m->tick, in > 0 ? (in < 3600000 ? in : 3600000) : 0);
+}
+
+static void on_tick(void *arg)
+{
+        struct meted *m = arg;
+        hypervisor_tick(m->hv, loop_now_ms());
+        meted_changed(m);
+}
+
+void meted_changed(struct meted *m)
+{
+        if (hypervisor_has_effects(m->hv) || store_is_dirty(m->store))
+                loop_turn_request(&m->commit);
+        arm_tick(m);
+}
+
+/* ---- waiters ---- */
+
+void meted_wait(struct meted *m, uint64_t serial, enum wait_for what,
+                void (*answer)(struct meted *m, void *call, const struct request *r, const struct err *err),
+                void *call)
+{
+        struct waiter *w = g_new0(struct waiter, 1);
+        *w = (struct waiter){serial, what, answer, call};
+        m->waiters = g_list_append(m->waiters, w);
+}
+
+void meted_unwait(struct meted *m, const void *call)
+{
+        for (GList *l = m->waiters; l; l = l->next) {
+                struct waiter *w = l->data;
+                if (w->call != call)
+                        continue;
+                m->waiters = g_list_delete_link(m->waiters, l);
+                g_free(w);
+                return;
+        }
+}
+
+/* what 0: everyone. */
+static void answer_waiters(struct meted *m, uint64_t serial, enum wait_for what, const struct err *err)
+{
+        GList *mine = NULL, *next;
+        for (GList *l = m->waiters; l; l = next) {
+                struct waiter *w = l->data;
+                next = l->next;
+                if (what && (w->serial != serial || w->what != what))
+                        continue;
+                m->waiters = g_list_remove_link(m->waiters, l);
+                mine = g_list_concat(mine, l);
+        }
+        for (GList *l = mine; l; l = l->next) {
+                struct waiter *w = l->data;
+                const struct request *r = err ? NULL : hypervisor_request(m->hv, w->serial);
+                struct err gone = {0};
+                if (!r && !err && w->what != WAIT_COMMIT)
+                        (void)err_set(&gone, REASON_STALE, ESTALE, "this request is no longer remembered");
+                w->answer(m, w->call, r, err ? err : gone.code ? &gone : NULL);
+                g_free(w);
+        }
+        g_list_free(mine);
+}
+
+/* ---- first: record ---- */
+
+static int record(struct meted *m, const struct effect *f, struct err *err)
+{
+        switch (f->kind) {
+        case EFFECT_PERSIST: {
+                const struct request *r = hypervisor_request(m->hv, f->serial);
+                return r ? store_put_request(m->store, r, err) : 0; /* forgotten in this very turn */
+        }
+        case EFFECT_FORGET:
+                return store_forget_request(m->store, f->serial, err);
+        case EFFECT_EVENT: {
+                struct store_event e = {.at_ms = f->at_ms};
+                memcpy(e.trace, f->trace, sizeof(e.trace));
+                memcpy(e.subject, f->subject, sizeof(e.subject));
+                memcpy(e.event, f->event, sizeof(e.event));
+                memcpy(e.text, f->text, sizeof(e.text));
+                m->counters.events++;
+                if (m->counters.events % TRIM_EVERY == 0) {
+                        int bad = store_trim_events(m->store, m->config.events_max, err);
+                        if (bad)
+                                return bad;
+                }
+                return store_add_event(m->store, &e, NULL, err);
+        }
+        case EFFECT_ANSWER:
+        case EFFECT_RELEASED:
+        case EFFECT_ENDED:
+        case EFFECT_ACTIVATE:
+        case EFFECT_DEACTIVATE:
+        case EFFECT_LEASE_ENDED:
+                g_array_append_val(m->after, *f);
+                return 0;
+        }
+        return 0;
+}
+
+static void broken(struct meted *m, const struct err *why)
+{
+        struct err err = *why;
+        err_note(&err, "decisions cannot be recorded, nothing was changed");
+        err.reason = REASON_BUSY;
+        m->counters.commit_failures++;
+        if (!m->is_broken)
+                log_error("%s; will try again", err.sentence);
+        m->is_broken = true;
+        m->problem = err;
+        store_rollback(m->store);
+        g_array_set_size(m->after, 0);
+        struct err bad = {0};
+        answer_waiters(m, 0, WAIT_COMMIT, &err); /* those who defined or removed a VM take that back */
+        if (meted_load(m, &bad)) {
+                /* Without a true picture there is nothing sound to go on with; VMs outlive us. */
+                log_error("the store cannot be read either: %s; stopping", bad.sentence);
+                loop_quit();
+        }
+        answer_waiters(m, 0, 0, &err);
+        loop_timer_in(&m->mend, MEND_MS);
+}
+
+static void on_commit(void *arg)
+{
+        struct meted *m = arg;
+        struct effect f;
+        struct err err = {0};
+        int bad = 0;
+        m->counters.turns++;
+        while (!bad && hypervisor_next_effect(m->hv, &f))
+                bad = record(m, &f, &err);
+        if (!bad && store_is_dirty(m->store)) {
+                crash_point("commit");
+                bad = store_commit(m->store, &err);
+                m->counters.commits++;
+                if (!bad)
+                        m->is_broken = false;
+                crash_point("committed");
+        }
+        if (bad) {
+                broken(m, &err);
+                return;
+        }
+        loop_turn_request(&m->send);
+}
+
+/* After a failure: is the disk well again? Then what was under way is asked for again. */
+static void on_mend(void *arg)
+{
+        struct meted *m = arg;
+        hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "mended", "decisions can be recorded again");
+        hypervisor_recover(m->hv, loop_now_ms());
+        meted_changed(m);
+}
+
+/* ---- then: carry out ---- */
+
+static void carry_out(struct meted *m, const struct effect *f)
+{
+        const struct request *r = hypervisor_request(m->hv, f->serial);
+        switch (f->kind) {
+        case EFFECT_ANSWER:
+                if (r)
+                        m->counters.verdicts[r->outcome]++;
+                answer_waiters(m, f->serial, WAIT_VERDICT, NULL);
+                break;
+        case EFFECT_RELEASED:
+                answer_waiters(m, f->serial, WAIT_RELEASE, NULL);
+                break;
+        case EFFECT_ENDED:
+                answer_waiters(m, f->serial, WAIT_END, NULL);
+                break;
+        case EFFECT_ACTIVATE:
+                crash_point("activate");
+                if (r)
+                        job_activate(m, r);
+                break;
+        case EFFECT_DEACTIVATE:
+                crash_point("deactivate");
+                if (r)
+                        job_deactivate(m, r);
+                break;
+        case EFFECT_LEASE_ENDED:
+                if (r)
+                        machine_lease_ended(m, r, f->reason, f->text);
+                break;
+        case EFFECT_PERSIST:
+        case EFFECT_FORGET:
+        case EFFECT_EVENT:
+                break;
+        }
+}
+
+static void on_send(void *arg)
+{
+        struct meted *m = arg;
+        /* Carrying out may decide more, which queues up for the next turn. */
+        GArray *now = m->after;
+        m->after = g_array_new(FALSE, FALSE, sizeof(struct effect));
+        for (guint i = 0; i < now->len; i++)
+                carry_out(m, &g_array_index(now, struct effect, i));
+        g_array_free(now, TRUE);
+        answer_waiters(m, 0, WAIT_COMMIT, NULL);
+        events_publish(m);
+        meted_changed(m);
+}
+
+/* ---- start ---- */
+
+struct load {
+        struct meted *m;
+        int64_t now_ms;
+};
+
+static int load_request(struct request *row, void *arg, struct err *err)
+{
+        struct load *l = arg;
+        return hypervisor_restore(l->m->hv, row, l->now_ms, err);
+}
+
+int meted_load(struct meted *m, struct err *err)
+{
+        uint64_t last;
+        int bad = store_last_serial(m->store, &last, err);
+        if (bad)
+                return bad;
+        struct hypervisor_config c = {
+                .cpu_overcommit = m->config.cpu_overcommit,
+                .offer_ms = m->config.offer_ms,
+                .live_max = (size_t)m->config.live_max,
+                .live_per_vm_max = (size_t)m->config.live_per_vm_max,
+                .finished_max = 4096,
+                .first_serial = last + 1,
+        };
+        int64_t now = loop_now_ms();
+        struct hypervisor *hv = hypervisor_new(&c, m->inventory.components, m->inventory.n, now);
+        if (!hv)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for the hypervisor");
+        hypervisor_free(m->hv);
+        m->hv = hv;
+        for (guint i = 0; i < m->machines->len && !bad; i++) {
+                struct vm_shape shape;
+                machine_shape(g_ptr_array_index(m->machines, i), &shape);
+                bad = hypervisor_vm_define(hv, &shape, err);
+        }
+        struct load l = {m, now};
+        return bad ? bad : store_load_requests(m->store, load_request, &l, err);
+}
+
+void turns_init(struct meted *m)
+{
+        m->after = g_array_new(FALSE, FALSE, sizeof(struct effect));
+        loop_turn_init(&m->commit, LOOP_COMMIT, on_commit, m);
+        loop_turn_init(&m->send, LOOP_SEND, on_send, m);
+        loop_timer_init(&m->tick, on_tick, m);
+        loop_timer_init(&m->mend, on_mend, m);
+}
+
+void turns_done(struct meted *m)
+{
+        struct err err = {0};
+        (void)err_set(&err, REASON_CANCELLED, ECANCELED, "meted stops");
+        answer_waiters(m, 0, 0, &err);
+        loop_turn_cancel(&m->commit);
+        loop_turn_cancel(&m->send);
+        loop_timer_cancel(&m->tick);
+        loop_timer_cancel(&m->mend);
+        g_array_free(m->after, TRUE);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* store/store.h - what must survive: definitions of VMs, requests, the event log. SQLite underneath.
+ *
+ * WAL with synchronous=FULL: store_commit() returns after fdatasync. One transaction a turn of the loop,
+ * opened by the first write. Rows of requests are keyed by their serial, so that the writes of one turn
+ * fall on neighbouring pages. Errors: REASON_INTERNAL, with SQLite's sentence (such as a full disk);
+ * after one, store_rollback() and make the in-memory state anew from the store.
+ *
+ * One process at a time: store_open() takes a lock on the file's neighbour (REASON_BUSY). */
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "core/component.h"
+#include "core/request.h"
+
+struct store;
+
+struct store_event {
+        int64_t seq;
+        int64_t at_ms;
+        char trace[REQUEST_ID];
+        char subject[REQUEST_KEY];
+        char event[32];
+        char text[REQUEST_SENTENCE];
+};
+
+/* path: the database file; its directory must exist. Components translate claims: by id on disk, by index
+ * in memory; they are borrowed for the life of the store. */
+int store_open(const char *path, const struct component *components, size_t n_components, struct store **ret,
+               struct err *err);
+void store_close(struct store *s);
+
+/* Writes of the turn. */
+int store_put_request(struct store *s, const struct request *r, struct err *err);
+int store_forget_request(struct store *s, uint64_t serial, struct err *err);
+/* *ret_seq (may be NULL) is known at once, valid after the commit. */
+int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_seq, struct err *err);
+int store_put_vm(struct store *s, const char *name, const char *definition_json, struct err *err);
+int store_delete_vm(struct store *s, const char *name, struct err *err);
+/* Durable when it returns 0. Nothing written: 0 at once. */
+int store_commit(struct store *s, struct err *err);
+void store_rollback(struct store *s);
+bool store_is_dirty(const struct store *s);
+
+/* Reads. fn returns 0 to go on; otherwise its value is returned. */
+int store_load_requests(struct store *s, int (*fn)(struct request *row, void *arg, struct err *err),
+                        void *arg, struct err *err); /* row->claims is fn's to take */
+int store_load_vms(struct store *s,
+                   int (*fn)(const char *name, const char *definition_json, void *arg, struct err *err),
+                   void *arg, struct err *err);
+/* Events with seq > after, in order, of one trace where trace is not NULL. Also those not committed yet
+ * are left out. Returns how many (<= limit), or a negative errno. */
+int store_events(struct store *s, int64_t after, const char *trace, struct store_event *ret, int limit,
+                 struct err *err);
+int64_t store_last_event(struct store *s);
+/* The highest serial that ever was, and 0 for a new store: serials are never reused. */
+int store_last_serial(struct store *s, uint64_t *ret, struct err *err);
+/* Keeps the newest `keep` events. A write of the turn. */
+int store_trim_events(struct store *s, int64_t keep, struct err *err);
