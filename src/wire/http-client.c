@@ -17,7 +17,7 @@ enum { EVENT_MAX = 1 << 20, CONNECT_MS = 5000 };
 
 struct text {
         char *data;
-        size_t n, max;
+        size_t n, room, max;
 };
 
 struct http_client {
@@ -46,13 +46,17 @@ static bool text_add(struct text *t, const char *data, size_t n)
 {
         if (n > t->max - t->n)
                 return false;
-        char *more = realloc(t->data, t->n + n + 1);
-        if (!more)
-                return false;
-        memcpy(more + t->n, data, n);
-        t->data = more;
+        if (t->n + n + 1 > t->room) { /* doubled: 16 MiB come in pieces of 16 KiB */
+                size_t room = 2 * (t->n + n + 1);
+                char *more = realloc(t->data, room);
+                if (!more)
+                        return false;
+                t->data = more;
+                t->room = room;
+        }
+        memcpy(t->data + t->n, data, n);
         t->n += n;
-        more[t->n] = '\0';
+        t->data[t->n] = '\0';
         return true;
 }
 
@@ -260,8 +264,7 @@ static int finish(struct http_client *c, CURLcode code, struct http_answer *ret,
         (void)curl_easy_getinfo(c->curl, CURLINFO_CONTENT_TYPE, &type);
         *ret = (struct http_answer){.status = (int)status, .body = c->body.data, .body_n = c->body.n};
         (void)STR_COPY(ret->content_type, type ? type : "");
-        c->body.data = NULL;
-        c->body.n = 0;
+        c->body = (struct text){.max = c->body.max};
         return 0;
 }
 
