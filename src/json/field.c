@@ -16,7 +16,7 @@ enum { PATH_TEXT = 160, QUOTE_BYTES = 40 };
 /* "needs[1].amount" for the innermost `at`; a path that does not fit loses its start, which says least. */
 static const char *path_print(const struct field_at *at, char buf[PATH_TEXT])
 {
-        char *end = buf + PATH_TEXT - 1, *p = end;
+        char *end = &buf[PATH_TEXT - 1], *p = end;
         *end = '\0';
         for (; at; at = at->up) {
                 char part[80];
