@@ -660,7 +660,7 @@ static void defaults(struct http_limits *l)
                 l->heartbeat_ms = 15000;
 }
 
-static void on_mhd_log(void *cls, const char *fmt, va_list ap)
+static __attribute__((format(printf, 2, 0))) void on_mhd_log(void *cls, const char *fmt, va_list ap)
 {
         char text[512];
         (void)g_vsnprintf(text, sizeof(text), fmt, ap);
