@@ -138,7 +138,7 @@ static int take_lock(struct store *s, const char *path, struct err *err)
 
 static int prepare(struct store *s, struct err *err)
 {
-        int64_t version;
+        int64_t version = 0;
         int bad = exec(s,
                        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"
                        " PRAGMA temp_store=MEMORY; PRAGMA cache_size=-4096; PRAGMA locking_mode=EXCLUSIVE",
@@ -168,7 +168,7 @@ static int prepare(struct store *s, struct err *err)
                 if (sqlite3_prepare_v3(s->db, sql[i], -1, SQLITE_PREPARE_PERSISTENT, &s->stmt[i], NULL) !=
                     SQLITE_OK)
                         return fail(s, "cannot prepare the store", err);
-        int64_t highest;
+        int64_t highest = 0;
         bad = one_int(s, "SELECT serial FROM highest", &highest, err);
         if (!bad)
                 bad = one_int(s, "SELECT coalesce(max(seq), 0) FROM event", &s->last_event, err);
@@ -364,7 +364,7 @@ void store_rollback(struct store *s)
         (void)run(s, ROLLBACK, "cannot roll back", NULL); /* SQLite may have rolled back by itself */
         s->dirty = false;
         s->last_event = s->committed_event;
-        int64_t highest;
+        int64_t highest = 0;
         if (one_int(s, "SELECT serial FROM highest", &highest, NULL) == 0)
                 s->highest = (uint64_t)highest;
 }
@@ -460,7 +460,7 @@ int store_load_requests(struct store *s, int (*fn)(struct request *row, void *ar
         sqlite3_stmt *q;
         if (sqlite3_prepare_v2(s->db, "SELECT * FROM request ORDER BY serial", -1, &q, NULL) != SQLITE_OK)
                 return fail(s, "cannot read requests", err);
-        int bad = 0, rc;
+        int bad = 0, rc = SQLITE_DONE;
         while (!bad && (rc = sqlite3_step(q)) == SQLITE_ROW) {
                 struct request r = {0};
                 bad = parse_row(s, q, &r, err);
@@ -482,7 +482,7 @@ int store_load_vms(struct store *s,
         if (sqlite3_prepare_v2(s->db, "SELECT name, definition FROM vm ORDER BY name", -1, &q, NULL) !=
             SQLITE_OK)
                 return fail(s, "cannot read VMs", err);
-        int bad = 0, rc;
+        int bad = 0, rc = SQLITE_DONE;
         while (!bad && (rc = sqlite3_step(q)) == SQLITE_ROW)
                 bad = fn(column(q, 0), column(q, 1), arg, err);
         if (!bad && rc != SQLITE_DONE)
@@ -495,7 +495,7 @@ int store_events(struct store *s, int64_t after, const char *trace, struct store
                  struct err *err)
 {
         sqlite3_stmt *q = s->stmt[trace ? EVENTS_OF : EVENTS];
-        int n = 0, rc;
+        int n = 0, rc = SQLITE_DONE;
         sqlite3_bind_int64(q, 1, after);
         sqlite3_bind_int64(q, 2, s->committed_event);
         sqlite3_bind_int(q, 3, limit);

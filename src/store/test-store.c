@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The store with a real SQLite: rows come back as they went in, what was not committed is gone after a
+ * crash, what was is there, a full disk changes nothing, and only one may hold it. */
+#include <errno.h>
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "store/store.h"
+
+static const struct component machine[] = {
+        {.id = "cpu:0", .kind = COMPONENT_CPU, .capacity = 1000, .owned = 1000},
+        {.id = "memory:node0", .kind = COMPONENT_MEMORY, .capacity = 1 << 30, .owned = 1 << 30},
+};
+
+struct place {
+        char *dir, *path;
+};
+
+static void place_init(struct place *p)
+{
+        p->dir = g_dir_make_tmp("mete-store-XXXXXX", NULL);
+        p->path = g_build_filename(p->dir, "mete.db", NULL);
+}
+
+static void place_done(struct place *p)
+{
+        static const char *const ends[] = {"", "-wal", "-shm", ".lock"};
+        for (size_t i = 0; i < G_N_ELEMENTS(ends); i++) {
+                char *f = g_strconcat(p->path, ends[i], NULL);
+                (void)g_unlink(f);
+                g_free(f);
+        }
+        g_assert_cmpint(g_rmdir(p->dir), ==, 0); /* nothing else was left there */
+        g_free(p->path);
+        g_free(p->dir);
+}
+
+static struct store *open_store(const struct place *p)
+{
+        struct store *s = NULL;
+        struct err err = {0};
+        if (store_open(p->path, machine, G_N_ELEMENTS(machine), &s, &err))
+                g_error("%s", err.sentence);
+        return s;
+}
+
+static void sample(struct request *r, uint64_t serial)
+{
+        struct err err = {0};
+        memset(r, 0, sizeof(*r));
+        r->serial = serial;
+        (void)snprintf(r->key, sizeof(r->key), "vm:v/r%u", (unsigned)serial);
+        (void)snprintf(r->id, sizeof(r->id), "r%u", (unsigned)serial);
+        (void)snprintf(r->vm, sizeof(r->vm), "v");
+        (void)snprintf(r->application, sizeof(r->application), "redis 17 \"quoted\" 'x'");
+        (void)snprintf(r->sentence, sizeof(r->sentence), "granted; DROP TABLE request; --");
+        r->kind = REQUEST_APP;
+        r->state = REQUEST_GRANTED;
+        r->outcome = OUTCOME_GRANTED;
+        r->accepts_less = true;
+        r->n_needs = 2;
+        g_assert_cmpint(need_parse("cpu:1..2,share>=0.9", &r->needs[0], &err), ==, 0);
+        g_assert_cmpint(need_parse("memory:256M", &r->needs[1], &err), ==, 0);
+        r->met[0] = 1;
+        r->met[1] = 256 << 20;
+        r->n_claims = 2;
+        r->claims = calloc(2, sizeof(*r->claims));
+        r->claims[0] = (struct request_claim){.component = 0, .slot = 3, .amount = 900};
+        r->claims[1] = (struct request_claim){.component = 1, .slot = 0, .amount = 256 << 20};
+        r->asked_ms = r->start_ms = 1000;
+        r->end_ms = LEDGER_OPEN;
+}
+
+struct found {
+        int n;
+        struct request last;
+};
+
+static int take(struct request *row, void *arg, struct err *err)
+{
+        struct found *f = arg;
+        (void)err;
+        f->n++;
+        free(f->last.claims);
+        f->last = *row;
+        row->claims = NULL;
+        return 0;
+}
+
+static int load(struct store *s, struct found *f)
+{
+        struct err err = {0};
+        memset(f, 0, sizeof(*f));
+        if (store_load_requests(s, take, f, &err))
+                g_error("%s", err.sentence);
+        return f->n;
+}
+
+static void test_round_trip(void)
+{
+        struct place p;
+        struct request r;
+        struct found f;
+        struct err err = {0};
+        place_init(&p);
+        struct store *s = open_store(&p);
+        sample(&r, 1);
+        g_assert_cmpint(store_put_request(s, &r, &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        store_close(s);
+        s = open_store(&p);
+        g_assert_cmpint(load(s, &f), ==, 1);
+        const struct request *l = &f.last;
+        g_assert_cmpstr(l->key, ==, r.key);
+        g_assert_cmpstr(l->application, ==, r.application);
+        g_assert_cmpstr(l->sentence, ==, r.sentence);
+        g_assert_true(l->state == r.state && l->kind == r.kind && l->outcome == r.outcome && l->accepts_less);
+        g_assert_true(l->end_ms == LEDGER_OPEN && l->met[1] == r.met[1]);
+        g_assert_cmpuint(l->n_needs, ==, 2);
+        g_assert_true(need_equal(&l->needs[0], &r.needs[0]));
+        g_assert_cmpuint(l->n_claims, ==, 2);
+        g_assert_true(l->claims[0].slot == 3 && l->claims[0].amount == 900 && l->claims[1].component == 1);
+        g_assert_cmpint(store_forget_request(s, 1, &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        free(f.last.claims);
+        g_assert_cmpint(load(s, &f), ==, 0);
+        uint64_t serial;
+        g_assert_cmpint(store_last_serial(s, &serial, &err), ==, 0);
+        g_assert_cmpuint(serial, >=, 1); /* forgotten, and still not used again */
+        free(r.claims);
+        store_close(s);
+        place_done(&p);
+}
+
+static void test_lock(void)
+{
+        struct place p;
+        struct err err = {0};
+        struct store *second = NULL;
+        place_init(&p);
+        struct store *s = open_store(&p);
+        g_assert_cmpint(store_open(p.path, machine, G_N_ELEMENTS(machine), &second, &err), ==, -EBUSY);
+        g_assert_cmpint(err.reason, ==, REASON_BUSY);
+        g_assert_null(second);
+        store_close(s);
+        place_done(&p);
+}
+
+/* A child writes, commits up to a number that it tells, writes more and is killed. */
+static void test_crash(void)
+{
+        for (int committed = 0; committed < 4; committed++) {
+                struct place p;
+                struct found f;
+                int told[2];
+                place_init(&p);
+                g_assert_cmpint(pipe(told), ==, 0);
+                pid_t pid = fork();
+                if (pid == 0) {
+                        struct err err = {0};
+                        struct request r;
+                        struct store *s = open_store(&p);
+                        for (int i = 1; i <= committed + 1; i++) {
+                                sample(&r, (uint64_t)i);
+                                if (store_put_request(s, &r, &err) || (i <= committed && store_commit(s, &err)))
+                                        _exit(1);
+                        }
+                        (void)!write(told[1], "x", 1);
+                        (void)pause();
+                        _exit(0);
+                }
+                char c;
+                g_assert_cmpint(read(told[0], &c, 1), ==, 1);
+                g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
+                g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+                struct store *s = open_store(&p);
+                g_assert_cmpint(load(s, &f), ==, committed);
+                free(f.last.claims);
+                store_close(s);
+                close(told[0]);
+                close(told[1]);
+                place_done(&p);
+        }
+}
+
+/* The disk is full: a file may not grow any more. The error says so, what was committed stays, and when
+ * there is room again it goes on. */
+static void test_full_disk(void)
+{
+        struct place p;
+        struct found f;
+        struct request r;
+        struct err err = {0};
+        struct rlimit unlimited, small = {16384, 0};
+        place_init(&p);
+        struct store *s = open_store(&p);
+        sample(&r, 1);
+        g_assert_cmpint(store_put_request(s, &r, &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        (void)signal(SIGXFSZ, SIG_IGN);
+        g_assert_cmpint(getrlimit(RLIMIT_FSIZE, &unlimited), ==, 0);
+        small.rlim_max = unlimited.rlim_max;
+        g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &small), ==, 0);
+        int bad = 0, made = 1;
+        while (!bad && made < 10000) {
+                struct request more;
+                sample(&more, (uint64_t)made + 1);
+                bad = store_put_request(s, &more, &err);
+                if (!bad)
+                        bad = store_commit(s, &err);
+                if (!bad)
+                        made++;
+                free(more.claims);
+        }
+        g_assert_cmpint(bad, <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_INTERNAL);
+        g_assert_cmpstr(err.sentence, !=, "");
+        store_rollback(s);
+        g_assert_cmpint(load(s, &f), ==, made);
+        free(f.last.claims);
+        g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &unlimited), ==, 0);
+        r.serial = 20000;
+        err = (struct err){0};
+        if (store_put_request(s, &r, &err) || store_commit(s, &err))
+                g_error("%s", err.sentence);
+        g_assert_cmpint(load(s, &f), ==, made + 1);
+        free(f.last.claims);
+        free(r.claims);
+        store_close(s);
+        place_done(&p);
+}
+
+static void test_events(void)
+{
+        struct place p;
+        struct err err = {0};
+        struct store_event e = {.at_ms = 5, .trace = "t", .subject = "vm:v", .event = "granted", .text = "x"}, got[4];
+        place_init(&p);
+        struct store *s = open_store(&p);
+        for (int i = 0; i < 5; i++) {
+                int64_t seq;
+                e.trace[0] = i % 2 ? 'u' : 't';
+                g_assert_cmpint(store_add_event(s, &e, &seq, &err), ==, 0);
+                g_assert_cmpint(seq, ==, i + 1);
+        }
+        g_assert_cmpint(store_events(s, 0, NULL, got, 4, &err), ==, 0); /* not durable, not shown */
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        g_assert_cmpint(store_events(s, 0, NULL, got, 4, &err), ==, 4);
+        g_assert_cmpint(store_events(s, 4, NULL, got, 4, &err), ==, 1);
+        g_assert_cmpint(store_events(s, 0, "u", got, 4, &err), ==, 2);
+        g_assert_cmpint(got[1].seq, ==, 4);
+        g_assert_cmpint(store_trim_events(s, 2, &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        g_assert_cmpint(store_events(s, 0, NULL, got, 4, &err), ==, 2);
+        g_assert_cmpint(got[0].seq, ==, 4);
+        store_close(s);
+        s = open_store(&p);
+        g_assert_cmpint(store_last_event(s), ==, 5); /* numbers go on */
+        store_close(s);
+        place_done(&p);
+}
+
+/* A file that is not ours, or from a newer meted, is refused with words and left alone. */
+static void test_foreign(void)
+{
+        struct place p;
+        struct err err = {0};
+        struct store *s = NULL;
+        place_init(&p);
+        g_assert_true(g_file_set_contents(p.path, "this is no database, but it is long enough to be looked at", -1, NULL));
+        g_assert_cmpint(store_open(p.path, machine, G_N_ELEMENTS(machine), &s, &err), <, 0);
+        g_assert_null(s);
+        g_assert_nonnull(strstr(err.sentence, "mete.db"));
+        place_done(&p);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/store/round-trip", test_round_trip);
+        g_test_add_func("/store/lock", test_lock);
+        g_test_add_func("/store/crash", test_crash);
+        g_test_add_func("/store/full-disk", test_full_disk);
+        g_test_add_func("/store/events", test_events);
+        g_test_add_func("/store/foreign", test_foreign);
+        return g_test_run();
+}
