@@ -60,8 +60,8 @@ static int set_range(json_t *body, const struct arguments *a, const char *option
                      int (*parse)(const char *, int64_t *, struct err *), struct err *err)
 {
         const char *text = arguments_option(a, option);
-        int64_t low;
-        int64_t high;
+        int64_t low = 0;
+        int64_t high = -1;
         int r = range_parse(option, text != NULL ? text : fallback, parse, &low, &high, err);
 
         if (r < 0)

@@ -43,7 +43,7 @@ static bool send_new(struct follower *f)
                 f->after = events[i].seq;
         }
         if (n == BATCH)
-                loop_turn_request(&f->m->send); /* there is more */
+                loop_turn_request(&f->m->commit); /* there is more */
         else if (n == 0)
                 f->after = store_last_event(f->m->store); /* nothing of its trace up to here */
         return true;

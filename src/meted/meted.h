@@ -59,7 +59,7 @@ struct meted {
         bool adopted;   /* the keeper told which VMMs are there */
         bool is_broken; /* the last transaction failed; why is in problem */
         struct err problem;
-        struct turn commit, send;
+        struct turn commit;
         GArray *after;  /* of struct effect: to be carried out once durable */
         GList *waiters; /* of struct waiter */
         GList *streams; /* of struct follower, in events.c */

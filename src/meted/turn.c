@@ -89,6 +89,8 @@ static void answer_waiters(struct meted *m, uint64_t serial, enum wait_for what,
         g_list_free(mine);
 }
 
+static void carry_out_all(struct meted *m);
+
 /* ---- first: record ---- */
 
 static int record(struct meted *m, const struct effect *f, struct err *err)
@@ -170,7 +172,7 @@ static void on_commit(void *arg)
                 broken(m, &err);
                 return;
         }
-        loop_turn_request(&m->send);
+        carry_out_all(m);
 }
 
 /* After a failure: is the disk well again? Then what was under way is asked for again. */
@@ -220,9 +222,10 @@ static void carry_out(struct meted *m, const struct effect *f)
         }
 }
 
-static void on_send(void *arg)
+/* Still in the commit phase, so that what is written here leaves in the send phase of this very turn and not
+ * behind the next transaction. */
+static void carry_out_all(struct meted *m)
 {
-        struct meted *m = arg;
         /* Carrying out may decide more, which queues up for the next turn. */
         GArray *now = m->after;
         m->after = g_array_new(FALSE, FALSE, sizeof(struct effect));
@@ -280,7 +283,6 @@ void turns_init(struct meted *m)
 {
         m->after = g_array_new(FALSE, FALSE, sizeof(struct effect));
         loop_turn_init(&m->commit, LOOP_COMMIT, on_commit, m);
-        loop_turn_init(&m->send, LOOP_SEND, on_send, m);
         loop_timer_init(&m->tick, on_tick, m);
         loop_timer_init(&m->mend, on_mend, m);
 }
@@ -291,7 +293,6 @@ void turns_done(struct meted *m)
         (void)err_set(&err, REASON_CANCELLED, ECANCELED, "meted stops");
         answer_waiters(m, 0, 0, &err);
         loop_turn_cancel(&m->commit);
-        loop_turn_cancel(&m->send);
         loop_timer_cancel(&m->tick);
         loop_timer_cancel(&m->mend);
         g_array_free(m->after, TRUE);

@@ -15,7 +15,7 @@
 #include "store/store.h"
 
 static const struct component machine[] = {
-        {.id = "cpu:0", .kind = COMPONENT_CPU, .capacity = 1000, .owned = 1000},
+        {.id = "cpu:0",        .kind = COMPONENT_CPU,    .capacity = 1000,    .owned = 1000   },
         {.id = "memory:node0", .kind = COMPONENT_MEMORY, .capacity = 1 << 30, .owned = 1 << 30},
 };
 
@@ -169,7 +169,8 @@ static void test_crash(void)
                         struct store *s = open_store(&p);
                         for (int i = 1; i <= committed + 1; i++) {
                                 sample(&r, (uint64_t)i);
-                                if (store_put_request(s, &r, &err) || (i <= committed && store_commit(s, &err)))
+                                if (store_put_request(s, &r, &err) ||
+                                    (i <= committed && store_commit(s, &err)))
                                         _exit(1);
                         }
                         (void)!write(told[1], "x", 1);
@@ -241,7 +242,8 @@ static void test_events(void)
 {
         struct place p;
         struct err err = {0};
-        struct store_event e = {.at_ms = 5, .trace = "t", .subject = "vm:v", .event = "granted", .text = "x"}, got[4];
+        struct store_event e = {.at_ms = 5, .trace = "t", .subject = "vm:v", .event = "granted", .text = "x"},
+                           got[4];
         place_init(&p);
         struct store *s = open_store(&p);
         for (int i = 0; i < 5; i++) {
@@ -274,7 +276,8 @@ static void test_foreign(void)
         struct err err = {0};
         struct store *s = NULL;
         place_init(&p);
-        g_assert_true(g_file_set_contents(p.path, "this is no database, but it is long enough to be looked at", -1, NULL));
+        g_assert_true(g_file_set_contents(
+                p.path, "this is no database, but it is long enough to be looked at", -1, NULL));
         g_assert_cmpint(store_open(p.path, machine, G_N_ELEMENTS(machine), &s, &err), <, 0);
         g_assert_null(s);
         g_assert_nonnull(strstr(err.sentence, "mete.db"));
