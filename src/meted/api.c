@@ -14,6 +14,7 @@
 #include "base/str.h"
 #include "json/api.h"
 #include "json/read.h"
+#include "json/route.h"
 #include "meted/job.h"
 #include "meted/machine.h"
 #include "meted/metrics.h"
@@ -36,11 +37,16 @@ static void reply(struct http_request *req, int status, json_t *body)
                 http_reply(req, 500, json_media, NULL, 0);
 }
 
+static void refuse_status(struct http_request *req, int status, const struct err *err)
+{
+        struct api_error e = {.code = status, .reason = err->reason};
+        (void)snprintf(e.message, sizeof(e.message), "%s", err->sentence);
+        reply(req, status, api_error_emit(&e));
+}
+
 static void refuse(struct http_request *req, const struct err *err)
 {
-        struct api_error e = {.code = api_http_status(err->reason), .reason = err->reason};
-        (void)snprintf(e.message, sizeof(e.message), "%s", err->sentence);
-        reply(req, (int)e.code, api_error_emit(&e));
+        refuse_status(req, api_http_status(err->reason), err);
 }
 
 static void refuse_with(struct http_request *req, enum reason reason, const char *sentence)
@@ -390,24 +396,6 @@ static enum api_role role_of(const struct meted *m, uid_t uid)
         return m->config.observers ? API_ROLE_OBSERVER : 0;
 }
 
-/* Does path fit the route's pattern? The part in braces goes to part. */
-static bool path_fits(const char *pattern, const char *path, char *part, size_t size)
-{
-        const char *brace = strchr(pattern, '{');
-        if (!brace)
-                return strcmp(pattern, path) == 0;
-        size_t before = (size_t)(brace - pattern);
-        const char *rest = strchr(brace, '}') + 1;
-        if (strncmp(pattern, path, before) != 0)
-                return false;
-        size_t n = strcspn(path + before, "/");
-        if (n == 0 || n >= size || strcmp(path + before + n, rest) != 0)
-                return false;
-        memcpy(part, path + before, n);
-        part[n] = '\0';
-        return true;
-}
-
 static void dispatch(struct meted *m, struct http_request *req, enum api_operation op, const char *part,
                      const json_t *body, const char *query)
 {
@@ -488,40 +476,27 @@ static void on_request(void *arg, struct http_request *req)
 {
         struct meted *m = arg;
         struct err err = {0};
-        char part[128] = "";
-        bool path_known = false;
+        char part[ROUTE_PART];
         m->counters.http_requests++;
-        for (size_t i = 0; i < api_meted_routes_n; i++) {
-                const struct api_route *r = &api_meted_routes[i];
-                if (!path_fits(r->path, req->path, part, sizeof(part)))
-                        continue;
-                path_known = true;
-                if (strcmp(r->method, req->method) != 0)
-                        continue;
-                enum api_role role = role_of(m, req->peer.uid);
-                if (role < r->role) {
-                        refuse_with(req, REASON_DENIED,
-                                    role ? "this takes an operator; see [roles] in mete.conf(5)"
-                                         : "this uid has no role here; see [roles] in mete.conf(5)");
-                        return;
-                }
-                if (r->has_part && !(r->part_is_id ? str_is_id(part) : str_is_name(part))) {
-                        refuse_with(req, REASON_INVALID, "the path names nothing that could exist");
-                        return;
-                }
-                json_t *body = req->body_n ? json_read(req->body, req->body_n, &err) : NULL;
-                if (req->body_n && !body)
-                        refuse(req, &err);
-                else
-                        dispatch(m, req, r->operation, part, body, req->query);
-                json_decref(body);
+        const struct api_route *route =
+                route_find(api_meted_routes, api_meted_routes_n, req->method, req->path, part, &err);
+        if (!route) {
+                refuse_status(req, err.code == ENOTSUP ? 405 : api_http_status(err.reason), &err);
                 return;
         }
-        if (path_known)
-                refuse_with(req, REASON_UNSUPPORTED,
-                            "this path does not take that method; see /openapi.json");
+        enum api_role role = role_of(m, req->peer.uid);
+        if (role < route->role) {
+                refuse_with(req, REASON_DENIED,
+                            role ? "this takes an operator; see [roles] in mete.conf(5)"
+                                 : "this uid has no role here; see [roles] in mete.conf(5)");
+                return;
+        }
+        json_t *body = req->body_n ? json_read(req->body, req->body_n, &err) : NULL;
+        if (req->body_n && !body)
+                refuse(req, &err);
         else
-                refuse_with(req, REASON_NOT_FOUND, "no such path; see /openapi.json");
+                dispatch(m, req, route->operation, part, body, req->query);
+        json_decref(body);
 }
 
 int api_start(struct meted *m, struct err *err)
