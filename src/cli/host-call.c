@@ -6,9 +6,9 @@
 #include <string.h>
 #include "base/units.h"
 #include "cli/exit.h"
-#include "cli/host-http.h"
 #include "cli/host.h"
 #include "json/read.h"
+#include "wire/http-client.h"
 
 enum { CALL_MS = 30000, PAGES_MAX = 100000 };
 
@@ -32,31 +32,47 @@ static int refused(int status, const json_t *answer, struct err *err)
         return err_set(err, reason, EREMOTEIO, "%s", host_text(answer, "message"));
 }
 
+/* The error alone does not say where we looked. */
+static int unreachable(const char *socket, struct err *err)
+{
+        return err_note(err, "meted at %.100s", socket);
+}
+
+static int take_answer(const struct http_answer *answer, const char *method, const char *path, json_t **ret,
+                       struct err *err)
+{
+        json_t *value = json_read(answer->body, answer->body_n, err);
+
+        if (value == NULL)
+                return err_note(err, "meted answered %s %.60s with status %d and no JSON", method, path,
+                                answer->status);
+        if (answer->status < 200 || answer->status > 299) {
+                int r = refused(answer->status, value, err);
+                json_decref(value);
+                return r;
+        }
+        *ret = value;
+        return 0;
+}
+
 int host_call(const struct arguments *a, const char *method, const char *path, json_t *body, int timeout_ms,
               json_t **ret, struct err *err)
 {
-        char *request = body != NULL ? json_write(body, NULL) : NULL;
-        char *text = NULL;
-        size_t n = 0;
-        int status = 0;
-        int r;
+        size_t request_n = 0;
+        char *request = body != NULL ? json_write(body, &request_n) : NULL;
+        struct http_answer answer = {0};
+        struct http_client *client = http_client_new(host_socket(a), err);
+        int r = client != NULL ? 0 : unreachable(host_socket(a), err);
 
         json_decref(body);
-        r = host_http_call(host_socket(a), method, path, request, timeout_ms, &status, &text, &n, err);
-        free(request);
-        if (r < 0)
-                return r;
-        json_t *answer = json_read(text, n, err);
-        free(text);
-        if (answer == NULL)
-                return err_note(err, "meted answered %s %s with status %d and no JSON", method, path, status);
-        if (status < 200 || status > 299) {
-                r = refused(status, answer, err);
-                json_decref(answer);
-                return r;
+        if (r == 0) {
+                r = http_client_do(client, method, path, request, request_n, timeout_ms, &answer, err);
+                r = r < 0 ? unreachable(host_socket(a), err) : take_answer(&answer, method, path, ret, err);
         }
-        *ret = answer;
-        return 0;
+        http_answer_done(&answer);
+        http_client_free(client);
+        free(request);
+        return r;
 }
 
 /* Appends the arrays of a further page to those of the first. */

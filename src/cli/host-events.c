@@ -7,11 +7,11 @@
 #include <time.h>
 #include "base/units.h"
 #include "cli/exit.h"
-#include "cli/host-http.h"
 #include "cli/host.h"
 #include "json/read.h"
+#include "wire/http-client.h"
 
-enum { CALL_MS = 30000, PAGE = 256 };
+enum { CALL_MS = 30000, SILENT_MS = 60000 /* four heartbeats of meted */, PAGE = 256 };
 
 struct listing {
         const struct arguments *arguments;
@@ -79,15 +79,12 @@ static int print_pages(struct listing *l, struct err *err)
         return 0;
 }
 
-/* A line of the stream: only "data:" is of interest, as the number is in it too. */
-static bool on_line(void *arg, const char *line, size_t n)
+static bool on_event(void *arg, const struct http_event *e)
 {
         struct listing *l = arg;
         struct err err = {0};
+        json_t *event = json_read(e->data, strlen(e->data), &err);
 
-        if (n < 5 || strncmp(line, "data:", 5) != 0)
-                return true;
-        json_t *event = json_read(line + 5, n - 5, &err);
         if (event == NULL) {
                 (void)fprintf(stderr, "mete events: meted sent what is no event: %s\n", err.sentence);
                 return true;
@@ -99,6 +96,27 @@ static bool on_line(void *arg, const char *line, size_t n)
         return true;
 }
 
+/* Until interrupted, or until meted ends; there is no success. */
+static int follow(struct listing *l, struct err *err)
+{
+        struct http_client *client = http_client_new(host_socket(l->arguments), err);
+        struct http_answer answer = {0};
+        char path[256];
+
+        events_path(l, path, sizeof(path));
+        int r = client == NULL
+                        ? -ENOMEM
+                        : http_client_stream(client, path, CALL_MS, SILENT_MS, on_event, l, &answer, err);
+        if (r == 0)
+                r = answer.status == 200
+                            ? err_set(err, REASON_PEER_LOST, EPIPE, "meted has closed the stream")
+                            : err_set(err, REASON_BUSY, EBUSY, "meted answered with status %d",
+                                      answer.status);
+        http_answer_done(&answer);
+        http_client_free(client);
+        return r;
+}
+
 int host_events(const struct arguments *a)
 {
         struct listing l = {.arguments = a,
@@ -106,7 +124,6 @@ int host_events(const struct arguments *a)
                             .is_json = arguments_option(a, "--json") != NULL};
         const char *after = arguments_option(a, "--after");
         struct err err = {0};
-        char path[256];
 
         if (after != NULL && units_parse_count(after, &l.after, &err) < 0) {
                 (void)err_note(&err, "--after %s", after);
@@ -120,9 +137,6 @@ int host_events(const struct arguments *a)
                 return verb_fail(a, &err);
         if (arguments_option(a, "--follow") == NULL)
                 return EXIT_OK;
-        events_path(&l, path, sizeof(path));
-        int r = host_http_stream(host_socket(a), path, on_line, &l, &err);
-        if (r == 0)
-                (void)err_set(&err, REASON_PEER_LOST, EPIPE, "meted has closed the stream");
+        (void)follow(&l, &err);
         return verb_fail(a, &err);
 }
