@@ -156,9 +156,9 @@ int cgroupfs_lists(const char *dir, const char *file, int64_t number, struct err
         FILE *f = fopen(path, "re");
         if (!f)
                 return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
-        long long each;
-        while (r == 0 && fscanf(f, "%lld", &each) == 1)
-                r = each == number;
+        char line[32];
+        while (r == 0 && fgets(line, sizeof(line), f))
+                r = strtoll(line, NULL, 10) == number;
         (void)fclose(f);
         return r;
 }

@@ -233,7 +233,7 @@ static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, con
         }
         if (tree->weights) {
                 long n = (long)cpulist_count(all), most = is_v2(h) ? V2_WEIGHT_MAX : V1_SHARES_MAX;
-                long weight = (is_v2(h) ? 100 : 1024) * 9 * n;
+                long weight = (is_v2(h) ? 100L : 1024L) * 9 * n;
                 int r = write_number(h, dir, is_v2(h) ? "cpu.weight" : "cpu.shares",
                                      weight < most ? weight : most, err);
                 if (r < 0)
@@ -270,7 +270,7 @@ static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
 {
         char group[GROUP_NAME];
         return group_make(h, name_of(group, "emulator", vm), &h->housekeeping,
-                          CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
+                          (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
 }
 
 static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct err *err)

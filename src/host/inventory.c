@@ -93,13 +93,17 @@ static int compare(const void *a, const void *b)
  * machine that had grown to 24 GiB the node's file said 4.2. With one node the total is the node's. */
 static void correct_single_node(struct component *memory)
 {
+        static const char key[] = "MemTotal:";
+        char line[128];
         FILE *f = fopen("/proc/meminfo", "re");
-        if (!f)
-                return;
-        long long kib;
-        if (fscanf(f, "MemTotal: %lld kB", &kib) == 1 && kib > 0 && kib < INT64_MAX / 1024)
-                memory->capacity = kib * 1024;
-        (void)fclose(f);
+        while (f && fgets(line, sizeof(line), f))
+                if (strncmp(line, key, sizeof(key) - 1) == 0) {
+                        long long kib = strtoll(line + sizeof(key) - 1, NULL, 10);
+                        if (kib > 0 && kib < INT64_MAX / 1024)
+                                memory->capacity = kib * 1024;
+                }
+        if (f)
+                (void)fclose(f);
 }
 
 static int own_cpus(struct component *c, size_t n, const char *cpus, struct inventory *inv, struct err *err)

@@ -95,10 +95,10 @@ static int read_qemu(GKeyFile *f, struct keeper_config *c, struct err *err)
 
 static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
 {
-        guint64 first, count;
+        guint64 first = 0, count = 0;
         int r = check_keys(f, err);
         if (r == 0)
-                r = read_path(f, "run_dir", "/run/mete/keeper", KEEPER_PATH_MAX, &c->run_dir, err);
+                r = read_path(f, "run_dir", "/run/mete-keeper", KEEPER_PATH_MAX, &c->run_dir, err);
         if (r == 0) {
                 g_autofree char *socket = g_strconcat(c->run_dir, "/keeper.sock", NULL);
                 r = read_path(f, "socket", socket, KEEPER_SOCKET_MAX, &c->socket, err);

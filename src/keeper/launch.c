@@ -4,6 +4,7 @@
  * program could execute gives anything back. Everything between fork and exec is async-signal-safe. */
 #include "keeper/launch.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -243,4 +244,22 @@ void launch_cancel(struct launch *l)
         if (l->pid_fd >= 0)
                 (void)close(l->pid_fd);
         *l = (struct launch){.pid_fd = -1, .gate_fd = -1, .fault_fd = -1};
+}
+
+/* As that uid, as then the kernel picks the processes: no list that could be out of date. */
+int launch_sweep(uid_t uid, struct err *err)
+{
+        assert(uid > 0);
+        int status = 0;
+        pid_t pid = fork();
+        if (pid == 0) {
+                forget_signals();
+                if (setgroups(0, NULL) < 0 || setresgid((gid_t)uid, (gid_t)uid, (gid_t)uid) < 0 ||
+                    setresuid(uid, uid, uid) < 0)
+                        _exit(1);
+                _exit(kill(-1, SIGKILL) == 0 || errno == ESRCH ? 0 : 1);
+        }
+        if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0)
+                return err_set(err, REASON_INTERNAL, EIO, "cannot end what runs as uid %u", (unsigned)uid);
+        return 0;
 }

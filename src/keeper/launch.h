@@ -31,3 +31,6 @@ int launch_begin(struct launch *l, const struct launch_options *o, struct err *e
 int launch_finish(struct launch *l, int *ret_pid_fd, struct err *err);
 /* Ends and reaps the child. Idempotent. */
 void launch_cancel(struct launch *l);
+/* Ends whatever still runs under a VM's uid. The VMM's sandbox lets it start nothing, but its files must not
+ * be removed, nor its uid be given away, on that alone. uid is not 0. */
+int launch_sweep(uid_t uid, struct err *err);

@@ -46,7 +46,7 @@ static void remember(struct outlet *o, const char *text, size_t n)
                         have = 0;
                 o->is_line_complete = false;
                 if (have < sizeof(o->last) - 1)
-                        o->last[have++] = text[i] ? text[i] : '?';
+                        o->last[have++] = text[i];
                 o->last[have] = '\0';
         }
 }

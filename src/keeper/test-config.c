@@ -9,8 +9,8 @@ static void test_defaults(void)
         struct err err = {0};
         if (keeper_config_parse("[keeper]\nmeted_user=root\n", &c, &err) < 0)
                 g_error("%s", err.sentence);
-        g_assert_cmpstr(c.run_dir, ==, "/run/mete/keeper");
-        g_assert_cmpstr(c.socket, ==, "/run/mete/keeper/keeper.sock");
+        g_assert_cmpstr(c.run_dir, ==, "/run/mete-keeper");
+        g_assert_cmpstr(c.socket, ==, "/run/mete-keeper/keeper.sock");
         g_assert_cmpstr(c.ram_dir, ==, "/dev/shm/mete");
         g_assert_cmpstr(c.cgroup_prefix, ==, "mete");
         g_assert_cmpstr(c.qemu[0], ==, "/usr/bin/qemu-system-x86_64");

@@ -66,7 +66,7 @@ static void test_stat(void)
                 "12 (a) R 1 (b) S 1 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987 1 1\n";
         g_assert_cmpint(record_parse_stat(hostile, &ticks, &state), ==, 0);
         g_assert_cmpuint(ticks, ==, 987);
-        g_assert_cmpint(state, ==, 'S');
+        g_assert_true(state == 'S');
         static const char *const bad[] = {"",
                                           "12",
                                           "12 (a",

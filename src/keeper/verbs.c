@@ -67,7 +67,7 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
                                        .vm_slots = v->config->uid_count};
         (void)STR_COPY(info.keeper, METE_VERSION);
         if (*v->cpu->fallback)
-                (void)STR_COPY(info.fallbacks[info.n_fallbacks++], v->cpu->fallback);
+                info.n_fallbacks += STR_COPY(info.fallbacks[0], v->cpu->fallback);
         rpc_reply(call, api_keeper_info_emit(&info));
 }
 
@@ -110,18 +110,20 @@ static void on_gone(void *arg, struct vmm *vmm)
 {
         for (GSList *each = vmm->waiting; each; each = each->next)
                 rpc_reply(each->data, NULL);
-        g_clear_pointer(&vmm->waiting, g_slist_free);
+        g_slist_free(vmm->waiting);
+        vmm->waiting = NULL;
 }
 
 static void vmm_list(struct verbs *v, struct rpc_call *call)
 {
-        g_autofree struct api_keeper_vmm_list *list = g_new0(struct api_keeper_vmm_list, 1);
+        struct api_keeper_vmm_list *list = g_new0(struct api_keeper_vmm_list, 1);
         GHashTableIter i;
         void *value;
         g_hash_table_iter_init(&i, v->vmms->by_name);
         while (g_hash_table_iter_next(&i, NULL, &value) && list->n_vmms < ARRAY_N(list->vmms))
                 list->n_vmms += vmm_describe(value, &list->vmms[list->n_vmms]);
         rpc_reply(call, api_keeper_vmm_list_emit(list));
+        g_free(list);
 }
 
 static void cpu_place(struct verbs *v, struct rpc_call *call, const json_t *params, bool is_parking)
@@ -270,8 +272,10 @@ void verbs_done(struct verbs *v)
         (void)close(v->listen_fd);
         v->listen_fd = -1;
         (void)unlink(v->config->socket);
-        while (v->clients)
-                client_free(v->clients->data);
+        for (GSList *each = v->clients, *next; each; each = next) {
+                next = each->next;
+                client_free(each->data);
+        }
         /* Whoever still waits for an end has been told that we are gone. */
         GHashTableIter i;
         void *value;

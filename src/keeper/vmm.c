@@ -76,11 +76,9 @@ static int open_dir(const char *path, mode_t mode, gid_t gid, struct err *err)
         int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         struct stat st;
         int r = 0;
-        if (fd < 0 || fstat(fd, &st) < 0)
-                r = err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
-        else if (st.st_uid != geteuid())
+        if (fd >= 0 && fstat(fd, &st) == 0 && st.st_uid != geteuid())
                 r = err_set(err, REASON_POLICY, EPERM, "%s belongs to uid %u", path, (unsigned)st.st_uid);
-        else if (fchown(fd, (uid_t)-1, gid) < 0 || fchmod(fd, mode) < 0)
+        else if (fd < 0 || fchown(fd, (uid_t)-1, gid) < 0 || fchmod(fd, mode) < 0)
                 r = err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
         if (r < 0 && fd >= 0)
                 (void)close(fd);
@@ -108,7 +106,9 @@ int vmms_init(struct vmms *v, const struct keeper_config *config, const struct c
 void vmms_done(struct vmms *v)
 {
         bool is_empty = !v->by_name || g_hash_table_size(v->by_name) == 0;
-        g_clear_pointer(&v->by_name, g_hash_table_unref);
+        if (v->by_name)
+                g_hash_table_unref(v->by_name);
+        v->by_name = NULL;
         if (is_empty)
                 v->cpu->provider->finish(v->cpu);
         for (int **fd = (int *[]){&v->ram_fd, &v->record_fd, &v->log_fd, NULL}; *fd; fd++)
@@ -246,7 +246,7 @@ static int run(struct vmm *m, const struct launch_options *o, struct err *err)
 {
         struct vmms *v = m->owner;
         struct launch l;
-        int pid_fd, r = launch_begin(&l, o, err);
+        int pid_fd = -1, r = launch_begin(&l, o, err);
         if (r < 0)
                 return r;
         m->record.pid = l.pid;
@@ -286,6 +286,8 @@ static int prepare_and_run(struct vmm *m, struct launch_options *o, int64_t memo
                 (void)close(out);
         }
         if (r < 0) {
+                outlet_close(&m->outlet);
+                outlet_remove(v->log_fd, vm);
                 (void)v->cpu->provider->vm_remove(v->cpu, vm, NULL);
                 (void)ramdir_drop(v->ram_fd, vm, NULL);
         }
@@ -335,13 +337,30 @@ int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err)
         return 1;
 }
 
+/* What was just killed is in its groups until it has exited. */
+static int remove_groups(struct vmms *v, const char *vm, struct err *err)
+{
+        int r = v->cpu->provider->vm_remove(v->cpu, vm, err);
+        for (int tries = 0; r == -EBUSY && tries < 50; tries++) {
+                g_usleep(10000);
+                r = v->cpu->provider->vm_remove(v->cpu, vm, err);
+        }
+        return r;
+}
+
 int vmms_drop(struct vmms *v, const char *vm, struct err *err)
 {
         struct vmm *m = g_hash_table_lookup(v->by_name, vm);
         if (m && m->pid_fd >= 0)
                 return err_set(err, REASON_BUSY, EBUSY, "%s runs, as process %d: end it first", vm,
                                (int)m->record.pid);
-        int r = v->cpu->provider->vm_remove(v->cpu, vm, err);
+        /* A record from before a change of the configuration may name any uid: only those for VMs are swept.
+         */
+        int r = m && m->record.uid - v->config->uid_first < v->config->uid_count
+                        ? launch_sweep(m->record.uid, err)
+                        : 0;
+        if (r == 0)
+                r = remove_groups(v, vm, err);
         if (r == 0)
                 r = ramdir_drop(v->ram_fd, vm, err);
         if (r < 0)
