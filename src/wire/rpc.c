@@ -24,13 +24,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "loop/loop.h"
 #include "wire/bucket.h"
 #include "wire/fds.h"
 #include "wire/line.h"
+#include "wire/outbox.h"
 
 enum {
         LINE_MAX_DEFAULT = 65536,
@@ -38,20 +38,11 @@ enum {
         CALLS_MAX_DEFAULT = 64,
         GARBAGE_ROW = 16, /* unreadable lines without a good one: not a peer of ours */
         READ_MAX = 16384, /* of one peer in one turn, so that a flood leaves the others their share */
-        IOV_MAX_SEND = 64,
         GARBAGE_ANSWERS_PER_S = 2,
         GARBAGE_ANSWERS_BURST = 8,
 };
 
 enum state { LIVE = 1, LOST, FREED };
-
-/* One line to be sent, its newline included. */
-struct out {
-        struct out *next;
-        char *text;
-        size_t n, sent;
-        struct fds fds;
-};
 
 struct pending {
         struct rpc *rpc;
@@ -82,8 +73,7 @@ struct rpc {
         struct bucket bucket, garbage_answers;
         unsigned garbage_row;
         unsigned calls; /* unanswered inbound */
-        struct out *out_first, **out_end;
-        size_t out_bytes;
+        struct outbox out;
         GHashTable *pending; /* &id -> struct pending, owned */
         int64_t last_id;
         struct fds fds_in;      /* received, not yet claimed by a message */
@@ -112,27 +102,9 @@ static void rpc_unref(struct rpc *rpc)
 
 /* ---- sending ---- */
 
-static void out_free(struct out *out)
-{
-        fds_close(&out->fds);
-        free(out->text);
-        g_free(out);
-}
-
-static void queue_clear(struct rpc *rpc)
-{
-        while (rpc->out_first) {
-                struct out *out = rpc->out_first;
-                rpc->out_first = out->next;
-                out_free(out);
-        }
-        rpc->out_end = &rpc->out_first;
-        rpc->out_bytes = 0;
-}
-
 static void want_events(struct rpc *rpc)
 {
-        uint32_t events = (rpc->is_paused ? 0 : EPOLLIN) | (rpc->out_first ? EPOLLOUT : 0);
+        uint32_t events = (rpc->is_paused ? 0 : EPOLLIN) | (rpc->out.first ? EPOLLOUT : 0);
         struct err why;
         if (loop_fd_set(&rpc->watch, events, &why) < 0)
                 lose(rpc, &why);
@@ -149,9 +121,9 @@ static int enqueue(struct rpc *rpc, char *text, size_t n, struct fds *fds, struc
         else if (n > rpc->o.line_max)
                 r = err_set(err, REASON_INTERNAL, EMSGSIZE, "the message has %zu bytes, a line may have %zu",
                             n, rpc->o.line_max);
-        else if (rpc->out_bytes + n + 1 > rpc->o.queue_max_bytes) {
+        else if (rpc->out.bytes + n + 1 > rpc->o.queue_max_bytes) {
                 r = err_set(err, REASON_BUSY, EAGAIN, "the peer does not read: %zu bytes wait to be sent",
-                            rpc->out_bytes);
+                            rpc->out.bytes);
                 if (rpc->o.keep_on_overflow) {
                         rpc->counters.dropped++;
                 } else {
@@ -168,82 +140,18 @@ static int enqueue(struct rpc *rpc, char *text, size_t n, struct fds *fds, struc
                         fds_close(fds);
                 return r;
         }
-        struct out *out = g_new0(struct out, 1);
-        text[n] = '\n'; /* in the place of its NUL */
-        out->text = text;
-        out->n = n + 1;
-        if (fds)
-                fds_move(fds, &out->fds, fds->n);
-        *rpc->out_end = out;
-        rpc->out_end = &out->next;
-        rpc->out_bytes += out->n;
+        outbox_add(&rpc->out, text, n, fds);
         loop_turn_request(&rpc->send);
         return 0;
-}
-
-static ssize_t send_some(struct rpc *rpc)
-{
-        struct iovec iov[IOV_MAX_SEND];
-        size_t n = 0;
-        struct out *first = rpc->out_first;
-        bool has_fds = first->fds.n > 0;
-        for (struct out *out = first; out && n < IOV_MAX_SEND; out = out->next) {
-                /* Descriptors must travel with the first byte of their own line. */
-                if (out != first && (has_fds || out->fds.n > 0))
-                        break;
-                iov[n++] = (struct iovec){.iov_base = out->text + out->sent, .iov_len = out->n - out->sent};
-        }
-        if (!rpc->is_socket)
-                return writev(rpc->fd, iov, (int)n);
-        union {
-                struct cmsghdr head;
-                char room[CMSG_SPACE(sizeof(int) * FDS_ROOM)];
-        } control;
-        struct msghdr msg = {.msg_iov = iov, .msg_iovlen = n};
-        if (has_fds) {
-                size_t bytes = sizeof(int) * first->fds.n;
-                msg.msg_control = &control;
-                msg.msg_controllen = CMSG_SPACE(bytes);
-                memset(&control, 0, sizeof(control));
-                control.head = (struct cmsghdr){
-                        .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(bytes)};
-                memcpy(CMSG_DATA(&control.head), first->fds.fd, bytes);
-        }
-        return sendmsg(rpc->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
-static void sent(struct rpc *rpc, size_t n)
-{
-        rpc->counters.bytes_out += n;
-        rpc->out_bytes -= n;
-        while (n > 0) {
-                struct out *out = rpc->out_first;
-                size_t part = out->n - out->sent < n ? out->n - out->sent : n;
-                fds_close(&out->fds);
-                out->sent += part;
-                n -= part;
-                if (out->sent < out->n)
-                        return;
-                rpc->out_first = out->next;
-                if (!rpc->out_first)
-                        rpc->out_end = &rpc->out_first;
-                out_free(out);
-        }
 }
 
 /* 0: all that the peer takes now was sent. */
 static int flush(struct rpc *rpc, struct err *err)
 {
-        while (rpc->out_first) {
-                ssize_t n = send_some(rpc);
-                if (n >= 0)
-                        sent(rpc, (size_t)n);
-                else if (errno == EAGAIN)
-                        break;
-                else if (errno != EINTR)
-                        return err_set(err, REASON_PEER_LOST, errno, "cannot send: %s", strerror(errno));
-        }
-        return 0;
+        uint64_t n = 0;
+        int r = outbox_flush(&rpc->out, rpc->fd, rpc->is_socket, &n, err);
+        rpc->counters.bytes_out += n;
+        return r;
 }
 
 static void on_send(void *arg)
@@ -741,7 +649,7 @@ static void shut(struct rpc *rpc, enum state state)
         if (rpc->fd >= 0)
                 (void)close(rpc->fd);
         rpc->fd = -1;
-        queue_clear(rpc);
+        outbox_clear(&rpc->out);
         fds_close(&rpc->fds_in);
 }
 
@@ -793,7 +701,7 @@ struct rpc *rpc_new(int fd, const struct rpc_options *o, void *arg, struct err *
         rpc->refs = 1;
         rpc->fd = fd;
         rpc->is_socket = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0;
-        rpc->out_end = &rpc->out_first;
+        outbox_init(&rpc->out);
         rpc->pending = g_hash_table_new(g_int64_hash, g_int64_equal);
         loop_turn_init(&rpc->send, LOOP_SEND, on_send, rpc);
         loop_timer_init(&rpc->wake, on_wake, rpc);
@@ -834,7 +742,7 @@ bool rpc_is_lost(const struct rpc *rpc)
 
 size_t rpc_queued_bytes(const struct rpc *rpc)
 {
-        return rpc->out_bytes;
+        return rpc->out.bytes;
 }
 
 const struct rpc_counters *rpc_counters(const struct rpc *rpc)
