@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A real VMM, started from the command line that vm/argv makes, attached to, grown, shrunk, let go and
- * killed.
+/* A real VMM, started from the command line that vm/argv makes, attached to, grown, shrunk, let go, killed.
  *
- *   METE_QEMU          the program; /usr/bin/qemu-system-x86_64 where not set
- *   METE_GUEST         directory with vmlinuz and initrd.cpio.gz (tests/guest/build-image); without it the
- * tests that need a guest are skipped METE_QMP_RECORD    file to which every line of the monitors is
- * appended, "> " what we said, "< " what the VMM said: for the check against the VMM's schema, and for the
- * corpus of fuzz-qmp */
+ * METE_QEMU: the program; /usr/bin/qemu-system-x86_64 where not set.
+ *
+ * METE_GUEST: directory with vmlinuz and bare.cpio.gz (tests/guest/build-image --bare --name bare). Without
+ * it the tests that need a guest are skipped.
+ *
+ * METE_QMP_RECORD: file to which every line of the monitors is appended, "> " what we said, "< " what the VMM
+ * said; tests/platform checks it against the VMM's own schema. */
 #include "vm/vm.h"
 
 #include <errno.h>
@@ -77,7 +78,7 @@ static void rig_open(struct rig *r, bool with_guest, int64_t cpus_max)
         if (with_guest) {
                 wish.has_kernel = wish.has_initrd = wish.has_append = true;
                 STR_COPY(wish.kernel, "vmlinuz");
-                STR_COPY(wish.initrd, "initrd.cpio.gz");
+                STR_COPY(wish.initrd, "bare.cpio.gz");
                 STR_COPY(wish.append, "console=ttyS0 quiet");
         }
         if (vm_definition_make(&wish, 1000, &probe, &r->d, &err) < 0)
@@ -270,6 +271,18 @@ static void guest_boot(struct rig *r)
 }
 
 /* ---- without a guest */
+
+static void test_probe(void)
+{
+        g_assert_nonnull(strstr(probe.machine, "pc-q35-"));
+        g_assert_nonnull(strstr(probe.cpu_model, "-v"));
+        g_assert_cmpint(probe.virtio_mem_safe, ==, probe.major > 8 || (probe.major == 8 && probe.minor >= 1));
+        /* After a vCPU was unplugged on TCG, QEMU 7.2 dies of any migration, and of the next plug. */
+        g_assert_cmpint(probe.cpu_mechanism, ==,
+                        probe.accelerator == API_ACCELERATOR_KVM ? API_CPU_MECHANISM_UNPLUG
+                                                                 : API_CPU_MECHANISM_PARK);
+        g_assert_cmpint(probe.memory_mechanism, ==, API_MEMORY_MECHANISM_DIMM);
+}
 
 static void test_attach(void)
 {
@@ -652,6 +665,7 @@ int main(int argc, char **argv)
                 g_error("%s", err.sentence);
         g_test_message("QEMU %s, %s, %s, on %s (%s)", probe.version, probe.machine, probe.cpu_model,
                        api_accelerator_name(probe.accelerator), probe.accelerator_why);
+        g_test_add_func("/live/probe", test_probe);
         g_test_add_func("/live/attach", test_attach);
         g_test_add_func("/live/death", test_death);
         g_test_add_func("/live/cpus", test_cpus);
