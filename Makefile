@@ -33,7 +33,7 @@ check: ## everything the CI runs; logs under build/check
 
 system: all release ## tests with real guests, as root; QEMU=PATH for another QEMU, ARGS= for pytest
 	@METE_QEMU="$(QEMU)" METE_BUILD=$(BUILD) METE_RELEASE=$(RELEASE) \
-		$(PYTHON) -B -m pytest -p no:cacheprovider tests/root tests/system $(ARGS)
+		$(PYTHON) -B -m pytest -p no:cacheprovider tests/platform tests/root tests/system $(ARGS)
 
 bench: release ## BENCH name value unit, and build/bench/NAME.json; B=PREFIX for a part
 	@METE_RELEASE=$(RELEASE) $(PYTHON) -B tools/bench "$(B)"
