@@ -388,7 +388,7 @@ void loop_done(void)
         g_free(loop.heap);
         bool was_fake = loop.is_fake;
         loop = (__typeof__(loop)){.epoll_fd = -1,
-                              .is_fake = was_fake,
-                              .fake_now_ms = loop.fake_now_ms,
-                              .fake_mono_ms = loop.fake_mono_ms};
+                                  .is_fake = was_fake,
+                                  .fake_now_ms = loop.fake_now_ms,
+                                  .fake_mono_ms = loop.fake_mono_ms};
 }

@@ -46,7 +46,7 @@ static bool text_add(struct text *t, const char *data, size_t n)
 {
         if (n > t->max - t->n)
                 return false;
-        if (t->n + n + 1 > t->room) { /* doubled: 16 MiB come in pieces of 16 KiB */
+        if (!t->data || t->n + n + 1 > t->room) { /* doubled: 16 MiB come in pieces of 16 KiB */
                 size_t room = 2 * (t->n + n + 1);
                 char *more = realloc(t->data, room);
                 if (!more)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "wire/outbox.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <glib.h>
 #include <stdlib.h>
@@ -42,6 +43,7 @@ void outbox_clear(struct outbox *o)
 
 void outbox_add(struct outbox *o, char *text, size_t n, struct fds *fds)
 {
+        assert(text);
         struct out *out = g_new0(struct out, 1);
         text[n] = '\n';
         out->text = text;
