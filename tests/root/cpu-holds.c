@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Holds two spinning threads of two processes on one CPU through the provider that this kernel gives, and
+ * measures what each gets. Linked statically, so that the same program runs here and in a guest with another
+ * kind of cgroups.
+ *
+ *     cpu-holds PREFIX [cgroup-v1|cgroup-v2|affinity]       the last line is "CPU-HOLDS OK ..." */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "host/cpu.h"
+
+enum { MEASURE_S = 2 };
+
+static struct cpu_host host;
+static pid_t started[2];
+
+#define CHECK(condition, ...)                                                                                \
+        do {                                                                                                 \
+                if (!(condition))                                                                            \
+                        fail(#condition, __LINE__, "" __VA_ARGS__);                                          \
+        } while (0)
+
+__attribute__((noreturn)) static void fail(const char *what, int line, const char *more)
+{
+        printf("CPU-HOLDS FAILED at %d: %s %s\n", line, what, more);
+        for (int i = 0; i < 2; i++)
+                if (started[i] > 0)
+                        (void)kill(started[i], SIGKILL);
+        exit(1);
+}
+
+static void *spin(void *arg)
+{
+        volatile unsigned long n = 0;
+        pid_t tid = gettid();
+        if (write(*(int *)arg, &tid, sizeof(tid)) != sizeof(tid))
+                _exit(1);
+        for (;;)
+                n++;
+        return NULL;
+}
+
+/* A process like a VMM: a first thread that sleeps and one that spins, both there before it enters its group.
+ */
+static pid_t start_process(int which, pid_t *ret_tid)
+{
+        int fds[2];
+        CHECK(pipe(fds) == 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+                pthread_t t;
+                (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+                if (pthread_create(&t, NULL, spin, &fds[1]) != 0)
+                        _exit(1);
+                for (;;)
+                        pause();
+        }
+        CHECK(pid > 0);
+        started[which] = pid;
+        CHECK(read(fds[0], ret_tid, sizeof(*ret_tid)) == sizeof(*ret_tid));
+        (void)close(fds[0]);
+        (void)close(fds[1]);
+        return pid;
+}
+
+static unsigned long long busy(pid_t pid, pid_t tid)
+{
+        char path[64], text[1024];
+        (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", (int)pid, (int)tid);
+        int fd = open(path, O_RDONLY);
+        CHECK(fd >= 0, "(schedstat)");
+        ssize_t n = read(fd, text, sizeof(text) - 1);
+        CHECK(n > 0);
+        text[n] = '\0';
+        (void)close(fd);
+        return strtoull(text, NULL, 10);
+}
+
+/* Thousandths that the first has of what both use. */
+static int share_of_first(const pid_t pids[2], const pid_t tids[2])
+{
+        unsigned long long used[2];
+        (void)usleep(300000);
+        for (int i = 0; i < 2; i++)
+                used[i] = busy(pids[i], tids[i]);
+        (void)sleep(MEASURE_S);
+        for (int i = 0; i < 2; i++)
+                used[i] = busy(pids[i], tids[i]) - used[i];
+        return (int)(used[0] * 1000 / (used[0] + used[1]));
+}
+
+static bool is_in(pid_t pid, pid_t tid, const char *group)
+{
+        char path[64], text[4096] = "";
+        if (host.id == CPU_AFFINITY)
+                return true;
+        (void)snprintf(path, sizeof(path), "/proc/%d/task/%d/cgroup", (int)pid, (int)tid);
+        int fd = open(path, O_RDONLY);
+        CHECK(fd >= 0);
+        ssize_t n = read(fd, text, sizeof(text) - 1);
+        CHECK(n > 0);
+        (void)close(fd);
+        return strstr(text, group) != NULL;
+}
+
+int main(int argc, char **argv)
+{
+        static const char *const vms[2] = {"v", "w"};
+        static const int shares[][2] = {
+                {900, 100},
+                {500, 500},
+                {250, 750}
+        };
+        struct cpu_host_options o = {.prefix = argc > 1 ? argv[1] : "mete-holds", .housekeeping = "0"};
+        struct err err = {0};
+        pid_t pids[2], tids[2];
+        char group[64];
+        (void)setvbuf(stdout, NULL, _IONBF, 0);
+        if (cpu_host_init(&host, &o, &err) < 0)
+                fail("cpu_host_init", __LINE__, err.sentence);
+        printf("held by %s\n", cpu_provider_id_name(host.id));
+        CHECK(argc < 3 || strcmp(argv[2], cpu_provider_id_name(host.id)) == 0);
+        const struct cpu_provider *p = host.provider;
+        struct cpulist cpus = {0};
+        CHECK(cpulist_add(&cpus, 0));
+        for (int again = 0; again < 2; again++)
+                if (p->start(&host, &err) < 0)
+                        fail("start", __LINE__, err.sentence);
+        for (int i = 0; i < 2; i++) {
+                pids[i] = start_process(i, &tids[i]);
+                if (p->vm_make(&host, vms[i], &err) < 0 || p->vm_enter(&host, vms[i], pids[i], &err) < 0)
+                        fail("vm_make, vm_enter", __LINE__, err.sentence);
+                (void)snprintf(group, sizeof(group), "/emulator@%s", vms[i]);
+                CHECK(is_in(pids[i], pids[i], group) && is_in(pids[i], tids[i], group));
+        }
+        for (size_t k = 0; k < sizeof(shares) / sizeof(shares[0]) && p->is_holding_shares; k++) {
+                for (int i = 0; i < 4; i++) /* each twice */
+                        if (p->place(&host, vms[i % 2], tids[i % 2], &cpus, shares[k][i % 2], &err) < 0)
+                                fail("place", __LINE__, err.sentence);
+                (void)snprintf(group, sizeof(group), "/thread-%d@v", (int)tids[0]);
+                CHECK(is_in(pids[0], tids[0], group) && is_in(pids[0], pids[0], "/emulator@v"));
+                int got = share_of_first(pids, tids);
+                printf("share 0.%03d measured 0.%03d\n", shares[k][0], got);
+                CHECK(abs(got - shares[k][0]) < 50);
+        }
+        if (p->place(&host, "v", tids[0], &cpus, 1000, &err) < 0 || p->park(&host, "w", tids[1], &err) < 0)
+                fail("park", __LINE__, err.sentence);
+        CHECK(is_in(pids[1], tids[1], "/parked@w"));
+        int beside = share_of_first(pids, tids);
+        printf("beside a parked one measured %d thousandths\n", beside);
+        CHECK(beside > 950);
+        if (host.id != CPU_AFFINITY)
+                CHECK(p->vm_remove(&host, "v", &err) == -EBUSY);
+        for (int i = 0; i < 2; i++) {
+                (void)kill(pids[i], SIGKILL);
+                (void)waitpid(pids[i], NULL, 0);
+                if (p->vm_remove(&host, vms[i], &err) < 0)
+                        fail("vm_remove", __LINE__, err.sentence);
+        }
+        p->finish(&host);
+        for (size_t i = 0; i < host.n_trees; i++) {
+                (void)snprintf(group, sizeof(group), "%.40s/%.20s", host.tree[i].root, o.prefix);
+                CHECK(access(group, F_OK) < 0 && errno == ENOENT);
+        }
+        printf("CPU-HOLDS OK %s\n", cpu_provider_id_name(host.id));
+        return 0;
+}
