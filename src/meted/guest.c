@@ -51,7 +51,7 @@ void verdict_of(const struct meted *m, const struct request *r, struct api_verdi
 {
         memset(ret, 0, sizeof(*ret));
         (void)snprintf(ret->request, sizeof(ret->request), "%s", r->id);
-        if (r->state == REQUEST_ENDED && r->outcome == OUTCOME_GRANTED) {
+        if ((r->state == REQUEST_ENDED || r->state == REQUEST_RELEASING) && r->outcome == OUTCOME_GRANTED) {
                 ret->outcome = API_OUTCOME_NEVER;
                 ret->has_reason = true;
                 ret->reason = REASON_STALE;
