@@ -176,24 +176,27 @@ static void say_needs(const struct request *r, char *buf, size_t size)
         }
 }
 
-/* The base vCPUs of a VM need not lie on different CPUs, so each is placed on its own. */
+/* The base vCPUs of a VM may share host CPUs, but lie on as many different ones as there are: each round
+ * spreads what is left. */
 static int claim_base_cpus(struct hypervisor *h, struct entry *e, struct err *err)
 {
-        struct need one = e->r.needs[0];
-        one.amount = one.amount_max = 1;
-        for (int64_t i = 0; i < e->r.needs[0].amount; i++) {
+        struct request *r = &e->r;
+        struct need left = r->needs[0];
+        for (r->met[0] = 0; r->met[0] < r->needs[0].amount;) {
                 struct placement p = {0};
-                int placed = place_need(h->ledger, h->components, h->n_components, &one,
-                                        hypervisor_default_share(h), 1, e->r.start_ms, e->r.end_ms, &p, err);
+                left.amount = 1;
+                left.amount_max = r->needs[0].amount - r->met[0];
+                int placed = place_need(h->ledger, h->components, h->n_components, &left,
+                                        hypervisor_default_share(h), 1, r->start_ms, r->end_ms, &p, err);
                 if (placed == 0)
                         return err_set(err, REASON_NO_CAPACITY, ENOSPC,
                                        "%lld of its %lld base vCPUs find a host CPU with their share free",
-                                       (long long)i, (long long)e->r.needs[0].amount);
+                                       (long long)r->met[0], (long long)r->needs[0].amount);
                 int done = placed < 0 ? placed : claim(h, e, COMPONENT_CPU, &p, CLAIM_ALLOCATED);
                 if (done < 0)
                         return err_set(err, REASON_INTERNAL, -done, "cannot claim a base vCPU");
+                r->met[0] += p.amount_met;
         }
-        e->r.met[0] = e->r.needs[0].amount;
         return 0;
 }
 
