@@ -27,8 +27,6 @@
 #include "vm/pick.h"
 #include "vm/qmp.h"
 
-extern char **environ;
-
 enum { REMEMBERED_MAX = 1 << 16, QMP_FD = 3 };
 
 /* From the most able to the least. Named models only: "max" and "host" are another CPU on every machine. */
@@ -172,10 +170,22 @@ static void finish(struct run *r, const struct err *err)
 /* "pc-q35-7.2" or "pc-q35-4.0.1" -> a number that orders them; 0: not one of them. */
 static int64_t machine_rank(const char *name)
 {
-        int a = 0, b = 0, c = 0, n = 0;
-        if (sscanf(name, "pc-q35-%2d.%2d%n.%2d%n", &a, &b, &n, &c, &n) < 2 || name[n] != '\0')
+        static const char prefix[] = "pc-q35-";
+        int64_t rank = 0;
+        if (strncmp(name, prefix, strlen(prefix)) != 0)
                 return 0;
-        return (int64_t)a * 10000 + b * 100 + c;
+        const char *s = name + strlen(prefix);
+        for (int part = 0; part < 3; part++) {
+                size_t n = strspn(s, "0123456789");
+                bool last = s[n] == '\0';
+                if (n < 1 || n > 2 || (!last && s[n] != '.') || (last && part == 0))
+                        return 0;
+                rank = rank * 100 + strtol(s, NULL, 10);
+                if (last)
+                        return part == 1 ? rank * 100 : rank;
+                s += n + 1;
+        }
+        return 0;
 }
 
 static void choose_machine(struct run *r, const json_t *machines)

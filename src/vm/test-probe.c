@@ -27,6 +27,7 @@ static char *script(const char *name, const char *body)
 #define MACHINES                                                                                             \
         "read x <&3; echo '{\"id\":2,\"return\":[{\"name\":\"pc-q35-9.2\"},{\"name\":\"pc-q35-10.0\"},"      \
         "{\"name\":\"pc-q35-11.0\",\"deprecated\":true},{\"name\":\"pc-q35-99.9,x\"},{\"name\":\"q35\"},{"   \
+        "\"name\":\"pc-q35-12\"},{\"name\":\"pc-q35-12.\"},{\"name\":\"pc-q35-10.0.0.1\"},{"                 \
         "\"name\":7},5]}' >&3;"
 #define MODELS                                                                                               \
         "read x <&3; echo "                                                                                  \

@@ -212,9 +212,9 @@ static int index_of(const char *id, const char *prefix, int n)
         char again[32];
         if (strncmp(id, prefix, length) != 0 || strlen(id) >= sizeof(again))
                 return -1;
-        int i = atoi(id + length);
-        snprintf(again, sizeof(again), "%s%d", prefix, i);
-        return i >= 0 && i < n && strcmp(again, id) == 0 ? i : -1;
+        long i = strtol(id + length, NULL, 10);
+        snprintf(again, sizeof(again), "%s%ld", prefix, i);
+        return i >= 0 && i < n && strcmp(again, id) == 0 ? (int)i : -1;
 }
 
 static int cpus_max(const struct vm *vm)
