@@ -515,6 +515,8 @@ int api_start(struct meted *m, struct err *err)
 
 void api_stop(struct meted *m)
 {
+        if (!m->http)
+                return; /* the path is not ours: somebody else listens there, or it is no socket at all */
         http_server_free(m->http);
         m->http = NULL;
         (void)unlink(m->config.socket);

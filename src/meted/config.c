@@ -124,6 +124,11 @@ static const struct key *find(const char *group, const char *name)
 
 static int take_group(GKeyFile *f, const char *group, struct config *c, struct err *err)
 {
+        bool is_known = false;
+        for (size_t i = 0; i < ARRAY_N(keys); i++)
+                is_known = is_known || strcmp(keys[i].group, group) == 0;
+        if (!is_known)
+                return err_set(err, REASON_INVALID, EINVAL, "there is no group [%.60s]", group);
         char **names = g_key_file_get_keys(f, group, NULL, NULL);
         int bad = 0;
         for (char **n = names; n && *n && !bad; n++) {

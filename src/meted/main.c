@@ -150,7 +150,8 @@ static int read_inventory(struct meted *m, struct err *err)
 
 static int make_dir(const char *path, mode_t mode, struct err *err)
 {
-        if (mkdir(path, mode) < 0 && errno != EEXIST)
+        /* chmod, because of the umask; one that is there already is the operator's */
+        if ((mkdir(path, mode) < 0 || chmod(path, mode) < 0) && errno != EEXIST)
                 return err_set(err, REASON_INTERNAL, errno, "cannot make %s: %s", path, strerror(errno));
         return 0;
 }
@@ -268,6 +269,7 @@ int main(int argc, char **argv)
                 return 0;
         }
         (void)signal(SIGPIPE, SIG_IGN);
+        (void)umask(0077); /* the store is nobody else's to read */
         turns_init(m);
         guint term = g_unix_signal_add(SIGTERM, on_signal, NULL),
               in = g_unix_signal_add(SIGINT, on_signal, NULL);

@@ -317,7 +317,12 @@ class Host:
         try:
             if body is not None and not isinstance(body, (str, bytes)):
                 body = json.dumps(body)
-            c.request(method, path, body, headers or {})
+            try:
+                c.request(method, path, body, headers or {})
+            except BrokenPipeError:
+                pass  # answered before all of it was sent, and closed: the answer is there to be read
+            if c._HTTPConnection__response is None and c._HTTPConnection__state != "Request-sent":
+                c._HTTPConnection__state = "Request-sent"
             r = c.getresponse()
             return r.status, r.read().decode()
         finally:

@@ -366,21 +366,20 @@ def test_full_disk(image):
     with Host(memory="2G") as host:
         host.kill_meted(signal.SIGTERM)
         state = host.path("state")
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=3M,mode=755,uid={host.meted_uid},gid={host.meted_gid}",
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size=16M,mode=755,uid={host.meted_uid},gid={host.meted_gid}",
                         "tmpfs", state], check=True)
         try:
             host.start_meted()
             assert host.mete("reserve", "before", "--need", "cpu:1,share>=0.1").returncode == 0
             filler = os.path.join(state, "filler")
-            with open(filler, "wb") as f:
+            with open(filler, "wb", buffering=0) as f:
                 try:
-                    while True:
-                        f.write(b"x" * 4096)
-                        f.flush()
+                    while f.write(b"x" * 4096):
+                        pass
                 except OSError:
                     pass
             answered = []
-            for i in range(400):
+            for i in range(20000):
                 status, text = host.http("POST", "/v1/reservations", {"id": f"full-{i}", "needs": ["cpu:1,share>=0.001"]})
                 if status == 200 and json.loads(text)["outcome"] == "granted":
                     answered.append(f"full-{i}")
