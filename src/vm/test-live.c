@@ -555,6 +555,14 @@ static void test_guest(void)
         rig_start(&r);
         rig_attach(&r);
         guest_boot(&r);
+        /* The console's file can be cut while the VMM writes to it. */
+        struct stat st;
+        guest_run(&r, "dmesg");
+        g_assert_cmpint(vm_console_trim(path_in(&r, "console.log"), 1000, NULL), ==, 1);
+        guest_run(&r, "echo cut");
+        g_assert_cmpint(stat(path_in(&r, "console.log"), &st), ==, 0);
+        g_assert_cmpint(st.st_size, >, 0);
+        g_assert_cmpint(st.st_size, <, 1000);
         guest_run(&r, "echo online_movable > /sys/devices/system/memory/auto_online_blocks");
         /* A vCPU, seen by the guest. */
         gint64 began = g_get_monotonic_time();
