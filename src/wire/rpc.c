@@ -118,9 +118,9 @@ static int enqueue(struct rpc *rpc, char *text, size_t n, struct fds *fds, struc
                 r = err_set(err, REASON_PEER_LOST, ECONNRESET, "the connection is lost");
         else if (!text)
                 r = err_set(err, REASON_INTERNAL, ENOMEM, "cannot write the message");
-        else if (n > rpc->o.line_max)
+        else if (n > rpc->o.send_max)
                 r = err_set(err, REASON_INTERNAL, EMSGSIZE, "the message has %zu bytes, a line may have %zu",
-                            n, rpc->o.line_max);
+                            n, rpc->o.send_max);
         else if (rpc->out.bytes + n + 1 > rpc->o.queue_max_bytes) {
                 r = err_set(err, REASON_BUSY, EAGAIN, "the peer does not read: %zu bytes wait to be sent",
                             rpc->out.bytes);
@@ -670,6 +670,8 @@ static void defaults(struct rpc_options *o)
 {
         if (!o->line_max)
                 o->line_max = LINE_MAX_DEFAULT;
+        if (!o->send_max)
+                o->send_max = o->line_max;
         if (!o->queue_max_bytes)
                 o->queue_max_bytes = QUEUE_MAX_DEFAULT;
         if (!o->calls_max)
@@ -699,6 +701,7 @@ struct rpc *rpc_new(int fd, const struct rpc_options *o, void *arg, struct err *
         rpc->arg = arg;
         rpc->state = LIVE;
         rpc->refs = 1;
+        rpc->last_id = o->first_id;
         rpc->fd = fd;
         rpc->is_socket = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0;
         outbox_init(&rpc->out);

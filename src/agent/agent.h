@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* agent/agent.h - mete-agent: applications on one side, the host on the other, the table between them. */
+#pragma once
+#include "agent/apps.h"
+#include "agent/channel.h"
+#include "agent/online.h"
+#include "agent/table.h"
+
+struct agent {
+        struct table table;
+        struct apps *apps;
+        struct channel *channel;
+        struct online *online;
+        char boot_id[64];
+        struct turn commit;
+        struct loop_timer save_again;
+        bool is_save_failing;
+        uint64_t last_serial; /* of rows */
+};
+
+struct agent_options {
+        const char *socket; /* for applications */
+        const char *port;   /* to the host */
+        const char *state;  /* folder of the table */
+        const char *sys;    /* "/sys" */
+};
+
+/* *a must stay where it is. On failure nothing is held. */
+int agent_init(struct agent *a, const struct agent_options *o, struct err *err);
+void agent_done(struct agent *a);
+
+/* desk.c: what an application may ask for. */
+void desk_request(void *arg, const struct app *app, struct rpc_call *call, const char *method,
+                  const json_t *params);
+/* desk.c: events of rows. */
+void desk_row_begin(struct agent *a, struct row *row); /* timers and watches of a row that was read back */
+void desk_row_end(struct row *row);                    /* lets go of them */
+void desk_pursue(struct row *row);                     /* sends what is due */
+void desk_give_back(struct row *row, enum api_release_cause cause, enum reason reason, const char *sentence);
+void desk_taken(struct row *row, enum reason reason, const char *sentence);
+void desk_changed(struct agent *a); /* a row is dirty: written before anything of this turn is sent */

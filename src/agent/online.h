@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* agent/online.h - puts hot-plugged CPUs and memory on line, and says what is.
+ *
+ * A CPU or a memory block that was plugged on the host appears in sysfs a little later; it is looked for
+ * every 10 ms while somebody waits, and not at all otherwise. (uevents on netlink would say when a folder
+ * appears, but not when it can be written to; and they are lost when they come too fast.) Writing to `online`
+ * takes the kernel some milliseconds for each CPU, in which the loop stands still. CPU 0 is never taken off
+ * line. */
+#pragma once
+#include "json/api.h"
+#include "wire/rpc.h"
+
+enum { ONLINE_JOBS_MAX = 8 };
+
+struct online;
+
+/* sys: "/sys"; tests have one of their own. */
+struct online *online_new(const char *sys);
+void online_free(struct online *o); /* what waits is answered */
+
+void online_state(const struct online *o, struct api_guest_state *ret);
+/* Answers the call when all is on line, or the time is up. */
+void online_request(struct online *o, const struct api_guest_online *want, struct rpc_call *call);
+void online_offline(struct online *o, const struct api_guest_offline *want, struct api_guest_state *ret);
