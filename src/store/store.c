@@ -394,18 +394,19 @@ static int parse_claims(const struct store *s, const char *text, struct request 
         r->claims = calloc(n, sizeof(*r->claims));
         if (!r->claims)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for claims");
-        for (const char *p = text; p && *p; p = strchr(p, ' ') ? strchr(p, ' ') + 1 : NULL) {
-                char id[32];
-                int64_t amount;
-                int slot;
-                if (sscanf(p, "%31[^= ]=%" SCNd64 "@%d", id, &amount, &slot) != 3 || amount <= 0 ||
-                    slot < -1 || slot > 63)
+        for (const char *p = text; *p;) {
+                size_t id_n = strcspn(p, "= ");
+                char *end = NULL;
+                int64_t amount = p[id_n] == '=' ? strtoll(p + id_n + 1, &end, 10) : 0;
+                long slot = end && *end == '@' ? strtol(end + 1, &end, 10) : -2;
+                if (amount <= 0 || slot < -1 || slot > 63 || (*end && *end != ' '))
                         return err_set(err, REASON_INTERNAL, EINVAL,
                                        "%s: its claims \"%.60s\" cannot be read", r->key, text);
                 for (uint32_t c = 0; c < s->n_components; c++)
-                        if (strcmp(s->components[c].id, id) == 0)
+                        if (strlen(s->components[c].id) == id_n && strncmp(s->components[c].id, p, id_n) == 0)
                                 r->claims[r->n_claims++] = (struct request_claim){
                                         .component = c, .slot = (int16_t)slot, .amount = amount};
+                p = *end ? end + 1 : end;
         }
         return 0;
 }
