@@ -23,6 +23,7 @@
 #include "base/str.h"
 #include "vm/pick.h"
 #include "vm/socket.h"
+#include "vm/view.h"
 
 enum op_kind {
         OP_ATTACH = 1,
@@ -37,11 +38,8 @@ enum op_kind {
         OP_N
 };
 
-/* Parts of the VMM's state, as bits. */
-enum { LOOK_IDENTITY = 1, LOOK_RUN = 2, LOOK_CPUS = 4, LOOK_MEMORY = 8 };
-
 /* More rounds of look, decide, act than this, and the VMM does not do what it says it does. */
-enum { ROUNDS_MAX = VM_CPUS_MAX + 8, TYPE_NAME = 64 };
+enum { ROUNDS_MAX = VM_CPUS_MAX + 8 };
 
 struct op {
         GList link; /* in vm->ops; link.data is this */
@@ -75,12 +73,8 @@ struct vm {
         bool waiting, dead, doomed;
         struct err look_err; /* first fault of the look that is under way */
         struct err death;
-        enum vm_run run;
         char version[64];
-        struct vm_cpu cpus[VM_CPUS_MAX];
-        json_t *cpu_props[VM_CPUS_MAX]; /* how the VMM names the slot; NULL where it has none */
-        char cpu_type[TYPE_NAME];
-        struct vm_dimm dimms[VM_DIMMS_MAX];
+        struct view view;
 };
 
 static void op_look(struct vm *vm);
@@ -95,8 +89,7 @@ static void leave(struct vm *vm)
 {
         if (--vm->depth > 0 || !vm->doomed)
                 return;
-        for (size_t i = 0; i < ARRAY_N(vm->cpu_props); i++)
-                json_decref(vm->cpu_props[i]);
+        view_done(&vm->view);
         g_main_context_unref(vm->context);
         free(vm);
 }
@@ -121,7 +114,7 @@ static void op_answer(struct op *op, enum vm_outcome outcome, const struct err *
         if (err != NULL)
                 result.err = *err;
         if (op->kind == OP_CPU_ENSURE && outcome == VM_DONE)
-                result.tid = vm->cpus[op->slot].tid;
+                result.tid = vm->view.cpus[op->slot].tid;
         g_queue_unlink(&vm->ops, &op->link);
         g_source_destroy(op->timer);
         g_source_unref(op->timer);
@@ -205,121 +198,9 @@ static void op_submit(struct vm *vm, enum op_kind kind, int slot, int64_t bytes,
 
 /* ---- looking */
 
-/* "dimm12" -> 12; -1: not one of ours. */
-static int index_of(const char *id, const char *prefix, int n)
-{
-        size_t length = strlen(prefix);
-        char again[32];
-        if (strncmp(id, prefix, length) != 0 || strlen(id) >= sizeof(again))
-                return -1;
-        long i = strtol(id + length, NULL, 10);
-        snprintf(again, sizeof(again), "%s%ld", prefix, i);
-        return i >= 0 && i < n && strcmp(again, id) == 0 ? (int)i : -1;
-}
-
 static int cpus_max(const struct vm *vm)
 {
         return (int)vm->definition.cpus_max;
-}
-
-/* The vCPU slot of an entry with props, -1 where it is not of the shape that we start VMMs with. */
-static int slot_of(const struct vm *vm, const json_t *entry)
-{
-        const json_t *props = json_object_get(entry, "props");
-        int64_t socket, core, thread;
-        if (!pick_integer(props, "socket-id", 0, 0, &socket) ||
-            !pick_integer(props, "thread-id", 0, 0, &thread) ||
-            !pick_integer(props, "core-id", 0, cpus_max(vm) - 1, &core))
-                return -1;
-        return (int)core;
-}
-
-static void see_hotpluggable(struct vm *vm, const json_t *list)
-{
-        size_t i;
-        json_t *entry;
-        json_array_foreach(list, i, entry)
-        {
-                int slot = slot_of(vm, entry);
-                if (slot < 0)
-                        continue;
-                json_t *props = json_object(), *value;
-                const char *key;
-                /* What goes back to the VMM has this form only. */
-                json_object_foreach(json_object_get(entry, "props"), key,
-                                    value) if (json_is_integer(value) && strlen(key) < 32)
-                        json_object_set(props, key, value);
-                json_decref(vm->cpu_props[slot]);
-                vm->cpu_props[slot] = props;
-                pick_string(entry, "type", vm->cpu_type, sizeof(vm->cpu_type));
-        }
-}
-
-static void see_cpus(struct vm *vm, const json_t *list)
-{
-        size_t i;
-        json_t *entry;
-        memset(vm->cpus, 0, sizeof(vm->cpus));
-        json_array_foreach(list, i, entry)
-        {
-                int slot = slot_of(vm, entry);
-                int64_t tid;
-                if (slot < 0 || !pick_integer(entry, "thread-id", 1, INT32_MAX, &tid))
-                        continue;
-                vm->cpus[slot] = (struct vm_cpu){.plugged = true, .tid = (pid_t)tid};
-        }
-}
-
-static void see_backends(struct vm *vm, const json_t *list)
-{
-        size_t i;
-        json_t *entry;
-        memset(vm->dimms, 0, sizeof(vm->dimms));
-        json_array_foreach(list, i, entry)
-        {
-                int slot = index_of(pick_text(entry, "id"), "dimmmem", (int)vm->definition.dimm_slots);
-                int64_t bytes;
-                if (slot < 0 || !pick_integer(entry, "size", 1, INT64_MAX, &bytes))
-                        continue;
-                vm->dimms[slot].backed = true;
-                vm->dimms[slot].bytes = bytes;
-        }
-}
-
-/* After see_backends(). */
-static void see_devices(struct vm *vm, const json_t *list)
-{
-        size_t i;
-        json_t *entry;
-        json_array_foreach(list, i, entry)
-        {
-                const json_t *data = json_object_get(entry, "data");
-                int slot = index_of(pick_text(data, "id"), "dimm", (int)vm->definition.dimm_slots);
-                int64_t address;
-                if (slot < 0 || !pick_integer(data, "addr", 0, INT64_MAX, &address))
-                        continue;
-                vm->dimms[slot].plugged = true;
-                vm->dimms[slot].address = (uint64_t)address;
-        }
-}
-
-static const struct {
-        const char *name;
-        enum vm_run run;
-} run_rows[] = {
-        {"prelaunch", VM_RUN_PRELAUNCH},
-        {"running",   VM_RUN_RUNNING  },
-        {"paused",    VM_RUN_PAUSED   },
-        {"shutdown",  VM_RUN_SHUTDOWN },
-};
-
-static void see_run(struct vm *vm, const json_t *status)
-{
-        const char *name = pick_text(status, "status");
-        vm->run = VM_RUN_OTHER;
-        for (size_t i = 0; i < ARRAY_N(run_rows); i++)
-                if (strcmp(name, run_rows[i].name) == 0)
-                        vm->run = run_rows[i].run;
 }
 
 static void look_fault(struct vm *vm, const struct err *err)
@@ -328,61 +209,18 @@ static void look_fault(struct vm *vm, const struct err *err)
                 vm->look_err = *err;
 }
 
-static void see_name(struct vm *vm, const json_t *ret)
-{
-        if (strcmp(pick_text(ret, "name"), vm->definition.name) == 0)
-                return;
-        struct err err = {0};
-        err_set(&err, REASON_INCOMPATIBLE, EINVAL, "VM %s: the VMM runs another VM, by its name",
-                vm->definition.name);
-        look_fault(vm, &err);
-}
-
-static void see_uuid(struct vm *vm, const json_t *ret)
-{
-        if (strcmp(pick_text(ret, "UUID"), vm->definition.uuid) == 0)
-                return;
-        struct err err = {0};
-        err_set(&err, REASON_INCOMPATIBLE, EINVAL, "VM %s: the VMM runs another VM, by its UUID",
-                vm->definition.name);
-        look_fault(vm, &err);
-}
-
 static void op_decide(struct vm *vm);
 
-/* One query: counted down, looked at by what `see` is for it. */
-struct query {
-        int look;
-        const char *command;
-        void (*see)(struct vm *vm, const json_t *ret);
-        bool list; /* the reply must be an array */
-};
-/* In this order: backends before the devices that stand on them. */
-static const struct query queries[] = {
-        {LOOK_IDENTITY, "query-name",              see_name,         false},
-        {LOOK_IDENTITY, "query-uuid",              see_uuid,         false},
-        {LOOK_RUN,      "query-status",            see_run,          false},
-        {LOOK_CPUS,     "query-hotpluggable-cpus", see_hotpluggable, true },
-        {LOOK_CPUS,     "query-cpus-fast",         see_cpus,         true },
-        {LOOK_MEMORY,   "query-memdev",            see_backends,     true },
-        {LOOK_MEMORY,   "query-memory-devices",    see_devices,      true },
-};
-
-static void on_query(struct vm *vm, const struct query *query, const json_t *ret, const struct err *err)
+static void on_query(struct vm *vm, size_t query, const json_t *ret, const struct err *err)
 {
         if (vm->dead || vm->doomed)
                 return;
         enter(vm);
-        struct err shape = {0};
-        if (err == NULL && (query->list ? !json_is_array(ret) : !json_is_object(ret))) {
-                err_set(&shape, REASON_INTERNAL, EPROTO, "the VMM's answer to %s makes no sense",
-                        query->command);
-                err = &shape;
-        }
+        struct err fault = {0};
+        if (err == NULL && view_take(&vm->view, query, ret, &fault) < 0)
+                err = &fault;
         if (err != NULL)
                 look_fault(vm, err);
-        else
-                query->see(vm, ret);
         assert(vm->flight > 0);
         if (--vm->flight == 0)
                 op_decide(vm);
@@ -393,7 +231,7 @@ static void on_query(struct vm *vm, const struct query *query, const json_t *ret
 #define ON_QUERY(row)                                                                                        \
         static void on_query_##row(void *arg, const json_t *ret, const struct err *err)                      \
         {                                                                                                    \
-                on_query(arg, &queries[row], ret, err);                                                      \
+                on_query(arg, row, ret, err);                                                                \
         }
 ON_QUERY(0)
 ON_QUERY(1)
@@ -402,8 +240,8 @@ ON_QUERY(3)
 ON_QUERY(4)
 ON_QUERY(5)
 ON_QUERY(6)
-static qmp_done *const query_done[ARRAY_N(queries)] = {on_query_0, on_query_1, on_query_2, on_query_3,
-                                                       on_query_4, on_query_5, on_query_6};
+static qmp_done *const query_done[VIEW_QUERIES] = {on_query_0, on_query_1, on_query_2, on_query_3,
+                                                   on_query_4, on_query_5, on_query_6};
 
 /* What each kind needs to see before it can decide. */
 static const int look_of[OP_N] = {
@@ -427,11 +265,11 @@ static void op_look(struct vm *vm)
         }
         vm->look_err = (struct err){0};
         int look = look_of[op->kind] | (vm->identified ? 0 : LOOK_IDENTITY);
-        for (size_t i = 0; i < ARRAY_N(queries); i++) {
-                if ((queries[i].look & look) == 0)
+        for (size_t i = 0; i < VIEW_QUERIES; i++) {
+                if ((view_queries[i].look & look) == 0)
                         continue;
                 vm->flight++;
-                qmp_execute(vm->main, queries[i].command, NULL, remaining_ms(op), query_done[i], vm);
+                qmp_execute(vm->main, view_queries[i].command, NULL, remaining_ms(op), query_done[i], vm);
         }
 }
 
@@ -485,12 +323,12 @@ static void add_cpu(struct vm *vm, int slot)
 {
         char id[16];
         snprintf(id, sizeof(id), "cpu%d", slot);
-        if (vm->cpu_props[slot] == NULL || vm->cpu_type[0] == '\0') {
+        if (vm->view.cpu_props[slot] == NULL || vm->view.cpu_type[0] == '\0') {
                 fail(vm, REASON_INTERNAL, EPROTO, "the VMM does not know this vCPU slot");
                 return;
         }
-        json_t *arguments = json_pack("{s:s, s:s}", "driver", vm->cpu_type, "id", id);
-        json_object_update_missing(arguments, vm->cpu_props[slot]);
+        json_t *arguments = json_pack("{s:s, s:s}", "driver", vm->view.cpu_type, "id", id);
+        json_object_update_missing(arguments, vm->view.cpu_props[slot]);
         current(vm)->added_slot = slot;
         act(vm, "device_add", arguments, on_act);
 }
@@ -498,20 +336,20 @@ static void add_cpu(struct vm *vm, int slot)
 static void decide_cpu_ensure(struct vm *vm, struct op *op)
 {
         /* One that was plugged on the way to the one asked for is nobody's yet. */
-        if (op->added_slot >= 0 && op->added_slot != op->slot && vm->cpus[op->added_slot].plugged) {
+        if (op->added_slot >= 0 && op->added_slot != op->slot && vm->view.cpus[op->added_slot].plugged) {
                 int slot = op->added_slot;
                 op->added_slot = -1;
                 tell(vm, VM_EVENT_CPU_NEW, slot, "");
                 if (vm->doomed || vm->dead)
                         return;
         }
-        if (vm->cpus[op->slot].plugged) {
+        if (vm->view.cpus[op->slot].plugged) {
                 finish(vm, VM_DONE, NULL);
                 return;
         }
         int slot = op->slot;
         if (vm->definition.accelerator == API_ACCELERATOR_TCG)
-                for (slot = 0; vm->cpus[slot].plugged;)
+                for (slot = 0; vm->view.cpus[slot].plugged;)
                         slot++;
         add_cpu(vm, slot);
 }
@@ -560,7 +398,7 @@ static void ask_guest(struct vm *vm, struct op *op, const char *prefix)
 
 static void decide_cpu_remove(struct vm *vm, struct op *op)
 {
-        if (!vm->cpus[op->slot].plugged)
+        if (!vm->view.cpus[op->slot].plugged)
                 finish(vm, VM_DONE, NULL);
         else if (vm->definition.cpu_mechanism == API_CPU_MECHANISM_PARK)
                 finish(vm, VM_PARKED, NULL);
@@ -618,7 +456,7 @@ static void add_backend(struct vm *vm, struct op *op)
 
 static void decide_memory_ensure(struct vm *vm, struct op *op)
 {
-        const struct vm_dimm *dimm = &vm->dimms[op->slot];
+        const struct vm_dimm *dimm = &vm->view.dimms[op->slot];
         char id[16], memory[16];
         if (dimm->plugged && dimm->bytes == op->bytes) {
                 finish(vm, VM_DONE, NULL);
@@ -640,9 +478,9 @@ static void decide_memory_ensure(struct vm *vm, struct op *op)
 
 static void decide_memory_remove(struct vm *vm, struct op *op)
 {
-        if (vm->dimms[op->slot].plugged)
+        if (vm->view.dimms[op->slot].plugged)
                 ask_guest(vm, op, "dimm");
-        else if (vm->dimms[op->slot].backed)
+        else if (vm->view.dimms[op->slot].backed)
                 remove_backend(vm, op, on_act);
         else
                 finish(vm, VM_DONE, NULL);
@@ -676,7 +514,7 @@ static void op_decide(struct vm *vm)
                 decide_memory_remove(vm, op);
                 break;
         case OP_CONT:
-                if (vm->run == VM_RUN_RUNNING)
+                if (vm->view.run == VM_RUN_RUNNING)
                         finish(vm, VM_DONE, NULL);
                 else if (op->rounds > 1)
                         fail(vm, REASON_INTERNAL, EIO, "the VMM does not let the VM run");
@@ -760,9 +598,9 @@ static bool op_is_about(const struct op *op, const char *device)
 {
         const struct vm *vm = op->vm;
         if (op->kind == OP_CPU_REMOVE)
-                return index_of(device, "cpu", cpus_max(vm)) == op->slot;
+                return view_index(device, "cpu", cpus_max(vm)) == op->slot;
         return op->kind == OP_MEMORY_REMOVE &&
-               index_of(device, "dimm", (int)vm->definition.dimm_slots) == op->slot;
+               view_index(device, "dimm", (int)vm->definition.dimm_slots) == op->slot;
 }
 
 static void on_device(struct vm *vm, const char *device, bool refused)
@@ -777,8 +615,8 @@ static void on_device(struct vm *vm, const char *device, bool refused)
                 }
                 return;
         }
-        int dimm = index_of(device, "dimm", (int)vm->definition.dimm_slots);
-        int cpu = index_of(device, "cpu", cpus_max(vm));
+        int dimm = view_index(device, "dimm", (int)vm->definition.dimm_slots);
+        int cpu = view_index(device, "cpu", cpus_max(vm));
         if (!refused && dimm >= 0)
                 tell(vm, VM_EVENT_DIMM_GONE, dimm, "");
         else if (!refused && cpu >= 0)
@@ -820,17 +658,17 @@ static void on_event(void *arg, const char *name, const json_t *data)
         } else if (strcmp(name, "ACPI_DEVICE_OST") == 0) {
                 on_ost(vm, json_object_get(data, "info"));
         } else if (strcmp(name, "SHUTDOWN") == 0) {
-                vm->run = VM_RUN_SHUTDOWN;
+                vm->view.run = VM_RUN_SHUTDOWN;
                 pick_words(data, "reason", words, sizeof(words));
                 tell(vm, VM_EVENT_SHUTDOWN, 0, words);
         } else if (strcmp(name, "RESET") == 0) {
                 pick_words(data, "reason", words, sizeof(words));
                 tell(vm, VM_EVENT_RESET, 0, words);
         } else if (strcmp(name, "STOP") == 0) {
-                vm->run = VM_RUN_PAUSED;
+                vm->view.run = VM_RUN_PAUSED;
                 tell(vm, VM_EVENT_STOP, 0, "");
         } else if (strcmp(name, "RESUME") == 0) {
-                vm->run = VM_RUN_RUNNING;
+                vm->view.run = VM_RUN_RUNNING;
                 tell(vm, VM_EVENT_RESUME, 0, "");
         } else if (strcmp(name, "GUEST_PANICKED") == 0) {
                 pick_words(data, "action", words, sizeof(words));
@@ -872,9 +710,10 @@ struct vm *vm_attach(const struct vm_options *o, int timeout_ms, vm_done *done, 
         struct vm *vm = calloc(1, sizeof(*vm));
         assert(vm != NULL);
         vm->definition = *o->definition;
+        vm->view.definition = &vm->definition;
         vm->options = *o;
         vm->arg = arg;
-        vm->run = VM_RUN_UNKNOWN;
+        vm->view.run = VM_RUN_UNKNOWN;
         vm->context = g_main_context_ref_thread_default();
         g_queue_init(&vm->ops);
         if (!STR_COPY(vm->ram_dir, o->ram_dir))
@@ -910,7 +749,7 @@ void vm_free(struct vm *vm)
 
 enum vm_run vm_run(const struct vm *vm)
 {
-        return vm->run;
+        return vm->view.run;
 }
 
 const char *vm_qemu_version(const struct vm *vm)
@@ -921,13 +760,13 @@ const char *vm_qemu_version(const struct vm *vm)
 const struct vm_cpu *vm_cpu(const struct vm *vm, int slot)
 {
         assert(slot >= 0 && slot < cpus_max(vm));
-        return &vm->cpus[slot];
+        return &vm->view.cpus[slot];
 }
 
 const struct vm_dimm *vm_dimm(const struct vm *vm, int slot)
 {
         assert(slot >= 0 && slot < (int)vm->definition.dimm_slots);
-        return &vm->dimms[slot];
+        return &vm->view.dimms[slot];
 }
 
 size_t vm_operations(const struct vm *vm)
