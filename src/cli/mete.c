@@ -1,10 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* `mete` on a machine. */
+/* `mete` on a machine: verbs for a host, and those of a guest, since a host may be a guest itself.
+ * A verb that both have (leases) goes to the side that is there. */
+#include <unistd.h>
+#include "cli/guest.h"
 #include "cli/host.h"
+
+/* Where meted's socket is absent and there is an agent or a port to a host, this is a guest. --socket and
+ * METE_SOCKET do not say which daemon listens, so they change nothing here. */
+static bool is_guest(void)
+{
+        return access(HOST_SOCKET, F_OK) < 0 &&
+               (access(GUEST_SOCKET, F_OK) == 0 || access("/dev/virtio-ports/org.mete.agent.0", F_OK) == 0);
+}
 
 int main(int argc, char **argv)
 {
         const struct verb_table on_host = {"On a host", host_verbs, host_verbs_n};
+        const struct verb_table in_guest = {"In a guest", guest_verbs, guest_verbs_n};
+        const struct verb_table tables[2] = {is_guest() ? in_guest : on_host,
+                                             is_guest() ? on_host : in_guest};
 
-        return verb_main(&on_host, 1, argc, argv);
+        return verb_main(tables, 2, argc, argv);
 }

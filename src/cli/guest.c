@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/guest.h"
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/str.h"
+#include "cli/exit.h"
+#include "cli/table.h"
+#include "lib/handle.h"
+
+int guest_fail(const struct arguments *a, const struct mete_error *e)
+{
+        struct err err = {.reason = (enum reason)e->reason, .code = e->code};
+
+        (void)STR_COPY(err.sentence, e->sentence);
+        return verb_fail(a, &err);
+}
+
+int guest_open(const struct arguments *a, struct mete **ret)
+{
+        struct mete_error err;
+
+        return mete_open(arguments_option(a, "--socket"), ret, &err) < 0 ? guest_fail(a, &err) : 0;
+}
+
+/* ---- requests, leases ---- */
+
+static void joined(char *buf, size_t size, const char needs[][128], size_t n)
+{
+        size_t at = 0;
+
+        buf[0] = '\0';
+        for (size_t i = 0; i < n && at < size; i++)
+                at += (size_t)snprintf(buf + at, size - at, "%s%s", i > 0 ? " " : "", needs[i]);
+}
+
+static void numbers(char *buf, size_t size, const int *v, size_t n)
+{
+        size_t at = 0;
+
+        buf[0] = '\0';
+        for (size_t i = 0; i < n && at < size; i++)
+                at += (size_t)snprintf(buf + at, size - at, "%s%d", i > 0 ? "," : "", v[i]);
+}
+
+static bool is_lease(const char *state)
+{
+        return strcmp(state, "granted") == 0 || strcmp(state, "releasing") == 0;
+}
+
+static void print_requests(const struct mete_list *list, bool leases)
+{
+        static const char *const request_titles[] = {"ID",   "STATE", "NEEDS",    "REASON", "APPLICATION",
+                                                     ">UID", "SINCE", "SENTENCE", NULL};
+        static const char *const lease_titles[] = {"ID",          "STATE", "NEEDS", "CPUS", ">MEMORY",
+                                                   "APPLICATION", ">UID",  "SINCE", NULL};
+        struct table *t = table_new(leases ? lease_titles : request_titles);
+
+        for (size_t i = 0; t != NULL && i < list->n; i++) {
+                const struct mete_row *row = list->rows[i];
+                const struct mete_verdict *v = row->verdict;
+                char needs[600], cpus[300];
+                if (leases && !is_lease(row->state))
+                        continue;
+                joined(needs, sizeof(needs), row->needs, row->n_needs);
+                numbers(cpus, sizeof(cpus), v != NULL ? v->cpus : NULL, v != NULL ? v->n_cpus : 0);
+                table_text(t, row->id);
+                table_text(t, row->state);
+                table_text(t, needs);
+                if (leases) {
+                        table_text(t, cpus);
+                        table_bytes(t, v != NULL ? v->memory_bytes : 0);
+                } else {
+                        table_text(t, v != NULL && v->reason != METE_REASON_NONE ? mete_reason_name(v->reason)
+                                                                                 : "");
+                }
+                table_text(t, row->application);
+                table_number(t, row->uid);
+                table_time(t, row->since_ms);
+                if (!leases)
+                        table_text(t, row->problem[0] != '\0' ? row->problem : v != NULL ? v->sentence : "");
+        }
+        if (t != NULL)
+                table_print(t, stdout, leases ? "no leases" : "no requests");
+        table_free(t);
+}
+
+/* What the agent says, without the rows that are no leases. */
+static int list_json(const struct arguments *a, struct mete *m, bool leases)
+{
+        struct mete_error err;
+        json_t *raw = NULL;
+        size_t i = 0;
+
+        if (mete_call_raw(m, "list", json_object(), &raw, &err) < 0)
+                return guest_fail(a, &err);
+        json_t *rows = json_object_get(raw, "rows");
+        while (leases && i < json_array_size(rows)) {
+                const char *state = json_string_value(json_object_get(json_array_get(rows, i), "state"));
+                if (state != NULL && is_lease(state))
+                        i++;
+                else
+                        (void)json_array_remove(rows, i);
+        }
+        (void)json_dumpf(raw, stdout, JSON_INDENT(2));
+        (void)putchar('\n');
+        json_decref(raw);
+        return EXIT_OK;
+}
+
+static int list_rows(const struct arguments *a, bool leases)
+{
+        struct mete_list *list = NULL;
+        struct mete_error err;
+        struct mete *m = NULL;
+        int status = guest_open(a, &m);
+
+        if (status != 0)
+                return status;
+        if (arguments_option(a, "--json") != NULL) {
+                status = list_json(a, m, leases);
+        } else if (mete_list(m, &list, &err) < 0) {
+                status = guest_fail(a, &err);
+        } else {
+                print_requests(list, leases);
+                mete_list_free(list);
+        }
+        mete_close(m);
+        return status;
+}
+
+static int guest_requests(const struct arguments *a)
+{
+        return list_rows(a, false);
+}
+
+static int guest_leases(const struct arguments *a)
+{
+        return list_rows(a, true);
+}
+
+static int guest_release(const struct arguments *a)
+{
+        struct mete_error err;
+        struct mete *m = NULL;
+        int status = guest_open(a, &m);
+
+        if (status != 0)
+                return status;
+        if (mete_release(m, a->operands[0], &err) < 0)
+                status = guest_fail(a, &err);
+        else if (arguments_option(a, "--json") != NULL)
+                (void)puts("{}");
+        mete_close(m);
+        return status;
+}
+
+static int guest_agent(const struct arguments *a)
+{
+        struct mete_about *about = NULL;
+        struct mete_error err;
+        struct mete *m = NULL;
+        json_t *raw = NULL;
+        int status = guest_open(a, &m);
+
+        if (status != 0)
+                return status;
+        if (arguments_option(a, "--json") != NULL) {
+                if (mete_call_raw(m, "hello", json_pack("{s:i}", "version", 1), &raw, &err) < 0) {
+                        status = guest_fail(a, &err);
+                } else {
+                        (void)json_dumpf(raw, stdout, JSON_INDENT(2));
+                        (void)putchar('\n');
+                        json_decref(raw);
+                }
+        } else if (mete_about(m, &about, &err) < 0) {
+                status = guest_fail(a, &err);
+        } else {
+                (void)printf("agent      %s\nhost       %s\nvm         %s\n", about->agent,
+                             about->connected ? "connected" : "not reached",
+                             about->vm[0] != '\0' ? about->vm : "-");
+                mete_about_free(about);
+        }
+        mete_close(m);
+        return status;
+}
+
+/* ---- the table ---- */
+
+static const struct option_row run_options[] = {
+        {"--need",    "NEED",     "a resource and how good it must be, such as cpu:2,share>=0.9 or memory:1G", true },
+        {"--or-less", NULL,       "take a counter-offer of less, rather than nothing",                         false},
+        {"--timeout", "DURATION", "give up after so long without a decision (60s)",                            false},
+        {"--name",    "NAME",     "what the command is called in lists (the name of the program)",             false},
+        {"--id",      "ID",       "id of the request (made up)",                                               false},
+        {NULL,        NULL,       NULL,                                                                        false},
+};
+
+const struct verb guest_verbs[] = {
+        {.words = "run",
+         .operands = "-- COMMAND [ARGUMENT...]",
+         .operands_min = 1,
+         .command = true,
+         .options = run_options,
+         .summary = "Ask for resources, run a command with them, give them back",
+         .text = "Waits for the decision; once everything is usable, runs the command, which finds "
+                 "METE_REQUEST (the id), "
+                 "METE_CPUS (numbers of the granted CPUs, with commas) and METE_MEMORY_BYTES in its "
+                 "environment. All needs "
+                 "are granted together, or none. Signals are passed on to the command; it is killed if 'mete "
+                 "run' is. "
+                 "The exit status is that of the command, 128+N if signal N ended it, 127 if it was not "
+                 "found, 126 if it "
+                 "could not be run; without a grant, the command is not run.", .run = guest_run},
+        {.words = "requests",
+         .operands = "",
+         .summary = "The requests of your programs, also those that have ended lately",
+         .text = "Root sees those of all users.",
+         .run = guest_requests},
+        {.words = "leases",                                                          .operands = "",              .summary = "What your programs have now",                                                                                                           .run = guest_leases                                                                                                                                                                                                                                                           },
+        {.words = "release",
+         .operands = "ID",
+         .operands_min = 1,
+         .operands_max = 1,
+         .summary = "End a lease, or withdraw a request",
+         .text = "Allowed to its user, and to root. What has ended already is no error.",
+         .run = guest_release},
+        {.words = "agent",
+         .operands = "",
+         .summary = "Whether the agent runs, and reaches its host",
+         .run = guest_agent                                                                                                                                                                                                                                                               },
+};
+const size_t guest_verbs_n = ARRAY_N(guest_verbs);

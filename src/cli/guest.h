@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli/guest.h - verbs of `mete` in a guest: they speak to mete-agent through libmete. */
+#pragma once
+#include "base/err.h"
+#include "cli/verb.h"
+#include "mete.h"
+
+#define GUEST_SOCKET "/run/mete/agent.sock"
+
+extern const struct verb guest_verbs[];
+extern const size_t guest_verbs_n;
+
+/* Opens the agent's socket: --socket, METE_SOCKET, or the default. 0, or an exit status after it was said on
+ * stderr what is wrong. */
+int guest_open(const struct arguments *a, struct mete **ret);
+/* "mete run: SENTENCE (reason)" on stderr; the exit status. */
+int guest_fail(const struct arguments *a, const struct mete_error *e);
+
+int guest_run(const struct arguments *a); /* guest-run.c */

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`mete` in a guest: run, requests, leases, release, against a real agent and a fake host."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from fake import BUILD, verdict, wait_for
+
+METE = os.path.join(BUILD, "src/cli/mete-guest")
+
+
+class Mete:
+    def __init__(self, world, *args):
+        self.p = subprocess.Popen([METE, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                  text=True, env={**os.environ, "METE_SOCKET": world.socket})
+
+    def end(self, timeout_s=20):
+        out, err = self.p.communicate(timeout=timeout_s)
+        return self.p.returncode, out, err
+
+
+@pytest.fixture
+def mete(world):
+    world.up()
+    started = []
+
+    def start(*args):
+        started.append(Mete(world, *args))
+        return started[-1]
+    yield start
+    for m in started:
+        if m.p.poll() is None:
+            m.p.kill()
+            m.p.wait()
+
+
+def granted(world, m, **more):
+    reserve = world.host.expect("reserve")
+    world.host.answer(reserve, verdict(reserve["params"]["request"], "granted", needs=reserve["params"]["needs"],
+                                       **{"cpus": [1, 3], "memory_bytes": 128 << 20, **more}))
+    return reserve
+
+
+def released(world, cause="released"):
+    release = world.host.expect("release")
+    assert release["params"]["cause"] == cause
+    world.host.answer(release)
+
+
+def test_run(world, mete):
+    m = mete("run", "--need", "cpu:2,share>=0.9", "--need", "memory:128M", "--name", "job", "--", "sh", "-c",
+             "echo $METE_CPUS $METE_MEMORY_BYTES $METE_REQUEST; exit 7")
+    reserve = granted(world, m, fallbacks=["overcommitted CPUs"])
+    assert reserve["params"]["application"].startswith("job/") and "counter" not in reserve["params"]
+    released(world)
+    status, out, err = m.end()
+    assert status == 7 and out == f"1,3 {128 << 20} {reserve['params']['request']}\n" and "overcommitted" in err
+
+
+@pytest.mark.parametrize("command,status", [(["true"], 0), (["sh", "-c", "kill -9 $$"], 137), (["/nonexistent/x"], 127),
+                                            (["/etc/passwd"], 126), (["sh", "-c", "kill -TERM $$"], 143)])
+def test_exit_status(world, mete, command, status):
+    m = mete("run", "--need", "cpu:1", "--", *command)
+    granted(world, m)
+    released(world)
+    assert m.end()[0] == status
+
+
+@pytest.mark.parametrize("outcome,reason,status", [
+    ("not-now", "no-capacity", 75), ("not-now", "busy", 75), ("never", "unsupported", 78), ("never", "policy", 77),
+    ("never", "no-capacity", 78), ("not-now", "cancelled", 75), ("not-now", "internal", 70)])
+def test_refused(world, mete, outcome, reason, status):
+    m = mete("run", "--need", "cpu:1", "--", "touch", os.path.join(world.dir, "ran"))
+    reserve = world.host.expect("reserve")
+    world.host.answer(reserve, verdict(reserve["params"]["request"], outcome, reason=reason, sentence="because"))
+    got, out, err = m.end()
+    assert got == status and "because" in err and reason in err
+    assert not os.path.exists(os.path.join(world.dir, "ran"))
+
+
+@pytest.mark.parametrize("or_less", [True, False])
+def test_counter_offer(world, mete, or_less):
+    m = mete("run", *(["--or-less"] if or_less else []), "--need", "cpu:4", "--", "echo", "ran")
+    reserve = world.host.expect("reserve")
+    assert reserve["params"].get("counter") == ("less" if or_less else None)
+    request = reserve["params"]["request"]
+    world.host.answer(reserve, verdict(request, "counter-offered", reason="no-capacity", valid_ms=60000,
+                                       needs=[{"kind": "cpu", "amount": 1}]))
+    if or_less:
+        world.host.answer(world.host.expect("accept"), verdict(request, "granted", cpus=[1]))
+        released(world)
+        assert m.end()[:2] == (0, "ran\n")
+    else:
+        released(world, "exited")  # the process that asked has gone, and so has its offer
+        assert m.end()[:2] == (75, "")
+
+
+def test_timeout(world, mete):
+    m = mete("run", "--timeout", "100ms", "--need", "cpu:1", "--", "true")
+    world.host.expect("reserve")
+    released(world, "withdrawn")
+    status, out, err = m.end()
+    assert status == 75 and "timeout" in err
+
+
+def test_signals_reach_the_command(world, mete):
+    m = mete("run", "--need", "cpu:1", "--", "sh", "-c", "trap 'echo got; exit 5' TERM; echo up; while :; do sleep 0.05; done")
+    granted(world, m)
+    assert m.p.stdout.readline() == "up\n"
+    m.p.send_signal(signal.SIGTERM)
+    released(world)
+    assert m.end()[:2] == (5, "got\n")
+
+
+def test_a_signal_before_the_verdict(world, mete):
+    m = mete("run", "--need", "cpu:1", "--", "true")
+    world.host.expect("reserve")
+    m.p.send_signal(signal.SIGINT)
+    released(world, "exited")
+    assert m.end()[0] == 130
+
+
+def test_killed_with_its_command(world, mete):
+    m = mete("run", "--need", "cpu:1", "--", "sh", "-c", "echo $$; exec sleep 1000")
+    granted(world, m)
+    child = int(m.p.stdout.readline())
+    m.p.kill()
+    released(world, "exited")
+    wait_for("the command is gone", lambda: not os.path.exists(f"/proc/{child}") or
+             open(f"/proc/{child}/stat").read().rsplit(")", 1)[1].split()[0] == "Z")
+
+
+def test_the_agent_is_killed_meanwhile(world, mete):
+    m = mete("run", "--need", "cpu:1", "--", "sh", "-c", "echo up; sleep 1; echo done")
+    first = world.host.expect("reserve")
+    world.kill()
+    world.start()
+    world.host.greet()
+    again = world.host.expect("reserve")
+    assert again["params"] == first["params"]
+    world.host.grant(again)
+    assert m.p.stdout.readline() == "up\n"
+    world.kill()
+    world.start()
+    world.host.greet()
+    released(world)
+    assert m.end()[:2] == (0, "done\n")
+
+
+def test_no_agent(world):
+    m = Mete(world, "run", "--need", "cpu:1", "--", "true")
+    status, out, err = m.end()
+    assert status == 69 and "no agent" in err
+    assert Mete(world, "requests").end()[0] == 69
+
+
+def test_the_host_takes_it_back(world, mete):
+    m = mete("run", "--need", "cpu:1", "--", "sh", "-c", "echo up; sleep 0.5")
+    reserve = granted(world, m)
+    assert m.p.stdout.readline() == "up\n"
+    world.host.notify("ended", {"request": reserve["params"]["request"], "reason": "policy", "sentence": "taken back"})
+    status, out, err = m.end()
+    assert status == 0 and "taken back" in err
+
+
+def test_lists_and_release(world, mete):
+    app = world.app()
+    n = app.start("request", {"id": "r1", "name": "a\u00fc", "needs": ["cpu:2", "memory:128M"]})
+    granted(world, None)
+    app.answer(n)
+    n = app.start("request", {"id": "r2", "needs": ["cpu:2"]})
+    world.host.refuse(world.host.expect("reserve"), "no-capacity", "full")
+    app.answer(n)
+    status, out, err = mete("requests").end()
+    assert status == 0 and "r1" in out and "r2" in out and "no-capacity" in out and "full" in out
+    status, out, err = mete("leases").end()
+    assert status == 0 and "r1" in out and "r2" not in out and "1,3" in out and "128M" in out
+    rows = json.loads(mete("requests", "--json").end()[1])["rows"]
+    assert [r["id"] for r in rows] == ["r1", "r2"]
+    assert [r["id"] for r in json.loads(mete("leases", "--json").end()[1])["rows"]] == ["r1"]
+    m = mete("release", "r1")
+    released(world)
+    assert m.end()[0] == 0
+    assert mete("release", "r1").end()[0] == 0
+    assert mete("release", "none").end()[0] == 66
+    assert "no leases" in mete("leases").end()[1]
+    assert "connected" in mete("agent").end()[1]
+    assert json.loads(mete("agent", "--json").end()[1])["vm"] == "v"
+
+
+def test_command_line(world, mete):
+    for args, status in [(["run"], 64), (["run", "--", "true"], 64), (["run", "--need", "cpu:1"], 64), (["nonsense"], 64),
+                         (["run", "--need", "cpu", "--", "true"], 65), (["run", "--need=cpu:1", "--timeout=0s", "--", "x"], 64),
+                         (["run", "--need=cpu:1", "--timeout=x", "--", "x"], 64), (["release"], 64),
+                         (["run", *["--need=cpu:1"] * 5, "--", "x"], 64), (["run", "--need=cpu:1", "--id=a b", "--", "x"], 65),
+                         (["run", "--help"], 0), (["--help"], 0), (["--version"], 0), (["help", "release"], 0)]:
+        got, out, err = mete(*args).end()
+        assert got == status, (args, got, err)
+        assert out if status == 0 else err
