@@ -33,6 +33,7 @@ enum {
         UNPLUG_MS = 10000,
         OFFLINE_MS = 5000,
         AGENT_WAIT_MS = 500,
+        HURRY_MS = 200,
         RETRY_FIRST_MS = 2000,
         RETRY_MAX_MS = 60000,
 };
@@ -83,6 +84,7 @@ struct retry {
         struct machine *v;
         uint64_t serial;
         int in_ms;
+        bool is_hurried;
         struct loop_timer timer;
 };
 
@@ -248,12 +250,16 @@ static void retry_later(struct job *j)
         j->v->retries = g_list_append(j->v->retries, t);
 }
 
+/* Soon, but not at once: the guest decides how often it speaks. */
 void jobs_retry(struct machine *v)
 {
         for (GList *l = v->retries; l; l = l->next) {
                 struct retry *t = l->data;
+                if (t->is_hurried)
+                        continue;
+                t->is_hurried = true;
                 t->in_ms = RETRY_FIRST_MS;
-                loop_timer_in(&t->timer, 0);
+                loop_timer_in(&t->timer, HURRY_MS);
         }
 }
 

@@ -16,7 +16,7 @@ void job_activate(struct meted *m, const struct request *r);
 void job_deactivate(struct meted *m, const struct request *r);
 /* After a restart of meted: find the VMM that runs, or that it died meanwhile. */
 void job_adopt(struct machine *v);
-/* What could not be taken back is tried again now, as the guest has just spoken. */
+/* What could not be taken back is tried again soon, as the guest has just spoken. */
 void jobs_retry(struct machine *v);
 /* Forget all jobs without a report: meted goes. */
 void jobs_drop(struct machine *v);

@@ -15,7 +15,9 @@
 #include "meted/job.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
+#include "vm/socket.h"
 
+enum { HOUSEKEEPING_MS = 5000, CONSOLE_MAX_BYTES = 1 << 20 };
 enum { EXIT_CONFIG = 78 /* EX_CONFIG */, PROBE_MS = 20000, KEEPER_LIST_MS = 20000 };
 
 static const char usage[] =
@@ -124,6 +126,23 @@ static void on_keeper(void *arg, bool connected)
         meted_changed(m);
 }
 
+/* ---- consoles ---- */
+
+/* A guest may write to its console without end; what is kept of it is bounded. */
+static void on_housekeeping(void *arg)
+{
+        struct meted *m = arg;
+        for (guint i = 0; i < m->machines->len; i++) {
+                const struct machine *v = g_ptr_array_index(m->machines, i);
+                char path[512];
+                struct err err = {0};
+                machine_path(v, "console.log", path, sizeof(path));
+                if (v->pid && vm_console_trim(path, CONSOLE_MAX_BYTES, &err) < 0)
+                        log_warn("VM %s: %s", v->definition.name, err.sentence);
+        }
+        loop_timer_in(&m->housekeeping, HOUSEKEEPING_MS);
+}
+
 /* ---- start ---- */
 
 static int read_inventory(struct meted *m, struct err *err)
@@ -185,6 +204,8 @@ static int start(struct meted *m, struct err *err)
         keeper_call(m->keeper, API_KEEPER_VMM_LIST, NULL, NULL, 0, KEEPER_LIST_MS, on_vmms, m);
         hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "started", "meted %s on QEMU %s (%s)",
                         METE_VERSION, m->probe.version, api_accelerator_name(m->probe.accelerator));
+        loop_timer_init(&m->housekeeping, on_housekeeping, m);
+        loop_timer_in(&m->housekeeping, HOUSEKEEPING_MS);
         m->ready_mono_ms = loop_mono_ms();
         meted_changed(m);
         return 0;
@@ -193,6 +214,8 @@ static int start(struct meted *m, struct err *err)
 static void stop(struct meted *m)
 {
         api_stop(m);
+        if (m->ready_mono_ms)
+                loop_timer_cancel(&m->housekeeping);
         if (m->after)
                 turns_done(m);
         events_done(m);

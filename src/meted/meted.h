@@ -63,7 +63,7 @@ struct meted {
         GArray *after;  /* of struct effect: to be carried out once durable */
         GList *waiters; /* of struct waiter */
         GList *streams; /* of struct follower, in events.c */
-        struct loop_timer tick, mend;
+        struct loop_timer tick, mend, housekeeping;
         struct counters counters;
 };
 
