@@ -276,6 +276,8 @@ int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *er
         if (worst) {
                 r->reason = worst->reason;
                 r->offer_end_ms = now_ms + h->config.offer_ms;
+                if (r->offer_end_ms > r->end_ms)
+                        r->offer_end_ms = r->end_ms; /* what it offers is held no longer than that */
         }
         enum claim_state state = worst                            ? CLAIM_HELD
                                  : r->kind == REQUEST_RESERVATION ? CLAIM_RESERVED

@@ -274,6 +274,20 @@ static void drop_claims(struct hypervisor *h, struct entry *e)
         e->r.n_claims = 0;
 }
 
+/* Its time may be over, but it is not back: it takes capacity until it is, even where somebody counted on
+ * that from now on. */
+static void claims_overstay(struct hypervisor *h, const struct request *r)
+{
+        for (size_t i = 0; i < r->n_claims && r->end_ms != LEDGER_OPEN; i++) {
+                uint32_t component = r->claims[i].component;
+                int64_t owned = ledger_owned(h->ledger, component);
+                ledger_set_owned(h->ledger, component, UNITS_MAX);
+                int done = ledger_set_end(h->ledger, r->claims[i].id, LEDGER_OPEN);
+                ledger_set_owned(h->ledger, component, owned);
+                assert(done == 1);
+        }
+}
+
 static void claims_state(struct hypervisor *h, const struct request *r, enum claim_state state)
 {
         for (size_t i = 0; i < r->n_claims; i++)
@@ -333,6 +347,7 @@ static void release_begun(struct hypervisor *h, struct entry *e, const char *eve
                 return;
         }
         claims_state(h, r, CLAIM_ALLOCATED);
+        claims_overstay(h, r);
         moved(h, r, now_ms, event, text);
         effect_push(h, EFFECT_DEACTIVATE, r, now_ms);
 }
@@ -513,6 +528,7 @@ int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, 
         if (ask->end_ms <= (ask->start_ms > now_ms ? ask->start_ms : now_ms))
                 return err_set(err, REASON_INVALID, EINVAL,
                                "the end of the window must be behind its start, and behind now");
+        hypervisor_tick(h, now_ms); /* what has ended is on its way back before anything new is given away */
         int known = ask_begin(h, ask, now_ms, ret_serial, &e, err);
         if (known)
                 return known < 0 ? known : 0;
@@ -523,7 +539,6 @@ int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, 
                         return err_set(err, REASON_STALE, EAGAIN, "the VM %s is not running", ask->vm);
                 }
         }
-        ledger_advance(h->ledger, now_ms);
         bad = decide(h, e, now_ms, err);
         if (bad) {
                 drop_claims(h, e);
@@ -730,6 +745,7 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
         struct vm_entry *v = find_vm(h, name);
         if (!v)
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", name);
+        hypervisor_tick(h, now_ms);
         struct entry *base = base_of(h, name);
         if (base && request_is_live(&base->r)) {
                 if (base->r.state == REQUEST_RELEASING)
@@ -769,7 +785,6 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
         r->needs[1] = (struct need){.kind = COMPONENT_MEMORY,
                                     .amount = v->shape.memory_bytes,
                                     .amount_max = v->shape.memory_bytes};
-        ledger_advance(h->ledger, now_ms);
         int bad = decide(h, e, now_ms, err);
         if (bad) {
                 drop_claims(h, e);
@@ -877,6 +892,8 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                         vm->leased_bytes += rc->amount;
                 }
         }
+        if (e->r.state == REQUEST_RELEASING)
+                claims_overstay(h, &e->r);
         h->live++;
         if (e->r.kind == REQUEST_APP)
                 vm->live++;
@@ -1026,6 +1043,8 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                         if (!c || c->holder != e->r.serial || c->amount != e->r.claims[i].amount ||
                             c->component != e->r.claims[i].component)
                                 return false;
+                        if (e->r.state == REQUEST_RELEASING && c->end_ms != LEDGER_OPEN)
+                                return false; /* not back, and counted as free some day */
                 }
         }
         return live == h->live && finished == h->finished && claims == ledger_claims(h->ledger) &&
