@@ -567,10 +567,12 @@ int hypervisor_refuse(struct hypervisor *h, const struct ask *ask, enum reason r
 int hypervisor_accept(struct hypervisor *h, const char *key, int64_t now_ms, uint64_t *ret_serial,
                       struct err *err)
 {
+        /* First: an offer that lapsed a moment ago is not taken, and what lapses may make an entry forgotten.
+         */
+        hypervisor_tick(h, now_ms);
         struct entry *e = find_key(h, key);
         if (!e)
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "no request is called %s", key);
-        hypervisor_tick(h, now_ms); /* an offer that lapsed a moment ago is not taken */
         int n = request_step(&e->r, REQUEST_EV_ACCEPT, err);
         if (n < 0)
                 return n;
@@ -798,14 +800,14 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
 void hypervisor_vm_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms)
 {
         struct entry *next;
-        struct entry *base = base_of(h, name);
         for (struct entry *e = h->oldest; e; e = next) {
                 next = e->newer;
-                if (!e->vm || e == base || strcmp(e->r.vm, name) != 0 || request_is_final(&e->r))
+                if (e->r.kind != REQUEST_APP || strcmp(e->r.vm, name) != 0 || request_is_final(&e->r))
                         continue;
                 give_back(h, e, REQUEST_EV_GONE, "ended", REASON_CANCELLED, why, now_ms);
                 next = h->oldest; /* finishing may forget any finished one: begin anew */
         }
+        struct entry *base = base_of(h, name);
         if (base && request_is_live(&base->r))
                 give_back(h, base, REQUEST_EV_GONE, "ended", REASON_INTERNAL, why, now_ms);
 }

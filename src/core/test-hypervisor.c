@@ -504,6 +504,27 @@ static void test_window(void)
         world_done(&w);
 }
 
+/* Accepting makes time pass, and what lapses then may push the very request out of memory. */
+static void test_accept_of_forgotten(void)
+{
+        struct world w;
+        struct err err = {0};
+        uint64_t serial;
+        world_init(&w);
+        start_vm(&w);
+        for (size_t i = 0; i < config.finished_max; i++) {
+                char id[16];
+                (void)snprintf(id, sizeof(id), "old%zu", i);
+                (void)ask(&w, id, "cpu:64", false, NULL);
+        }
+        g_assert_cmpint(get(&w, ask(&w, "lapses", "memory:2G", true, NULL))->state, ==, REQUEST_OFFERED);
+        w.now += config.offer_ms;
+        g_assert_cmpint(hypervisor_accept(w.h, "vm:v/old0", w.now, &serial, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
+        turn(&w);
+        world_done(&w);
+}
+
 /* The end of a lease is not its return: until the guest let go of it nobody else gets it. */
 static void test_lease_overstays(void)
 {
@@ -724,6 +745,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/failed-activation", test_failed_activation);
         g_test_add_func("/hypervisor/vm-gone", test_vm_gone);
         g_test_add_func("/hypervisor/window", test_window);
+        g_test_add_func("/hypervisor/accept-of-forgotten", test_accept_of_forgotten);
         g_test_add_func("/hypervisor/lease-overstays", test_lease_overstays);
         g_test_add_func("/hypervisor/offer-within-its-window", test_offer_within_its_window);
         g_test_add_func("/hypervisor/random", test_random);
