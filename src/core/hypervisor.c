@@ -202,10 +202,45 @@ static void entry_free(struct entry *e)
 
 /* ---- deadlines ---- */
 
+/* When this request wants to hear of the time. */
+static int64_t deadline_of(const struct request *r)
+{
+        if (r->state == REQUEST_OFFERED)
+                return r->offer_end_ms;
+        if (r->state == REQUEST_ACTIVATING || r->state == REQUEST_GRANTED)
+                return r->end_ms;
+        return LEDGER_OPEN;
+}
+
+static void deadline_put(struct hypervisor *h, struct deadline d)
+{
+        size_t i = h->heap_n++;
+        while (i > 0 && h->heap[(i - 1) / 2].at_ms > d.at_ms) {
+                h->heap[i] = h->heap[(i - 1) / 2];
+                i = (i - 1) / 2;
+        }
+        h->heap[i] = d;
+}
+
+/* What was given back early leaves its deadline behind, which may be years away. */
+static void deadlines_compact(struct hypervisor *h)
+{
+        size_t n = h->heap_n;
+        h->heap_n = 0;
+        for (size_t i = 0; i < n; i++) {
+                struct deadline d = h->heap[i];
+                const struct entry *e = find_serial(h, d.serial);
+                if (e && deadline_of(&e->r) == d.at_ms)
+                        deadline_put(h, d);
+        }
+}
+
 static void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial)
 {
         if (at_ms == LEDGER_OPEN)
                 return;
+        if (h->heap_n == h->heap_size && h->heap_n > 2 * h->live)
+                deadlines_compact(h);
         if (h->heap_n == h->heap_size) {
                 size_t size = h->heap_size ? h->heap_size * 2 : 64;
                 struct deadline *grown = realloc(h->heap, size * sizeof(*grown));
@@ -213,12 +248,7 @@ static void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial)
                 h->heap = grown;
                 h->heap_size = size;
         }
-        size_t i = h->heap_n++;
-        while (i > 0 && h->heap[(i - 1) / 2].at_ms > at_ms) {
-                h->heap[i] = h->heap[(i - 1) / 2];
-                i = (i - 1) / 2;
-        }
-        h->heap[i] = (struct deadline){at_ms, serial};
+        deadline_put(h, (struct deadline){at_ms, serial});
 }
 
 static void deadline_pop(struct hypervisor *h)
@@ -235,16 +265,6 @@ static void deadline_pop(struct hypervisor *h)
         }
         if (h->heap_n)
                 h->heap[i] = last;
-}
-
-/* When this request wants to hear of the time. */
-static int64_t deadline_of(const struct request *r)
-{
-        if (r->state == REQUEST_OFFERED)
-                return r->offer_end_ms;
-        if (r->state == REQUEST_ACTIVATING || r->state == REQUEST_GRANTED)
-                return r->end_ms;
-        return LEDGER_OPEN;
 }
 
 int64_t hypervisor_deadline(const struct hypervisor *h)

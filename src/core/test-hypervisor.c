@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/hypervisor.h"
+#include "core/hypervisor-internal.h" /* to see that tables stay bounded */
 
 #define MIB (INT64_C(1) << 20)
 
@@ -525,6 +525,39 @@ static void test_accept_of_forgotten(void)
         world_done(&w);
 }
 
+/* What was given back before its time leaves nothing behind. */
+static void test_deadlines_are_bounded(void)
+{
+        struct world w;
+        struct err err = {0};
+        uint64_t serial;
+        world_init(&w);
+        for (int i = 0; i < 2000; i++) {
+                char id[16], key[32];
+                (void)snprintf(id, sizeof(id), "r%d", i);
+                (void)snprintf(key, sizeof(key), "reservation:r%d", i);
+                (void)ask_for(&w, NULL, id, "cpu:1", false, 0, w.now + 3600000, NULL);
+                g_assert_cmpint(hypervisor_release(w.h, key, "released", w.now, &serial, &err), ==, 0);
+                turn(&w);
+        }
+        g_assert_cmpuint(w.h->heap_n, <=, 64);
+        /* Those that still count are kept. */
+        (void)ask_for(&w, NULL, "last", "cpu:1", false, 0, w.now + 1000, NULL);
+        for (int i = 0; i < 200; i++) {
+                (void)ask_for(&w, NULL, "again", "cpu:1", false, 0, w.now + 3600000, NULL);
+                g_assert_cmpint(
+                        hypervisor_release(w.h, "reservation:again", "released", w.now, &serial, &err), ==,
+                        0);
+                turn(&w);
+        }
+        g_assert_cmpint(hypervisor_deadline(w.h), <=, w.now + 1000);
+        w.now += 1000;
+        hypervisor_tick(w.h, w.now);
+        turn(&w);
+        g_assert_cmpuint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
+        world_done(&w);
+}
+
 /* The end of a lease is not its return: until the guest let go of it nobody else gets it. */
 static void test_lease_overstays(void)
 {
@@ -746,6 +779,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/vm-gone", test_vm_gone);
         g_test_add_func("/hypervisor/window", test_window);
         g_test_add_func("/hypervisor/accept-of-forgotten", test_accept_of_forgotten);
+        g_test_add_func("/hypervisor/deadlines-are-bounded", test_deadlines_are_bounded);
         g_test_add_func("/hypervisor/lease-overstays", test_lease_overstays);
         g_test_add_func("/hypervisor/offer-within-its-window", test_offer_within_its_window);
         g_test_add_func("/hypervisor/random", test_random);
