@@ -185,24 +185,25 @@ int agent_init(struct agent *a, const struct agent_options *o, struct err *err)
         return 0;
 }
 
-/* Rows stay: another agent will take them over. */
+/* Rows stay: another agent will take them over. Applications that wait are not refused: they lose the
+ * connection, and ask the next agent with the same ids. */
 void agent_done(struct agent *a)
 {
         struct err why = {0};
         struct rpc_call *call;
 
         on_commit(a);
-        (void)err_set(&why, REASON_PEER_LOST, ECONNRESET,
-                      "the agent is stopping; ask again with the same id");
+        apps_free(a->apps);
+        a->apps = NULL;
+        (void)err_set(&why, REASON_PEER_LOST, ECONNRESET, "the agent is stopping");
         for (size_t i = 0; i < a->table.n; i++) {
                 struct row *row = a->table.rows[i];
                 while ((call = waiters_take(&row->ask)) != NULL || (call = waiters_take(&row->done)) != NULL)
-                        rpc_refuse(call, RPC_REFUSED, &why);
+                        rpc_refuse(call, RPC_REFUSED, &why); /* goes nowhere */
                 desk_row_end(row);
         }
         channel_free(a->channel);
         online_free(a->online);
-        apps_free(a->apps);
         loop_timer_cancel(&a->save_again);
         loop_turn_cancel(&a->commit);
         table_done(&a->table);

@@ -4,6 +4,8 @@
  *   DOWN     no rpc; the timer looks again       port fd may be open (a port can have one opener only, and
  * the host sees that the guest has it open) GREETING rpc, hello is out SYNCING  rpc, sync is out READY    rpc
  *
+ * An interruption that is shorter than our attention leaves no trace on a port. So a host says `greet` first.
+ *
  * A host that holds back bytes for a port that is closed hands them over when it is opened again: answers to
  * an agent before this one. So ids start at another random number each time, and a newline ends its half
  * line. */
@@ -147,14 +149,45 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                 rpc_refuse_unknown(call, method);
 }
 
+/* Another host, or the same one anew, listens on a connection that has never ended for us. What we asked the
+ * one before is answered by nobody, so the stream is given up and opened again; at once, for the host waits.
+ */
+static void on_greet(struct channel *c)
+{
+        struct err why = {0};
+
+        if (c->state == CHANNEL_GREETING)
+                return;
+        (void)err_set(&why, REASON_PEER_LOST, ECONNRESET, "the host has connected anew");
+        c->wait_ms = 0;
+        drop(c, &why);
+        loop_timer_in(&c->timer, 0);
+}
+
 static void on_notify(void *arg, struct rpc *rpc, const char *method, const json_t *params)
 {
         struct channel *c = arg;
         struct api_guest_ended ended;
         struct err why = {0};
 
-        if (api_guest_method_find(method) != API_GUEST_ENDED)
-                return; /* of a later version */
+        switch (api_guest_method_find(method)) {
+        case API_GUEST_GREET:
+                on_greet(c);
+                return;
+        case API_GUEST_ENDED:
+                break;
+        case API_GUEST_HELLO:
+        case API_GUEST_SYNC:
+        case API_GUEST_RESERVE:
+        case API_GUEST_ACCEPT:
+        case API_GUEST_RELEASE:
+        case API_GUEST_PING:
+        case API_GUEST_ONLINE:
+        case API_GUEST_OFFLINE:
+        case API_GUEST_METHOD_N:
+        default: /* of a later version */
+                return;
+        }
         if (api_guest_ended_parse(params, &ended, &why) < 0)
                 log_warn("host: a notice that is none of ours: %s", why.sentence);
         else

@@ -325,6 +325,7 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                 return;
         case API_GUEST_ONLINE:
         case API_GUEST_OFFLINE:
+        case API_GUEST_GREET:
         case API_GUEST_ENDED:
         case API_GUEST_METHOD_N:
                 break;
@@ -368,8 +369,9 @@ void guest_connect(struct machine *v)
         }
         if (!v->agent)
                 loop_timer_in(&v->agent_retry, AGENT_RETRY_MS);
-        else
-                (void)rpc_resync(v->agent, &err);
+        else if (rpc_resync(v->agent, &err) == 0)
+                /* The guest may not have seen that another connection went before this one. */
+                (void)rpc_notify(v->agent, api_guest_methods[API_GUEST_GREET].name, NULL, &err);
 }
 
 void guest_disconnect(struct machine *v)
