@@ -18,10 +18,10 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 #include "base/log.h"
 #include "base/str.h"
+#include "lib/id.h"
 #include "loop/loop.h"
 #include "wire/unix.h"
 
@@ -255,10 +255,9 @@ static int check_host(int fd, struct err *err)
 
 static int64_t random_start(void)
 {
-        uint64_t start = 0;
+        uint64_t start;
 
-        if (getrandom(&start, sizeof(start), 0) != (ssize_t)sizeof(start))
-                start = (uint64_t)loop_now_ms();
+        id_random(&start, sizeof(start));
         return (int64_t)(start >> 16) & (((int64_t)1 << 48) - 1);
 }
 

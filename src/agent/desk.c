@@ -11,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/random.h>
 #include <unistd.h>
 #include "agent/agent.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "lib/id.h"
 #include "lib/need-text.h"
 
 enum { TIMEOUT_DEFAULT_MS = 60000, OFFER_GRACE_MS = 1000 };
@@ -404,17 +404,6 @@ void desk_pursue(struct row *row)
 
 /* ---- from applications ---- */
 
-static int make_id(char id[64], struct err *err)
-{
-        unsigned char random[16];
-
-        if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
-                return err_set(err, REASON_INTERNAL, EIO, "no random numbers for an id");
-        for (size_t i = 0; i < sizeof(random); i++)
-                (void)snprintf(id + 2 * i, 3, "%02x", random[i]);
-        return 0;
-}
-
 static int row_make(struct agent *a, const struct app *app, const struct api_app_request *q, struct row **ret,
                     struct err *err)
 {
@@ -426,8 +415,8 @@ static int row_make(struct agent *a, const struct app *app, const struct api_app
                         return err_note(err, "needs[%zu]", i);
         if (q->has_id)
                 (void)STR_COPY(id, q->id);
-        else if (make_id(id, err) < 0)
-                return -EIO;
+        else
+                id_make(id);
         struct row *row = calloc(1, sizeof(*row));
         if (row == NULL)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");

@@ -2,12 +2,14 @@
 /* mete-agent: see agent/agent.h. */
 #include <getopt.h>
 #include <glib-unix.h>
+#include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include "agent/agent.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "lib/id.h"
 
 static const struct {
         const char *name, *value, *text;
@@ -109,10 +111,15 @@ int main(int argc, char **argv)
         enum log_level level = LOG_INFO;
         struct agent agent;
         struct err err = {0};
+        size_t seed;
 
         int status = parse(argc, argv, &o, &level);
         if (status >= 0)
                 return status;
+        /* Left alone, jansson reads /dev/urandom, and that waits for entropy: 1 to 2 s early in a VM's boot.
+         */
+        id_random(&seed, sizeof(seed));
+        json_object_seed(seed | 1);
         log_init("mete-agent", level);
         (void)signal(SIGPIPE, SIG_IGN);
         guint term = g_unix_signal_add(SIGTERM, on_signal, NULL),

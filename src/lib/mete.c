@@ -7,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <poll.h>
-#include <sys/random.h>
 #include <unistd.h>
 #include "base/str.h"
 #include "lib/handle.h"
+#include "lib/id.h"
 #include "lib/need-text.h"
 
 #define SOCKET_DEFAULT "/run/mete/agent.sock"
@@ -134,17 +134,6 @@ static int take_options(const struct mete_options *from, struct mete_options *to
         return r == 0 && to->name != NULL ? check_name(to->name, err) : r;
 }
 
-static int make_id(char id[64], struct err *err)
-{
-        unsigned char random[16];
-
-        if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
-                return err_set(err, REASON_INTERNAL, EIO, "no random numbers for an id");
-        for (size_t i = 0; i < sizeof(random); i++)
-                (void)snprintf(id + 2 * i, 3, "%02x", random[i]);
-        return 0;
-}
-
 static int take_needs(const char *const *needs, size_t n, struct api_app_request *request, struct err *err)
 {
         if (needs == NULL || n < 1 || n > METE_NEEDS_MAX)
@@ -170,12 +159,12 @@ static int take_request(const char *const *needs, size_t n, const struct mete_op
         int r = take_options(options, &o, err);
         if (r == 0)
                 r = take_needs(needs, n, &q, err);
-        if (r == 0 && o.id == NULL)
-                r = make_id(q.id, err); /* always: asking again after a loss needs one */
         if (r < 0)
                 return r;
         if (o.id != NULL)
                 (void)STR_COPY(q.id, o.id);
+        else
+                id_make(q.id); /* always: asking again after a loss needs one */
         if (o.name != NULL)
                 q.has_name = STR_COPY(q.name, o.name);
         if (o.or_less) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* lib/test-fake-agent.h - a scripted agent for tests of libmete: a thread that listens at a path of its own and,
- * for each line that comes, answers the next line of its script.
+/* lib/test-fake-agent.h - a scripted agent for tests of libmete: a thread that listens at a path of its own
+ * and, for each line that comes, answers the next line of its script.
  *
  * A script line is text in which %d stands for the id of the message that it answers; "!close" closes the
  * connection and takes the next; "!silent" answers nothing; "!down" closes and stops listening. One step a
