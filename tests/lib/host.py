@@ -26,9 +26,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from console import Console  # noqa: E402
 
-# uids of VMs in tests: above what installations use, so that a host that really runs mete is not touched
+# uids of VMs in tests: above what installations use, so that a host that really runs mete is not touched. Each Host
+# takes a range of its own, held by a lock: a keeper ends everything that runs as the uid of a slot that it clears.
 UID_FIRST = 1710000
 UID_COUNT = 64
+UID_RANGES = 150
 METED_USER = "nobody"
 
 
@@ -61,6 +63,27 @@ def build_image():
                     "--add-file", f"{release}/bench/bench-guest:/usr/bin/bench-guest"], check=True)
 
 
+def take_uids():
+    """(first uid of a range that no other Host has, socket that holds it)"""
+    for n in range(1, UID_RANGES):
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            lock.bind(f"\0mete-test-uids-{n}")  # no file that could stay behind
+            return UID_FIRST + n * UID_COUNT, lock
+        except OSError:
+            lock.close()
+    raise HostError(f"{UID_RANGES - 1} other hosts run here")
+
+
+def kvm_group():
+    """Arguments of setpriv: the group of /dev/kvm where it has one, as meted's user has it when installed."""
+    try:
+        st = os.stat("/dev/kvm")
+        return ["--groups", str(st.st_gid)] if st.st_mode & 0o060 == 0o060 and st.st_gid else ["--clear-groups"]
+    except OSError:
+        return ["--clear-groups"]
+
+
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -88,6 +111,7 @@ class Host:
         self.keeper = self.meted = None
         self.vms = {}
         self.dir = None
+        self.uid_first = self._uid_lock = None
 
     # -- coming and going
 
@@ -112,6 +136,7 @@ class Host:
     def prepare(self):
         if os.geteuid() != 0:
             raise HostError("the keeper needs root")
+        self.uid_first, self._uid_lock = take_uids()
         self.dir = tempfile.mkdtemp(prefix="mete-test-", dir="/tmp")
         os.chmod(self.dir, 0o755)
         self.name = os.path.basename(self.dir)
@@ -133,7 +158,7 @@ class Host:
         o = self.options
         with open(self.path("keeper.conf"), "w") as f:
             f.write(f"[keeper]\nrun_dir={self.path('keeper')}\nsocket={self.keeper_socket}\nram_dir={self.ram_dir}\n"
-                    f"cgroup_prefix={self.name}\nqemu={self.qemu}\nuid_first={UID_FIRST}\nuid_count={UID_COUNT}\n"
+                    f"cgroup_prefix={self.name}\nqemu={self.qemu}\nuid_first={self.uid_first}\nuid_count={UID_COUNT}\n"
                     f"meted_user={METED_USER}\n")
             if o["cpus"]:
                 f.write(f"cpus={o['cpus']}\n")
@@ -180,7 +205,7 @@ class Host:
             self._wait_socket(self.keeper, "mete-keeper", self.keeper_socket)
 
     def start_meted(self, env=None, wait=True):
-        argv = ["setpriv", "--reuid", str(self.meted_uid), "--regid", str(self.meted_gid), "--clear-groups",
+        argv = ["setpriv", "--reuid", str(self.meted_uid), "--regid", str(self.meted_gid), *kvm_group(),
                 "--inh-caps=-all", "--no-new-privs", "--", self.path("bin", "meted"), "--config",
                 self.path("mete.conf")]
         self.meted = self._spawn("meted", argv, {**self.meted_env, **(env or {})})
@@ -227,6 +252,7 @@ class Host:
         """Ends and removes everything; returns what was wrong on the way, as sentences."""
         problems = []
         if self.dir is None:
+            self._give_uids_back()
             return problems
         for vm in self.vms.values():
             vm.disconnect()
@@ -255,7 +281,13 @@ class Host:
             if found:
                 problems.append(f"{name}: {found.group(1)[:300]}")
         self._remove()
+        self._give_uids_back()
         return problems
+
+    def _give_uids_back(self):
+        if self._uid_lock is not None:
+            self._uid_lock.close()
+            self._uid_lock = None
 
     def _kill_vmms(self):
         """VMMs that are left, known by their uid and by our directory on their command line."""
@@ -265,7 +297,7 @@ class Host:
                 with open(f"{path}/cmdline", "rb") as f:
                     command = f.read()
                 pid = int(os.path.basename(path))
-                if UID_FIRST <= uid < UID_FIRST + UID_COUNT and self.dir.encode() in command:
+                if UID_FIRST <= uid < UID_FIRST + UID_RANGES * UID_COUNT and self.dir.encode() in command:
                     os.kill(pid, signal.SIGKILL)
                     wait_for(f"VMM {pid} is gone", lambda p=path: not os.path.exists(p) or "(zombie)" in
                              open(f"{p}/status").read(), 10)
