@@ -178,8 +178,11 @@ static int load_row(struct table *t, const char *name, struct err *err)
         if (v == NULL)
                 return -EINVAL;
         struct row *row = calloc(1, sizeof(*row));
-        int r = row != NULL ? row_parse(v, row, err)
-                            : err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a row");
+        if (row == NULL) {
+                json_decref(v);
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a row");
+        }
+        int r = row_parse(v, row, err);
         json_decref(v);
         if (r == 0 && strcmp(row->id, name + 2) != 0)
                 r = err_set(err, REASON_INVALID, EINVAL, "is the row of %s", row->id);

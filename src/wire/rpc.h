@@ -30,10 +30,10 @@ struct rpc_call; /* a request from the peer that waits for its answer */
 enum { RPC_FDS_MAX = 16 };
 
 struct rpc_options {
-        size_t line_max;        /* bytes of a line, newline not counted; 0: 65536 */
-        size_t send_max;        /* bytes of a line of ours; 0: line_max */
-        int64_t first_id;       /* ids of our calls count up from behind it: a stream that may still hold answers to
-                                   an earlier holder wants another start each time; below 2^52 */
+        size_t line_max;  /* bytes of a line, newline not counted; 0: 65536 */
+        size_t send_max;  /* bytes of a line of ours; 0: line_max */
+        int64_t first_id; /* ids of our calls count up from behind it: a stream that may still hold answers to
+                             an earlier holder wants another start each time; below 2^52 */
         size_t queue_max_bytes; /* unsent; over it the peer is lost; 0: 4 MiB */
         unsigned calls_max;     /* requests of the peer that wait for our answer; 0: 64 */
         unsigned rate_per_s;    /* lines of the peer; 0: no limit */
