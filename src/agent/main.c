@@ -34,7 +34,7 @@ static void help(void)
                 "run`.\n");
         for (size_t i = 0; i < ARRAY_N(option_rows); i++)
                 (void)printf("  --%s%s%-*s%s\n", option_rows[i].name, option_rows[i].value ? " " : "",
-                             16 - (int)strlen(option_rows[i].name),
+                             (option_rows[i].value ? 16 : 17) - (int)strlen(option_rows[i].name),
                              option_rows[i].value ? option_rows[i].value : "", option_rows[i].text);
         (void)puts("\nExit status: 0 ended by a signal, 1 could not begin, 64 the command line is wrong.");
 }

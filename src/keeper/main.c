@@ -17,7 +17,7 @@
 #include "keeper/vmm.h"
 #include "loop/loop.h"
 
-enum { EXIT_USAGE = 2 };
+enum { EXIT_USAGE = 64 };
 
 static gboolean on_signal(void *arg)
 {
@@ -114,9 +114,10 @@ int main(int argc, char **argv)
         };
         g_autoptr(GOptionContext) context = g_option_context_new("- hold what mete grants");
         g_autoptr(GError) e = NULL;
-        g_option_context_set_description(context,
-                                         "The one process of mete that needs root: it starts VMMs under "
-                                         "uids of their own and holds their CPUs.\nmeted is its client.");
+        g_option_context_set_description(
+                context, "The one process of mete that needs root: it starts VMMs under "
+                         "uids of their own and holds their CPUs.\nmeted is its client. Ends with 0 after "
+                         "SIGTERM, 64 for a wrong command line, 1 for anything else.");
         g_option_context_add_main_entries(context, entries, NULL);
         if (!g_option_context_parse(context, &argc, &argv, &e) || argc > 1) {
                 g_printerr("mete-keeper: %s (see --help)\n", e ? e->message : "takes no arguments");

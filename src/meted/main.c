@@ -20,17 +20,18 @@
 enum { HOUSEKEEPING_MS = 5000, CONSOLE_MAX_BYTES = 1 << 20 };
 enum { EXIT_CONFIG = 78 /* EX_CONFIG */, PROBE_MS = 20000, KEEPER_LIST_MS = 20000 };
 
-static const char usage[] =
-        "Usage: meted [--config PATH] [--check] [--verbose]\n"
-        "The daemon of one mete hypervisor: ledger, VMs, negotiation with guests.\n"
-        "\n"
-        "  --config PATH  configuration, see mete.conf(5) (/etc/mete/meted.conf)\n"
-        "  --check        read the configuration, say what is wrong with it, and end\n"
-        "  --verbose      log more\n"
-        "  --version      print the version\n"
-        "  --help         this text\n"
-        "\n"
-        "Ends with 0 after SIGTERM, 78 for a wrong configuration, 1 for anything else. VMs outlive it.\n";
+static const char usage[] = "Usage: meted [--config PATH] [--check] [--verbose]\n"
+                            "The daemon of one mete hypervisor: ledger, VMs, negotiation with guests.\n"
+                            "\n"
+                            "  --config PATH  configuration, see mete.conf(5) (/etc/mete/mete.conf)\n"
+                            "  --check        read the configuration, say what is wrong with it, and end\n"
+                            "  --verbose      log more\n"
+                            "  --version      print the version\n"
+                            "  --help         this text\n"
+                            "\n"
+                            "Ends with 0 after SIGTERM, 64 for a wrong command line, 78 for a wrong "
+                            "configuration, 1 for anything\n"
+                            "else. VMs outlive it.\n";
 
 size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[8][128])
 {
@@ -253,7 +254,7 @@ int main(int argc, char **argv)
                 {"help",         no_argument, NULL, 'h'},
                 {0   },
         };
-        const char *path = "/etc/mete/meted.conf";
+        const char *path = "/etc/mete/mete.conf";
         enum log_level level = LOG_INFO;
         bool check = false;
         for (int c; (c = getopt_long(argc, argv, "c:h", options, NULL)) != -1;) {
