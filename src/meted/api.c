@@ -137,11 +137,12 @@ static void do_vm_create(struct meted *m, struct http_request *req, const json_t
                         machine_shape(v, &shape);
                         bad = hypervisor_vm_define(m->hv, &shape, &err);
                         record = bad ? NULL : machine_record(v);
-                        if (!bad && (!record || store_put_vm(m->store, in->name, record, &err))) {
-                                struct err ignored;
-                                (void)hypervisor_vm_forget(m->hv, in->name, &ignored);
-                                bad = -EIO;
-                        }
+                        if (!bad && !record)
+                                bad = err_set(&err, REASON_INTERNAL, ENOMEM, "no memory for its record");
+                        if (!bad)
+                                bad = store_put_vm(m->store, in->name, record, &err);
+                        if (bad && hypervisor_vm(m->hv, in->name))
+                                meted_unwritten(m, &err); /* which makes the hypervisor anew, without it */
                         free(record);
                         if (bad)
                                 machine_remove(v);
@@ -179,9 +180,13 @@ static void do_vm_delete(struct meted *m, struct http_request *req, struct machi
         struct err err = {0};
         char name[64];
         memcpy(name, v->definition.name, sizeof(name));
-        if (hypervisor_vm_forget(m->hv, name, &err) || store_delete_vm(m->store, name, &err)) {
+        if (hypervisor_vm_forget(m->hv, name, &err)) {
                 refuse(req, &err);
-                meted_changed(m);
+                return;
+        }
+        if (store_delete_vm(m->store, name, &err)) {
+                meted_unwritten(m, &err); /* which makes the hypervisor anew, with it */
+                refuse(req, &err);
                 return;
         }
         machine_note(v, name, "deleted", "its definition is gone");

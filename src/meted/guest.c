@@ -384,6 +384,14 @@ void guest_disconnect(struct machine *v)
         rpc_free(rpc);
 }
 
+void guest_reconnect(struct machine *v)
+{
+        if (!v->agent)
+                return;
+        guest_disconnect(v);
+        loop_timer_in(&v->agent_retry, 0);
+}
+
 void machine_lease_ended(struct meted *m, const struct request *r, enum reason reason, const char *sentence)
 {
         struct machine *v = machine_find(m, r->vm);

@@ -277,6 +277,22 @@ void jobs_drop(struct machine *v)
                 job_free(j);
 }
 
+/* Only that nobody listens any more, or that it is not the VMM that it should be, is the end of it. What else
+ * fails (a VMM or a keeper that is slow to answer) is no reason to take a running VM from its user. */
+static void adoption_failed(struct machine *v, const struct err *err)
+{
+        if (v->is_dead || err->reason == REASON_PEER_LOST || err->reason == REASON_INCOMPATIBLE) {
+                machine_died(v, err->sentence);
+                return;
+        }
+        guest_disconnect(v);
+        vm_free(v->vm); /* a connection that was not ready in time is of no more use */
+        v->vm = NULL;
+        log_warn("VM %s is not adopted yet: %s", v->definition.name, err->sentence);
+        machine_note(v, v->definition.name, "adopt-failed", "%.150s; will try again", err->sentence);
+        loop_timer_in(&v->adopt_retry, RETRY_FIRST_MS);
+}
+
 static void job_end(struct job *j, const struct err *err)
 {
         struct machine *v = j->v;
@@ -290,7 +306,7 @@ static void job_end(struct job *j, const struct err *err)
                 else
                         hypervisor_activated(m->hv, j->serial, now);
         } else if (j->is_up && j->is_adoption) {
-                machine_died(v, err->sentence);
+                adoption_failed(v, err);
         } else if (j->is_up) {
                 hypervisor_failed(m->hv, j->serial, err, now);
         } else if (j->held.code) {
@@ -440,6 +456,7 @@ static void step_launch(struct job *j, const struct step *s)
         struct err err = {0};
         (void)s;
         *j->v->ended = '\0';
+        j->v->is_dead = false;
         if (j->v->pid || j->v->vm)
                 step_done(j, NULL);
         else if (launch(j, &err))
@@ -828,6 +845,7 @@ static void step_drop(struct job *j, const struct step *s)
         vm_free(v->vm); /* its death has been seen; nothing of it is left to ask */
         v->vm = NULL;
         v->pid = 0;
+        v->is_dead = false;
         keeper_call(v->m->keeper, API_KEEPER_VM_DROP, vm_params(v), NULL, 0, KEEPER_MS, keeper_step_done, j);
 }
 

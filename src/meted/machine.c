@@ -26,6 +26,14 @@ static void on_agent_retry(void *arg)
         guest_connect(arg);
 }
 
+static void on_adopt_retry(void *arg)
+{
+        struct machine *v = arg;
+        const struct request *base = machine_base(v);
+        if (base && base->state == REQUEST_GRANTED && !v->is_dead)
+                job_adopt(v);
+}
+
 struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, int uid_slot)
 {
         struct machine *v = g_new0(struct machine, 1);
@@ -34,6 +42,7 @@ struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, 
         v->uid_slot = uid_slot;
         g_queue_init(&v->jobs);
         loop_timer_init(&v->agent_retry, on_agent_retry, v);
+        loop_timer_init(&v->adopt_retry, on_adopt_retry, v);
         guint at = 0;
         while (at < m->machines->len &&
                strcmp(((struct machine *)g_ptr_array_index(m->machines, at))->definition.name, d->name) < 0)
@@ -44,6 +53,7 @@ struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, 
 
 void machine_detach(struct machine *v)
 {
+        loop_timer_cancel(&v->adopt_retry);
         jobs_drop(v); /* first: what the others cancel is then nobody's any more */
         guest_disconnect(v);
         vm_free(v->vm);
@@ -152,6 +162,7 @@ void machine_died(struct machine *v, const char *why)
         const struct request *base = machine_base(v);
         if (why != v->ended)
                 (void)snprintf(v->ended, sizeof(v->ended), "%s", why);
+        v->is_dead = true;
         guest_disconnect(v);
         if (!base || request_is_final(base) || base->state == REQUEST_RELEASING)
                 return; /* it is on its way out already */

@@ -21,7 +21,9 @@ struct machine {
         struct vm *vm; /* NULL: no connection to a VMM */
         pid_t pid;     /* 0: no VMM that we know of */
         char ram_dir[256];
-        char ended[256];       /* how its last run ended */
+        bool is_dead;    /* its VMM is known to be gone; the way back is asked for, or soon will be */
+        char ended[256]; /* how its last run ended */
+        struct loop_timer adopt_retry;
         struct job *attaching; /* whose step waits for the VMM's monitors */
         /* guest.c */
         struct rpc *agent; /* NULL: no connection to the port */
@@ -59,5 +61,6 @@ void machine_note(struct machine *v, const char *trace, const char *event, const
 /* guest.c */
 void guest_connect(struct machine *v);
 void guest_disconnect(struct machine *v);
+void guest_reconnect(struct machine *v); /* soon, where there is a connection: it greets and synchronises */
 void machine_lease_ended(struct meted *m, const struct request *r, enum reason reason, const char *sentence);
 void verdict_of(const struct meted *m, const struct request *r, struct api_verdict *ret);

@@ -18,7 +18,7 @@
 #include "vm/socket.h"
 
 enum { HOUSEKEEPING_MS = 5000, CONSOLE_MAX_BYTES = 1 << 20 };
-enum { EXIT_CONFIG = 78 /* EX_CONFIG */, PROBE_MS = 20000, KEEPER_LIST_MS = 20000 };
+enum { EXIT_CONFIG = 78 /* EX_CONFIG */, PROBE_MS = 20000, KEEPER_LIST_MS = 20000, LIST_RETRY_MS = 500 };
 
 static const char usage[] = "Usage: meted [--config PATH] [--check] [--verbose]\n"
                             "The daemon of one mete hypervisor: ledger, VMs, negotiation with guests.\n"
@@ -79,6 +79,14 @@ static void end_stray(struct meted *m, const char *name)
                     g_strdup(name));
 }
 
+static void on_vmms(void *arg, const json_t *result, const struct err *err);
+
+static void list_vmms(void *arg)
+{
+        struct meted *m = arg;
+        keeper_call(m->keeper, API_KEEPER_VMM_LIST, NULL, NULL, 0, KEEPER_LIST_MS, on_vmms, m);
+}
+
 static void on_vmms(void *arg, const json_t *result, const struct err *err)
 {
         struct meted *m = arg;
@@ -92,7 +100,7 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                 err = &bad;
         if (err) {
                 log_error("cannot learn which VMMs are there: %s; asking again", err->sentence);
-                keeper_call(m->keeper, API_KEEPER_VMM_LIST, NULL, NULL, 0, KEEPER_LIST_MS, on_vmms, m);
+                loop_timer_in(&m->list, LIST_RETRY_MS);
                 g_free(list);
                 return;
         }
@@ -202,7 +210,8 @@ static int start(struct meted *m, struct err *err)
         if (bad)
                 return bad;
         m->keeper = keeper_new(m->config.keeper_socket, on_keeper, m);
-        keeper_call(m->keeper, API_KEEPER_VMM_LIST, NULL, NULL, 0, KEEPER_LIST_MS, on_vmms, m);
+        loop_timer_init(&m->list, list_vmms, m);
+        list_vmms(m);
         hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "started", "meted %s on QEMU %s (%s)",
                         METE_VERSION, m->probe.version, api_accelerator_name(m->probe.accelerator));
         loop_timer_init(&m->housekeeping, on_housekeeping, m);
@@ -215,19 +224,18 @@ static int start(struct meted *m, struct err *err)
 static void stop(struct meted *m)
 {
         api_stop(m);
-        if (m->ready_mono_ms)
+        if (m->ready_mono_ms) {
                 loop_timer_cancel(&m->housekeeping);
+                loop_timer_cancel(&m->list);
+        }
+        /* First: a guest whose request is under way hears nothing, and asks the next meted. */
+        for (guint i = 0; m->machines && i < m->machines->len; i++)
+                machine_detach(g_ptr_array_index(m->machines, i));
         if (m->after)
                 turns_done(m);
         events_done(m);
-        for (guint i = 0; m->machines && i < m->machines->len; i++)
-                machine_detach(g_ptr_array_index(m->machines, i));
         keeper_free(m->keeper);
-        if (m->store && m->hv) { /* what was noted last */
-                struct err err = {0};
-                if (store_is_dirty(m->store))
-                        (void)store_commit(m->store, &err);
-        }
+        /* A turn that is not finished is not recorded by halves: closing the store drops it. */
         hypervisor_free(m->hv);
         store_close(m->store);
         inventory_done(&m->inventory);

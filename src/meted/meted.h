@@ -59,11 +59,12 @@ struct meted {
         bool adopted;   /* the keeper told which VMMs are there */
         bool is_broken; /* the last transaction failed; why is in problem */
         struct err problem;
+        struct err unwritten; /* code 0: none; why something of this turn is not in the store */
         struct turn commit;
         GArray *after;  /* of struct effect: to be carried out once durable */
         GList *waiters; /* of struct waiter */
         GList *streams; /* of struct follower, in events.c */
-        struct loop_timer tick, mend, housekeeping;
+        struct loop_timer tick, mend, housekeeping, list;
         struct counters counters;
 };
 
@@ -75,6 +76,8 @@ void meted_changed(struct meted *m);
 void meted_wait(struct meted *m, uint64_t serial, enum wait_for what,
                 void (*answer)(struct meted *m, void *call, const struct request *r, const struct err *err),
                 void *call);
+/* A write to the store failed: this turn cannot be recorded, so that nothing of it was decided. */
+void meted_unwritten(struct meted *m, const struct err *why);
 /* Whoever waited with this call no longer does. */
 void meted_unwait(struct meted *m, const void *call);
 /* The hypervisor made from the store: at start, and after a transaction that failed. */

@@ -65,14 +65,24 @@ void meted_unwait(struct meted *m, const void *call)
         }
 }
 
-/* what 0: everyone. */
-static void answer_waiters(struct meted *m, uint64_t serial, enum wait_for what, const struct err *err)
+/* For whom a turn that could not be recorded changes nothing: what they wait for is recorded, and will be
+ * reported once it is asked for again (on_mend()). Anybody else's decision may have been dropped. */
+static bool waits_on(const struct meted *m, const struct waiter *w)
+{
+        const struct request *r = hypervisor_request(m->hv, w->serial);
+        return r && ((w->what == WAIT_VERDICT && r->state == REQUEST_ACTIVATING) ||
+                     (w->what == WAIT_END && r->state == REQUEST_RELEASING));
+}
+
+/* what 0: everyone; all: also those who still get what they wait for. */
+static void answer_waiters(struct meted *m, uint64_t serial, enum wait_for what, bool all,
+                           const struct err *err)
 {
         GList *mine = NULL, *next;
         for (GList *l = m->waiters; l; l = next) {
                 struct waiter *w = l->data;
                 next = l->next;
-                if (what && (w->serial != serial || w->what != what))
+                if (what ? w->serial != serial || w->what != what : !all && waits_on(m, w))
                         continue;
                 m->waiters = g_list_remove_link(m->waiters, l);
                 mine = g_list_concat(mine, l);
@@ -141,13 +151,13 @@ static void broken(struct meted *m, const struct err *why)
         store_rollback(m->store);
         g_array_set_size(m->after, 0);
         struct err bad = {0};
-        answer_waiters(m, 0, WAIT_COMMIT, &err); /* those who defined or removed a VM take that back */
+        answer_waiters(m, 0, WAIT_COMMIT, true, &err); /* those who defined or removed a VM take that back */
         if (meted_load(m, &bad)) {
                 /* Without a true picture there is nothing sound to go on with; VMs outlive us. */
                 log_error("the store cannot be read either: %s; stopping", bad.sentence);
                 loop_quit();
         }
-        answer_waiters(m, 0, 0, &err);
+        answer_waiters(m, 0, 0, false, &err);
         loop_timer_in(&m->mend, MEND_MS);
 }
 
@@ -155,8 +165,10 @@ static void on_commit(void *arg)
 {
         struct meted *m = arg;
         struct effect f;
-        struct err err = {0};
-        int bad = 0;
+        struct err err = m->unwritten;
+        int bad = err.code ? -err.code : 0;
+        bool mended = false;
+        m->unwritten = (struct err){0};
         m->counters.turns++;
         while (!bad && hypervisor_next_effect(m->hv, &f))
                 bad = record(m, &f, &err);
@@ -164,6 +176,7 @@ static void on_commit(void *arg)
                 crash_point("commit");
                 bad = store_commit(m->store, &err);
                 m->counters.commits++;
+                mended = !bad && m->is_broken;
                 if (!bad)
                         m->is_broken = false;
                 crash_point("committed");
@@ -173,13 +186,29 @@ static void on_commit(void *arg)
                 return;
         }
         carry_out_all(m);
+        /* What guests said meanwhile (what they no longer have, that they booted again) was dropped: they
+         * say it again as they greet and synchronise. */
+        for (guint i = 0; mended && i < m->machines->len; i++)
+                guest_reconnect(g_ptr_array_index(m->machines, i));
 }
 
-/* After a failure: is the disk well again? Then what was under way is asked for again. */
+void meted_unwritten(struct meted *m, const struct err *why)
+{
+        m->unwritten = *why;
+        loop_turn_request(&m->commit);
+}
+
+/* After a failure: is the disk well again? Then what was under way is asked for again, and what happened
+ * without our doing is reported again. */
 static void on_mend(void *arg)
 {
         struct meted *m = arg;
         hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "mended", "decisions can be recorded again");
+        for (guint i = 0; i < m->machines->len; i++) {
+                struct machine *v = g_ptr_array_index(m->machines, i);
+                if (v->is_dead)
+                        machine_died(v, v->ended);
+        }
         hypervisor_recover(m->hv, loop_now_ms());
         meted_changed(m);
 }
@@ -193,13 +222,13 @@ static void carry_out(struct meted *m, const struct effect *f)
         case EFFECT_ANSWER:
                 if (r)
                         m->counters.verdicts[r->outcome]++;
-                answer_waiters(m, f->serial, WAIT_VERDICT, NULL);
+                answer_waiters(m, f->serial, WAIT_VERDICT, true, NULL);
                 break;
         case EFFECT_RELEASED:
-                answer_waiters(m, f->serial, WAIT_RELEASE, NULL);
+                answer_waiters(m, f->serial, WAIT_RELEASE, true, NULL);
                 break;
         case EFFECT_ENDED:
-                answer_waiters(m, f->serial, WAIT_END, NULL);
+                answer_waiters(m, f->serial, WAIT_END, true, NULL);
                 break;
         case EFFECT_ACTIVATE:
                 crash_point("activate");
@@ -232,7 +261,7 @@ static void carry_out_all(struct meted *m)
         for (guint i = 0; i < now->len; i++)
                 carry_out(m, &g_array_index(now, struct effect, i));
         g_array_free(now, TRUE);
-        answer_waiters(m, 0, WAIT_COMMIT, NULL);
+        answer_waiters(m, 0, WAIT_COMMIT, true, NULL);
         events_publish(m);
         meted_changed(m);
 }
@@ -291,7 +320,7 @@ void turns_done(struct meted *m)
 {
         struct err err = {0};
         (void)err_set(&err, REASON_CANCELLED, ECANCELED, "meted stops");
-        answer_waiters(m, 0, 0, &err);
+        answer_waiters(m, 0, 0, true, &err);
         loop_turn_cancel(&m->commit);
         loop_timer_cancel(&m->tick);
         loop_timer_cancel(&m->mend);
