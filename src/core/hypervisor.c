@@ -708,6 +708,17 @@ int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct 
             s->memory_max_bytes >= UNITS_MAX || s->memory_slots < 0 || s->memory_slots > SHAPE_SLOTS_MAX ||
             s->memory_bytes % s->unit_bytes || s->memory_max_bytes % s->unit_bytes)
                 return err_set(err, REASON_INVALID, EINVAL, "the shape of VM %s is not a valid one", s->name);
+        struct vm_entry *v = calloc(1, sizeof(*v));
+        if (!v)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a VM");
+        v->shape = *s;
+        v->next = h->vms;
+        h->vms = v;
+        return 0;
+}
+
+int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *s, struct err *err)
+{
         int64_t memory = 0;
         for (size_t i = 0; i < h->n_components; i++)
                 if (h->components[i].kind == COMPONENT_MEMORY)
@@ -715,12 +726,6 @@ int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct 
         if (s->memory_bytes > memory)
                 return err_set(err, REASON_NO_CAPACITY, ENOSPC,
                                "VM %s starts with more memory than this host gives away", s->name);
-        struct vm_entry *v = calloc(1, sizeof(*v));
-        if (!v)
-                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a VM");
-        v->shape = *s;
-        v->next = h->vms;
-        h->vms = v;
         return 0;
 }
 

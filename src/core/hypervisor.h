@@ -84,8 +84,11 @@ bool hypervisor_has_effects(const struct hypervisor *h);
 void hypervisor_note(struct hypervisor *h, int64_t now_ms, const char *trace, const char *subject,
                      const char *event, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
 
-/* VMs. Names are unique: REASON_BUSY. Shapes that can never start here: REASON_NO_CAPACITY. */
+/* VMs. Names are unique: REASON_BUSY. What was defined once stays defined, even where the host has become too
+ * small for it meanwhile. */
 int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *shape, struct err *err);
+/* Before a new one is defined: REASON_NO_CAPACITY for a shape that can never start here. */
+int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *shape, struct err *err);
 /* REASON_BUSY while it holds anything; REASON_NOT_FOUND. */
 int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err);
 const struct vm_shape *hypervisor_vm(const struct hypervisor *h, const char *name);

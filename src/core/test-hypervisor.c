@@ -70,6 +70,9 @@ static const struct vm_shape shapes[] = {
          .memory_slots = 2},
 };
 
+/* The same after its memory was halved and half of its CPUs were taken out of use. */
+static struct component smaller[G_N_ELEMENTS(machine)];
+
 /* Somebody who asked, and was not answered yet. */
 struct wait {
         uint64_t serial;
@@ -86,6 +89,7 @@ struct world {
         uint64_t last_answer;
         GArray *waits;    /* of struct wait */
         GHashTable *told; /* serial -> the outcome that was last told */
+        bool smaller;     /* the host, from its next boot on */
         bool disk_fails;  /* the next turn cannot be recorded */
 };
 
@@ -221,7 +225,7 @@ static void boot(struct world *w)
         GList *serials = g_list_sort(g_hash_table_get_keys(w->disk), by_serial);
         GList *last = g_list_last(serials);
         c.first_serial = last ? GPOINTER_TO_SIZE(last->data) + 1 : 1;
-        w->h = hypervisor_new(&c, machine, G_N_ELEMENTS(machine), w->now);
+        w->h = hypervisor_new(&c, w->smaller ? smaller : machine, G_N_ELEMENTS(machine), w->now);
         g_assert_nonnull(w->h);
         for (size_t i = 0; i < G_N_ELEMENTS(shapes); i++)
                 g_assert_cmpint(hypervisor_vm_define(w->h, &shapes[i], &err), ==, 0);
@@ -596,6 +600,35 @@ static void test_offer_within_its_window(void)
         world_done(&w);
 }
 
+/* What runs goes on, is counted, and is given back; nothing new is granted until it fits again. */
+static void test_host_became_smaller(void)
+{
+        struct world w;
+        struct err err = {0};
+        world_init(&w);
+        start_vm(&w);
+        uint64_t a = ask(&w, "a", "cpu:2,exclusive memory:1G", false, NULL);
+        work_all(&w);
+        for (size_t i = 0; i < G_N_ELEMENTS(machine); i++) {
+                smaller[i] = machine[i];
+                smaller[i].owned = machine[i].kind == COMPONENT_CPU ? machine[i].owned / 2 : 128 * MIB;
+        }
+        w.smaller = true;
+        g_queue_clear(&w.work);
+        hypervisor_free(w.h);
+        boot(&w);
+        g_assert_cmpint(get(&w, a)->state, ==, REQUEST_GRANTED);
+        g_assert_cmpint(hypervisor_vm_fits(w.h, &shapes[0], &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_NO_CAPACITY);
+        g_assert_cmpint(get(&w, ask(&w, "b", "memory:256M", false, NULL))->outcome, ==, OUTCOME_NOT_NOW);
+        uint64_t serial;
+        g_assert_cmpint(hypervisor_release(w.h, "vm:v/a", "released", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(ledger_claims(hypervisor_ledger(w.h)), ==, 2); /* the base */
+        world_done(&w);
+}
+
 /* ---- random events and crashes ---- */
 
 static void sum_live(const struct request *r, void *arg)
@@ -782,6 +815,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/deadlines-are-bounded", test_deadlines_are_bounded);
         g_test_add_func("/hypervisor/lease-overstays", test_lease_overstays);
         g_test_add_func("/hypervisor/offer-within-its-window", test_offer_within_its_window);
+        g_test_add_func("/hypervisor/host-became-smaller", test_host_became_smaller);
         g_test_add_func("/hypervisor/random", test_random);
         return g_test_run();
 }

@@ -135,7 +135,9 @@ static void do_vm_create(struct meted *m, struct http_request *req, const json_t
                 if (!bad) {
                         v = machine_add(m, d, machine_free_uid_slot(m));
                         machine_shape(v, &shape);
-                        bad = hypervisor_vm_define(m->hv, &shape, &err);
+                        bad = hypervisor_vm_fits(m->hv, &shape, &err);
+                        if (!bad)
+                                bad = hypervisor_vm_define(m->hv, &shape, &err);
                         record = bad ? NULL : machine_record(v);
                         if (!bad && !record)
                                 bad = err_set(&err, REASON_INTERNAL, ENOMEM, "no memory for its record");
