@@ -52,15 +52,15 @@ lint: all ## clang-format, clang-tidy, cppcheck, shellcheck
 cover: build/cover/build.ninja ## line coverage of the unit tests, by file
 	@ninja -C build/cover && meson test -C build/cover --no-rebuild --suite unit >/dev/null && tools/cover build/cover
 
-man: all ## the manual pages, made from the tables that also feed --help
-	@ls -1 $(BUILD)/man/*.[1-8] man/*.[1-8] 2>/dev/null | xargs -r man --warnings -l -Tutf8 >/dev/null && ls -1 $(BUILD)/man
+man: all ## the manual pages, made from the tables that also feed --help, and checked
+	@$(PYTHON) -B tests/docs/man.py . $(BUILD) && ls -1 $(BUILD)/man/*.[1-8]
 
 docs: all ## docs/ and the reference pages of the contracts, into build/docs
 	@mkdir -p build/docs/api && cp docs/*.md build/docs/ && cp $(BUILD)/src/json/*.md build/docs/api/
 	@ls -1 build/docs/*.md build/docs/api/*.md
 
 install: release ## into PREFIX (default /usr/local); DESTDIR is honoured
-	@meson configure $(RELEASE) -Dprefix=$(PREFIX) && meson install -C $(RELEASE) --no-rebuild
+	@meson configure $(RELEASE) -Dprefix=$(PREFIX) && ninja -C $(RELEASE) && meson install -C $(RELEASE) --no-rebuild
 
 clean: ## remove everything that was built
 	@rm -rf build

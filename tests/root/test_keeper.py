@@ -72,7 +72,7 @@ def wait_for(what, condition, timeout_s=10):
 
 def confined_as_unit():
     """The prefix that gives a process the capabilities of the systemd unit, so that no test passes with more."""
-    with open(os.path.join(ROOT, "dist/systemd/mete-keeper.service")) as f:
+    with open(os.path.join(ROOT, "dist/systemd/mete-keeper.service.in")) as f:
         line = next(l for l in f if l.startswith("CapabilityBoundingSet="))
     capabilities = [c.removeprefix("CAP_").lower() for c in line.strip().split("=", 1)[1].split()]
     assert capabilities
