@@ -150,6 +150,7 @@ static void do_hello(struct machine *v, struct rpc_call *call, const json_t *par
         struct api_guest_welcome welcome = {.version = API_GUEST_VERSION};
         memcpy(welcome.vm, v->definition.name, sizeof(welcome.vm));
         rpc_reply(call, api_guest_welcome_emit(&welcome));
+        jobs_agent_back(v);
         jobs_retry(v);
 }
 

@@ -69,7 +69,8 @@ struct job {
         char trace[REQUEST_ID];
         bool is_up;
         bool is_vm;
-        bool is_dropped; /* nobody is interested in its end any more */
+        struct agent_call *call; /* unanswered */
+        bool is_dropped;         /* nobody is interested in its end any more */
         bool is_adoption;
         size_t n_steps, at;
         struct step *steps;
@@ -79,6 +80,8 @@ struct job {
         int64_t memory_before, memory_new;
         int retry_ms;
 };
+
+struct agent_call;
 
 struct retry {
         struct machine *v;
@@ -629,12 +632,45 @@ static void wait_for_agent(struct job *j)
         step_done(j, &err);
 }
 
+/* A call to the agent. Its answer may never come: an agent that starts again has lost it. */
+struct agent_call {
+        struct job *j; /* NULL: abandoned */
+        rpc_done_fn *done;
+};
+
+static void on_agent_answer(void *arg, const json_t *result, const struct err *err)
+{
+        struct agent_call *c = arg;
+        struct job *j = c->j;
+        rpc_done_fn *done = c->done;
+        g_free(c);
+        if (!j)
+                return;
+        j->call = NULL;
+        done(j, result, err);
+}
+
 static void ask_agent(struct job *j, enum api_guest_method method, json_t *params, int64_t timeout_ms,
                       rpc_done_fn *done)
 {
         struct err err = {0};
-        if (rpc_call(j->v->agent, api_guest_methods[method].name, params, timeout_ms, done, j, &err))
-                done(j, NULL, &err); /* it could not even be sent */
+        j->call = g_new0(struct agent_call, 1);
+        j->call->j = j;
+        j->call->done = done;
+        if (rpc_call(j->v->agent, api_guest_methods[method].name, params, timeout_ms, on_agent_answer,
+                     j->call, &err))
+                on_agent_answer(j->call, NULL, &err); /* it could not even be sent */
+}
+
+void jobs_agent_back(struct machine *v)
+{
+        struct job *j = g_queue_peek_head(&v->jobs);
+        if (!j || (!j->call && !loop_timer_is_set(&j->timer)))
+                return;
+        if (j->call)
+                j->call->j = NULL;
+        j->call = NULL;
+        loop_timer_in(&j->timer, 0); /* the step again, with the agent that is there now */
 }
 
 static bool agent_lost(const struct err *err)

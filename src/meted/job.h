@@ -18,5 +18,7 @@ void job_deactivate(struct meted *m, const struct request *r);
 void job_adopt(struct machine *v);
 /* What could not be taken back is tried again soon, as the guest has just spoken. */
 void jobs_retry(struct machine *v);
+/* The agent greets: what the one before it was asked is asked again. */
+void jobs_agent_back(struct machine *v);
 /* Forget all jobs without a report: meted goes. */
 void jobs_drop(struct machine *v);
