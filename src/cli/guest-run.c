@@ -169,7 +169,7 @@ static int on_verdict(struct run *r, const struct mete_verdict *v, char cpus[], 
         (void)setenv("METE_REQUEST", r->id, 1);
         (void)setenv("METE_CPUS", cpus, 1);
         (void)setenv("METE_MEMORY_BYTES", bytes, 1);
-        for (size_t i = 0; i < v->n_fallbacks; i++)
+        for (size_t i = 0; arguments_option(r->a, "--verbose") != NULL && i < v->n_fallbacks; i++)
                 (void)fprintf(stderr, "mete run: note: %s\n", v->fallbacks[i]);
         return 0;
 }

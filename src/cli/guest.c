@@ -194,6 +194,7 @@ static const struct option_row run_options[] = {
         {"--timeout", "DURATION", "give up after so long without a decision (60s)",                            false},
         {"--name",    "NAME",     "what the command is called in lists (the name of the program)",             false},
         {"--id",      "ID",       "id of the request (made up)",                                               false},
+        {"--verbose", NULL,       "say what this platform does in a lesser way (fallbacks)",                   false},
         {NULL,        NULL,       NULL,                                                                        false},
 };
 
