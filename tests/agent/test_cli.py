@@ -51,7 +51,7 @@ def released(world, cause="released"):
 
 
 def test_run(world, mete):
-    m = mete("run", "--need", "cpu:2,share>=0.9", "--need", "memory:128M", "--name", "job", "--", "sh", "-c",
+    m = mete("run", "--need", "cpu:2,share>=0.9", "--need", "memory:128M", "--name", "job", "--verbose", "--", "sh", "-c",
              "echo $METE_CPUS $METE_MEMORY_BYTES $METE_REQUEST; exit 7")
     reserve = granted(world, m, fallbacks=["overcommitted CPUs"])
     assert reserve["params"]["application"].startswith("job/") and "counter" not in reserve["params"]
