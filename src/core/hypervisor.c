@@ -466,9 +466,11 @@ static void decided(struct hypervisor *h, struct entry *e, int64_t now_ms)
         }
 }
 
-static bool same_needs(const struct request *r, const struct ask *ask)
+/* A start that was not behind the moment of asking meant that moment. */
+static bool same_ask(const struct request *r, const struct ask *ask)
 {
-        if (r->n_needs != ask->n_needs)
+        int64_t start_ms = ask->start_ms > r->asked_ms ? ask->start_ms : r->asked_ms;
+        if (r->n_needs != ask->n_needs || r->start_ms != start_ms || r->end_ms != ask->end_ms)
                 return false;
         for (size_t i = 0; i < r->n_needs; i++) {
                 char a[NEED_TEXT], b[NEED_TEXT];
@@ -497,9 +499,9 @@ static int ask_begin(struct hypervisor *h, const struct ask *ask, int64_t now_ms
         if (known) {
                 h->next_serial--;
                 entry_free(e);
-                if (!same_needs(&known->r, ask))
+                if (!same_ask(&known->r, ask))
                         return err_set(err, REASON_INVALID, EEXIST,
-                                       "the id %s was used before with other needs", ask->id);
+                                       "the id %s was used before with other needs or another time", ask->id);
                 *ret_serial = known->r.serial;
                 if (known->r.state != REQUEST_ACTIVATING) /* else the answer comes when it is usable */
                         effect_push(h, EFFECT_ANSWER, &known->r, now_ms);

@@ -114,7 +114,8 @@ struct ask {
 
 /* Decide. *ret_serial is the request; an EFFECT_ANSWER comes for it, at once or after activation. An id
  * that is known is answered again, with the same verdict. Errors: REASON_INVALID (the same id with other
- * needs, bad needs), REASON_NOT_FOUND (no such VM), REASON_STALE (VM not running), REASON_BUSY (too many). */
+ * needs or another window, bad needs), REASON_NOT_FOUND (no such VM), REASON_STALE (VM not running),
+ * REASON_BUSY (too many). */
 int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, uint64_t *ret_serial,
                    struct err *err);
 /* Records a refusal of something that could not even be expressed as needs (an unknown kind): never. */

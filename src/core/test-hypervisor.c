@@ -488,6 +488,12 @@ static void test_window(void)
         g_assert_cmpint(hypervisor_ask(w.h, &later, w.now, &serial, &err), ==, 0);
         turn(&w);
         g_assert_cmpint(get(&w, serial)->state, ==, REQUEST_GRANTED);
+        struct ask other = later; /* the id with another window; and again with the same */
+        other.end_ms += 1000;
+        g_assert_cmpint(hypervisor_ask(w.h, &other, w.now, &serial, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_INVALID);
+        g_assert_cmpint(hypervisor_ask(w.h, &later, w.now + 100, &serial, &err), ==, 0);
+        turn(&w);
         struct ask open = later;
         open.id = "open";
         open.start_ms = 0;
