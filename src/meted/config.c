@@ -37,7 +37,7 @@ static const struct key {
         {"limits", "offer",               MS,        AT(offer_ms),        "30s",                          100,  3600000  },
         {"limits", "activation",          MS,        AT(activation_ms),   "60s",                          1000, 3600000  },
         {"limits", "requests",            COUNT,     AT(live_max),        "100000",                       1,    10000000 },
-        {"limits", "requests_per_vm",     COUNT,     AT(live_per_vm_max), "64",                           1,    10000    },
+        {"limits", "requests_per_vm",     COUNT,     AT(live_per_vm_max), "64",                           1,    256      },
         {"limits", "messages_per_second", COUNT,     AT(rate_per_s),      "200",                          1,    1000000  },
         {"limits", "burst",               COUNT,     AT(burst),           "400",                          1,    1000000  },
         {"limits", "events",              COUNT,     AT(events_max),      "200000",                       1000, 100000000},

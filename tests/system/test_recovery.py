@@ -89,6 +89,17 @@ def test_verdict_is_not_taken_back(image):
         assert answers[0][0] == 200 and json.loads(answers[0][1])["state"] == "running", answers
 
 
+def test_more_requests_than_an_agent_can_name(image):
+    """What a guest does not name when it synchronises is taken back, so that no limit may allow more than it can."""
+    with Host() as host:
+        for limit, status in ((256, 0), (257, 78)):
+            with open(host.path("limit.conf"), "w") as f:
+                f.write(f"[limits]\nrequests_per_vm={limit}\n")
+            p = subprocess.run([host.path("bin", "meted"), "--check", "--config", host.path("limit.conf")],
+                               capture_output=True, text=True)
+            assert p.returncode == status, p.stderr
+
+
 def test_slow_vmm_is_not_killed(image):
     """A VMM that does not answer a meted that has just started is asked again, not ended."""
     with small_host() as host:
