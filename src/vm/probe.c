@@ -73,20 +73,21 @@ static bool cpu_has_virtualisation(const char *cpuinfo_path)
         return found;
 }
 
+/* The CPU first: without its help nothing is to be had from the device, whatever opening it says. */
 bool probe_kvm(const char *kvm_path, const char *cpuinfo_path, char *ret_why, size_t size)
 {
-        int fd = open(kvm_path, O_RDWR | O_CLOEXEC), vm = -1;
+        int fd = -1, vm = -1;
         const char *why = NULL;
         char text[128];
-        if (fd < 0) {
+        if (!cpu_has_virtualisation(cpuinfo_path)) {
+                /* Seen: KVM makes VMs here all the same, but no ordinary kernel boots in them. */
+                why = "the CPU shows neither vmx nor svm";
+        } else if ((fd = open(kvm_path, O_RDWR | O_CLOEXEC)) < 0) {
                 snprintf(text, sizeof(text), "%.60s: %s", kvm_path, strerror(errno));
                 why = text;
         } else if (ioctl(fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION ||
                    (vm = ioctl(fd, KVM_CREATE_VM, 0)) < 0) {
                 why = "KVM cannot make a VM";
-        } else if (!cpu_has_virtualisation(cpuinfo_path)) {
-                /* Seen: such a KVM makes VMs in which no ordinary kernel boots. */
-                why = "the CPU shows neither vmx nor svm";
         }
         if (vm >= 0)
                 close(vm);
