@@ -99,12 +99,12 @@ class UnixConnection(http.client.HTTPConnection):
 
 class Host:
     def __init__(self, cpus=None, memory="4G", cpu_overcommit=1, offer="5s", source="live", qemu=None, build=None,
-                 meted_env=None, extra="", keep=False):
+                 meted_env=None, extra="", keep=False, title="testhost"):
         self.build = os.path.join(ROOT, build or os.environ.get("METE_BUILD") or "build/debug")
         self.release = os.path.join(ROOT, os.environ.get("METE_RELEASE") or "build/release")
         self.qemu = qemu or os.environ.get("METE_QEMU") or "/usr/bin/qemu-system-x86_64"
         self.options = {"cpus": cpus, "memory": memory, "cpu_overcommit": cpu_overcommit, "offer": offer,
-                        "source": source}
+                        "source": source, "title": title}
         self.extra = extra
         self.keep = keep or bool(os.environ.get("METE_KEEP"))
         self.meted_env = dict(meted_env or {})
@@ -163,7 +163,7 @@ class Host:
             if o["cpus"]:
                 f.write(f"cpus={o['cpus']}\n")
         with open(self.path("mete.conf"), "w") as f:
-            f.write(f"[meted]\nname=testhost\nstate_dir={self.path('state')}\nrun_dir={self.path('run')}\n"
+            f.write(f"[meted]\nname={o['title']}\nstate_dir={self.path('state')}\nrun_dir={self.path('run')}\n"
                     f"socket={self.socket}\nsocket_mode=0666\n[keeper]\nsocket={self.keeper_socket}\n"
                     f"[host]\nsource={o['source']}\nmemory={o['memory']}\ncpu_overcommit={o['cpu_overcommit']}\n")
             if o["cpus"]:
