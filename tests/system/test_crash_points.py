@@ -15,8 +15,8 @@ from host import Host, wait_for
 from test_negotiation import names
 
 NEEDS = ["cpu:1", "memory:128M"]
-# The build whose meted dies at a point; made by `check` and `make system`.
-CRASH_BUILD = os.environ.get("METE_CRASH_BUILD") or "build/crash"
+# A debug build, whose meted dies at a point.
+CRASH_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def crash_host():
     from conftest import ROOT
     program = os.path.join(ROOT, CRASH_BUILD, "src/meted/meted")
     if not os.path.exists(program):
-        pytest.skip(f"{program} is not there: meson setup {CRASH_BUILD} -Dcrash_points=true")
+        pytest.skip(f"{program} is not there: meson setup {CRASH_BUILD}")
     with Host(memory="2G") as host:
         host.kill_meted()
         shutil.copy(program, host.path("bin", "meted"))
