@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* sock PATH - connect standard input and output to a Unix socket or a character device, in the guests of
- * tests. The end of the input is not the end: it goes on until the other side closes. */
+/* sock PATH [stay] - connect standard input and output to a Unix socket or a character device, in the guests
+ * of tests. The end of the input is not the end: it goes on until the other side closes, and with `stay` even
+ * then, as a process without a connection. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -40,19 +41,24 @@ static int copy(int from, int to)
 
 int main(int argc, char **argv)
 {
-        int fd = argc == 2 ? open_path(argv[1]) : -1;
+        int stay = argc == 3 && strcmp(argv[2], "stay") == 0;
+        int fd = argc == 2 || stay ? open_path(argv[1]) : -1;
         struct pollfd polls[2] = {
                 {.fd = 0,  .events = POLLIN},
                 {.fd = fd, .events = POLLIN}
         };
 
         if (fd < 0) {
-                (void)fprintf(stderr, "sock: %s\n", argc == 2 ? strerror(errno) : "usage: sock PATH");
+                (void)fprintf(stderr, "sock: %s\n",
+                              argc == 2 || stay ? strerror(errno) : "usage: sock PATH [stay]");
                 return 1;
         }
         while (poll(polls, 2, -1) > 0) {
-                if (polls[1].revents != 0 && !copy(fd, 1))
+                if (polls[1].revents != 0 && !copy(fd, 1)) {
+                        while (stay)
+                                (void)pause();
                         return 0;
+                }
                 if (polls[0].revents != 0 && !copy(0, fd))
                         polls[0].fd = -1;
         }

@@ -10,9 +10,6 @@ import shlex
 import time
 
 AGENT = "/run/mete/agent.sock"
-# Descriptors of the guest's shell that hold the applications' inputs open.
-FIRST_FD = 5
-_free_fds = {}
 
 
 class AppError(Exception):
@@ -26,25 +23,23 @@ class AppError(Exception):
 
 
 class App:
-    def __init__(self, vm, name, path=AGENT, user=None):
-        self.vm, self.name, self._id, self._seen = vm, name, 0, 0
-        taken = _free_fds.setdefault(id(vm.console), set())
-        self._fd = next(n for n in range(FIRST_FD, 10) if n not in taken)
-        taken.add(self._fd)
-        self._taken = taken
+    def __init__(self, vm, name, path=AGENT, user=None, stay=False):
+        """stay: it lives on when the agent hangs up."""
+        self.vm, self.name, self._id, self._seen, self._closed = vm, name, 0, 0, False
         base = f"/tmp/app-{name}"
-        command = f"sock {shlex.quote(path)}"
+        command = f"sock {shlex.quote(path)}{' stay' if stay else ''}"
         if user:
             command = f"su {user} -s /bin/sh -c {shlex.quote('exec ' + command)}"
         self.vm.check(f"rm -f {base}.*; mkfifo {base}.in")
-        pid = self.vm.check(f"{command} <{base}.in >{base}.out 2>{base}.err & echo $!; exec {self._fd}>{base}.in")
-        self.pid = int(pid.split()[-1])
-        self._out = f"{base}.out"
+        # A sleeping process holds the input open: every command of the console has a shell of its own.
+        pids = self.vm.check(f"{command} <{base}.in >{base}.out 2>{base}.err & echo $!; sleep 100000 >{base}.in & echo $!")
+        self.pid, self._holder = (int(pid) for pid in pids.split()[-2:])
+        self._in, self._out = f"{base}.in", f"{base}.out"
 
     def send(self, message):
         """One line; text as it is, anything else as JSON."""
         text = message if isinstance(message, str) else json.dumps(message)
-        self.vm.check(f"printf '%s\\n' {shlex.quote(text)} >&{self._fd}")
+        self.vm.check(f"printf '%s\\n' {shlex.quote(text)} >{self._in}")
 
     def lines(self):
         """All that was received so far."""
@@ -85,9 +80,10 @@ class App:
         self.close()
 
     def close(self):
-        """The input is given back to the shell; the process ends, since its socket is closed with it."""
-        self.vm.run(f"exec {self._fd}>&-; kill {self.pid} 2>/dev/null; wait {self.pid} 2>/dev/null")
-        self._taken.discard(self._fd)
+        """The process ends, if it has not yet, and its socket with it."""
+        if not self._closed:
+            self._closed = True
+            self.vm.run(f"kill {self.pid} {self._holder} 2>/dev/null")
 
     def __enter__(self):
         return self

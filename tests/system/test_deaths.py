@@ -38,10 +38,11 @@ def test_application_killed_while_it_waits(host, guest):
 
 def test_agent_killed(host, guest):
     """The lease of a living application survives its agent; that application is still noticed when it ends."""
-    app = App(guest, "survivor")
+    app = App(guest, "survivor", stay=True)
     assert app.call("request", {"id": "survivor", "needs": ["cpu:1"]})["outcome"] == "granted"
+    before = host.last_event()
     guest.check("kill -9 $(pidof mete-agent)")
-    wait_for("the agent greets again", lambda: "agent" in names(host.events(after=host.last_event() - 20)), 20)
+    wait_for("the agent greets again", lambda: "agent" in names(host.events(after=before)), 20)
     guest.check("for i in $(seq 100); do [ -S /run/mete/agent.sock ] && mete leases >/dev/null 2>&1 && break; "
                 "usleep 100000; done; mete leases")
     time.sleep(1)
