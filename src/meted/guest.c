@@ -134,14 +134,12 @@ static void do_hello(struct machine *v, struct rpc_call *call, const json_t *par
                 return;
         }
         bool rebooted = *v->boot_id && strcmp(v->boot_id, hello.boot_id) != 0;
-        bool is_new = !v->greeted || rebooted;
         v->greeted = true;
         v->guest = hello.state;
         memcpy(v->boot_id, hello.boot_id, sizeof(v->boot_id));
         memcpy(v->agent_version, hello.agent, sizeof(v->agent_version));
-        if (is_new)
-                machine_note(v, v->definition.name, "agent", "agent %s greets, %zu vCPUs on line",
-                             hello.agent, hello.state.n_cpus_online);
+        machine_note(v, v->definition.name, "agent", "agent %s greets, %zu vCPUs on line", hello.agent,
+                     hello.state.n_cpus_online);
         if (rebooted) {
                 hypervisor_vm_processes_gone(v->m->hv, v->definition.name, "the guest booted again",
                                              loop_now_ms());

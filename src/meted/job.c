@@ -202,6 +202,19 @@ void job_adopt(struct machine *v)
         job_push(j);
 }
 
+/* The VM goes: whatever step waits for its VMM or its agent is answered now, so that nothing stands in the
+ * queue before the end. */
+static void hang_up(struct machine *v)
+{
+        struct vm *vm = v->vm;
+        guest_disconnect(v);
+        v->vm = NULL;
+        vm_free(vm);
+        struct job *j = g_queue_peek_head(&v->jobs);
+        if (j && loop_timer_is_set(&j->timer))
+                loop_timer_in(&j->timer, 0);
+}
+
 void job_deactivate(struct meted *m, const struct request *r)
 {
         struct machine *v = machine_find(m, r->vm);
@@ -210,6 +223,7 @@ void job_deactivate(struct meted *m, const struct request *r)
         if (j->is_vm) {
                 add(j, STEP_KILL, NULL);
                 add(j, STEP_DROP, NULL);
+                hang_up(v);
         } else {
                 add(j, STEP_OFFLINE, NULL);
                 add_each(j, r, true, STEP_CPU_BACK, STEP_PARK);
@@ -833,6 +847,12 @@ static void step_offline(struct job *j, const struct step *s)
                 ask_agent(j, API_GUEST_OFFLINE, api_guest_offline_emit(&ask), OFFLINE_MS, on_offline);
 }
 
+/* A guest that does not let go of its vCPU keeps an idle slot, not the host's CPU: it is parked next. */
+static void on_cpu_back(void *arg, const struct vm_result *result)
+{
+        step_done(arg, result->outcome == VM_FAILED ? &result->err : NULL);
+}
+
 static void step_cpu_back(struct job *j, const struct step *s)
 {
         if (!j->v->vm)
@@ -840,7 +860,7 @@ static void step_cpu_back(struct job *j, const struct step *s)
         else if (!vm_cpu(j->v->vm, s->slot)->plugged)
                 step_done(j, NULL);
         else
-                vm_cpu_remove(j->v->vm, s->slot, UNPLUG_MS, vm_step_done, j);
+                vm_cpu_remove(j->v->vm, s->slot, UNPLUG_MS, on_cpu_back, j);
 }
 
 /* Only what could not be unplugged. */
