@@ -455,7 +455,10 @@ static int row_open(struct agent *a, const struct app *app, const struct api_app
         r = watch_process(row, err);
         if (r == 0) {
                 set_due(row, row->timeout_ms);
-                if (!channel_is_ready(a->channel))
+                /* Written down as sent before it is, so that it is written once. */
+                if (channel_is_ready(a->channel))
+                        (void)row_step(row, ROW_EV_SEND, NULL);
+                else
                         (void)STR_COPY(row->problem, channel_problem(a->channel));
                 r = table_add(&a->table, row, err);
         }

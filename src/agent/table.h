@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* agent/table.h - the outgoing request table (1.3): rows in memory, each with a file of its own.
  *
- * A file is written whole beside its place, synced, and renamed, so that it is there or not. The table
+ * A file is written whole beside its place and renamed, so that it is there or not. The table
  * belongs to one boot of the guest: files of another boot are dropped, since their processes are gone. */
 #pragma once
 #include "agent/row.h"

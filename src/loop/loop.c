@@ -349,6 +349,10 @@ static void source_ensure(void)
         struct loop_source *source = (struct loop_source *)loop.source;
         source->epoll_tag = g_source_add_unix_fd(loop.source, loop.epoll_fd, G_IO_IN);
         g_source_set_static_name(loop.source, "mete loop");
+        /* It never recurses (loop_once() asserts that). But a source that may not is taken out of the poll
+         * set and put back around each dispatch, and both wake the loop: three system calls and an idle
+         * iteration for each one that did something. */
+        g_source_set_can_recurse(loop.source, TRUE);
         g_source_attach(loop.source, NULL);
 }
 
