@@ -1,30 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* A uevent is a hint to look and nothing more; what is true is read in sysfs. One comes for each block that
+ * goes on line, so jobs that wait for memory count down what they lack and look when it can be there. */
 #include "agent/online.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
 #include <inttypes.h>
+#include <linux/netlink.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "base/str.h"
 #include "loop/loop.h"
 
-enum { LOOK_MS = 10, TIMEOUT_DEFAULT_MS = 30000 };
+enum { LOOK_MS = 10, LOOK_SLOW_MS = 50, TIMEOUT_DEFAULT_MS = 30000, UEVENT_MAX = 4096 };
 
 struct job {
         struct online *online;
         struct rpc_call *call; /* NULL: free */
         struct api_guest_online want;
         int64_t deadline_ms;
+        int64_t memory_bytes;  /* on line at the last look */
+        int64_t missing_bytes; /* less than wanted then, without what uevents reported since */
         struct loop_timer timer;
 };
 
 struct online {
         char sys[256];
+        int64_t block_bytes; /* the kernel's, since it started */
+        int uevents;         /* netlink; -1: there are none */
+        struct loop_fd watch;
         struct job jobs[ONLINE_JOBS_MAX];
 };
 
@@ -103,15 +113,21 @@ static void parse_list(const char *text, struct api_guest_state *ret)
         }
 }
 
+static int64_t block_bytes(const struct online *o)
+{
+        char text[32];
+
+        return read_text(o, text, sizeof(text), "devices/system/memory/block_size_bytes")
+                       ? strtoll(text, NULL, 16)
+                       : 0;
+}
+
 /* Bytes of the blocks that are on line. With `wake`, blocks that are off line are put on line first. */
 static int64_t memory_online(const struct online *o, bool wake, struct api_guest_state *problem)
 {
         char path[300], text[32];
         int64_t blocks = 0;
 
-        if (!read_text(o, text, sizeof(text), "devices/system/memory/block_size_bytes"))
-                return 0;
-        int64_t block = strtoll(text, NULL, 16);
         (void)snprintf(path, sizeof(path), "%s/devices/system/memory", o->sys);
         DIR *dir = opendir(path);
         const struct dirent *e;
@@ -137,23 +153,38 @@ static int64_t memory_online(const struct online *o, bool wake, struct api_guest
         }
         if (dir != NULL)
                 (void)closedir(dir);
-        return blocks * block;
+        return blocks * o->block_bytes;
 }
 
-void online_state(const struct online *o, struct api_guest_state *ret)
+static void cpus_state(const struct online *o, struct api_guest_state *ret)
 {
         char text[1024];
 
         *ret = (struct api_guest_state){0};
         if (read_text(o, text, sizeof(text), "devices/system/cpu/online"))
                 parse_list(text, ret);
+}
+
+void online_state(const struct online *o, struct api_guest_state *ret)
+{
+        cpus_state(o, ret);
         ret->memory_bytes = memory_online(o, false, NULL);
 }
 
 /* ---- on line ---- */
 
+/* While the kernel puts what is plugged on line by itself, a hand in it would only wait for its lock. */
+static bool kernel_puts_online(const struct online *o)
+{
+        char text[32];
+
+        return o->uevents >= 0 &&
+               read_text(o, text, sizeof(text), "devices/system/memory/auto_online_blocks") &&
+               strcmp(text, "offline") != 0;
+}
+
 /* true: everything that is wanted is on line. Else *state has a problem that says what is missing. */
-static bool job_try(const struct job *j, struct api_guest_state *missing)
+static bool job_try(struct job *j, bool is_late, struct api_guest_state *missing)
 {
         bool all = true;
 
@@ -173,7 +204,9 @@ static bool job_try(const struct job *j, struct api_guest_state *missing)
         }
         if (j->want.memory_bytes > 0) {
                 struct api_guest_state why = {0};
-                int64_t have = memory_online(j->online, true, &why);
+                int64_t have = memory_online(j->online, is_late || !kernel_puts_online(j->online), &why);
+                j->memory_bytes = have;
+                j->missing_bytes = j->want.memory_bytes - have;
                 if (have < j->want.memory_bytes && all) {
                         missing->has_problem = true;
                         (void)snprintf(missing->problem, sizeof(missing->problem), "%s",
@@ -190,7 +223,12 @@ static void job_end(struct job *j, const struct api_guest_state *missing)
         struct api_guest_state state;
         struct rpc_call *call = j->call;
 
-        online_state(j->online, &state);
+        if (j->want.memory_bytes > 0) {
+                cpus_state(j->online, &state);
+                state.memory_bytes = j->memory_bytes; /* just counted */
+        } else {
+                online_state(j->online, &state);
+        }
         if (missing->has_problem) {
                 state.has_problem = true;
                 (void)STR_COPY(state.problem, missing->problem);
@@ -200,20 +238,81 @@ static void job_end(struct job *j, const struct api_guest_state *missing)
         rpc_reply(call, api_guest_state_emit(&state));
 }
 
-static void job_look(void *arg)
+static void job_look(struct job *j, bool is_late)
 {
-        struct job *j = arg;
         struct api_guest_state missing = {0};
 
-        if (job_try(j, &missing)) {
+        if (job_try(j, is_late, &missing)) {
                 missing.has_problem = false;
                 job_end(j, &missing);
         } else if (loop_mono_ms() >= j->deadline_ms || rpc_call_peer(j->call) == NULL) {
                 job_end(j, &missing);
         } else {
-                loop_timer_in(&j->timer, LOOK_MS);
+                loop_timer_in(&j->timer, j->online->uevents >= 0 ? LOOK_SLOW_MS : LOOK_MS);
         }
 }
+
+static void on_late(void *arg)
+{
+        job_look(arg, true);
+}
+
+/* ---- uevents ---- */
+
+static void on_uevent(struct online *o, const char *what)
+{
+        bool is_cpu = strncmp(what, "add@/devices/system/cpu/", 24) == 0;
+        bool is_block = strncmp(what, "online@/devices/system/memory/", 30) == 0;
+        bool is_new_block = strncmp(what, "add@/devices/system/memory/", 27) == 0 && !kernel_puts_online(o);
+
+        for (size_t i = 0; i < ARRAY_N(o->jobs) && (is_cpu || is_block || is_new_block); i++) {
+                struct job *j = &o->jobs[i];
+                if (j->call == NULL || (is_cpu ? j->want.n_cpus == 0 : j->want.memory_bytes == 0))
+                        continue;
+                if (is_block)
+                        j->missing_bytes -= o->block_bytes;
+                if (!is_block || j->missing_bytes <= 0)
+                        job_look(j, false);
+        }
+}
+
+static void on_uevents(void *arg, uint32_t events)
+{
+        struct online *o = arg;
+        char what[UEVENT_MAX];
+        struct sockaddr_nl from;
+        ssize_t n;
+
+        for (;;) {
+                socklen_t size = sizeof(from);
+                n = recvfrom(o->uevents, what, sizeof(what) - 1, MSG_DONTWAIT, (struct sockaddr *)&from,
+                             &size);
+                if (n < 0 && errno == ENOBUFS)
+                        continue; /* some were lost; the timers look all the same */
+                if (n <= 0)
+                        return;
+                what[n] = '\0';
+                if (size == sizeof(from) && from.nl_pid == 0) /* the kernel */
+                        on_uevent(o, what);
+        }
+}
+
+static void uevents_open(struct online *o)
+{
+        struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
+
+        o->uevents = -1;
+        if (strcmp(o->sys, "/sys") != 0)
+                return;
+        int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
+        if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 &&
+            loop_fd_add(&o->watch, fd, EPOLLIN, on_uevents, o, NULL) == 0)
+                o->uevents = fd;
+        else if (fd >= 0)
+                (void)close(fd);
+}
+
+/* ---- for the owner ---- */
 
 void online_request(struct online *o, const struct api_guest_online *want, struct rpc_call *call)
 {
@@ -232,7 +331,7 @@ void online_request(struct online *o, const struct api_guest_online *want, struc
         j->want = *want;
         j->call = call;
         j->deadline_ms = loop_mono_ms() + (want->has_timeout_ms ? want->timeout_ms : TIMEOUT_DEFAULT_MS);
-        job_look(j);
+        job_look(j, false);
 }
 
 void online_offline(struct online *o, const struct api_guest_offline *want, struct api_guest_state *ret)
@@ -258,9 +357,11 @@ struct online *online_new(const char *sys)
         struct online *o = g_new0(struct online, 1);
 
         (void)STR_COPY(o->sys, sys);
+        o->block_bytes = block_bytes(o);
+        uevents_open(o);
         for (size_t i = 0; i < ARRAY_N(o->jobs); i++) {
                 o->jobs[i].online = o;
-                loop_timer_init(&o->jobs[i].timer, job_look, &o->jobs[i]);
+                loop_timer_init(&o->jobs[i].timer, on_late, &o->jobs[i]);
         }
         return o;
 }
@@ -274,5 +375,8 @@ void online_free(struct online *o)
                 if (o->jobs[i].call != NULL)
                         job_end(&o->jobs[i], &missing);
         }
+        loop_fd_remove(&o->watch);
+        if (o->uevents >= 0)
+                (void)close(o->uevents);
         g_free(o);
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* agent/online.h - puts hot-plugged CPUs and memory on line, and says what is.
  *
- * A CPU or a memory block that was plugged on the host appears in sysfs a little later; it is looked for
- * every 10 ms while somebody waits, and not at all otherwise. (uevents on netlink would say when a folder
- * appears, but not when it can be written to; and they are lost when they come too fast.) Writing to `online`
- * takes the kernel some milliseconds for each CPU, in which the loop stands still. CPU 0 is never taken off
- * line. */
+ * A CPU or a memory block that was plugged on the host appears in sysfs a little later. The kernel's uevents
+ * say when it is worth looking; they can be lost, and are not there in every container, so while somebody
+ * waits it is also looked for every 50 ms (10 ms without uevents). Each look costs a guest that has few CPUs
+ * more than it seems, just when its kernel is busy with what was plugged. Writing to `online` takes the
+ * kernel some milliseconds for each CPU, in which the loop stands still. CPU 0 is never taken off line. */
 #pragma once
 #include "json/api.h"
 #include "wire/rpc.h"

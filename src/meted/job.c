@@ -75,7 +75,7 @@ struct job {
         size_t n_steps, at;
         struct step *steps;
         struct err held; /* down: why something is not back */
-        int64_t started_mono_ms, deadline_mono_ms;
+        int64_t deadline_mono_ms;
         struct loop_timer timer; /* waits for the agent */
         int64_t memory_before, memory_new;
         int retry_ms;
@@ -108,8 +108,7 @@ static void job_start_next(struct machine *v)
         struct job *j = g_queue_peek_head(&v->jobs);
         if (!j)
                 return;
-        j->started_mono_ms = loop_mono_ms();
-        j->deadline_mono_ms = j->started_mono_ms + v->m->config.activation_ms;
+        j->deadline_mono_ms = loop_mono_ms() + v->m->config.activation_ms;
         job_step(j);
 }
 
@@ -523,6 +522,7 @@ static void on_vm_event(void *arg, struct vm *vm, enum vm_event event, int index
                 break;
         case VM_EVENT_DIMM_GONE:
         case VM_EVENT_CPU_GONE:
+                v->memory_is_known = false;
                 jobs_retry(v);
                 break;
         case VM_EVENT_CPU_NEW:
@@ -629,6 +629,7 @@ static void step_memory(struct job *j, const struct step *s)
         }
         if (!vm_dimm(j->v->vm, s->slot)->plugged)
                 j->memory_new += s->amount;
+        j->v->memory_is_known = false;
         vm_memory_ensure(j->v->vm, s->slot, s->amount, PLUG_MS, vm_step_done, j);
 }
 
@@ -702,6 +703,12 @@ static bool take_guest_state(struct job *j, const json_t *result, struct err *ba
         return true;
 }
 
+static void measured(struct job *j)
+{
+        j->v->memory_is_known = true;
+        j->memory_before = j->v->guest.memory_bytes;
+}
+
 static void on_measured(void *arg, const json_t *result, const struct err *err)
 {
         struct job *j = arg;
@@ -714,7 +721,7 @@ static void on_measured(void *arg, const json_t *result, const struct err *err)
                 if (!take_guest_state(j, result, &bad))
                         err = &bad;
                 else
-                        j->memory_before = j->v->guest.memory_bytes;
+                        measured(j);
         }
         step_done(j, err);
 }
@@ -731,12 +738,18 @@ static void step_measure(struct job *j, const struct step *s)
 {
         struct api_guest_online ask = {0};
         (void)s;
-        if (!has_memory(j))
+        if (!has_memory(j)) {
                 step_done(j, NULL);
-        else if (!j->v->greeted)
+        } else if (!j->v->greeted) {
                 wait_for_agent(j);
-        else
+        } else if (j->v->memory_is_known) {
+                /* Its last word, with nothing plugged or taken back since. What its users put off line in
+                 * between, it will put on line again. */
+                measured(j);
+                step_done(j, NULL);
+        } else {
                 ask_agent(j, API_GUEST_ONLINE, api_guest_online_emit(&ask), OFFLINE_MS, on_measured);
+        }
 }
 
 /* How much the guest must have on line: what it had and what is new; or, where the memory was plugged before
@@ -802,6 +815,7 @@ static void on_online(void *arg, const json_t *result, const struct err *err)
                                       " were to be%s%s",
                                       g->memory_bytes, memory_wanted(j), g->has_problem ? ": " : "",
                                       g->has_problem ? g->problem : "");
+                j->v->memory_is_known = !err;
         }
         step_done(j, err);
 }
@@ -842,10 +856,7 @@ static void step_offline(struct job *j, const struct step *s)
         for (size_t i = 0; i < j->n_steps; i++)
                 if (j->steps[i].kind == STEP_CPU_BACK)
                         ask.cpus[ask.n_cpus++] = j->steps[i].slot;
-        int64_t waited = loop_mono_ms() - j->started_mono_ms;
-        if (ask.n_cpus && !j->v->greeted && waited < OFFLINE_MS)
-                loop_timer_in(&j->timer, OFFLINE_MS - waited); /* or until it greets: jobs_agent_back() */
-        else if (!ask.n_cpus || !j->v->greeted)
+        if (!ask.n_cpus || !j->v->greeted)
                 step_done(j, NULL);
         else
                 ask_agent(j, API_GUEST_OFFLINE, api_guest_offline_emit(&ask), OFFLINE_MS, on_offline);
@@ -884,6 +895,7 @@ static void step_park(struct job *j, const struct step *s)
 
 static void step_memory_back(struct job *j, const struct step *s)
 {
+        j->v->memory_is_known = false;
         if (!j->v->vm)
                 no_vmm(j);
         else

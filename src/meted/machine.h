@@ -31,6 +31,7 @@ struct machine {
         bool greeted;
         char agent_version[32], boot_id[64];
         struct api_guest_state guest;
+        bool memory_is_known; /* guest.memory_bytes is what it has on line now */
         /* job.c */
         GQueue jobs;    /* of struct job; the first one runs */
         GList *retries; /* of struct retry: what could not be taken back yet */
