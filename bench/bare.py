@@ -40,13 +40,22 @@ class Monitor:
         self.sock.close()
 
 
+def threads(pid):
+    """{name: id} of a process' threads."""
+    found = {}
+    for tid in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{tid}/comm") as f:
+            found[f.read().strip()] = int(tid)
+    return found
+
+
 class Bare:
     """with Bare(vm) as bare: a second VM with the command line of the running VM `vm` of a Host."""
 
     def __init__(self, vm):
         with open(f"/proc/{vm.pid()}/cmdline", "rb") as f:
             self.theirs = [a.decode() for a in f.read().split(b"\0")[:-1]]
-        self.images = vm.host.path("images")
+        self.vmm = vm.pid()
         self.process = self.dir = self.ram = self.port = self.console = self.monitor = None
 
     def argv(self):
@@ -74,6 +83,9 @@ class Bare:
             self.monitor = Monitor(f"{self.dir}/qmp0")
             self.monitor.run("cont")
             self.console.wait_ready()
+            # The first vCPU may run where the other VM's may, so that what else is busy there is the same for both.
+            cpu = "CPU 0/" + self.accelerator().upper()
+            os.sched_setaffinity(threads(self.process.pid)[cpu], os.sched_getaffinity(threads(self.vmm)[cpu]))
             # The image is the same; its agent must leave the port to us.
             self.console.check("touch /run/no-agent; killall mete-agent; sleep 1")
             return self
@@ -92,6 +104,9 @@ class Bare:
         for folder in (self.dir, self.ram):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def accelerator(self):
+        return self.theirs[self.theirs.index("-accel") + 1].split(",")[0]
 
     @property
     def port_path(self):
