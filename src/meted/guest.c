@@ -15,7 +15,7 @@
 #include "meted/machine.h"
 #include "vm/socket.h"
 
-enum { AGENT_RETRY_MS = 500 };
+enum { AGENT_RETRY_MS = 500, IDLE_OFF_MS = 10000 };
 
 /* ---- verdicts ---- */
 
@@ -125,6 +125,49 @@ static void key_of(const struct machine *v, const char *request, char key[REQUES
         (void)snprintf(key, REQUEST_KEY, "vm:%s/%s", v->definition.name, request);
 }
 
+/* ---- vCPUs that are nobody's ---- */
+
+struct slots {
+        const struct machine *v;
+        uint64_t used;
+};
+
+static void add_slots(const struct request *r, void *arg)
+{
+        struct slots *s = arg;
+        if (strcmp(r->vm, s->v->definition.name) != 0)
+                return;
+        for (size_t i = 0; i < r->n_claims; i++)
+                if (s->v->m->inventory.components[r->claims[i].component].kind == COMPONENT_CPU &&
+                    r->claims[i].slot >= 0)
+                        s->used |= UINT64_C(1) << r->claims[i].slot;
+}
+
+static void ignore_state(void *arg, const json_t *result, const struct err *err)
+{
+        (void)arg;
+        (void)result;
+        (void)err; /* it is asked again when it greets next; the host's CPU is safe in any case */
+}
+
+/* What was parked without the guest's consent stays on line there, and slow: now that it speaks, it is asked.
+ */
+static void idle_cpus_off(struct machine *v)
+{
+        struct slots s = {.v = v};
+        struct api_guest_offline ask = {0};
+        struct err err = {0};
+        hypervisor_each(v->m->hv, add_slots, &s);
+        for (size_t i = 0; i < v->guest.n_cpus_online; i++) {
+                int64_t slot = v->guest.cpus_online[i];
+                if (slot > 0 && slot < v->definition.cpus_max && !(s.used & (UINT64_C(1) << slot)))
+                        ask.cpus[ask.n_cpus++] = slot;
+        }
+        if (ask.n_cpus)
+                (void)rpc_call(v->agent, api_guest_methods[API_GUEST_OFFLINE].name,
+                               api_guest_offline_emit(&ask), IDLE_OFF_MS, ignore_state, NULL, &err);
+}
+
 static void do_hello(struct machine *v, struct rpc_call *call, const json_t *params)
 {
         struct api_guest_hello hello;
@@ -149,6 +192,7 @@ static void do_hello(struct machine *v, struct rpc_call *call, const json_t *par
         struct api_guest_welcome welcome = {.version = API_GUEST_VERSION};
         memcpy(welcome.vm, v->definition.name, sizeof(welcome.vm));
         rpc_reply(call, api_guest_welcome_emit(&welcome));
+        idle_cpus_off(v);
         jobs_agent_back(v);
         jobs_retry(v);
 }

@@ -75,7 +75,7 @@ struct job {
         size_t n_steps, at;
         struct step *steps;
         struct err held; /* down: why something is not back */
-        int64_t deadline_mono_ms;
+        int64_t started_mono_ms, deadline_mono_ms;
         struct loop_timer timer; /* waits for the agent */
         int64_t memory_before, memory_new;
         int retry_ms;
@@ -108,7 +108,8 @@ static void job_start_next(struct machine *v)
         struct job *j = g_queue_peek_head(&v->jobs);
         if (!j)
                 return;
-        j->deadline_mono_ms = loop_mono_ms() + v->m->config.activation_ms;
+        j->started_mono_ms = loop_mono_ms();
+        j->deadline_mono_ms = j->started_mono_ms + v->m->config.activation_ms;
         job_step(j);
 }
 
@@ -856,7 +857,10 @@ static void step_offline(struct job *j, const struct step *s)
         for (size_t i = 0; i < j->n_steps; i++)
                 if (j->steps[i].kind == STEP_CPU_BACK)
                         ask.cpus[ask.n_cpus++] = j->steps[i].slot;
-        if (!ask.n_cpus || !j->v->greeted)
+        int64_t waited = loop_mono_ms() - j->started_mono_ms;
+        if (ask.n_cpus && !j->v->greeted && waited < OFFLINE_MS)
+                loop_timer_in(&j->timer, OFFLINE_MS - waited); /* or until it greets: jobs_agent_back() */
+        else if (!ask.n_cpus || !j->v->greeted)
                 step_done(j, NULL);
         else
                 ask_agent(j, API_GUEST_OFFLINE, api_guest_offline_emit(&ask), OFFLINE_MS, on_offline);

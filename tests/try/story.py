@@ -68,7 +68,9 @@ class Plan:
     """What fits this machine: how much the shop asks for, and what the host may give away."""
 
     def __init__(self):
-        cpus = len(os.sched_getaffinity(0))
+        allowed = sorted(os.sched_getaffinity(0))
+        cpus = len(allowed)
+        self.host_cpus = ",".join(map(str, allowed)) if cpus < os.cpu_count() else None
         available = int(re.search(r"MemAvailable:\s+(\d+)", open("/proc/meminfo").read()).group(1)) // 1024
         shm = os.statvfs("/dev/shm")
         room = shm.f_bavail * shm.f_frsize // MIB
@@ -82,7 +84,7 @@ class Plan:
         self.host_mib = BASE_MIB + self.grow_mib + 384
         self.notes = []
         if self.cpus == 1:
-            self.notes.append("this machine has one CPU: the shop asks for one more vCPU, not for two")
+            self.notes.append("there is one CPU: the shop asks for one more vCPU, not for two")
         if self.grow_mib < 1024:
             self.notes.append(f"this machine has {available} MiB of memory free, {room} MiB in /dev/shm: the shop asks "
                               f"for {self.grow_mib} MiB, not for 1 GiB")
@@ -374,7 +376,7 @@ def main():
     try:
         sweep(work)
         plan = Plan()
-        with StoryHost(work, build=build, title="try", memory=f"{plan.host_mib}M") as host:
+        with StoryHost(work, build=build, title="try", cpus=plan.host_cpus, memory=f"{plan.host_mib}M") as host:
             Story(host, plan, images).tell()
     except (StoryError, HostError, ConsoleError) as e:
         print(f"story: {e}", file=sys.stderr, flush=True)
