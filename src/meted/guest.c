@@ -365,7 +365,10 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                 do_release(v, call, params);
                 return;
         case API_GUEST_PING:
-                rpc_reply(call, json_object());
+                if (api_empty_parse(params, &(struct api_empty){0}, &err))
+                        refuse(call, &err);
+                else
+                        rpc_reply(call, json_object());
                 return;
         case API_GUEST_ONLINE:
         case API_GUEST_OFFLINE:

@@ -34,12 +34,12 @@ class App:
         # A sleeping process holds the input open: every command of the console has a shell of its own.
         pids = self.vm.check(f"{command} <{base}.in >{base}.out 2>{base}.err & echo $!; sleep 100000 >{base}.in & echo $!")
         self.pid, self._holder = (int(pid) for pid in pids.split()[-2:])
-        self._in, self._out = f"{base}.in", f"{base}.out"
+        self.input, self._out = f"{base}.in", f"{base}.out"
 
     def send(self, message):
         """One line; text as it is, anything else as JSON."""
         text = message if isinstance(message, str) else json.dumps(message)
-        self.vm.check(f"printf '%s\\n' {shlex.quote(text)} >{self._in}")
+        self.vm.check(f"printf '%s\\n' {shlex.quote(text)} >{self.input}")
 
     def lines(self):
         """All that was received so far."""
