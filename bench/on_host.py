@@ -57,13 +57,13 @@ def host(**options):
 
 def ledger(report, rounds):
     samples = {}
-    for _ in range(rounds or 3):
+    for _ in range(rounds or 5):
         p = subprocess.run([program("bench-ledger")], stdout=subprocess.PIPE, text=True, check=True)
         for name, value in re.findall(r"^BENCH (\S+) (\d+)", p.stdout, re.M):
             samples.setdefault(name, []).append(float(value))
     small = sorted(samples["ledger_1k"])[len(samples["ledger_1k"]) // 2]
     aims = {"ledger_1k": at_least(2e6), "ledger_100k": at_least(max(2e6, small / 3)),
-            "ledger_100k_one": at_least(max(2e6, small / 3))}
+            "ledger_100k_one": at_least(2e6)}  # the worst case: all on one component
     for name, values in samples.items():
         report.figure(name, values, "decisions/s", aims[name], {} if name == "ledger_1k" else
                       {"ledger_1k": (samples["ledger_1k"], "decisions/s")}, digits=0,
