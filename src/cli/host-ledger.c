@@ -192,9 +192,10 @@ int host_reserve(const struct arguments *a)
                 if (strcmp(host_text(verdict, "outcome"), "never") == 0 && status == EXIT_NOT_NOW)
                         status = EXIT_NEVER;
         }
+        bool granted = status == EXIT_OK; /* that sentence begins with the word */
         if (!host_json(a, verdict))
-                (void)fprintf(status == EXIT_OK ? stdout : stderr, "%s: %s: %s\n",
-                              host_text(verdict, "request"), host_text(verdict, "outcome"),
+                (void)fprintf(granted ? stdout : stderr, "%s: %s%s%s\n", host_text(verdict, "request"),
+                              granted ? "" : host_text(verdict, "outcome"), granted ? "" : ": ",
                               host_text(verdict, "sentence"));
         json_decref(verdict);
         return status;

@@ -168,6 +168,27 @@ static void test_main(void)
         g_assert_cmpint(ran, ==, 1);
 }
 
+/* What an error message points at must exist: "see 'mete help vm'". */
+static void test_group(void)
+{
+        char *help[] = {(char *)"mete", (char *)"help", (char *)"vm", NULL};
+        char *option[] = {(char *)"mete", (char *)"vm", (char *)"--help", NULL};
+        char *nothing[] = {(char *)"mete", (char *)"vm", NULL};
+        char *half[] = {(char *)"mete", (char *)"help", (char *)"v", NULL};
+
+        if (g_test_subprocess()) {
+                g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 3, help), ==, EXIT_OK);
+                g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 3, option), ==, EXIT_OK);
+                g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 2, nothing), ==, EXIT_USAGE);
+                g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 3, half), ==, EXIT_USAGE);
+                return;
+        }
+        g_test_trap_subprocess(NULL, 0, 0);
+        g_test_trap_assert_passed();
+        g_test_trap_assert_stdout("*mete vm create NAME*Define a VM*mete vm create NAME*Define a VM*");
+        g_test_trap_assert_stderr("*'mete help vm' lists them*no such verb: v\n*");
+}
+
 static void test_exits(void)
 {
         /* every reason has a status that the table explains, and none of them is success */
@@ -191,6 +212,7 @@ int main(int argc, char **argv)
         g_test_add_func("/cli/verb/too-many-options", test_too_many_options);
         g_test_add_func("/cli/verb/first-table-wins", test_first_table_wins);
         g_test_add_func("/cli/verb/main", test_main);
+        g_test_add_func("/cli/verb/group", test_group);
         g_test_add_func("/cli/exit/every-reason", test_exits);
         return g_test_run();
 }

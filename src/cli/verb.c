@@ -190,6 +190,27 @@ void verb_help(FILE *out, const struct verb_table *tables, size_t n_tables)
         (void)fputs("\n'mete VERB --help' says more; the manual is mete(1).\n", out);
 }
 
+/* Verbs of two words by their first, such as vm: how many there are; listed if out is not NULL. */
+static size_t verb_help_group(FILE *out, const struct verb_table *tables, size_t n_tables, const char *word)
+{
+        size_t length = strlen(word);
+        size_t n = 0;
+
+        for (size_t t = 0; t < n_tables; t++) {
+                for (size_t i = 0; i < tables[t].n; i++) {
+                        const struct verb *verb = &tables[t].verbs[i];
+                        if (length == 0 || strncmp(verb->words, word, length) != 0 ||
+                            verb->words[length] != ' ')
+                                continue;
+                        n++;
+                        if (out != NULL)
+                                (void)fprintf(out, "mete %s %s\n        %s\n", verb->words, verb->operands,
+                                              verb->summary);
+                }
+        }
+        return n;
+}
+
 /* The tables as JSON, for tools/gen-man. Their texts hold no control characters; quotes are escaped. */
 static void dump_text(const char *name, const char *text, const char *end)
 {
@@ -259,6 +280,8 @@ int verb_main(const struct verb_table *tables, size_t n_tables, int argc, char *
                 int words = 0;
                 const struct verb *verb =
                         argc > 2 ? verb_find(tables, n_tables, argc - 2, argv + 2, &words) : NULL;
+                if (argc == 3 && verb == NULL && verb_help_group(stdout, tables, n_tables, argv[2]) > 0)
+                        return EXIT_OK;
                 if (argc > 2 && verb == NULL) {
                         (void)fprintf(stderr, "mete help: no such verb: %s\n", argv[2]);
                         return EXIT_USAGE;
@@ -283,11 +306,20 @@ int verb_main(const struct verb_table *tables, size_t n_tables, int argc, char *
         }
         int r = arguments_parse(tables, n_tables, argc, argv, &a, &err);
         if (r == -ENOENT) {
-                (void)fprintf(stderr, "mete: %s; 'mete help' lists them\n", err.sentence);
+                bool group = verb_help_group(NULL, tables, n_tables, first) > 0;
+                if (group && argc == 3 && strcmp(argv[2], "--help") == 0) {
+                        (void)verb_help_group(stdout, tables, n_tables, first);
+                        return EXIT_OK;
+                }
+                (void)fprintf(stderr, "mete: %s; 'mete help%s%s' lists them\n", err.sentence,
+                              group ? " " : "", group ? first : "");
                 return EXIT_USAGE;
         }
         if (r < 0) {
-                (void)fprintf(stderr, "mete: %s; see 'mete help %s'\n", err.sentence, first);
+                int words = 0;
+                const struct verb *verb = verb_find(tables, n_tables, argc - 1, argv + 1, &words);
+                const char *name = verb != NULL ? verb->words : first;
+                (void)fprintf(stderr, "mete %s: %s; see 'mete help %s'\n", name, err.sentence, name);
                 return EXIT_USAGE;
         }
         if (arguments_option(&a, "--help") != NULL) {

@@ -287,6 +287,10 @@ int main(int argc, char **argv)
                         return 64;
                 }
         }
+        if (optind < argc) {
+                (void)fprintf(stderr, "meted: takes no arguments (see --help)\n");
+                return 64;
+        }
         log_init("meted", level);
         struct meted *m = g_new0(struct meted, 1);
         struct err err = {0};
