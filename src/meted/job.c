@@ -169,10 +169,26 @@ static void add_each(struct job *j, const struct request *r, bool cpu, enum step
         }
 }
 
+/* Asked for again, as after a transaction that failed, while it is under way or waits for its next try. */
+static bool is_under_way(const struct machine *v, uint64_t serial, bool up)
+{
+        for (const GList *l = v->jobs.head; l; l = l->next) {
+                const struct job *j = l->data;
+                if (j->serial == serial && j->is_up == up)
+                        return true;
+        }
+        for (const GList *l = v->retries; l && !up; l = l->next)
+                if (((const struct retry *)l->data)->serial == serial)
+                        return true;
+        return false;
+}
+
 void job_activate(struct meted *m, const struct request *r)
 {
         struct machine *v = machine_find(m, r->vm);
         assert(v); /* requests of VMs that are not defined are not restored */
+        if (is_under_way(v, r->serial, true))
+                return;
         struct job *j = job_new(v, r, true);
         if (j->is_vm) {
                 add(j, STEP_LAUNCH, NULL);
@@ -220,6 +236,8 @@ void job_deactivate(struct meted *m, const struct request *r)
 {
         struct machine *v = machine_find(m, r->vm);
         assert(v);
+        if (is_under_way(v, r->serial, false))
+                return;
         struct job *j = job_new(v, r, false);
         if (j->is_vm) {
                 add(j, STEP_KILL, NULL);
