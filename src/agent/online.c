@@ -46,6 +46,9 @@ static int write_text(const struct online *o, const char *text, const char *fmt,
         __attribute__((format(printf, 3, 4)));
 
 static int open_at(const struct online *o, int flags, const char *fmt, va_list ap)
+        __attribute__((format(printf, 3, 0)));
+
+static int open_at(const struct online *o, int flags, const char *fmt, va_list ap)
 {
         char path[512];
         size_t n = (size_t)snprintf(path, sizeof(path), "%s/", o->sys);
