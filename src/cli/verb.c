@@ -304,19 +304,19 @@ int verb_main(const struct verb_table *tables, size_t n_tables, int argc, char *
                 verb_help(stderr, tables, n_tables);
                 return EXIT_USAGE;
         }
+        int words = 0;
+        if (argc == 3 && strcmp(argv[2], "--help") == 0 &&
+            verb_find(tables, n_tables, argc - 1, argv + 1, &words) == NULL &&
+            verb_help_group(stdout, tables, n_tables, first) > 0)
+                return EXIT_OK;
         int r = arguments_parse(tables, n_tables, argc, argv, &a, &err);
         if (r == -ENOENT) {
                 bool group = verb_help_group(NULL, tables, n_tables, first) > 0;
-                if (group && argc == 3 && strcmp(argv[2], "--help") == 0) {
-                        (void)verb_help_group(stdout, tables, n_tables, first);
-                        return EXIT_OK;
-                }
                 (void)fprintf(stderr, "mete: %s; 'mete help%s%s' lists them\n", err.sentence,
                               group ? " " : "", group ? first : "");
                 return EXIT_USAGE;
         }
         if (r < 0) {
-                int words = 0;
                 const struct verb *verb = verb_find(tables, n_tables, argc - 1, argv + 1, &words);
                 const char *name = verb != NULL ? verb->words : first;
                 (void)fprintf(stderr, "mete %s: %s; see 'mete help %s'\n", name, err.sentence, name);
