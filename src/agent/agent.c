@@ -78,7 +78,7 @@ static void on_synced(void *arg, const struct api_guest_synced *synced)
                         desk_taken(row, REASON_STALE, "the host no longer has it");
         }
         for (size_t i = 0; i < a->table.n; i++)
-                desk_pursue(a->table.rows[i]);
+                desk_pursue_now(a->table.rows[i]);
 }
 
 static void on_lost(void *arg, const struct err *err)

@@ -36,6 +36,7 @@ void desk_request(void *arg, const struct app *app, struct rpc_call *call, const
 void desk_row_begin(struct agent *a, struct row *row); /* timers and watches of a row that was read back */
 void desk_row_end(struct row *row);                    /* lets go of them */
 void desk_pursue(struct row *row);                     /* sends what is due */
+void desk_pursue_now(struct row *row);                 /* also what waits to be sent again */
 void desk_give_back(struct row *row, enum api_release_cause cause, enum reason reason, const char *sentence);
 void desk_taken(struct row *row, enum reason reason, const char *sentence);
 void desk_changed(struct agent *a); /* a row is dirty: written before anything of this turn is sent */

@@ -360,12 +360,12 @@ const char *channel_problem(const struct channel *c)
         return c->problem.sentence;
 }
 
-int channel_call(struct channel *c, enum api_guest_method method, json_t *params, rpc_done_fn *cb, void *arg,
-                 struct err *err)
+int channel_call(struct channel *c, enum api_guest_method method, json_t *params, int64_t timeout_ms,
+                 rpc_done_fn *cb, void *arg, struct err *err)
 {
         if (c->state != CHANNEL_READY) {
                 json_decref(params);
                 return err_set(err, REASON_PEER_LOST, ENOTCONN, "%s", c->problem.sentence);
         }
-        return rpc_call(c->rpc, api_guest_methods[method].name, params, 0, cb, arg, err);
+        return rpc_call(c->rpc, api_guest_methods[method].name, params, timeout_ms, cb, arg, err);
 }

@@ -27,8 +27,8 @@ void channel_free(struct channel *c); /* calls that wait are answered with REASO
 bool channel_is_ready(const struct channel *c);
 const char *channel_vm(const struct channel *c);      /* "" until the host has said it */
 const char *channel_problem(const struct channel *c); /* why it is not ready */
-/* As rpc_call(), without a deadline. REASON_PEER_LOST where it is not ready. */
-int channel_call(struct channel *c, enum api_guest_method method, json_t *params, rpc_done_fn *cb, void *arg,
-                 struct err *err);
+/* As rpc_call(). REASON_PEER_LOST where it is not ready. */
+int channel_call(struct channel *c, enum api_guest_method method, json_t *params, int64_t timeout_ms,
+                 rpc_done_fn *cb, void *arg, struct err *err);
 /* Inside a rpc_done_fn: whether this answer is none, because the connection ended. */
 bool channel_is_lost(const struct channel *c);

@@ -18,7 +18,13 @@
 #include "lib/id.h"
 #include "lib/need-text.h"
 
-enum { TIMEOUT_DEFAULT_MS = 60000, OFFER_GRACE_MS = 1000 };
+enum {
+        TIMEOUT_DEFAULT_MS = 60000,
+        OFFER_GRACE_MS = 1000,
+        RELEASE_ANSWER_MS = 30000, /* the host answers a release once it is recorded */
+        RELEASE_FIRST_MS = 100,
+        RELEASE_MAX_MS = 10000
+};
 
 /* A call whose answer is for a row, which may be gone by then. */
 struct asked {
@@ -118,6 +124,23 @@ static void finished(struct row *row)
         answer_done(row);
 }
 
+/* Only these two say that the host holds nothing for it any more. After every other error it may, so the row
+ * stays and the release is sent again: a lease that nobody knows of is never given back. */
+static bool is_over(const struct err *err)
+{
+        return err == NULL || err->reason == REASON_NOT_FOUND || err->reason == REASON_STALE;
+}
+
+static void release_later(struct row *row)
+{
+        row->wait_ms = row->wait_ms == 0                   ? RELEASE_FIRST_MS
+                       : row->wait_ms * 2 < RELEASE_MAX_MS ? row->wait_ms * 2
+                                                           : RELEASE_MAX_MS;
+        row->is_waiting = true;
+        loop_timer_in(&row->timer, row->wait_ms);
+        answer_done(row); /* it is recorded here, and will be sent again */
+}
+
 static void on_released(void *arg, const json_t *result, const struct err *err)
 {
         struct asked *asked = arg;
@@ -131,8 +154,14 @@ static void on_released(void *arg, const json_t *result, const struct err *err)
                 answer_done(row); /* it is recorded here, and will be sent again */
                 return;
         }
-        if (err != NULL) /* the host knows nothing of it: then it holds nothing */
-                log_note("request %s: the host answers its release with: %s", row->id, err->sentence);
+        if (err != NULL && row->wait_ms == 0) /* once, however often it is tried */
+                log_note("request %s: the host answers its release with: %s (%s)", row->id, err->sentence,
+                         reason_name(err->reason));
+        if (!is_over(err) && row->state == ROW_RELEASING) {
+                (void)STR_COPY(row->problem, err->sentence);
+                release_later(row);
+                return;
+        }
         (void)row_step(row, ROW_EV_RELEASED, NULL);
         finished(row);
         desk_changed(a);
@@ -181,7 +210,9 @@ static void on_due(void *arg)
 {
         struct row *row = arg;
 
-        if (row->state == ROW_OFFERED)
+        if (row->state == ROW_RELEASING)
+                desk_pursue_now(row);
+        else if (row->state == ROW_OFFERED)
                 desk_give_back(row, API_RELEASE_CAUSE_DECLINED, REASON_TIMEOUT, "the offer has lapsed");
         else if (row->state == ROW_UNSENT || row->state == ROW_SENT || row->state == ROW_ACCEPTING)
                 desk_give_back(row, API_RELEASE_CAUSE_WITHDRAWN, REASON_TIMEOUT,
@@ -291,10 +322,13 @@ static void take_verdict(struct row *row, const json_t *result, const struct err
                 v.outcome = outcome_of(err->reason);
                 why = *err;
         } else if (api_verdict_parse(result, &v, &why) < 0 || strcmp(v.request, row->id) != 0) {
+                struct err detail = why;
                 (void)err_set(&why, REASON_INTERNAL, EPROTO, "the host's verdict is none of ours%s%s",
-                              why.reason ? ": " : "", why.sentence);
+                              detail.reason ? ": " : "", detail.sentence);
                 log_warn("request %s: %s", row->id, why.sentence);
-                v.outcome = API_OUTCOME_NOT_NOW;
+                if (was_asking) /* it may be a grant: what nobody here can use must not stay held there */
+                        desk_give_back(row, API_RELEASE_CAUSE_WITHDRAWN, REASON_INTERNAL, why.sentence);
+                return;
         }
         if (row_step(row, event_of(v.outcome), NULL) != 1 || !was_asking)
                 return; /* withdrawn meanwhile: its release is on the way */
@@ -357,7 +391,8 @@ static json_t *release_json(const struct row *row)
         return api_guest_release_emit(&q);
 }
 
-static bool call_host(struct row *row, enum api_guest_method method, json_t *params, rpc_done_fn *cb)
+static bool call_host(struct row *row, enum api_guest_method method, json_t *params, int64_t timeout_ms,
+                      rpc_done_fn *cb)
 {
         struct asked *asked = calloc(1, sizeof(*asked));
         struct err why = {0};
@@ -370,13 +405,21 @@ static bool call_host(struct row *row, enum api_guest_method method, json_t *par
         }
         asked->agent = row->agent;
         asked->serial = row->serial;
-        if (channel_call(row->agent->channel, method, params, cb, asked, &why) < 0) {
+        if (channel_call(row->agent->channel, method, params, timeout_ms, cb, asked, &why) < 0) {
                 free(asked);
                 (void)STR_COPY(row->problem, why.sentence);
                 return false;
         }
         row->problem[0] = '\0';
         return true;
+}
+
+static void send_release(struct row *row)
+{
+        row->is_releasing =
+                call_host(row, API_GUEST_RELEASE, release_json(row), RELEASE_ANSWER_MS, on_released);
+        if (!row->is_releasing)
+                release_later(row);
 }
 
 void desk_pursue(struct row *row)
@@ -395,11 +438,19 @@ void desk_pursue(struct row *row)
                 desk_changed(row->agent);
         }
         if (row->state == ROW_SENT && !row->is_asking)
-                row->is_asking = call_host(row, API_GUEST_RESERVE, reserve_json(row), on_verdict);
+                row->is_asking = call_host(row, API_GUEST_RESERVE, reserve_json(row), 0, on_verdict);
         else if (row->state == ROW_ACCEPTING && !row->is_asking)
-                row->is_asking = call_host(row, API_GUEST_ACCEPT, id_json(row), on_verdict);
-        else if (row->state == ROW_RELEASING && !row->is_releasing)
-                row->is_releasing = call_host(row, API_GUEST_RELEASE, release_json(row), on_released);
+                row->is_asking = call_host(row, API_GUEST_ACCEPT, id_json(row), 0, on_verdict);
+        else if (row->state == ROW_RELEASING && !row->is_releasing && !row->is_waiting)
+                send_release(row);
+}
+
+void desk_pursue_now(struct row *row)
+{
+        if (row->is_waiting)
+                loop_timer_cancel(&row->timer);
+        row->is_waiting = false;
+        desk_pursue(row);
 }
 
 /* ---- from applications ---- */

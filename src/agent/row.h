@@ -67,6 +67,8 @@ struct row {
         bool is_dirty;            /* the file is behind */
         bool is_asking;           /* a reserve or accept waits for the host's answer on this connection */
         bool is_releasing;        /* a release does */
+        bool is_waiting;          /* RELEASING: the timer sends the release again */
+        int64_t wait_ms;          /* how long it waited the last time; 0: it did not yet */
         struct waiters ask, done; /* applications that wait: for a verdict, for a release */
         struct loop_timer timer;
         int pidfd; /* -1: the process is gone, or the row finished */

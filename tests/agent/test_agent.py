@@ -232,6 +232,63 @@ def test_release_withdraws(world):
     assert other.answer(m) == {}
 
 
+@pytest.mark.parametrize("reason", ["busy", "timeout", "peer-lost", "internal", "invalid"])
+def test_a_release_that_fails_is_sent_again(world, reason):
+    app = world.up()
+    n = app.start("request", {"id": "r1", "needs": NEEDS})
+    world.host.grant(world.host.expect("reserve"))
+    app.answer(n)
+    n = app.start("release", {"id": "r1"})
+    world.host.refuse(world.host.expect("release"), reason, "not recorded")
+    assert app.answer(n) == {}  # it is recorded here, and will be sent
+    row = app.row("r1")
+    assert (row["state"], row["problem"]) == ("releasing", "not recorded")
+    for _ in range(2):
+        release = world.host.expect("release")
+        assert release["params"] == {"request": "r1", "cause": "released"}
+        world.host.refuse(release, reason)
+    world.host.answer(world.host.expect("release"))
+    wait_for("ended", lambda: app.row("r1")["state"] == "ended")
+    assert world.host.link.silent()
+    assert world.text().count("answers its release with") == 1
+
+
+def test_a_failed_release_is_sent_later_and_later(world):
+    app = world.up()
+    n = app.start("request", {"id": "r1", "needs": NEEDS})
+    world.host.grant(world.host.expect("reserve"))
+    app.answer(n)
+    world.host.hang_up()
+    app.call("release", {"id": "r1"})
+    world.host.greet()
+    tries, deadline = 0, time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        try:
+            message = world.host.link.receive(0.05)
+        except TimeoutError:
+            continue
+        tries += 1
+        world.host.refuse(message, "busy")
+    assert 1 <= tries <= 5  # at 0, 0.1, 0.3, 0.7 s
+    restart(world)  # another host, another try
+    world.host.greet()
+    world.host.answer(world.host.expect("release"))
+    wait_for("ended", lambda: world.app().row("r1")["state"] == "ended")
+
+
+@pytest.mark.parametrize("reason", ["not-found", "stale"])
+def test_a_release_of_what_the_host_does_not_have(world, reason):
+    app = world.up()
+    n = app.start("request", {"id": "r1", "needs": NEEDS})
+    world.host.grant(world.host.expect("reserve"))
+    app.answer(n)
+    n = app.start("release", {"id": "r1"})
+    world.host.refuse(world.host.expect("release"), reason)
+    assert app.answer(n) == {}
+    assert app.row("r1")["state"] == "ended"
+    assert world.host.link.silent(0.4)
+
+
 def test_the_host_ends_a_lease(world):
     app = world.up()
     child = world.child()
@@ -530,6 +587,9 @@ def test_a_host_that_lies(world):
         reserve = world.host.expect("reserve")
         world.host.answer(reserve, result)
         assert app.answer(n)["reason"] == "internal"
+        release = world.host.expect("release")  # it may have been a grant
+        assert release["params"] == {"request": f"r{i}", "cause": "withdrawn"}
+        world.host.answer(release)
     for junk in [b"garbage\n", b"[]\n", b"{}\n", b'{"jsonrpc":"2.0","id":99,"result":{}}\n', b"\0\n", b"x" * 70000 + b"\n"]:
         world.host.link.send_raw(junk)
     world.host.notify("ended", {"request": 5})
