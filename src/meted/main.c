@@ -20,18 +20,19 @@
 enum { HOUSEKEEPING_MS = 5000, CONSOLE_MAX_BYTES = 1 << 20 };
 enum { EXIT_CONFIG = 78 /* EX_CONFIG */, PROBE_MS = 20000, KEEPER_LIST_MS = 20000, LIST_RETRY_MS = 500 };
 
-static const char usage[] = "Usage: meted [--config PATH] [--check] [--verbose]\n"
-                            "The daemon of one mete hypervisor: ledger, VMs, negotiation with guests.\n"
-                            "\n"
-                            "  --config PATH  configuration, see mete.conf(5) (/etc/mete/mete.conf)\n"
-                            "  --check        read the configuration, say what is wrong with it, and end\n"
-                            "  --verbose      log more\n"
-                            "  --version      print the version\n"
-                            "  --help         this text\n"
-                            "\n"
-                            "Ends with 0 after SIGTERM, 64 for a wrong command line, 78 for a wrong "
-                            "configuration, 1 for anything\n"
-                            "else. VMs outlive it.\n";
+static const char usage[] =
+        "Usage: meted [--config PATH] [--check] [--verbose]\n"
+        "The daemon of one mete hypervisor: ledger, VMs, negotiation with guests.\n"
+        "\n"
+        "  --config PATH  configuration, see mete.conf(5) (/etc/mete/mete.conf)\n"
+        "  --check        say what is wrong with the configuration on this machine, and end\n"
+        "  --verbose      log more\n"
+        "  --version      print the version\n"
+        "  --help         this text\n"
+        "\n"
+        "Ends with 0 after SIGTERM, 64 for a wrong command line, 78 for a wrong "
+        "configuration, 1 for anything\n"
+        "else. VMs outlive it.\n";
 
 size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[8][128])
 {
@@ -171,9 +172,26 @@ static int read_inventory(struct meted *m, struct err *err)
                 o.text = source + 10;
         } else if (strcmp(source, "live") != 0) {
                 return err_set(err, REASON_INVALID, EINVAL,
-                               "[host] source: must be live, xml:PATH or synthetic:TEXT");
+                               "source: must be live, xml:PATH or synthetic:TEXT");
         }
         return inventory_read(&o, &m->inventory, err);
+}
+
+/* All that a configuration can be wrong in: also that it gives away what this machine does not have. Returns
+ * the exit status. */
+static int configure(struct meted *m, const char *path)
+{
+        struct err err = {0};
+        if (config_read(path, &m->config, &err)) {
+                log_error("%s", err.sentence);
+                return EXIT_CONFIG;
+        }
+        if (read_inventory(m, &err)) {
+                err_note(&err, "%s: [host]", path);
+                log_error("%s", err.sentence);
+                return err.reason == REASON_INTERNAL ? 1 : EXIT_CONFIG;
+        }
+        return 0;
 }
 
 static int make_dir(const char *path, mode_t mode, struct err *err)
@@ -188,9 +206,7 @@ static int start(struct meted *m, struct err *err)
 {
         char path[512];
         m->machines = g_ptr_array_new();
-        int bad = read_inventory(m, err);
-        if (!bad)
-                bad = make_dir(m->config.state_dir, 0700, err);
+        int bad = make_dir(m->config.state_dir, 0700, err);
         if (!bad)
                 bad = make_dir(m->config.run_dir, 0711, err);
         if (bad)
@@ -294,15 +310,13 @@ int main(int argc, char **argv)
         log_init("meted", level);
         struct meted *m = g_new0(struct meted, 1);
         struct err err = {0};
-        if (config_read(path, &m->config, &err)) {
-                log_error("%s", err.sentence);
-                g_free(m);
-                return EXIT_CONFIG;
-        }
-        if (check) {
+        int status = configure(m, path);
+        if (!status && check)
                 (void)printf("%s: good\n", path);
+        if (status || check) {
+                inventory_done(&m->inventory);
                 g_free(m);
-                return 0;
+                return status;
         }
         (void)signal(SIGPIPE, SIG_IGN);
         (void)umask(0077); /* the store is nobody else's to read */

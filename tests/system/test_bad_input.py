@@ -11,7 +11,7 @@ import time
 
 import pytest
 from app import App, AppError
-from host import Host, wait_for
+from host import ROOT, Host, wait_for
 
 PORT = "/dev/virtio-ports/org.mete.agent.0"
 DEEP = '{"a":' * 64 + "1" + "}" * 64
@@ -346,6 +346,31 @@ def test_bad_configuration(host, text, word):
         f.write(text)
     status, said = run_meted(host, path)
     assert status == 78 and word in said and path in said, said
+
+
+@pytest.mark.parametrize("config, arguments, status, word", [
+    ("[host]\ncpus=0-999\n", ["--check"], 78, "cpus=0-999"),
+    ("[host]\ncpus=0-999\n", [], 78, "cpus=0-999"),
+    ("[host]\nmemory=900T\n", ["--check"], 78, "memory"),
+    ("[host]\nmemory=900T\n", [], 78, "memory"),
+    ("[host]\nsource=elsewhere\n", ["--check"], 78, "source"),
+    ("[host]\nsource=synthetic:nonsense\n", ["--check"], 78, "[host]"),
+    ("[host]\nsource=xml:/none\n", ["--check"], 78, "/none"),
+    ("[host]\nsource=synthetic:numa:1 core:4 pu:1\ncpus=0-3\nmemory=64M\n", ["--check"], 0, "good"),
+    ("", ["--check"], 0, "good"),
+    ("", ["--chekc"], 64, "--check"),
+    ("", ["more"], 64, "no arguments"),
+    (None, ["--check"], 78, "mete.conf"),
+])
+def test_what_is_checked(tmp_path, config, arguments, status, word):
+    """What --check finds good is what meted starts with, on this machine; a status for each kind of mistake."""
+    path = tmp_path / "mete.conf"
+    if config is not None:
+        path.write_text(config)
+    program = os.path.join(ROOT, os.environ.get("METE_BUILD") or "build/debug", "src/meted/meted")
+    p = subprocess.run([program, "--config", str(path), *arguments], capture_output=True, text=True, timeout=15)
+    assert p.returncode == status and word in p.stdout + p.stderr, (p.returncode, p.stdout, p.stderr)
+    assert status != 78 or str(path) in p.stderr
 
 
 def test_second_keeper(host, guest):
