@@ -547,13 +547,15 @@ int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, 
         int bad = needs_check(ask->needs, ask->n_needs, err);
         if (bad)
                 return bad;
-        if (ask->end_ms <= (ask->start_ms > now_ms ? ask->start_ms : now_ms))
-                return err_set(err, REASON_INVALID, EINVAL,
-                               "the end of the window must be behind its start, and behind now");
         hypervisor_tick(h, now_ms); /* what has ended is on its way back before anything new is given away */
         int known = ask_begin(h, ask, now_ms, ret_serial, &e, err);
         if (known)
                 return known < 0 ? known : 0;
+        if (ask->end_ms <= e->r.start_ms) { /* only of what is new: what has ended may be asked for again */
+                entry_free(e);
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "the end of the window must be behind its start, and behind now");
+        }
         if (e->vm) {
                 const struct entry *base = base_of(h, e->vm->shape.name);
                 if (!base || base->r.state != REQUEST_GRANTED) {

@@ -511,6 +511,15 @@ static void test_window(void)
         hypervisor_tick(w.h, w.now);
         turn(&w);
         g_assert_cmpint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
+        /* Its window is over: who asks again hears what became of it; for somebody new it is too late. */
+        unsigned answers = w.answers;
+        g_assert_cmpint(hypervisor_ask(w.h, &later, w.now, &serial, &err), ==, 0);
+        turn(&w);
+        g_assert_cmpuint(w.answers, ==, answers + 1);
+        g_assert_cmpint(get(&w, serial)->state, ==, REQUEST_ENDED);
+        later.id = "late";
+        g_assert_cmpint(hypervisor_ask(w.h, &later, w.now, &serial, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_INVALID);
         world_done(&w);
 }
 
