@@ -100,8 +100,10 @@ static void answer_vm_created(struct meted *m, void *call, const struct request 
         struct pending *p = call;
         struct machine *v = machine_find(m, p->vm);
         (void)r;
-        if (err && v)
+        if (err && v && v->is_new)
                 machine_remove(v); /* the hypervisor is made anew from what is recorded */
+        if (!err && v)
+                v->is_new = false;
         if (err)
                 refuse(p->req, err);
         else if (v)
@@ -124,16 +126,19 @@ static void do_vm_create(struct meted *m, struct http_request *req, const json_t
         if (bad) {
                 refuse(req, &err);
         } else if (v) {
-                if (vm_definition_answers(&v->definition, in, share))
-                        reply_vm(req, v); /* the same request sent again */
+                if (vm_definition_answers(&v->definition, in, share, &err))
+                        refuse(req, &err);
+                else if (v->is_new) /* the same request sent again, and the first one is not recorded yet */
+                        meted_wait(m, 0, WAIT_COMMIT, answer_vm_created, pending_new(m, req, in->name));
                 else
-                        refuse_with(req, REASON_BUSY, "a VM of that name is defined already, in another way");
+                        reply_vm(req, v);
         } else {
                 struct vm_shape shape;
                 char *record = NULL;
                 bad = vm_definition_make(in, share, &m->probe, d, &err);
                 if (!bad) {
                         v = machine_add(m, d, machine_free_uid_slot(m));
+                        v->is_new = true;
                         machine_shape(v, &shape);
                         bad = hypervisor_vm_fits(m->hv, &shape, &err);
                         if (!bad)
@@ -166,8 +171,12 @@ static void do_vm_create(struct meted *m, struct http_request *req, const json_t
 static void answer_vm_deleted(struct meted *m, void *call, const struct request *r, const struct err *err)
 {
         struct pending *p = call;
+        struct machine *v = machine_find(m, p->vm);
         struct err bad = {0};
         (void)r;
+        if (err && v)
+                machine_remove(
+                        v); /* another of that name, made in the same turn: it is not recorded either */
         if (err && p->record && machine_load(p->vm, p->record, m, &bad))
                 log_error("VM %s: %s", p->vm, bad.sentence);
         if (err)
@@ -192,7 +201,7 @@ static void do_vm_delete(struct meted *m, struct http_request *req, struct machi
                 return;
         }
         machine_note(v, name, "deleted", "its definition is gone");
-        char *record = machine_record(v);
+        char *record = v->is_new ? NULL : machine_record(v);
         machine_remove(v);
         struct pending *p = pending_new(m, req, name);
         p->record = record;
@@ -278,7 +287,7 @@ static void do_vm_stop(struct meted *m, struct http_request *req, struct machine
         }
         struct pending *p = pending_new(m, req, v->definition.name);
         loop_timer_in(&p->late, in.has_timeout_ms ? in.timeout_ms : 30000);
-        meted_wait(m, base->serial, WAIT_END, answer_vm, p);
+        meted_wait(m, base->serial, WAIT_STOP, answer_vm, p);
 }
 
 static void do_vm_kill(struct meted *m, struct http_request *req, struct machine *v)

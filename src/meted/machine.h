@@ -17,6 +17,7 @@ struct job;
 struct machine {
         struct meted *m;
         struct api_vm_definition definition;
+        bool is_new;   /* its definition is not recorded yet */
         int uid_slot;  /* which of the keeper's uids it has; kept in the store */
         struct vm *vm; /* NULL: no connection to a VMM */
         pid_t pid;     /* 0: no VMM that we know of */

@@ -151,24 +151,53 @@ int vm_definition_make(const struct api_vm_create *wish, int64_t share_milli,
         return 0;
 }
 
-static bool same_text(bool has_a, const char *a, bool has_b, const char *b)
+static int differs(const char *vm, const char *field, const char *is, const char *wished, struct err *err)
 {
-        return has_a == has_b && (!has_a || strcmp(a, b) == 0);
+        return err_set(err, REASON_INVALID, EEXIST,
+                       "a VM is called %s already, with another %s: %.40s, not %.40s", vm, field, is, wished);
 }
 
-bool vm_definition_answers(const struct api_vm_definition *d, const struct api_vm_create *wish,
-                           int64_t share_milli)
+int vm_definition_answers(const struct api_vm_definition *d, const struct api_vm_create *wish,
+                          int64_t share_milli, struct err *err)
 {
         struct api_vm_definition w = {0};
-        if (make_machine(wish, share_milli, &w, NULL) < 0)
-                return false;
-        return strcmp(d->name, w.name) == 0 && d->cpus == w.cpus && d->cpus_max == w.cpus_max &&
-               d->share_milli == w.share_milli && d->memory_bytes == w.memory_bytes &&
-               d->memory_max_bytes == w.memory_max_bytes &&
-               same_text(d->has_kernel, d->kernel, w.has_kernel, w.kernel) &&
-               same_text(d->has_initrd, d->initrd, w.has_initrd, w.initrd) &&
-               same_text(d->has_append, d->append, w.has_append, w.append) &&
-               same_text(d->has_disk, d->disk, w.has_disk, w.disk);
+        int r = make_machine(wish, share_milli, &w, err);
+        if (r < 0)
+                return r;
+        const struct {
+                const char *name;
+                int64_t is, wished;
+        } numbers[] = {
+                {"cpus",             d->cpus,             w.cpus            },
+                {"cpus_max",         d->cpus_max,         w.cpus_max        },
+                {"share_milli",      d->share_milli,      w.share_milli     },
+                {"memory_bytes",     d->memory_bytes,     w.memory_bytes    },
+                {"memory_max_bytes", d->memory_max_bytes, w.memory_max_bytes},
+        };
+        const struct {
+                const char *name;
+                const char *is, *wished; /* NULL: none */
+        } texts[] = {
+                {"kernel", d->has_kernel ? d->kernel : NULL, w.has_kernel ? w.kernel : NULL},
+                {"initrd", d->has_initrd ? d->initrd : NULL, w.has_initrd ? w.initrd : NULL},
+                {"append", d->has_append ? d->append : NULL, w.has_append ? w.append : NULL},
+                {"disk",   d->has_disk ? d->disk : NULL,     w.has_disk ? w.disk : NULL    },
+        };
+        for (size_t i = 0; i < ARRAY_N(numbers); i++) {
+                char is[24], wished[24];
+                if (numbers[i].is == numbers[i].wished)
+                        continue;
+                snprintf(is, sizeof(is), "%jd", (intmax_t)numbers[i].is);
+                snprintf(wished, sizeof(wished), "%jd", (intmax_t)numbers[i].wished);
+                return differs(d->name, numbers[i].name, is, wished, err);
+        }
+        for (size_t i = 0; i < ARRAY_N(texts); i++) {
+                const char *is = texts[i].is ? texts[i].is : "none";
+                const char *wished = texts[i].wished ? texts[i].wished : "none";
+                if (!texts[i].is != !texts[i].wished || strcmp(is, wished) != 0)
+                        return differs(d->name, texts[i].name, is, wished, err);
+        }
+        return 0;
 }
 
 static bool is_uuid(const char *s)

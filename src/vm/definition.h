@@ -18,9 +18,10 @@ enum { VM_CPUS_MAX = 64, VM_DIMMS_MAX = 64, VM_NUMA_NODE = 0 };
  * where the wish does not say. *ret untouched on failure. */
 int vm_definition_make(const struct api_vm_create *wish, int64_t share_milli,
                        const struct api_qemu_probe *probe, struct api_vm_definition *ret, struct err *err);
-/* Whether this wish would have made this definition: the same request sent again. */
-bool vm_definition_answers(const struct api_vm_definition *d, const struct api_vm_create *wish,
-                           int64_t share_milli);
+/* 0: this wish would have made this definition, it is the same request sent again. Else REASON_INVALID; *err
+ * names the first field in which they differ. */
+int vm_definition_answers(const struct api_vm_definition *d, const struct api_vm_create *wish,
+                          int64_t share_milli, struct err *err);
 /* Units of memory above the base. */
 int64_t vm_definition_growth_bytes(const struct api_vm_definition *d);
 /* Amount rounded up to whole units; amounts above 2^53 stay as they are. */

@@ -96,26 +96,38 @@ static void test_refused(void)
         }
 }
 
+static void assert_differs(const struct api_vm_definition *d, const struct api_vm_create *wish, int64_t share,
+                           const char *says)
+{
+        struct err err = {0};
+        g_assert_cmpint(vm_definition_answers(d, wish, share, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_INVALID);
+        g_assert_nonnull(strstr(err.sentence, says));
+}
+
 static void test_answers(void)
 {
+        struct err err = {0};
         struct api_qemu_probe probe = sample_probe();
         struct api_vm_create wish = sample_wish(), other;
         struct api_vm_definition d;
         g_assert_cmpint(vm_definition_make(&wish, 1000, &probe, &d, NULL), ==, 0);
-        g_assert_true(vm_definition_answers(&d, &wish, 1000));
-        g_assert_false(vm_definition_answers(&d, &wish,
-                                             500)); /* the default has changed, and it had none of its own */
+        g_assert_cmpint(vm_definition_answers(&d, &wish, 1000, &err), ==, 0);
+        assert_differs(&d, &wish, 500, "another share_milli: 1000, not 500"); /* the default has changed */
         other = wish;
         other.memory_bytes -= 5; /* rounds to the same */
-        g_assert_true(vm_definition_answers(&d, &other, 1000));
+        g_assert_cmpint(vm_definition_answers(&d, &other, 1000, &err), ==, 0);
         other.cpus_max++;
-        g_assert_false(vm_definition_answers(&d, &other, 1000));
+        assert_differs(&d, &other, 1000, "another cpus_max");
         other = wish;
         other.has_append = false;
-        g_assert_false(vm_definition_answers(&d, &other, 1000));
+        assert_differs(&d, &other, 1000, "not none");
         other = wish;
         STR_COPY(other.kernel, "another");
-        g_assert_false(vm_definition_answers(&d, &other, 1000));
+        assert_differs(&d, &other, 1000, "another kernel");
+        other = wish;
+        other.cpus_max = other.cpus - 1; /* could not have been made at all */
+        assert_differs(&d, &other, 1000, "cpus_max: must be at least");
 }
 
 static void test_round_trip(void)
