@@ -31,6 +31,7 @@ enum wait_for {
         WAIT_VERDICT = 1,
         WAIT_RELEASE,
         WAIT_END,
+        WAIT_STOP,  /* the same, for whom nothing was decided: its guest was asked to power down */
         WAIT_COMMIT /* serial 0: what was written to the store */
 };
 struct waiter {

@@ -65,36 +65,101 @@ void meted_unwait(struct meted *m, const void *call)
         }
 }
 
-/* For whom a turn that could not be recorded changes nothing: what they wait for is recorded, and will be
- * reported once it is asked for again (on_mend()). Anybody else's decision may have been dropped. */
-static bool waits_on(const struct meted *m, const struct waiter *w)
+static void answer_one(struct meted *m, struct waiter *w, const struct err *err)
 {
-        const struct request *r = hypervisor_request(m->hv, w->serial);
-        return r && ((w->what == WAIT_VERDICT && r->state == REQUEST_ACTIVATING) ||
-                     (w->what == WAIT_END && r->state == REQUEST_RELEASING));
+        const struct request *r = err ? NULL : hypervisor_request(m->hv, w->serial);
+        struct err gone = {0};
+        if (!r && !err && w->what != WAIT_COMMIT)
+                (void)err_set(&gone, REASON_STALE, ESTALE, "this request is no longer remembered");
+        w->answer(m, w->call, r, err ? err : gone.code ? &gone : NULL);
+        g_free(w);
 }
 
-/* what 0: everyone; all: also those who still get what they wait for. */
-static void answer_waiters(struct meted *m, uint64_t serial, enum wait_for what, bool all,
-                           const struct err *err)
+/* Takes those out of the list whom fn chooses. */
+static GList *take_waiters(struct meted *m,
+                           bool (*fn)(const struct meted *m, const struct waiter *w, const void *arg),
+                           const void *arg)
 {
         GList *mine = NULL, *next;
         for (GList *l = m->waiters; l; l = next) {
-                struct waiter *w = l->data;
                 next = l->next;
-                if (what ? w->serial != serial || w->what != what : !all && waits_on(m, w))
+                if (!fn(m, l->data, arg))
                         continue;
                 m->waiters = g_list_remove_link(m->waiters, l);
                 mine = g_list_concat(mine, l);
         }
+        return mine;
+}
+
+static bool is_same(const struct meted *m, const struct waiter *w, const void *arg)
+{
+        const struct waiter *wanted = arg;
+        (void)m;
+        return !wanted->what || (w->serial == wanted->serial && w->what == wanted->what);
+}
+
+/* what 0: everyone. */
+static void answer_waiters(struct meted *m, uint64_t serial, enum wait_for what, const struct err *err)
+{
+        const struct waiter wanted = {.serial = serial, .what = what};
+        GList *mine = take_waiters(m, is_same, &wanted);
+        for (GList *l = mine; l; l = l->next)
+                answer_one(m, l->data, err);
+        g_list_free(mine);
+}
+
+/* ---- after a turn that could not be recorded ---- */
+
+/* What it waits for is under way as the store has it, and will be reported once it is asked for again
+ * (on_mend()): the failure of this turn is not its failure. */
+static bool waits_on(const struct waiter *w, const struct request *r)
+{
+        switch (w->what) {
+        case WAIT_VERDICT:
+                return r->state == REQUEST_ACTIVATING;
+        case WAIT_END:
+                return r->state == REQUEST_RELEASING;
+        case WAIT_STOP:
+                return request_is_live(r);
+        case WAIT_RELEASE:
+        case WAIT_COMMIT:
+                break;
+        }
+        return false;
+}
+
+/* What it waits for was recorded in an earlier turn: it asked again. */
+static bool has_happened(const struct waiter *w, const struct request *r)
+{
+        switch (w->what) {
+        case WAIT_VERDICT:
+                return r->state != REQUEST_ACTIVATING && r->state != REQUEST_OFFERED;
+        case WAIT_RELEASE:
+                return r->state == REQUEST_RELEASING || request_is_final(r);
+        case WAIT_END:
+        case WAIT_STOP:
+                return request_is_final(r);
+        case WAIT_COMMIT:
+                break;
+        }
+        return false;
+}
+
+static bool is_concerned(const struct meted *m, const struct waiter *w, const void *arg)
+{
+        const struct request *r = hypervisor_request(m->hv, w->serial);
+        (void)arg;
+        return !r || !waits_on(w, r);
+}
+
+/* The hypervisor is again what the store says. Each hears what became of what it asked for. */
+static void answer_after_failure(struct meted *m, const struct err *err)
+{
+        GList *mine = take_waiters(m, is_concerned, NULL);
         for (GList *l = mine; l; l = l->next) {
                 struct waiter *w = l->data;
-                const struct request *r = err ? NULL : hypervisor_request(m->hv, w->serial);
-                struct err gone = {0};
-                if (!r && !err && w->what != WAIT_COMMIT)
-                        (void)err_set(&gone, REASON_STALE, ESTALE, "this request is no longer remembered");
-                w->answer(m, w->call, r, err ? err : gone.code ? &gone : NULL);
-                g_free(w);
+                const struct request *r = hypervisor_request(m->hv, w->serial);
+                answer_one(m, w, r && has_happened(w, r) ? NULL : err);
         }
         g_list_free(mine);
 }
@@ -151,13 +216,13 @@ static void broken(struct meted *m, const struct err *why)
         store_rollback(m->store);
         g_array_set_size(m->after, 0);
         struct err bad = {0};
-        answer_waiters(m, 0, WAIT_COMMIT, true, &err); /* those who defined or removed a VM take that back */
+        answer_waiters(m, 0, WAIT_COMMIT, &err); /* those who defined or removed a VM take that back */
         if (meted_load(m, &bad)) {
                 /* Without a true picture there is nothing sound to go on with; VMs outlive us. */
                 log_error("the store cannot be read either: %s; stopping", bad.sentence);
                 loop_quit();
         }
-        answer_waiters(m, 0, 0, false, &err);
+        answer_after_failure(m, &err);
         loop_timer_in(&m->mend, MEND_MS);
 }
 
@@ -222,13 +287,14 @@ static void carry_out(struct meted *m, const struct effect *f)
         case EFFECT_ANSWER:
                 if (r)
                         m->counters.verdicts[r->outcome]++;
-                answer_waiters(m, f->serial, WAIT_VERDICT, true, NULL);
+                answer_waiters(m, f->serial, WAIT_VERDICT, NULL);
                 break;
         case EFFECT_RELEASED:
-                answer_waiters(m, f->serial, WAIT_RELEASE, true, NULL);
+                answer_waiters(m, f->serial, WAIT_RELEASE, NULL);
                 break;
         case EFFECT_ENDED:
-                answer_waiters(m, f->serial, WAIT_END, true, NULL);
+                answer_waiters(m, f->serial, WAIT_END, NULL);
+                answer_waiters(m, f->serial, WAIT_STOP, NULL);
                 break;
         case EFFECT_ACTIVATE:
                 crash_point("activate");
@@ -261,7 +327,7 @@ static void carry_out_all(struct meted *m)
         for (guint i = 0; i < now->len; i++)
                 carry_out(m, &g_array_index(now, struct effect, i));
         g_array_free(now, TRUE);
-        answer_waiters(m, 0, WAIT_COMMIT, true, NULL);
+        answer_waiters(m, 0, WAIT_COMMIT, NULL);
         events_publish(m);
         meted_changed(m);
 }
@@ -320,7 +386,7 @@ void turns_done(struct meted *m)
 {
         struct err err = {0};
         (void)err_set(&err, REASON_CANCELLED, ECANCELED, "meted stops");
-        answer_waiters(m, 0, 0, true, &err);
+        answer_waiters(m, 0, 0, &err);
         loop_turn_cancel(&m->commit);
         loop_timer_cancel(&m->tick);
         loop_timer_cancel(&m->mend);

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 from host import ROOT, Host, wait_for
 
@@ -87,6 +88,97 @@ def test_verdict_is_not_taken_back(image):
             os.kill(host.keeper.pid, signal.SIGCONT)
         asker.join(30)
         assert answers[0][0] == 200 and json.loads(answers[0][1])["state"] == "running", answers
+
+
+def in_one_turn(host, requests):
+    """What meted answers to requests that it finds waiting all at once, in their order: (status, body)."""
+    answers = [None] * len(requests)
+
+    def ask(i, request):
+        answers[i] = host.http(*request)
+    threads = [threading.Thread(target=ask, args=each) for each in enumerate(requests)]
+    os.kill(host.meted.pid, signal.SIGSTOP)
+    try:
+        for i, thread in enumerate(threads):
+            thread.start()
+            wait_for("it waits", lambda n=i + 1: waiting(host.socket) >= n)
+    finally:
+        os.kill(host.meted.pid, signal.SIGCONT)
+    for thread in threads:
+        thread.join(30)
+    return answers
+
+
+def waiting(path):
+    """How many connections to this socket nobody has accepted yet."""
+    with open("/proc/net/unix") as f:
+        return sum(fields[6:] == ["0", path] for fields in map(str.split, f))  # the accepted ones have an inode
+
+
+def test_create_again_before_it_is_recorded(image):
+    """The same VM defined twice at once: neither is told that it is there unless it is."""
+    create = ("POST", "/v1/vms", {"name": "x", "cpus": 1, "memory_bytes": 268435456})
+    with small_host() as host:
+        with full_disk(host):
+            for answers in in_one_turn(host, [create, create]), in_one_turn(host, [create, ("DELETE", "/v1/vms/x")]):
+                assert [a[0] for a in answers] == [503, 503], answers
+            assert host.http("GET", "/v1/vms/x")[0] == 404
+        wait_for("decisions can be recorded again", lambda: host.get("/health")["ok"], 20, 0.1)
+        answers = in_one_turn(host, [create, create])
+        assert [a[0] for a in answers] == [200, 200] and answers[0] == answers[1], answers
+        with full_disk(host):
+            other = ("POST", "/v1/vms", {"name": "x", "cpus": 1, "memory_bytes": 2 * 268435456})
+            assert [a[0] for a in in_one_turn(host, [("DELETE", "/v1/vms/x"), other])] == [503, 503]
+        assert host.http("GET", "/v1/vms/x") == answers[0]  # the one that was there
+        host.kill_meted()
+        host.start_meted()
+        assert host.http("GET", "/v1/vms/x") == answers[0]
+
+
+def test_create_of_another_by_that_name(image):
+    with small_host() as host:
+        again = ["vm", "create", "w", "--cpus=1", "--memory=256M", "--share=0.1", "--kernel=vmlinuz"]
+        assert host.mete(*again, "--append=console=ttyS0").returncode == 0
+        p = host.mete(*again, "--append=quiet", check=False)
+        assert p.returncode == 65 and "append: console=ttyS0, not quiet" in p.stderr, p.stderr
+        again[4] = "--memory=512M"
+        p = host.mete(*again, "--append=console=ttyS0", check=False)
+        assert p.returncode == 65 and "memory_bytes" in p.stderr, p.stderr
+
+
+def test_stop_hears_of_the_guest_alone(image):
+    """Who waits for a guest to power down is not told that somebody else's decision could not be recorded."""
+    with small_host() as host:
+        host.mete("vm", "start", "w")
+        answers = []
+        asker = threading.Thread(target=lambda: answers.append(host.http("POST", "/v1/vms/w/stop", {"timeout_ms": 60000})))
+        asker.start()
+        wait_for("it is asked", lambda: any(e["event"] == "stop-asked" for e in host.events("w")))
+        with full_disk(host):
+            asker.join(2)
+            assert not answers
+        # the guest has no init that could do it; this ends its VMM
+        os.kill(host.mete_json("vm", "show", "w")["pid"], signal.SIGKILL)
+        asker.join(30)
+        assert answers and answers[0][0] == 200 and json.loads(answers[0][1])["state"] == "stopped", answers
+
+
+def test_window_that_has_ended(image):
+    """Asked again with the same id, a reservation whose window is over says so; a new one for the past is refused."""
+    with Host(memory="1G") as host:
+        now = int(time.time() * 1000)
+        ask = {"id": "past", "needs": ["memory:128M"], "start_ms": now, "end_ms": now + 1500}
+        status, text = host.http("POST", "/v1/reservations", ask)
+        assert status == 200 and json.loads(text)["outcome"] == "granted", text
+        wait_for("it is over", lambda: not host.claims())
+        for _ in range(2):
+            status, text = host.http("POST", "/v1/reservations", ask)
+            verdict = json.loads(text)
+            assert status == 200 and (verdict["outcome"], verdict["reason"]) == ("never", "stale"), text
+            host.kill_meted()
+            host.start_meted()
+        status, text = host.http("POST", "/v1/reservations", {**ask, "id": "new"})
+        assert status == 400 and json.loads(text)["reason"] == "invalid", text
 
 
 def test_more_requests_than_an_agent_can_name(image):
