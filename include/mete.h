@@ -24,8 +24,10 @@
  * refusal is not a failure: it is a verdict.
  *     -EINVAL    invalid: an argument breaks a bound that is stated here; nothing was sent
  *     -ECHILD    invalid: the handle was made before fork(), in another process; open one of your own
- *     -EBUSY     busy: two threads use the handle at once, or METE_OPEN_MAX answers are outstanding
+ *     -EBUSY     busy: two threads use the handle at once, METE_OPEN_MAX answers are outstanding, or the
+ *                agent has too many connections, or too many of this user
  *     -ENOTCONN  peer-lost: the agent is gone; mete_reopen()
+ *     -ETIMEDOUT timeout: whoever listens there does not answer; what was asked may still be answered later
  *     -ENOMEM    internal
  *     others     what the agent said: the reason tells, the errno only resembles it
  *
@@ -121,17 +123,19 @@ struct mete; /* a connection to the agent */
 /* ---- opening ---- */
 
 /* Connects to the agent's socket; NULL: $METE_SOCKET, or else /run/mete/agent.sock. Does not wait.
- * peer-lost: no agent there. busy: it has too many connections, or too many of yours. denied. invalid: the
- * path is too long. Give the handle back with mete_close(). */
+ * peer-lost: no agent there. busy: it has no time to take connections. denied. invalid: the path is too long.
+ * Where it has too many connections, or too many of this user, the first call that waits says so: busy. Give
+ * the handle back with mete_close(). */
 int mete_open(const char *socket_path, struct mete **ret, struct mete_error *err);
 /* NULL is allowed. Outstanding requests are not withdrawn, leases are not released. */
 void mete_close(struct mete *m);
 /* Connects again after -ENOTCONN or METE_EVENT_LOST, and asks again for every answer that is outstanding; the
  * same ids make that safe. Does not wait. mete_fd() may be another one then. 0 also where nothing was lost.
- * Blocking calls do so themselves, for up to 10 s. */
+ * Blocking calls do so themselves, later and later, for up to 10 s, and not past their deadline; a connection
+ * that is lost again and again counts as one that is gone. */
 int mete_reopen(struct mete *m, struct mete_error *err);
 
-/* What the agent is. Blocks. Give back with mete_about_free(). */
+/* What the agent is. Blocks, for 5 s at most. Give back with mete_about_free(). */
 struct mete_about {
         char agent[32]; /* version of its software */
         char vm[64];    /* name of this machine, "" until the host has said it */
@@ -145,7 +149,8 @@ void mete_about_free(struct mete_about *about);
 
 /* Asks for 1 to METE_NEEDS_MAX needs, all of them or none: KIND:AMOUNT[..AMOUNT][,PARAMETER...], such as
  * cpu:2,share>=0.9  cpu:1,exclusive  memory:512M..2G  (the manual mete(1) lists them). Returns the outcome, a
- * positive number, and the verdict, which ret_verdict NULL leaves out. options NULL: METE_OPTIONS_INIT.
+ * positive number, and the verdict, which ret_verdict NULL leaves out. options NULL: METE_OPTIONS_INIT. An
+ * agent answers by timeout_ms; 5 s later it is no longer waited for.
  * invalid: malformed needs or options. denied: the id is another user's. busy: too many open requests. */
 int mete_request(struct mete *m, const char *const *needs, size_t n_needs, const struct mete_options *options,
                  struct mete_verdict **ret_verdict, struct mete_error *err);
@@ -158,7 +163,7 @@ int mete_decline(struct mete *m, const char *id, struct mete_error *err);
 int mete_release(struct mete *m, const char *id, struct mete_error *err);
 void mete_verdict_free(struct mete_verdict *v);
 
-/* The requests of this user (root: of all), oldest first. Give back with mete_list_free(). */
+/* The requests of this user (root: of all), oldest first. Blocks, for 5 s at most. Give back with mete_list_free(). */
 struct mete_row {
         char id[64];
         char application[64]; /* name, process id and start time */

@@ -4,8 +4,10 @@
 #include "agent/apps.h"
 #include <errno.h>
 #include <glib.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 #include "base/log.h"
 #include "base/str.h"
@@ -102,6 +104,20 @@ static void on_lost(void *arg, struct rpc *rpc, const struct err *err)
         connection_free(c);
 }
 
+/* Says why, before anything was asked: so with id null. A socket that is new has room for it. */
+static void turn_away(int fd, const struct err *why)
+{
+        const struct rpc_id nobody = {.kind = RPC_ID_NULL};
+        size_t n = 0;
+        char *text = rpc_message_error(&nobody, RPC_REFUSED, why, &n);
+
+        if (text == NULL)
+                return;
+        text[n] = '\n'; /* where its NUL was */
+        (void)send(fd, text, n + 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        free(text);
+}
+
 /* Takes fd. */
 static int take_connection(struct apps *apps, int fd, struct err *err)
 {
@@ -126,7 +142,7 @@ static int take_connection(struct apps *apps, int fd, struct err *err)
         app.uid = r == 0 ? peer.uid : 0;
         struct user *user = r == 0 ? user_get(apps, peer.uid) : NULL;
         if (r == 0 && (user == NULL || user->connections >= APPS_PER_USER_MAX || apps->n >= APPS_MAX))
-                r = err_set(err, REASON_BUSY, EBUSY, "too many connections");
+                r = err_set(err, REASON_BUSY, EBUSY, "too many connections, or too many of this user");
         struct connection *c = r == 0 ? g_new0(struct connection, 1) : NULL;
         if (c != NULL) {
                 c->rpc = rpc_new(fd, &options, c, err);
@@ -136,6 +152,7 @@ static int take_connection(struct apps *apps, int fd, struct err *err)
                 }
         }
         if (r < 0) {
+                turn_away(fd, err);
                 (void)close(fd);
                 return r;
         }

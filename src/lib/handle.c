@@ -17,7 +17,7 @@
 #include "base/str.h"
 #include "wire/message.h"
 
-enum { OUT_MAX = 1 << 20, BACKOFF_MS = 50 };
+enum { OUT_MAX = 1 << 20, BACKOFF_FIRST_MS = 50, BACKOFF_MAX_MS = 1000 };
 
 int64_t handle_mono_ms(void)
 {
@@ -181,6 +181,7 @@ int handle_connect(struct mete *m, struct err *err)
                                strerror(code));
         }
         m->fd = fd;
+        m->connected_ms = handle_mono_ms();
         drop_lost_note(m);
         uint64_t after = 0;
         for (;;) { /* in the order in which they were begun */
@@ -201,6 +202,8 @@ int handle_connect(struct mete *m, struct err *err)
 
 /* ---- sending ---- */
 
+static int receive(struct mete *m, struct err *err);
+
 static int flush_out(struct mete *m, struct err *err)
 {
         while (m->out_sent < m->out_n) {
@@ -214,8 +217,11 @@ static int flush_out(struct mete *m, struct err *err)
                         continue;
                 if (errno == EAGAIN)
                         return 0;
-                (void)err_set(err, REASON_PEER_LOST, ENOTCONN, "the agent is gone: %s", strerror(errno));
-                handle_lose(m, err);
+                struct err why = {0}, last = {0};
+                (void)err_set(&why, REASON_PEER_LOST, ENOTCONN, "the agent is gone: %s", strerror(errno));
+                (void)receive(m, &last); /* its last words say why, and better */
+                handle_lose(m, &why);
+                *err = m->loss;
                 return -ENOTCONN;
         }
         m->out_n = m->out_sent = 0;
@@ -318,6 +324,9 @@ static int on_answer(struct mete *m, struct rpc_message *msg, struct err *err)
 
         if (op == NULL && msg->id.kind != RPC_ID_NULL)
                 return 0; /* late */
+        if (op == NULL && (msg->error.reason == REASON_BUSY || msg->error.reason == REASON_DENIED))
+                return err_set(err, msg->error.reason, msg->error.code, "the agent takes no connection: %s",
+                               msg->error.sentence);
         if (op == NULL)
                 return err_set(err, REASON_INTERNAL, EPROTO, "the agent could not read a message: %s",
                                msg->error.sentence);
@@ -463,23 +472,41 @@ int handle_poll(struct mete *m, int timeout_ms, struct err *err)
         return r > 0 ? handle_process(m, err) : 0;
 }
 
-/* The agent was lost while somebody waits: it is being started again, or it is gone for good. */
-static int find_again(struct mete *m, struct err *err)
-{
-        int64_t deadline = handle_mono_ms() + HANDLE_REOPEN_MS;
+/* Losses that follow one another while somebody waits. */
+struct losses {
+        int64_t since_ms; /* when the first of them came; 0: none */
+        int64_t wait_ms;
+};
 
-        for (long wait = BACKOFF_MS;; wait = wait < 400 ? wait * 2 : 500) {
+/* The agent is being started again, or it is gone for good; or somebody at its path takes connections and
+ * drops them. So being connected proves nothing: only what has held for a while ends a run of losses. */
+static int find_again(struct mete *m, struct losses *l, int64_t deadline_ms, struct err *err)
+{
+        int64_t now_ms = handle_mono_ms();
+
+        *err = m->loss;
+        if (l->since_ms == 0 || now_ms - m->connected_ms >= m->patience_ms)
+                *l = (struct losses){.since_ms = now_ms};
+        for (;; now_ms = handle_mono_ms()) {
+                struct timespec t = {.tv_sec = l->wait_ms / 1000, .tv_nsec = l->wait_ms % 1000 * 1000000};
+                if (now_ms + l->wait_ms > l->since_ms + m->patience_ms ||
+                    (deadline_ms != 0 && now_ms + l->wait_ms > deadline_ms))
+                        return -err->code;
+                (void)nanosleep(&t, NULL);
+                l->wait_ms = l->wait_ms == 0                   ? BACKOFF_FIRST_MS
+                             : l->wait_ms * 2 < BACKOFF_MAX_MS ? l->wait_ms * 2
+                                                               : BACKOFF_MAX_MS;
                 if (handle_connect(m, err) == 0)
                         return 0;
-                if (handle_mono_ms() + wait > deadline)
-                        return -err->code;
-                struct timespec t = {.tv_sec = 0, .tv_nsec = wait * 1000000};
-                (void)nanosleep(&t, NULL);
         }
 }
 
-int handle_await(struct mete *m, uint64_t ticket, struct note **ret, struct err *err)
+int handle_await(struct mete *m, uint64_t ticket, int64_t answer_ms, struct note **ret, struct err *err)
 {
+        int64_t deadline_ms = answer_ms > 0 ? handle_mono_ms() + answer_ms : 0;
+        struct losses losses = {0};
+        bool is_late = false;
+
         for (;;) {
                 struct note *n = handle_take(m, ticket);
                 int r;
@@ -487,10 +514,21 @@ int handle_await(struct mete *m, uint64_t ticket, struct note **ret, struct err 
                         *ret = n;
                         return 0;
                 }
-                bool was_lost = m->fd < 0;
-                r = was_lost ? find_again(m, err) : handle_poll(m, -1, err);
-                if (r >= 0 || (r == -ENOTCONN && !was_lost))
-                        continue; /* lost just now: the next round looks for the agent again */
+                if (is_late) {
+                        r = err_set(err, REASON_TIMEOUT, ETIMEDOUT, "%s: no answer in %lld ms", m->path,
+                                    (long long)answer_ms);
+                } else if (m->fd < 0) {
+                        r = find_again(m, &losses, deadline_ms, err);
+                } else {
+                        int64_t left_ms = deadline_ms != 0 ? deadline_ms - handle_mono_ms() : -1;
+                        is_late = deadline_ms != 0 && left_ms <= 0; /* what has come by now still counts */
+                        r = handle_poll(m, is_late ? 0 : (int)left_ms, err);
+                        /* Who turned us away, or speaks otherwise than we do, would do so again. */
+                        if (r == -ENOTCONN && m->loss.reason == REASON_PEER_LOST)
+                                r = 0;
+                }
+                if (r >= 0)
+                        continue;
                 struct op *op =
                         op_find(m, &(struct rpc_id){.kind = RPC_ID_NUMBER, .number = (int64_t)ticket});
                 assert(op != NULL);

@@ -9,7 +9,12 @@
 #include "mete.h"
 #include "wire/line.h"
 
-enum { HANDLE_LINE_MAX = 4 << 20, HANDLE_EVENTS_MAX = 256, HANDLE_REOPEN_MS = 10000 };
+enum {
+        HANDLE_LINE_MAX = 4 << 20,
+        HANDLE_EVENTS_MAX = 256,
+        HANDLE_PATIENCE_MS = 10000,
+        HANDLE_TIMEOUT_MS = 60000, /* of a request that names none, as the agent has it */
+};
 
 enum op_kind { OP_VERDICT = 1, OP_DONE, OP_RAW };
 
@@ -36,6 +41,10 @@ struct mete {
         atomic_flag is_used;
         int fd; /* -1: lost */
         char path[108];
+        int64_t connected_ms; /* when */
+        /* How long an agent that is lost may take to come back. Half of it: to say what it says at once, or
+         * after a request's deadline. */
+        int64_t patience_ms;
         struct line in;
         char *out;
         size_t out_n, out_sent, out_room;
@@ -57,8 +66,9 @@ void handle_lose(struct mete *m, const struct err *why);
 int handle_start(struct mete *m, enum op_kind kind, const char *method, json_t *params, const char *id,
                  uint64_t *ret_ticket, struct err *err);
 int handle_process(struct mete *m, struct err *err);
-/* Blocks until the answer to this ticket is there; connects again where needed. */
-int handle_await(struct mete *m, uint64_t ticket, struct note **ret, struct err *err);
+/* Blocks until the answer to this ticket is there; connects again where needed, later and later.
+ * answer_ms 0: as long as the connection holds. Else -ETIMEDOUT, or where it is lost by then why it is. */
+int handle_await(struct mete *m, uint64_t ticket, int64_t answer_ms, struct note **ret, struct err *err);
 int handle_poll(struct mete *m, int timeout_ms, struct err *err);
 int64_t handle_mono_ms(void);
 struct note *handle_take(struct mete *m, uint64_t ticket); /* ticket 0: the oldest; NULL: none */

@@ -25,6 +25,7 @@ static int make_handle(const char *path, struct mete **ret, struct err *err)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a handle");
         m->owner = getpid();
         m->fd = -1;
+        m->patience_ms = HANDLE_PATIENCE_MS;
         m->notes_end = &m->notes;
         atomic_flag_clear(&m->is_used);
         line_init(&m->in, HANDLE_LINE_MAX);
@@ -257,11 +258,11 @@ int mete_release_start(struct mete *m, const char *id, uint64_t *ret_ticket, str
 /* ---- the blocking face ---- */
 
 /* Waits for the ticket's note, which says what the result is. */
-static int finish(struct mete *m, uint64_t ticket, struct mete_verdict **ret_verdict, json_t **ret_raw,
-                  struct err *err)
+static int finish(struct mete *m, uint64_t ticket, int64_t answer_ms, struct mete_verdict **ret_verdict,
+                  json_t **ret_raw, struct err *err)
 {
         struct note *n = NULL;
-        int r = handle_await(m, ticket, &n, err);
+        int r = handle_await(m, ticket, answer_ms, &n, err);
 
         if (r < 0)
                 return r;
@@ -294,8 +295,11 @@ int mete_request(struct mete *m, const char *const *needs, size_t n_needs, const
         if (r < 0)
                 return r;
         r = begin_request(m, needs, n_needs, options, &ticket, &why);
+        int64_t answer_ms = (r == 0 && options != NULL && options->timeout_ms > 0 ? options->timeout_ms
+                                                                                  : HANDLE_TIMEOUT_MS) +
+                            m->patience_ms / 2;
         if (r == 0)
-                r = finish(m, ticket, ret_verdict, NULL, &why);
+                r = finish(m, ticket, answer_ms, ret_verdict, NULL, &why);
         return handle_leave(m, r, &why, err);
 }
 
@@ -310,7 +314,7 @@ static int call_id(struct mete *m, enum op_kind kind, const char *method, const 
                 return r;
         r = begin_id(m, kind, method, id, &ticket, &why);
         if (r == 0)
-                r = finish(m, ticket, ret_verdict, NULL, &why);
+                r = finish(m, ticket, 0, ret_verdict, NULL, &why);
         return handle_leave(m, r, &why, err);
 }
 
@@ -341,7 +345,7 @@ int mete_call_raw(struct mete *m, const char *method, json_t *params, json_t **r
         }
         r = handle_start(m, OP_RAW, method, params, "", &ticket, &why);
         if (r == 0)
-                r = finish(m, ticket, NULL, ret, &why);
+                r = finish(m, ticket, m->patience_ms / 2, NULL, ret, &why);
         return handle_leave(m, r, &why, err);
 }
 

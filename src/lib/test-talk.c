@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <string.h>
 #include "base/str.h"
+#include "lib/handle.h"
 #include "lib/test-fake-agent.h"
 #include "mete.h"
 
@@ -202,6 +203,69 @@ static void test_lies(void)
         }
 }
 
+/* Whoever takes connections and drops them is tried later and later, and not for ever. */
+static void test_dropped_for_ever(void)
+{
+        const char *script[1001];
+        struct mete_error err;
+
+        for (size_t i = 0; i < 1000; i++)
+                script[i] = "!close";
+        script[1000] = NULL;
+        setup(script);
+        m->patience_ms = 700;
+        g_assert_cmpint(mete_release(m, "r1", &err), ==, -ENOTCONN);
+        g_assert_cmpint(err.reason, ==, METE_REASON_PEER_LOST);
+        g_assert_nonnull(strstr(err.sentence, "gone"));
+        teardown();
+        g_assert_cmpuint(agent.n_seen, >=, 2);
+        g_assert_cmpuint(agent.n_seen, <=, 7); /* at 0, 0, 50, 150, 350 ms */
+}
+
+/* The caller's deadline counts where the agent is lost, and where it says nothing. */
+static void test_deadline(void)
+{
+        static const char *const script[] = {"!silent", "!silent", "!down", NULL};
+        struct mete_options o = METE_OPTIONS_INIT;
+        struct mete_error err;
+
+        setup(script);
+        m->patience_ms = 200;
+        o.timeout_ms = 10;
+        g_assert_cmpint(mete_request(m, needs, 1, &o, NULL, &err), ==, -ETIMEDOUT);
+        g_assert_cmpint(err.reason, ==, METE_REASON_TIMEOUT);
+        g_assert_nonnull(strstr(err.sentence, agent.path));
+        g_assert_cmpint(mete_about(m, NULL, &err), ==, -ETIMEDOUT);
+        g_assert_cmpint(mete_request(m, needs, 1, &o, NULL, &err), ==, -ENOTCONN);
+        teardown();
+}
+
+/* One that turns us away, or is no agent at all, is not asked again. */
+static void test_turned_away(void)
+{
+        static const struct {
+                const char *say;
+                int r;
+                enum mete_reason reason;
+                const char *part;
+        } rows[] = {
+                {"{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32000,\"message\":\"full\",\"data\":{"
+                 "\"reason\":\"busy\"}}}", -EBUSY,  METE_REASON_BUSY,     "full"              },
+                {"HTTP/1.1 400 Bad Request",                -EPROTO, METE_REASON_INTERNAL, "no message of ours"},
+        };
+
+        for (size_t i = 0; i < ARRAY_N(rows); i++) {
+                const char *const script[] = {rows[i].say, "!close", NULL};
+                struct mete_error err;
+                setup(script);
+                g_assert_cmpint(mete_about(m, NULL, &err), ==, rows[i].r);
+                g_assert_cmpint(err.reason, ==, rows[i].reason);
+                g_assert_nonnull(strstr(err.sentence, rows[i].part));
+                teardown();
+                g_assert_cmpuint(agent.n_seen, ==, 1);
+        }
+}
+
 /* Late and unknown messages, and those of a later version, do no harm. */
 static void test_ignored(void)
 {
@@ -297,6 +361,9 @@ int main(int argc, char **argv)
         g_test_add_func("/lib/talk/blocking-survives-a-restart", test_blocking_survives_a_restart);
         g_test_add_func("/lib/talk/reopen", test_reopen);
         g_test_add_func("/lib/talk/lies", test_lies);
+        g_test_add_func("/lib/talk/dropped-for-ever", test_dropped_for_ever);
+        g_test_add_func("/lib/talk/deadline", test_deadline);
+        g_test_add_func("/lib/talk/turned-away", test_turned_away);
         g_test_add_func("/lib/talk/ignored", test_ignored);
         g_test_add_func("/lib/talk/notices-are-bounded", test_notices_are_bounded);
         g_test_add_func("/lib/talk/list-and-about", test_list_and_about);
