@@ -5,12 +5,19 @@
 
 #include "core/place.h"
 
+/* Finished requests that are remembered, in the order in which they finished. */
+struct history {
+        struct entry *first, *last;
+        size_t n;
+};
+
 struct vm_entry {
         struct vm_shape shape;
         uint64_t cpu_slots;    /* vCPU numbers in use, base ones included */
         uint64_t memory_slots; /* DIMM slots in use */
         int64_t leased_bytes;  /* beyond the base */
         size_t live;           /* requests of applications that hold something */
+        struct history history;
         struct vm_entry *next;
 };
 
@@ -19,7 +26,7 @@ struct entry {
         struct vm_entry *vm;                  /* NULL for a reservation */
         struct entry *key_next, *serial_next; /* hash chains */
         struct entry *older, *newer;          /* all that are kept, by serial */
-        struct entry *finished_next;          /* finished ones, in the order in which they finished */
+        struct entry *finished_next;          /* in its history */
 };
 
 struct deadline {
@@ -34,12 +41,12 @@ struct hypervisor {
         struct ledger *ledger;
         struct vm_entry *vms;
         uint64_t next_serial;
-        size_t live, finished;
+        size_t live;
+        struct history reservations;
         struct entry **by_key, **by_serial;
         size_t buckets; /* a power of two */
         size_t entries;
         struct entry *oldest, *newest;
-        struct entry *finished_first, *finished_last;
         struct deadline *heap; /* least first; may hold stale entries, which are skipped */
         size_t heap_n, heap_size;
         struct effect *effects; /* ring */

@@ -2,7 +2,7 @@
 /* core/hypervisor.c - tables, and the life of requests.
  *
  * Every request that is kept stands in two hash tables (by key, by serial) and in one list by age. The
- * ones that hold claims are "live" and bounded; finished ones are remembered up to finished_max, so that
+ * ones that hold claims are "live" and bounded; finished ones are remembered up to finished_max a VM, so that
  * whoever asks again after an interruption gets the answer that was given, and are then forgotten.
  *
  * Every change of a request goes through moved(), which queues its record and its log line before
@@ -314,26 +314,46 @@ static void claims_state(struct hypervisor *h, const struct request *r, enum cla
                 (void)ledger_set_state(h->ledger, r->claims[i].id, state);
 }
 
+static struct history *history_of(struct hypervisor *h, const struct entry *e)
+{
+        return e->vm ? &e->vm->history : &h->reservations;
+}
+
+static void history_remove(struct history *of, struct entry *e)
+{
+        struct entry **p = &of->first, *last = NULL;
+        while (*p != e) {
+                last = *p;
+                p = &(*p)->finished_next;
+        }
+        *p = e->finished_next;
+        if (of->last == e)
+                of->last = last;
+        of->n--;
+}
+
+/* It finished, and is not remembered any longer. */
+static void forget(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        history_remove(history_of(h, e), e);
+        effect_push(h, EFFECT_FORGET, &e->r, now_ms);
+        unchain(h, e);
+        entry_free(e);
+}
+
 /* Remember it for a while; forget the one that finished first where there are too many. */
 static void finished(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
+        struct history *of = history_of(h, e);
         e->finished_next = NULL;
-        if (h->finished_last)
-                h->finished_last->finished_next = e;
+        if (of->last)
+                of->last->finished_next = e;
         else
-                h->finished_first = e;
-        h->finished_last = e;
-        h->finished++;
-        while (h->finished > h->config.finished_max) {
-                struct entry *old = h->finished_first;
-                h->finished_first = old->finished_next;
-                if (!h->finished_first)
-                        h->finished_last = NULL;
-                h->finished--;
-                effect_push(h, EFFECT_FORGET, &old->r, now_ms);
-                unchain(h, old);
-                entry_free(old);
-        }
+                of->first = e;
+        of->last = e;
+        of->n++;
+        while (of->n > h->config.finished_max)
+                forget(h, of->first, now_ms);
 }
 
 /* It was live and is final now. */
@@ -745,21 +765,8 @@ int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err
         if (v->live || (base && request_is_live(&base->r)))
                 return err_set(err, REASON_BUSY, EBUSY, "VM %s still holds resources; stop it first", name);
         /* What it asked for once is forgotten with it: a new VM of that name starts afresh. */
-        struct entry **f = &h->finished_first, *last = NULL;
-        while (*f) {
-                struct entry *e = *f;
-                if (e->vm != v) {
-                        last = e;
-                        f = &e->finished_next;
-                        continue;
-                }
-                *f = e->finished_next;
-                h->finished--;
-                effect_push(h, EFFECT_FORGET, &e->r, e->r.asked_ms);
-                unchain(h, e);
-                entry_free(e);
-        }
-        h->finished_last = last;
+        while (v->history.first)
+                forget(h, v->history.first, v->history.first->r.asked_ms);
         *p = v->next;
         free(v);
         return 0;
@@ -785,20 +792,8 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
                         effect_push(h, EFFECT_ANSWER, &base->r, now_ms);
                 return 0;
         }
-        if (base) { /* the run before: its row makes way */
-                struct entry **f = &h->finished_first, *last = NULL;
-                while (*f != base) {
-                        last = *f;
-                        f = &(*f)->finished_next;
-                }
-                *f = base->finished_next;
-                if (h->finished_last == base)
-                        h->finished_last = last;
-                h->finished--;
-                effect_push(h, EFFECT_FORGET, &base->r, now_ms);
-                unchain(h, base);
-                entry_free(base);
-        }
+        if (base) /* the run before: its row makes way */
+                forget(h, base, now_ms);
         if (h->live >= h->config.live_max)
                 return err_set(err, REASON_BUSY, EBUSY, "this host holds as many requests as it may");
         struct entry *e = entry_new(h, REQUEST_VM, v, name, now_ms);
@@ -1036,7 +1031,7 @@ void request_granted_needs(const struct request *r, struct need ret[NEEDS_MAX])
 
 bool hypervisor_is_sound(const struct hypervisor *h)
 {
-        size_t live = 0, finished = 0, claims = 0;
+        size_t live = 0, finished = 0, claims = 0, remembered = h->reservations.n;
         if (!ledger_is_sound(h->ledger))
                 return false;
         for (const struct vm_entry *v = h->vms; v; v = v->next) {
@@ -1059,8 +1054,9 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                                 bytes += cpu ? 0 : c->amount;
                         }
                 }
-                if (cpus != v->cpu_slots || slots != v->memory_slots || bytes != v->leased_bytes ||
-                    apps != v->live)
+                remembered += v->history.n;
+                if (v->history.n > h->config.finished_max || cpus != v->cpu_slots ||
+                    slots != v->memory_slots || bytes != v->leased_bytes || apps != v->live)
                         return false;
         }
         for (const struct entry *e = h->oldest; e; e = e->newer) {
@@ -1078,6 +1074,6 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                                 return false; /* not back, and counted as free some day */
                 }
         }
-        return live == h->live && finished == h->finished && claims == ledger_claims(h->ledger) &&
-               live + finished == h->entries;
+        return live == h->live && finished == remembered && h->reservations.n <= h->config.finished_max &&
+               claims == ledger_claims(h->ledger) && live + finished == h->entries;
 }

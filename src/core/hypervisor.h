@@ -32,7 +32,8 @@ struct hypervisor_config {
         int64_t offer_ms;       /* how long a counter-offer is held */
         size_t live_max;        /* most requests that hold something, of all askers */
         size_t live_per_vm_max; /* most requests that hold something, of one VM */
-        size_t finished_max;    /* finished requests that are remembered, so that asking again is answered */
+        size_t finished_max;    /* finished requests that are remembered of each VM, and of all reservations
+                                   together, so that asking again is answered; one VM cannot push out others' */
         uint64_t first_serial;  /* above every serial in the store; 1 for a new one */
 };
 

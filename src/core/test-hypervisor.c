@@ -523,6 +523,44 @@ static void test_window(void)
         world_done(&w);
 }
 
+/* A VM that asks and asks makes the hypervisor forget what that VM asked before, and nobody else's. */
+static void test_history_of_each(void)
+{
+        struct world w;
+        struct err err = {0};
+        world_init(&w);
+        start_vm(&w);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        uint64_t theirs = ask_for(&w, "u", "theirs", "cpu:64", false, 0, LEDGER_OPEN, NULL);
+        uint64_t operators = ask_for(&w, NULL, "operators", "cpu:64", false, 0, LEDGER_OPEN, NULL);
+        uint64_t first = ask(&w, "first", "cpu:64", false, NULL);
+        for (size_t i = 0; i < config.finished_max; i++) {
+                char id[16];
+                (void)snprintf(id, sizeof(id), "flood%zu", i);
+                (void)ask(&w, id, "cpu:64", false, NULL);
+        }
+        for (int again = 0; again < 2; again++) {
+                g_assert_null(hypervisor_request(w.h, first));
+                g_assert_cmpint(get(&w, theirs)->state, ==, REQUEST_REFUSED);
+                g_assert_cmpint(get(&w, operators)->state, ==, REQUEST_REFUSED);
+                g_assert_cmpuint(ask_for(&w, "u", "theirs", "cpu:64", false, 0, LEDGER_OPEN, NULL), ==,
+                                 theirs);
+                reload(&w);
+        }
+        /* with a VM its own history goes, and no other */
+        g_assert_cmpint(hypervisor_release(w.h, "vm:u", "stop", w.now, &first, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(hypervisor_vm_forget(w.h, "u", &err), ==, 0);
+        turn(&w);
+        g_assert_null(hypervisor_request(w.h, theirs));
+        g_assert_nonnull(hypervisor_request(w.h, operators));
+        g_assert_nonnull(hypervisor_find(w.h, "vm:v/flood1"));
+        world_done(&w);
+}
+
 /* Accepting makes time pass, and what lapses then may push the very request out of memory. */
 static void test_accept_of_forgotten(void)
 {
@@ -826,6 +864,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/failed-activation", test_failed_activation);
         g_test_add_func("/hypervisor/vm-gone", test_vm_gone);
         g_test_add_func("/hypervisor/window", test_window);
+        g_test_add_func("/hypervisor/history-of-each", test_history_of_each);
         g_test_add_func("/hypervisor/accept-of-forgotten", test_accept_of_forgotten);
         g_test_add_func("/hypervisor/deadlines-are-bounded", test_deadlines_are_bounded);
         g_test_add_func("/hypervisor/lease-overstays", test_lease_overstays);

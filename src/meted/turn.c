@@ -15,7 +15,7 @@
 #include "meted/machine.h"
 #include "meted/meted.h"
 
-enum { MEND_MS = 500, TRIM_EVERY = 1000 };
+enum { MEND_MS = 500, TRIM_EVERY = 1000, FINISHED_MAX = 1024 };
 
 static void arm_tick(struct meted *m)
 {
@@ -356,7 +356,7 @@ int meted_load(struct meted *m, struct err *err)
                 .offer_ms = m->config.offer_ms,
                 .live_max = (size_t)m->config.live_max,
                 .live_per_vm_max = (size_t)m->config.live_per_vm_max,
-                .finished_max = 4096,
+                .finished_max = FINISHED_MAX,
                 .first_serial = last + 1,
         };
         int64_t now = loop_now_ms();
