@@ -19,13 +19,16 @@ static int join(char buf[CGROUPFS_PATH], const char *dir, const char *file, stru
         return 0;
 }
 
-static bool has_word(const char *words, const char *word)
+bool cgroupfs_has_word(const char *words, const char *word)
 {
+        static const char separators[] = ", \n";
         size_t n = strlen(word);
-        for (const char *at = words; at; at = strchr(at, ',')) {
-                at += *at == ',';
-                if (strncmp(at, word, n) == 0 && strchr(",\n", at[n]))
+        for (const char *at = words; *at;) {
+                size_t have = strcspn(at, separators);
+                if (have == n && strncmp(at, word, n) == 0)
                         return true;
+                at += have;
+                at += strspn(at, separators);
         }
         return false;
 }
@@ -49,9 +52,9 @@ static void read_mount(char *line, struct cgroupfs_mounts *m)
                 (void)STR_COPY(m->v2, point);
         if (strcmp(type, "cgroup") != 0)
                 return;
-        if (has_word(super, "cpu") && !*m->v1_cpu)
+        if (cgroupfs_has_word(super, "cpu") && !*m->v1_cpu)
                 (void)STR_COPY(m->v1_cpu, point);
-        if (has_word(super, "cpuset") && !*m->v1_cpuset)
+        if (cgroupfs_has_word(super, "cpuset") && !*m->v1_cpuset)
                 (void)STR_COPY(m->v1_cpuset, point);
 }
 

@@ -18,6 +18,9 @@ struct cgroupfs_mounts {
 /* mountinfo: path of such a file, /proc/self/mountinfo where NULL. */
 int cgroupfs_find(const char *mountinfo, struct cgroupfs_mounts *ret, struct err *err);
 
+/* Is it one of the words, which commas or blanks divide? "cpuset cpuacct" has no "cpu". */
+bool cgroupfs_has_word(const char *words, const char *word);
+
 /* A fake tree is a plain directory, for tests: files are made where they are missing, a group that lists
  * threads is busy. Never set for a tree that the kernel keeps. */
 int cgroupfs_make(const char *dir, struct err *err); /* there already: no error */

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { GROUP_NAME = 96, V1_SHARES_MAX = 262144, V2_WEIGHT_MAX = 10000 };
 
@@ -192,10 +193,12 @@ static const char *name_of_thread(char buf[GROUP_NAME], pid_t tid, const char *v
 static int hand_down(const struct cpu_host *h, const char *dir, struct err *err)
 {
         char text[256];
+        /* A plain directory reads as it was written. */
+        const char *cpu = h->is_fake ? "+cpu" : "cpu", *cpuset = h->is_fake ? "+cpuset" : "cpuset";
         int r = cgroupfs_write(dir, "cgroup.subtree_control", "+cpu +cpuset", h->is_fake, err);
         if (r < 0 || (r = cgroupfs_read(dir, "cgroup.subtree_control", text, sizeof(text), err)) < 0)
                 return r;
-        if (!strstr(text, "cpuset") || !strstr(text, "cpu"))
+        if (!cgroupfs_has_word(text, cpu) || !cgroupfs_has_word(text, cpuset))
                 return err_set(err, REASON_INTERNAL, EIO, "%s: does not hand down cpu and cpuset", dir);
         return 0;
 }
@@ -279,17 +282,61 @@ static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct 
         return group_enter(h, name_of(group, "emulator", vm), pid, true, err);
 }
 
-/* Into a group made for it; where that fails, back to where the VMM is, and nothing is left behind. */
+/* Where a thread is and how it is held there, so that a move that fails can be taken back. */
+struct placement {
+        char group[GROUP_NAME];
+        bool is_known; /* cpus and weight were read, and may differ from what comes */
+        struct cpulist cpus;
+        long weight;
+};
+
+static bool is_in(const struct cpu_host *h, const char *group, pid_t tid)
+{
+        char dir[CGROUPFS_PATH];
+        for (size_t i = 0; i < h->n_trees; i++)
+                if (cgroupfs_lists(path_of(h, i, group, dir), threads_file(h), tid, NULL) != 1)
+                        return false;
+        return true;
+}
+
+static void read_placement(const struct cpu_host *h, const char *vm, pid_t tid, struct placement *ret)
+{
+        char dir[CGROUPFS_PATH], text[24];
+        *ret = (struct placement){.is_known = false};
+        /* What the groups that threads share are set to never changes. */
+        if (is_in(h, name_of(ret->group, "parked", vm), tid))
+                return;
+        if (!is_in(h, name_of_thread(ret->group, tid, vm), tid)) {
+                (void)name_of(ret->group, "emulator", vm);
+                return;
+        }
+        ret->is_known = true;
+        for (size_t i = 0; i < h->n_trees; i++) {
+                (void)path_of(h, i, ret->group, dir);
+                if (h->tree[i].sets && read_set(dir, "cpuset.cpus", &ret->cpus, NULL) < 0)
+                        ret->is_known = false;
+                if (h->tree[i].weights && (cgroupfs_read(dir, is_v2(h) ? "cpu.weight" : "cpu.shares", text,
+                                                         sizeof(text), NULL) < 0 ||
+                                           (ret->weight = strtol(text, NULL, 10)) <= 0))
+                        ret->is_known = false;
+        }
+}
+
+/* Into a group made for it; where that fails it is held as before, and nothing is left behind. */
 static int move(const struct cpu_host *h, const char *vm, const char *group, pid_t tid,
                 const struct cpulist *cpus, long weight, struct err *err)
 {
-        char emulator[GROUP_NAME];
+        struct placement before;
+        read_placement(h, vm, tid, &before);
         int r = group_make(h, group, cpus, weight, err);
         if (r == 0)
                 r = group_enter(h, group, tid, false, err);
         if (r < 0) {
-                (void)group_enter(h, name_of(emulator, "emulator", vm), tid, false, NULL);
-                group_drop(h, group);
+                if (before.is_known)
+                        (void)group_make(h, before.group, &before.cpus, before.weight, NULL);
+                (void)group_enter(h, before.group, tid, false, NULL);
+                if (strcmp(before.group, group) != 0)
+                        group_drop(h, group);
                 return r;
         }
         (void)sweep(h, vm, group, NULL);
@@ -312,6 +359,54 @@ static int park(const struct cpu_host *h, const char *vm, pid_t tid, struct err 
         return move(h, vm, name_of(group, "parked", vm), tid, &h->housekeeping, is_v2(h) ? 1 : 2, err);
 }
 
+/* Whose group a thread would have inherited: its process's, or its parent's where it is a process's first.
+ * 0: nobody's. */
+static long heir_of(pid_t tid)
+{
+        char dir[32], text[2048];
+        (void)snprintf(dir, sizeof(dir), "/proc/%d", (int)tid);
+        if (cgroupfs_read(dir, "status", text, sizeof(text), NULL) < 0)
+                return 0;
+        const char *process = strstr(text, "\nTgid:"), *parent = strstr(text, "\nPPid:");
+        long id = process ? strtol(process + 6, NULL, 10) : 0;
+        return id != tid ? id : parent ? strtol(parent + 6, NULL, 10) : 0;
+}
+
+/* The group of a process in a hierarchy, of its line ID:CONTROLLERS:PATH; the top where there is none. */
+static void group_of(const struct cpu_host *h, const struct cpu_tree *tree, long pid, char ret[CGROUPFS_PATH])
+{
+        char dir[32], text[4096], path[CGROUPFS_PATH];
+        (void)snprintf(ret, CGROUPFS_PATH, "%s", tree->root);
+        (void)snprintf(dir, sizeof(dir), "/proc/%ld", pid);
+        if (pid <= 0 || cgroupfs_read(dir, "cgroup", text, sizeof(text), NULL) < 0)
+                return;
+        char *save;
+        for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+                char *controllers = strchr(line, ':'),
+                     *at = controllers ? strchr(controllers + 1, ':') : NULL;
+                if (!at)
+                        continue;
+                *at = '\0';
+                bool is_it = is_v2(h) ? strcmp(line, "0:") == 0
+                                      : cgroupfs_has_word(controllers + 1, tree->weights ? "cpu" : "cpuset");
+                int n = is_it ? snprintf(path, sizeof(path), "%s%s", tree->root, at + 1) : 0;
+                if (n > 0 && n < CGROUPFS_PATH && access(path, F_OK) == 0)
+                        (void)snprintf(ret, CGROUPFS_PATH, "%s", path);
+        }
+}
+
+static void give_back(const struct cpu_host *h, const char *vm, pid_t tid)
+{
+        char group[GROUP_NAME], home[CGROUPFS_PATH], text[16];
+        long heir = heir_of(tid);
+        (void)snprintf(text, sizeof(text), "%d\n", (int)tid);
+        for (size_t i = 0; i < h->n_trees; i++) {
+                group_of(h, &h->tree[i], heir, home);
+                (void)cgroupfs_write(home, threads_file(h), text, h->is_fake, NULL);
+        }
+        group_drop(h, name_of_thread(group, tid, vm));
+}
+
 static int vm_remove(const struct cpu_host *h, const char *vm, struct err *err)
 {
         return sweep(h, vm, NULL, err);
@@ -323,6 +418,7 @@ const struct cpu_provider cpu_cgroup = {
         .vm_enter = vm_enter,
         .place = place,
         .park = park,
+        .give_back = give_back,
         .vm_remove = vm_remove,
         .start = start,
         .finish = finish,

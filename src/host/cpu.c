@@ -37,13 +37,7 @@ static bool has_v2(const struct cgroupfs_mounts *m)
         char text[512];
         if (!*m->v2 || cgroupfs_read(m->v2, "cgroup.controllers", text, sizeof(text), NULL) < 0)
                 return false;
-        bool cpu = false, cpuset = false;
-        char *save;
-        for (char *word = strtok_r(text, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
-                cpu |= strcmp(word, "cpu") == 0;
-                cpuset |= strcmp(word, "cpuset") == 0;
-        }
-        return cpu && cpuset;
+        return cgroupfs_has_word(text, "cpu") && cgroupfs_has_word(text, "cpuset");
 }
 
 static void choose(struct cpu_host *h, const struct cgroupfs_mounts *m, enum cpu_provider_id only)

@@ -46,6 +46,9 @@ struct cpu_provider {
         int (*place)(const struct cpu_host *h, const char *vm, pid_t tid, const struct cpulist *cpus,
                      int share_milli, struct err *err);
         int (*park)(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err);
+        /* For a thread that turned out to be none of the VM's after place() or park(): its number was used
+         * again in between. It goes where it would have been born. */
+        void (*give_back)(const struct cpu_host *h, const char *vm, pid_t tid);
         /* -EBUSY: something still runs there. */
         int (*vm_remove)(const struct cpu_host *h, const char *vm, struct err *err);
         /* The prefix, made before the first VM and removed after the last. */

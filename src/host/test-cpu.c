@@ -218,6 +218,56 @@ static void test_not_taken(void)
         tear_down(&t);
 }
 
+/* The CPUs of a group cannot be written any more: the thread stays in it, with the weight that it had. */
+static void test_failed_move_is_taken_back(void)
+{
+        struct tree t;
+        struct err err = {0};
+        set_up(&t, v1_mounts, CPU_CGROUP_V1);
+        const struct cpu_provider *p = t.host.provider;
+        ok(p->start(&t.host, &err), &err);
+        ok(p->vm_make(&t.host, "v", &err), &err);
+        struct cpulist one = set_of("1"), two = set_of("2");
+        ok(p->place(&t.host, "v", 9, &one, 500, &err), &err);
+        g_autofree char *set = g_build_filename(t.dir, "cpuset/mete/a/thread-9@v/cpuset.cpus", NULL);
+        g_autofree char *aside = g_build_filename(t.dir, "cpuset/mete/a/parked@v/cpuset.cpus", NULL);
+        g_assert_cmpint(unlink(set), ==, 0);
+        g_assert_cmpint(symlink("/dev/null", set), ==, 0);
+        g_assert_cmpint(p->place(&t.host, "v", 9, &two, 900, &err), <, 0);
+        is(&t, "cpu/mete/a/thread-9@v/cpu.shares", "5000");
+        is(&t, "cpu/mete/a/thread-9@v/tasks", "9");
+        is(&t, "cpuset/mete/a/thread-9@v/tasks", "9");
+        g_assert_false(is_there(&t, "cpu/mete/a/emulator@v/tasks"));
+        /* Into another group that cannot be made: that one goes, it stays. */
+        g_autofree char *parent = g_path_get_dirname(aside);
+        g_assert_cmpint(g_mkdir_with_parents(parent, 0755), ==, 0);
+        g_assert_cmpint(symlink("/dev/null", aside), ==, 0);
+        g_assert_cmpint(p->park(&t.host, "v", 9, &err), <, 0);
+        is(&t, "cpu/mete/a/thread-9@v/tasks", "9");
+        g_assert_false(is_there(&t, "cpu/mete/a/emulator@v/tasks"));
+        g_assert_false(is_there(&t, "cpu/mete/a/parked@v"));
+        tear_down(&t);
+}
+
+static void test_words(void)
+{
+        static const struct {
+                const char *words, *word;
+                bool is_one;
+        } rows[] = {
+                {"cpu",                   "cpu",    true },
+                {"cpuset cpuacct memory", "cpu",    false},
+                {"cpuset cpu io",         "cpu",    true },
+                {"rw,cpuacct,cpu\n",      "cpu",    true },
+                {"rw,cpuset",             "cpu",    false},
+                {"cpu",                   "cpuset", false},
+                {"",                      "cpu",    false},
+                {" ,\n",                  "cpu",    false},
+        };
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
+                g_assert_cmpint(cgroupfs_has_word(rows[i].words, rows[i].word), ==, rows[i].is_one);
+}
+
 static void test_prefix_refused(void)
 {
         static const char *const rows[] = {"", "/", "/a", "a/", "a//b", "..", "a/../b", "a b", ".", "-a"};
@@ -270,6 +320,8 @@ int main(int argc, char **argv)
         g_test_add_func("/cpu/v2", test_v2);
         g_test_add_func("/cpu/place-refused", test_place_refused);
         g_test_add_func("/cpu/not-taken", test_not_taken);
+        g_test_add_func("/cpu/failed-move-is-taken-back", test_failed_move_is_taken_back);
+        g_test_add_func("/cpu/words", test_words);
         g_test_add_func("/cpu/prefix-refused", test_prefix_refused);
         g_test_add_func("/cpu/affinity", test_affinity);
         return g_test_run();

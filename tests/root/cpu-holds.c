@@ -19,7 +19,7 @@
 enum { MEASURE_S = 2 };
 
 static struct cpu_host host;
-static pid_t started[2];
+static pid_t started[3];
 
 #define CHECK(condition, ...)                                                                                \
         do {                                                                                                 \
@@ -30,7 +30,7 @@ static pid_t started[2];
 __attribute__((noreturn)) static void fail(const char *what, int line, const char *more)
 {
         printf("CPU-HOLDS FAILED at %d: %s %s\n", line, what, more);
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < 3; i++)
                 if (started[i] > 0)
                         (void)kill(started[i], SIGKILL);
         exit(1);
@@ -158,6 +158,28 @@ int main(int argc, char **argv)
         CHECK(beside > 950);
         if (host.id != CPU_AFFINITY)
                 CHECK(p->vm_remove(&host, "v", &err) == -EBUSY);
+        /* A stranger's thread, taken for v's: back among its process's others. */
+        pid_t stranger, spinning;
+        stranger = start_process(2, &spinning);
+        bool is_taken = p->place(&host, "v", spinning, &cpus, 500, &err) == 0;
+        if (is_taken) /* v2 refuses it by itself: it is of another domain */
+                p->give_back(&host, "v", spinning);
+        CHECK(is_taken || host.id == CPU_CGROUP_V2);
+        (void)snprintf(group, sizeof(group), "/thread-%d@v", (int)spinning);
+        CHECK(host.id == CPU_AFFINITY ||
+              (!is_in(stranger, spinning, group) && !is_in(stranger, spinning, "/emulator@v")));
+        char path[128];
+        (void)snprintf(path, sizeof(path), "%.40s/%.40s/thread-%d@v", host.tree[0].root, o.prefix,
+                       (int)spinning);
+        CHECK(access(path, F_OK) < 0);
+        /* One of w's, taken for v's, which v2 does not refuse. */
+        if (p->place(&host, "v", tids[1], &cpus, 500, &err) < 0)
+                fail("place", __LINE__, err.sentence);
+        p->give_back(&host, "v", tids[1]);
+        CHECK(is_in(pids[1], tids[1], "/emulator@w"));
+        (void)kill(stranger, SIGKILL);
+        (void)waitpid(stranger, NULL, 0);
+        started[2] = 0;
         for (int i = 0; i < 2; i++) {
                 (void)kill(pids[i], SIGKILL);
                 (void)waitpid(pids[i], NULL, 0);
