@@ -17,7 +17,7 @@
 #include "keeper/vmm.h"
 #include "loop/loop.h"
 
-enum { EXIT_USAGE = 64 };
+enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 }; /* of sysexits.h */
 
 static gboolean on_signal(void *arg)
 {
@@ -72,6 +72,7 @@ static int probe(const struct keeper_config *config, struct cpu_host *cpu, struc
         return cpu_host_init(cpu, &o, err);
 }
 
+/* Returns the exit status. */
 static int run(const char *path, bool is_check, struct err *err)
 {
         struct keeper_config config;
@@ -79,8 +80,9 @@ static int run(const char *path, bool is_check, struct err *err)
         char text[CPULIST_TEXT];
         int lock_fd = -1, r = keeper_config_read(path, &config, err);
         if (r < 0)
-                return r;
+                return EXIT_CONFIG;
         r = probe(&config, &cpu, err);
+        bool is_config_wrong = r < 0 && err->reason == REASON_INVALID; /* cpus, housekeeping, cgroup_prefix */
         if (r == 0 && is_check) {
                 g_print("%s: good\nsocket %s\nuids %u-%u\nCPUs %s, held by %s\n", path, config.socket,
                         (unsigned)config.uid_first, (unsigned)config.uid_first + config.uid_count - 1,
@@ -97,7 +99,7 @@ static int run(const char *path, bool is_check, struct err *err)
         if (lock_fd >= 0)
                 (void)close(lock_fd);
         keeper_config_done(&config);
-        return r;
+        return is_config_wrong ? EXIT_CONFIG : r < 0 ? 1 : 0;
 }
 
 int main(int argc, char **argv)
@@ -117,7 +119,8 @@ int main(int argc, char **argv)
         g_option_context_set_description(
                 context, "The one process of mete that needs root: it starts VMMs under "
                          "uids of their own and holds their CPUs.\nmeted is its client. Ends with 0 after "
-                         "SIGTERM, 64 for a wrong command line, 1 for anything else.");
+                         "SIGTERM, 64 for a wrong command line, 78 for a missing or wrong "
+                         "configuration, 1 for anything\nelse.");
         g_option_context_add_main_entries(context, entries, NULL);
         if (!g_option_context_parse(context, &argc, &argv, &e) || argc > 1) {
                 g_printerr("mete-keeper: %s (see --help)\n", e ? e->message : "takes no arguments");
@@ -133,11 +136,11 @@ int main(int argc, char **argv)
         guint term = g_unix_signal_add(SIGTERM, on_signal, NULL),
               intr = g_unix_signal_add(SIGINT, on_signal, NULL);
         struct err err = {0};
-        int r = run(path ? path : KEEPER_CONFIG_PATH, is_check, &err);
-        if (r < 0)
+        int status = run(path ? path : KEEPER_CONFIG_PATH, is_check, &err);
+        if (status != 0)
                 log_error("%s", err.sentence);
         (void)g_source_remove(term);
         (void)g_source_remove(intr);
         loop_done();
-        return r < 0 ? 1 : 0;
+        return status;
 }
