@@ -2,6 +2,7 @@
 #include "keeper/verbs.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
@@ -25,6 +26,7 @@ struct client {
         struct verbs *verbs;
         struct rpc *rpc;
         struct unix_peer peer;
+        int fd; /* the rpc's, open while requests are handed out */
 };
 
 static void client_free(struct client *c)
@@ -155,6 +157,15 @@ static void vm_verb(struct verbs *v, struct rpc_call *call, const json_t *params
                 vmm_kill(v, call, &p);
 }
 
+/* What was asked by somebody who is gone must not be done behind the back of his successor, who asks what
+ * there is, and then relies on it. He who sees the peer's end before it is read here is earlier than any
+ * successor. */
+static bool has_hung_up(const struct client *c)
+{
+        struct pollfd p = {.fd = c->fd, .events = POLLRDHUP};
+        return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
+}
+
 static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const char *method,
                        const json_t *params)
 {
@@ -162,6 +173,12 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
         struct verbs *v = c->verbs;
         struct api_empty nothing;
         struct err err = {0};
+        if (has_hung_up(c)) {
+                log_warn("%s of process %d is not done: it has hung up", method, (int)c->peer.pid);
+                (void)err_set(&err, REASON_CANCELLED, ECANCELED, "the caller has hung up");
+                rpc_refuse(call, RPC_REFUSED, &err);
+                return;
+        }
         switch (api_keeper_method_find(method)) {
         case API_KEEPER_HELLO:
                 hello(v, call, params);
@@ -214,6 +231,27 @@ static int admit(const struct verbs *v, int fd, struct unix_peer *ret, struct er
         return 0;
 }
 
+static void on_client(void *arg, uint32_t events);
+static void pause_accepting(struct verbs *v, const struct err *why);
+
+static void on_pause_over(void *arg)
+{
+        struct verbs *v = arg;
+        struct err err = {0};
+        if (loop_fd_add(&v->watch, v->listen_fd, EPOLLIN, on_client, v, &err) < 0)
+                pause_accepting(v, &err);
+}
+
+/* Who waits stays in the queue, which would be ready all the time. */
+static void pause_accepting(struct verbs *v, const struct err *why)
+{
+        if (!v->is_short)
+                log_error("no connection can be taken, it is tried again: %s", why->sentence);
+        v->is_short = true;
+        loop_fd_remove(&v->watch);
+        loop_timer_in(&v->pause, VERBS_PAUSE_MS);
+}
+
 static void on_client(void *arg, uint32_t events)
 {
         static const struct rpc_options options = {.line_max = LINE_MAX_BYTES,
@@ -227,8 +265,14 @@ static void on_client(void *arg, uint32_t events)
         int fd = unix_accept(v->listen_fd, &err);
         if (fd == -EAGAIN)
                 return;
+        if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS) {
+                pause_accepting(v, &err);
+                return;
+        }
+        v->is_short = false;
         struct client *c = g_new0(struct client, 1);
         c->verbs = v;
+        c->fd = fd;
         int r = fd < 0 ? fd : admit(v, fd, &c->peer, &err);
         if (r == 0 && !(c->rpc = rpc_new(fd, &options, c, &err)))
                 r = -err.code;
@@ -245,6 +289,7 @@ static void on_client(void *arg, uint32_t events)
 int verbs_init(struct verbs *v, struct vmms *vmms, struct err *err)
 {
         *v = (struct verbs){.vmms = vmms, .config = vmms->config, .cpu = vmms->cpu};
+        loop_timer_init(&v->pause, on_pause_over, v);
         /* Closed until the group is set: the mode comes last. */
         v->listen_fd = unix_listen(v->config->socket, 0600, err);
         if (v->listen_fd < 0)
@@ -269,6 +314,7 @@ void verbs_done(struct verbs *v)
         if (v->listen_fd < 0)
                 return;
         loop_fd_remove(&v->watch);
+        loop_timer_cancel(&v->pause);
         (void)close(v->listen_fd);
         v->listen_fd = -1;
         (void)unlink(v->config->socket);

@@ -6,7 +6,7 @@
 #include "keeper/vmm.h"
 #include "loop/loop.h"
 
-enum { VERBS_CLIENTS_MAX = 4 };
+enum { VERBS_CLIENTS_MAX = 4, VERBS_PAUSE_MS = 200 };
 
 struct verbs {
         struct vmms *vmms;
@@ -14,6 +14,8 @@ struct verbs {
         const struct cpu_host *cpu;
         int listen_fd; /* owned */
         struct loop_fd watch;
+        struct loop_timer pause; /* of accepting, where there are no descriptors left */
+        bool is_short;           /* that was said */
         GSList *clients;
 };
 
