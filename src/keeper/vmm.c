@@ -42,7 +42,11 @@ static void tell_end(struct vmm *m)
 {
         siginfo_t info = {0};
         const char *said = m->outlet.last;
-        if (m->is_child && waitid((idtype_t)P_PIDFD, (id_t)m->pid_fd, &info, WEXITED) == 0 && info.si_pid)
+        bool is_reaped =
+                m->is_child && waitid((idtype_t)P_PIDFD, (id_t)m->pid_fd, &info, WEXITED) == 0 && info.si_pid;
+        if (m->is_end_asked)
+                log_note("%s: VMM %d is ended, as it was asked for", m->record.vm, (int)m->record.pid);
+        else if (is_reaped)
                 log_note("%s: VMM %d %s %d%s%s", m->record.vm, (int)m->record.pid,
                          info.si_code == CLD_EXITED ? "exited with status" : "was ended by signal",
                          info.si_status, *said ? "; last it said: " : "", said);
@@ -241,7 +245,7 @@ static int make_outlet(struct vmm *m, int *ret_write_fd, struct err *err)
         return r;
 }
 
-/* From the fork to the running program. On failure nothing of the process is left, the record included. */
+/* From the fork to the running program. On failure the process is gone. */
 static int run(struct vmm *m, const struct launch_options *o, struct err *err)
 {
         struct vmms *v = m->owner;
@@ -250,7 +254,6 @@ static int run(struct vmm *m, const struct launch_options *o, struct err *err)
         if (r < 0)
                 return r;
         m->record.pid = l.pid;
-        m->record.uid = o->uid;
         m->is_child = true;
         r = record_start_ticks(l.pid, &m->record.start_ticks, err);
         if (r == 0)
@@ -264,9 +267,9 @@ static int run(struct vmm *m, const struct launch_options *o, struct err *err)
         if (r == 0 && (r = watch(m, pid_fd, err)) < 0) {
                 (void)pidfd_send_signal(pid_fd, SIGKILL, NULL, 0);
                 (void)waitid((idtype_t)P_PIDFD, (id_t)pid_fd, &(siginfo_t){0}, WEXITED);
+                (void)close(pid_fd);
+                m->pid_fd = -1;
         }
-        if (r < 0)
-                record_remove(v->record_fd, m->record.vm);
         return r;
 }
 
@@ -284,12 +287,6 @@ static int prepare_and_run(struct vmm *m, struct launch_options *o, int64_t memo
                 o->stderr_fd = out;
                 r = run(m, o, err);
                 (void)close(out);
-        }
-        if (r < 0) {
-                outlet_close(&m->outlet);
-                outlet_remove(v->log_fd, vm);
-                (void)v->cpu->provider->vm_remove(v->cpu, vm, NULL);
-                (void)ramdir_drop(v->ram_fd, vm, NULL);
         }
         return r;
 }
@@ -314,12 +311,19 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         o.argv = argv;
         struct vmm *m = vmm_new(v);
         (void)STR_COPY(m->record.vm, s->vm);
+        m->record.uid = o.uid;
+        (void)g_hash_table_insert(v->by_name, m->record.vm, m);
         r = prepare_and_run(m, &o, s->memory_bytes, err);
         if (r < 0) {
-                vmm_free(m);
+                /* What cannot be removed now belongs to that uid still: it keeps its slot until it is. */
+                struct err why;
+                if (vmms_drop(v, s->vm, &why) < 0) {
+                        log_error("%s: did not start, and what it left stays until it is dropped: %s", s->vm,
+                                  why.sentence);
+                        outlet_close(&m->outlet);
+                }
                 return r;
         }
-        (void)g_hash_table_insert(v->by_name, m->record.vm, m);
         log_note("%s: started VMM %d as uid %u", m->record.vm, (int)m->record.pid, (unsigned)m->record.uid);
         *ret = m;
         return 0;
@@ -333,6 +337,7 @@ int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err)
         if (pidfd_send_signal(m->pid_fd, SIGKILL, NULL, 0) < 0 && errno != ESRCH)
                 return err_set(err, REASON_INTERNAL, errno, "%s: cannot end VMM %d: %s", vm,
                                (int)m->record.pid, strerror(errno));
+        m->is_end_asked = true;
         *ret = m;
         return 1;
 }
@@ -371,8 +376,10 @@ int vmms_drop(struct vmms *v, const char *vm, struct err *err)
         return 0;
 }
 
-/* The thread must be the VMM's at this moment: the pidfd is asked after /proc was, so that the pid in the
- * path was still the VMM's own when the path was looked up. */
+/* The thread must be the VMM's at this moment. It may end at any other, and its number be a stranger's, so
+ * this is asked before a thread is moved and once more afterwards; what was a stranger's is given back. The
+ * pidfd is asked after /proc was, so that the pid in the path was still the VMM's own when the path was
+ * looked up. */
 static int find_thread(struct vmms *v, const char *vm, int64_t tid, struct err *err)
 {
         struct vmm *m = g_hash_table_lookup(v->by_name, vm);
@@ -386,6 +393,18 @@ static int find_thread(struct vmms *v, const char *vm, int64_t tid, struct err *
         return 0;
 }
 
+/* After a move that failed, too: it may have put a thread back that was not the one which it looked at. */
+static int check_moved(struct vmms *v, const char *vm, int64_t tid, int moved, struct err *err)
+{
+        struct err gone;
+        if (find_thread(v, vm, tid, &gone) == 0)
+                return moved;
+        v->cpu->provider->give_back(v->cpu, vm, (pid_t)tid);
+        if (err)
+                *err = gone;
+        return -gone.code;
+}
+
 int vmms_place(struct vmms *v, const struct api_keeper_cpu_place *p, struct err *err)
 {
         struct cpulist cpus = {0};
@@ -396,13 +415,17 @@ int vmms_place(struct vmms *v, const struct api_keeper_cpu_place *p, struct err 
                                     (long long)p->cpus[i]);
         if (r < 0)
                 return r;
-        return v->cpu->provider->place(v->cpu, p->vm, (pid_t)p->tid, &cpus, (int)p->share_milli, err);
+        r = v->cpu->provider->place(v->cpu, p->vm, (pid_t)p->tid, &cpus, (int)p->share_milli, err);
+        return check_moved(v, p->vm, p->tid, r, err);
 }
 
 int vmms_park(struct vmms *v, const struct api_keeper_thread *t, struct err *err)
 {
         int r = find_thread(v, t->vm, t->tid, err);
-        return r < 0 ? r : v->cpu->provider->park(v->cpu, t->vm, (pid_t)t->tid, err);
+        if (r < 0)
+                return r;
+        r = v->cpu->provider->park(v->cpu, t->vm, (pid_t)t->tid, err);
+        return check_moved(v, t->vm, t->tid, r, err);
 }
 
 bool vmm_describe(const struct vmm *m, struct api_keeper_vmm *ret)

@@ -22,6 +22,7 @@ struct vmm {
         struct record record;
         int pid_fd; /* -1: gone */
         bool is_child;
+        bool is_end_asked; /* by vmms_kill() */
         struct loop_fd watch;
         struct outlet outlet;
         GSList *waiting; /* whoever asked for its end; opaque, given to on_gone() */

@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import pwd
+import resource
 import shutil
 import signal
 import socket
@@ -385,6 +386,46 @@ def test_exec_failure_leaves_nothing(keeper):
     assert glob.glob(f"{keeper.ram}/*") == [] and glob.glob(f"{keeper.run}/vm/*") == []
 
 
+def trees(keeper):
+    """The prefix in each hierarchy that it is in."""
+    return glob.glob(f"/sys/fs/cgroup/*/{keeper.name}") + glob.glob(f"/sys/fs/cgroup/{keeper.name}")
+
+
+def test_a_failed_start_keeps_its_slot_until_cleaned_up(keeper):
+    """What is left belongs to that uid: nobody else is given it, and no restart forgets it."""
+    if not trees(keeper):
+        pytest.skip("no cgroups here: nothing that cannot be removed is left")
+    stuck = [f"{t}/emulator@v/stuck" for t in trees(keeper)]
+    for path in stuck:
+        os.makedirs(path)
+    refused("internal", keeper.start_vmm, "v", [f"{keeper.dir}/absent"])
+    assert "did not start, and what it left stays until it is dropped" in keeper.log()
+    for _ in range(2):
+        assert keeper.vmms() == {}
+        refused("busy", keeper.start_vmm, "w", [keeper.scripts["tell"]])
+        refused("busy", keeper.start_vmm, "v", [keeper.scripts["tell"]])
+        keeper.process.kill()
+        keeper.process.wait()
+        keeper.start()
+    for path in stuck:
+        os.rmdir(path)
+    keeper.start_vmm("v", [keeper.scripts["tell"]])
+    keeper.end_vmm("v")
+    keeper.start_vmm("w", [keeper.scripts["tell"]])
+
+
+def test_stale_files_that_stay_refuse_a_start(keeper):
+    os.makedirs(f"{keeper.ram}/v/mounted")
+    subprocess.run(["mount", "-t", "tmpfs", "mete-test", f"{keeper.ram}/v/mounted"], check=True)
+    try:
+        e = refused("internal", keeper.start_vmm, "v", [keeper.scripts["tell"]])
+        assert "RAM files of v: Device or resource busy" in e.message
+        assert keeper.vmms() == {}
+    finally:
+        subprocess.run(["umount", f"{keeper.ram}/v/mounted"], check=True)
+    keeper.start_vmm("v", [keeper.scripts["tell"]])
+
+
 def test_start_refused(keeper):
     tell = keeper.scripts["tell"]
     refused("denied", keeper.start_vmm, "v", ["/bin/sh"])
@@ -490,6 +531,40 @@ def test_place_and_park(keeper):
     refused("invalid", place, first, share=0)
     refused("invalid", place, first, share=1001)
     assert name_of_group(pid, first) == f"thread-{first}@v"
+
+
+def test_a_failed_place_changes_nothing(keeper):
+    """The kernel refuses the CPUs: share, CPUs and group stay as they were."""
+    if not trees(keeper) or os.cpu_count() < 2:
+        pytest.skip("needs cgroups and two CPUs")
+    with open(keeper.conf, "a") as f:
+        f.write("\nhousekeeping=0\n")
+    keeper.process.kill()
+    keeper.process.wait()
+    keeper.start()
+    pid, qmp = start_qemu(keeper, "v", 0, "-machine", "q35", "-accel", "tcg", "-smp", "3", "-m", "64", "-S")
+    placed, parked, plain = vcpu_tids(qmp)
+
+    def place(tid, cpu, share):
+        return keeper.call("cpu-place", {"vm": "v", "tid": tid, "cpus": [cpu], "share_milli": share})
+
+    def weights():
+        found = [open(p).read() for t in trees(keeper) for name in ("cpu.shares", "cpu.weight")
+                 for p in glob.glob(f"{t}/thread-{placed}@v/{name}")]
+        assert len(found) == 1
+        return int(found[0])
+    place(placed, 0, 900)
+    keeper.call("cpu-park", {"vm": "v", "tid": parked})
+    for t in trees(keeper):
+        if os.path.exists(f"{t}/cpuset.cpus"):
+            with open(f"{t}/cpuset.cpus", "w") as f:
+                f.write("0")
+    for tid, group in ((placed, f"thread-{placed}@v"), (parked, "parked@v"), (plain, "emulator@v")):
+        refused("internal", place, tid, 1, 100)
+        assert name_of_group(pid, tid) == group
+        assert os.sched_getaffinity(tid) == {0}
+        assert weights() == 9000
+    assert keeper.groups() == {f"thread-{placed}@v", "parked@v", "emulator@v"}
 
 
 def busy_ticks(pid, tid):
@@ -598,6 +673,48 @@ def test_second_keeper_is_refused(keeper):
     keeper.call("hello", {"version": 1})
 
 
+def test_a_wanted_end_is_told_as_such(keeper):
+    keeper.start_vmm("v", [keeper.scripts["tell"]])
+    pid = keeper.start_vmm("w", [keeper.scripts["tell"]], 1)["pid"]
+    keeper.end_vmm("v")
+    os.kill(pid, signal.SIGKILL)
+    wait_for("w is gone", lambda: not keeper.vmms())
+    lines = keeper.log().splitlines()
+    assert [l for l in lines if "v: VMM" in l and "is ended, as it was asked for" in l]
+    assert [l for l in lines if f"w: VMM {pid} was ended by signal 9" in l]
+    assert not [l for l in lines if "v: VMM" in l and "signal" in l]
+
+
+def test_exit_status():
+    directory = tempfile.mkdtemp(prefix="mete-keeper-")
+    try:
+        def status(text, *args):
+            path = f"{directory}/keeper.conf"
+            if text is not None:
+                with open(path, "w") as f:
+                    f.write(text)
+            done = subprocess.run([f"{BUILD}/src/keeper/mete-keeper", "--config", path, *args], capture_output=True,
+                                  text=True, timeout=20, check=False)
+            return done.returncode, done.stderr
+        code, said = status(None)
+        assert code == 78 and "keeper.conf" in said, said
+        good = f"[keeper]\nrun_dir={directory}/run\nmeted_user={METED_USER}\n"
+        for more, word in (("nonsense", "nonsense"), ("uid_first=7", "uid_first"), ("cpus=x", "x"), ("cgroup_prefix=../a", "prefix")):
+            for args in ((), ("--check",)):
+                code, said = status(good + more + "\n", *args)
+                assert code == 78 and word in said, said
+        assert status(good, "--check")[0] == 0
+        assert status(good, "--no-such-option")[0] == 64
+        assert status(good, "argument")[0] == 64
+        # What is no fault of the configuration's text.
+        with open(f"{directory}/file", "w"):
+            pass
+        assert status(good + f"ram_dir={directory}/file/below\n")[0] == 1
+        assert not os.path.exists(f"{directory}/run/keeper.sock")
+    finally:
+        shutil.rmtree(directory)
+
+
 # -- clients
 
 def test_only_meted_and_root(keeper):
@@ -694,6 +811,49 @@ def test_too_many_connections(keeper):
         assert c.call("vmm-list") == {"vmms": []}
         c.close()
     wait_for("room again", lambda: can_call(keeper))
+
+
+def cpu_ticks(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return sum(int(n) for n in f.read().rsplit(")", 1)[1].split()[11:13])
+
+
+def test_no_descriptors_left(keeper):
+    """Who connects waits; the keeper neither spins nor fills its log, and takes him once it can."""
+    pid = keeper.process.pid
+    with keeper.client() as c:
+        c.call("vmm-list")
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        taken = set(os.listdir(f"/proc/{pid}/fd"))
+        free = next(n for n in range(1000) if str(n) not in taken)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (free, limits[1]))
+        waiting = keeper.client()
+        wait_for("it is said", lambda: "no connection can be taken" in keeper.log())
+        before = cpu_ticks(pid)
+        time.sleep(1)
+        assert cpu_ticks(pid) - before < 20
+        assert keeper.log().count("no connection can be taken") == 1
+        assert c.call("vmm-list") == {"vmms": []}
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        assert waiting.call("vmm-list") == {"vmms": []}
+        waiting.close()
+
+
+def test_who_has_hung_up_starts_nothing(keeper):
+    """A start that the keeper comes to when its caller is gone: no VMM that nobody knows of, no end of one."""
+    keeper.start_vmm("w", [keeper.scripts["tell"]], 1)
+    os.kill(keeper.process.pid, signal.SIGSTOP)
+    wait_for("it is stopped", lambda: " (T" in " (" + open(f"/proc/{keeper.process.pid}/stat").read().rsplit(") ", 1)[1])
+    with keeper.client() as c:
+        c.begin("vmm-start", {"vm": "v", "slot": 0, "argv": [keeper.scripts["tell"]], "fds": 0, "memory_bytes": 0})
+        c.begin("vmm-kill", {"vm": "w"})
+    with keeper.client() as successor:
+        wanted = successor.begin("vmm-list")
+        os.kill(keeper.process.pid, signal.SIGCONT)
+        assert [v["vm"] for v in successor.finish(wanted)["vmms"]] == ["w"]
+        wait_for("it is said", lambda: "is not done: it has hung up" in keeper.log())
+        assert list(keeper.vmms()) == ["w"]
+        assert keeper.log().count("is not done: it has hung up") == 2
 
 
 def can_call(keeper):
