@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <hwloc.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -236,6 +237,29 @@ out:
         else
                 *ret = inv;
         return r;
+}
+
+int inventory_add_missing(struct inventory *inv, const char *id, struct err *err)
+{
+        struct component c = {0};
+        char again[sizeof(c.id)] = "";
+        if (sscanf(id, "cpu:%" SCNu32, &c.os_index) == 1) { /* NOLINT(cert-err34-c): compared below */
+                c.kind = COMPONENT_CPU;
+                (void)snprintf(again, sizeof(again), "cpu:%" PRIu32, c.os_index);
+        } else if (sscanf(id, "memory:node%" SCNu32, &c.os_index) == 1) { /* NOLINT(cert-err34-c) */
+                c.kind = COMPONENT_MEMORY;
+                c.node = c.os_index;
+                (void)snprintf(again, sizeof(again), "memory:node%" PRIu32, c.os_index);
+        }
+        if (!c.kind || strcmp(again, id) != 0)
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not the name of a component", id);
+        memcpy(c.id, again, sizeof(c.id));
+        struct component *grown = realloc(inv->components, (inv->n + 1) * sizeof(*grown));
+        if (!grown)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
+        inv->components = grown;
+        inv->components[inv->n++] = c;
+        return 0;
 }
 
 void inventory_done(struct inventory *inv)

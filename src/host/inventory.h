@@ -35,5 +35,9 @@ struct inventory {
  * REASON_INVALID: a CPU that is not there, a file or description that hwloc refuses.
  * REASON_NO_CAPACITY: more memory than there is. *ret is untouched on failure. */
 int inventory_read(const struct inventory_options *o, struct inventory *ret, struct err *err);
+/* A component that the machine had once ("cpu:5", "memory:node1"), behind the others: not healthy, of no
+ * capacity, but with a name, so that what is claimed of it still stands in the books. REASON_INVALID: no name
+ * of a component. */
+int inventory_add_missing(struct inventory *inv, const char *id, struct err *err);
 /* Idempotent. */
 void inventory_done(struct inventory *inv);

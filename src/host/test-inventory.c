@@ -126,6 +126,27 @@ static void test_xml(void)
         (void)g_unlink(path);
 }
 
+static void test_missing(void)
+{
+        static const char *const wrong[] = {"",        "cpu:",     "cpu:-1",
+                                            "cpu:01",  "cpu:1x",   "cpu:99999999999",
+                                            "cache:0", "memory:1", "memory:node"};
+        struct inventory inv =
+                read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, GIB, 0});
+        struct err err = {0};
+        size_t n = inv.n;
+        g_assert_cmpint(inventory_add_missing(&inv, "cpu:99", &err), ==, 0);
+        g_assert_cmpint(inventory_add_missing(&inv, "memory:node7", &err), ==, 0);
+        for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++)
+                g_assert_cmpint(inventory_add_missing(&inv, wrong[i], &err), <, 0);
+        g_assert_cmpuint(inv.n, ==, n + 2);
+        const struct component *cpu = &inv.components[n], *memory = cpu + 1;
+        g_assert_true(cpu->kind == COMPONENT_CPU && cpu->os_index == 99 && cpu->owned == 0 && !cpu->healthy);
+        g_assert_true(memory->kind == COMPONENT_MEMORY && memory->node == 7 && !memory->healthy);
+        g_assert_cmpstr(memory->id, ==, "memory:node7");
+        inventory_done(&inv);
+}
+
 static void test_live(void)
 {
         struct inventory inv = read_ok((struct inventory_options){INVENTORY_LIVE, NULL, NULL, 0, 0});
@@ -144,6 +165,7 @@ int main(int argc, char **argv)
         g_test_add_func("/inventory/restricted", test_restricted);
         g_test_add_func("/inventory/refused", test_refused);
         g_test_add_func("/inventory/xml", test_xml);
+        g_test_add_func("/inventory/missing", test_missing);
         g_test_add_func("/inventory/live", test_live);
         return g_test_run();
 }

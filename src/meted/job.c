@@ -617,6 +617,10 @@ static void step_place(struct job *j, const struct step *s)
                 no_vmm(j);
                 return;
         }
+        if (j->is_adoption && !v->m->inventory.components[s->component].healthy) {
+                step_done(j, NULL); /* the CPU is gone, its VM is not: it runs where the kernel has put it */
+                return;
+        }
         struct api_keeper_cpu_place *p = g_new0(struct api_keeper_cpu_place, 1);
         (void)snprintf(p->vm, sizeof(p->vm), "%s", v->definition.name);
         p->tid = cpu->tid;

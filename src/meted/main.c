@@ -194,6 +194,31 @@ static int configure(struct meted *m, const char *path)
         return 0;
 }
 
+/* The machine, or the source of its inventory, has lost something that is claimed: it stays in the books,
+ * with nothing to give away, until what is claimed of it is given back, or it is there again. */
+static int on_missing(const char *component, void *arg, struct err *err)
+{
+        struct meted *m = arg;
+        int bad = inventory_add_missing(&m->inventory, component, err);
+        if (!bad)
+                store_set_components(m->store, m->inventory.components, m->inventory.n);
+        return bad;
+}
+
+static void say_missing(const struct request *r, void *arg)
+{
+        struct meted *m = arg;
+        for (size_t i = 0; i < r->n_claims; i++) {
+                const struct component *c = &m->inventory.components[r->claims[i].component];
+                if (c->healthy)
+                        continue;
+                log_warn("%s claims %s, which is not there any more", r->key, c->id);
+                hypervisor_note(m->hv, loop_now_ms(), r->id, r->key, "component-missing",
+                                "%s is not there any more; its claim of %s stays until it is given back",
+                                c->id, c->id);
+        }
+}
+
 static int make_dir(const char *path, mode_t mode, struct err *err)
 {
         /* chmod, because of the umask; one that is there already is the operator's */
@@ -215,6 +240,9 @@ static int start(struct meted *m, struct err *err)
         bad = store_open(path, m->inventory.components, m->inventory.n, &m->store, err);
         if (bad)
                 return bad;
+        bad = store_each_missing(m->store, on_missing, m, err);
+        if (bad)
+                return bad;
         (void)snprintf(path, sizeof(path), "%s/probe.json", m->config.state_dir);
         bad = probe_qemu(m->config.qemu, path, PROBE_MS, &m->probe, err);
         if (!bad)
@@ -230,6 +258,7 @@ static int start(struct meted *m, struct err *err)
         list_vmms(m);
         hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "started", "meted %s on QEMU %s (%s)",
                         METE_VERSION, m->probe.version, api_accelerator_name(m->probe.accelerator));
+        hypervisor_each(m->hv, say_missing, m);
         loop_timer_init(&m->housekeeping, on_housekeeping, m);
         loop_timer_in(&m->housekeeping, HOUSEKEEPING_MS);
         m->ready_mono_ms = loop_mono_ms();

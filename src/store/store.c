@@ -382,8 +382,15 @@ static const char *column(sqlite3_stmt *q, int i)
         return t ? (const char *)t : "";
 }
 
-/* "cpu:0=900@1 memory:node0=1073741824@0". A component that is no longer there drops out, and with it the
- * claim: what does not exist cannot be held. */
+static const struct component *find_component(const struct store *s, const char *id, size_t id_n)
+{
+        for (size_t c = 0; c < s->n_components; c++)
+                if (strlen(s->components[c].id) == id_n && strncmp(s->components[c].id, id, id_n) == 0)
+                        return &s->components[c];
+        return NULL;
+}
+
+/* "cpu:0=900@1 memory:node0=1073741824@0" */
 static int parse_claims(const struct store *s, const char *text, struct request *r, struct err *err)
 {
         size_t n = 1;
@@ -402,13 +409,48 @@ static int parse_claims(const struct store *s, const char *text, struct request 
                 if (amount <= 0 || slot < -1 || slot > 63 || (*end && *end != ' '))
                         return err_set(err, REASON_INTERNAL, EINVAL,
                                        "%s: its claims \"%.60s\" cannot be read", r->key, text);
-                for (uint32_t c = 0; c < s->n_components; c++)
-                        if (strlen(s->components[c].id) == id_n && strncmp(s->components[c].id, p, id_n) == 0)
-                                r->claims[r->n_claims++] = (struct request_claim){
-                                        .component = c, .slot = (int16_t)slot, .amount = amount};
+                const struct component *c = find_component(s, p, id_n);
+                if (!c)
+                        return err_set(err, REASON_INTERNAL, ENODEV, "%s: it claims %.*s, which is not known",
+                                       r->key, (int)id_n, p);
+                r->claims[r->n_claims++] = (struct request_claim){
+                        .component = (uint32_t)(c - s->components), .slot = (int16_t)slot, .amount = amount};
                 p = *end ? end + 1 : end;
         }
         return 0;
+}
+
+void store_set_components(struct store *s, const struct component *components, size_t n_components)
+{
+        s->components = components;
+        s->n_components = n_components;
+}
+
+int store_each_missing(struct store *s, int (*fn)(const char *component, void *arg, struct err *err),
+                       void *arg, struct err *err)
+{
+        sqlite3_stmt *q;
+        int bad = 0, rc = SQLITE_DONE;
+        if (sqlite3_prepare_v2(s->db, "SELECT claims FROM request WHERE claims <> '' ORDER BY serial", -1, &q,
+                               NULL) != SQLITE_OK)
+                return fail(s, "cannot read claims", err);
+        while (!bad && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+                for (const char *p = column(q, 0); *p && !bad; p += strspn(p, " ")) {
+                        char id[sizeof(s->components->id)];
+                        size_t id_n = strcspn(p, "= ");
+                        /* what cannot be a component is said when the request is read */
+                        if (id_n > 0 && id_n < sizeof(id) && !find_component(s, p, id_n)) {
+                                memcpy(id, p, id_n);
+                                id[id_n] = '\0';
+                                bad = fn(id, arg, err);
+                        }
+                        p += strcspn(p, " ");
+                }
+        }
+        if (!bad && rc != SQLITE_DONE)
+                bad = fail(s, "cannot read claims", err);
+        sqlite3_finalize(q);
+        return bad;
 }
 
 static int parse_needs(const char *needs, const char *met, struct request *r, struct err *err)

@@ -30,6 +30,12 @@ struct store_event {
 int store_open(const char *path, const struct component *components, size_t n_components, struct store **ret,
                struct err *err);
 void store_close(struct store *s);
+/* Calls fn for each component that something in the store claims and that is not among the components: the
+ * machine has lost it. fn adds it and calls store_set_components(); where one is still unknown when requests
+ * are loaded, they are not: nothing that was granted drops out silently. */
+int store_each_missing(struct store *s, int (*fn)(const char *component, void *arg, struct err *err),
+                       void *arg, struct err *err);
+void store_set_components(struct store *s, const struct component *components, size_t n_components);
 
 /* Writes of the turn. */
 int store_put_request(struct store *s, const struct request *r, struct err *err);

@@ -284,6 +284,47 @@ static void test_foreign(void)
         place_done(&p);
 }
 
+static int collect(const char *component, void *arg, struct err *err)
+{
+        GString *all = arg;
+        (void)err;
+        g_string_append_printf(all, "%s ", component);
+        return 0;
+}
+
+/* The machine has lost what is claimed: it is named, and nothing is read as if it had never been claimed. */
+static void test_missing_component(void)
+{
+        struct place p;
+        struct request r;
+        struct found f;
+        struct err err = {0};
+        place_init(&p);
+        struct store *s = open_store(&p);
+        sample(&r, 1);
+        g_assert_cmpint(store_put_request(s, &r, &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        g_autoptr(GString) all = g_string_new(NULL);
+        g_assert_cmpint(store_each_missing(s, collect, all, &err), ==, 0);
+        g_assert_cmpstr(all->str, ==, "");
+        store_set_components(s, machine + 1, 1);
+        g_assert_cmpint(store_each_missing(s, collect, all, &err), ==, 0);
+        g_assert_cmpstr(all->str, ==, "cpu:0 ");
+        memset(&f, 0, sizeof(f));
+        g_assert_cmpint(store_load_requests(s, take, &f, &err), <, 0);
+        g_assert_nonnull(strstr(err.sentence, "vm:v/r1: it claims cpu:0"));
+        g_assert_cmpint(f.n, ==, 0);
+        struct component grown[] = {machine[1], machine[0]}; /* under another number */
+        store_set_components(s, grown, 2);
+        g_assert_cmpint(load(s, &f), ==, 1);
+        g_assert_cmpuint(f.last.n_claims, ==, 2);
+        g_assert_true(f.last.claims[0].component == 1 && f.last.claims[1].component == 0);
+        free(f.last.claims);
+        free(r.claims);
+        store_close(s);
+        place_done(&p);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -293,5 +334,6 @@ int main(int argc, char **argv)
         g_test_add_func("/store/full-disk", test_full_disk);
         g_test_add_func("/store/events", test_events);
         g_test_add_func("/store/foreign", test_foreign);
+        g_test_add_func("/store/missing-component", test_missing_component);
         return g_test_run();
 }

@@ -181,6 +181,45 @@ def test_window_that_has_ended(image):
         assert status == 400 and json.loads(text)["reason"] == "invalid", text
 
 
+def test_machine_has_lost_a_cpu(image):
+    """What was granted of it stays in the books, is named in the log, and comes back by its release; a VM on it runs on."""
+    def restart(cores):
+        host.kill_meted(signal.SIGTERM)
+        host.options["source"] = f"synthetic:numa:1(memory=8GB) core:{cores} pu:1"
+        host.write_config()
+        host.start_meted()
+
+    def missing(trace):
+        return [e["text"].split()[0] for e in host.events(trace) if e["event"] == "component-missing"]
+    with Host(memory="2G", source="synthetic:numa:1(memory=8GB) core:4 pu:1") as host:
+        full = host.free()
+        host.image(os.path.join(ROOT, "build/guest/vmlinuz"))
+        host.mete("reserve", "low", "--need", "cpu:1,exclusive")  # so that the VM is not on the first
+        host.mete("vm", "create", "w", "--cpus=1", "--memory=256M", "--kernel=vmlinuz", "--append=console=ttyS0")
+        host.mete("vm", "start", "w")
+        host.mete("reserve", "high", "--need", "cpu:2,exclusive")
+        claims, pid = host.claims(), host.mete_json("vm", "show", "w")["pid"]
+        assert len([c for c in claims if c["component"].startswith("cpu")]) == 4, claims
+        restart(1)
+        assert host.claims() == claims
+        assert missing("high") == ["cpu:2", "cpu:3"] and missing("low") == [] and missing("w") == ["cpu:1"]
+        wait_for("it is adopted", lambda: any(e["event"] == "adopted" for e in host.events("w")))
+        assert state_of(host) == "running" and host.mete_json("vm", "show", "w")["pid"] == pid
+        # what is not there is not given away, and is given back
+        p = host.mete("reserve", "more", "--need", "cpu:1,share>=0.1", check=False)
+        assert p.returncode == 75 and "none that meets it is free" in p.stderr, p.stderr
+        host.mete("unreserve", "high")
+        assert [c["component"] for c in host.claims()] == [c["component"] for c in claims
+                                                             if c["holder"] != "reservation:high"]
+        restart(4)
+        assert host.claims() == [c for c in claims if c["holder"] != "reservation:high"]
+        host.mete("reserve", "again", "--need", "cpu:2,exclusive")
+        for each in "low", "again":
+            host.mete("unreserve", each)
+        host.mete("vm", "kill", "w")
+        host.wait_free(full)
+
+
 def test_more_requests_than_an_agent_can_name(image):
     """What a guest does not name when it synchronises is taken back, so that no limit may allow more than it can."""
     with Host() as host:
