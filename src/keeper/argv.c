@@ -8,10 +8,11 @@
 
 static const char sandbox[] = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/* Options with one dash or two. readconfig and set could change the sandbox again; plugin loads code. */
-static const char *const refused[] = {"sandbox",     "runas", "run-with", "daemonize", "chroot",
-                                      "pidfile",     "D",     "plugin",   "set",       "readconfig",
-                                      "writeconfig", "trace", "iscsi"};
+/* Options with one dash or two. readconfig and set could change the sandbox again; plugin loads code;
+ * async-teardown forks a process that shares the VMM's memory before the sandbox is there. */
+static const char *const refused[] = {"sandbox",     "runas", "run-with", "daemonize",     "chroot",
+                                      "pidfile",     "D",     "plugin",   "set",           "readconfig",
+                                      "writeconfig", "trace", "iscsi",    "async-teardown"};
 
 static int check(const char *argument, struct err *err)
 {

@@ -64,10 +64,23 @@ static void is_refused(struct api_keeper_vmm_start *s, enum reason reason)
 
 static void test_refused(void)
 {
-        static const char *const words[] = {"-sandbox",    "--sandbox",    "-runas",      "-run-with",
-                                            "-daemonize",  "-chroot",      "-pidfile",    "-D",
-                                            "--D",         "-plugin",      "-set",        "-trace",
-                                            "-readconfig", "--readconfig", "-writeconfig"};
+        static const char *const words[] = {"-sandbox",
+                                            "--sandbox",
+                                            "-runas",
+                                            "-run-with",
+                                            "-daemonize",
+                                            "-chroot",
+                                            "-pidfile",
+                                            "-D",
+                                            "--D",
+                                            "-plugin",
+                                            "-set",
+                                            "-trace",
+                                            "-readconfig",
+                                            "--readconfig",
+                                            "-writeconfig",
+                                            "-async-teardown",
+                                            "--async-teardown"};
         for (size_t i = 0; i < G_N_ELEMENTS(words); i++) {
                 g_autofree char *line = g_strdup_printf("%s -S %s off", qemu[0], words[i]);
                 g_autofree struct api_keeper_vmm_start *s = start_of(line);

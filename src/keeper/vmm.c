@@ -4,12 +4,14 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "base/log.h"
@@ -135,21 +137,30 @@ static int find_process(const struct record *r)
         return -1;
 }
 
+/* A pipe without a name, such as a keeper made. One with a name may have others who write into it, and what
+ * they write is not for us to take. */
+static bool is_pipe(int fd)
+{
+        struct stat st;
+        struct statfs fs;
+        return fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode) && st.st_uid == geteuid() &&
+               fstatfs(fd, &fs) == 0 && fs.f_type == PIPEFS_MAGIC;
+}
+
 /* Its end of the pipe is still there as its descriptor 2; we make ourselves a new one. What is there is of
  * the VMM's choosing by now, so it is looked at before it is opened. */
 static void reopen_outlet(struct vmm *m)
 {
         char path[64];
-        struct stat st;
         (void)snprintf(path, sizeof(path), "/proc/%d/fd/2", (int)m->record.pid);
         int at = open(path, O_PATH | O_CLOEXEC), fd = -1;
-        if (at >= 0 && fstat(at, &st) == 0 && S_ISFIFO(st.st_mode)) {
+        if (at >= 0 && is_pipe(at)) {
                 (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", at);
                 fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
         }
         if (at >= 0)
                 (void)close(at);
-        struct err err = {.sentence = "it has closed its end"};
+        struct err err = {.sentence = "its end is not there any more"};
         if (fd < 0 || outlet_open(&m->outlet, m->owner->log_fd, m->record.vm, m->owner->config->meted_gid, fd,
                                   false, &err) < 0)
                 log_warn("%s: what its VMM says is not kept any more: %s", m->record.vm, err.sentence);

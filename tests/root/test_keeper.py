@@ -181,6 +181,8 @@ class Keeper:
                     for pid in f.read().split():
                         os.kill(int(pid), signal.SIGKILL)
                 wait_for("group is empty", lambda g=group: not open(f"{g}/cgroup.procs").read())
+                for inner in glob.glob(f"{group}/*/"):
+                    os.rmdir(inner)
                 os.rmdir(group)
             os.rmdir(top)
 
@@ -642,6 +644,38 @@ def test_log_goes_on_after_a_restart(keeper):
     size = os.path.getsize(log)
     wait_for("more ticks", lambda: os.path.getsize(log) > size)
     assert open(log).read().startswith("tick 1\n")
+
+
+def test_a_pipe_of_others_is_not_read(keeper):
+    """A VMM that put something else in the place of its stderr: a successor does not read it for it."""
+    fifo = f"{keeper.dir}/fifo"
+    os.mkfifo(fifo)
+    os.chmod(fifo, 0o622)
+    script = keeper.add_program("swaps", f"""#!/usr/bin/python3 -I
+import os, sys, time
+fd = os.open({fifo!r}, os.O_WRONLY)
+os.dup2(fd, 2)
+print("swapped", flush=True)
+os.dup2(fd, 1)
+time.sleep(600)
+""".encode())
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        log = keeper.start_vmm("v", [script])["log"]
+        wait_for("it is swapped", lambda: "swapped" in open(log).read())
+        keeper.process.kill()
+        keeper.process.wait()
+        keeper.start()
+        assert "what its VMM says is not kept any more" in keeper.log()
+        with open(fifo, "w") as f:
+            f.write("secret")
+        time.sleep(0.3)
+        assert os.read(reader, 100) == b"secret"
+        assert "secret" not in open(log).read()
+        assert keeper.vmms().keys() == {"v"}
+        keeper.end_vmm("v")
+    finally:
+        os.close(reader)
 
 
 def test_a_pid_used_again_is_not_touched(keeper):
