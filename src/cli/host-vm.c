@@ -93,6 +93,8 @@ static int create_body(const struct arguments *a, json_t *body, struct err *err)
                 return r;
         if (share != NULL) {
                 r = units_parse_milli(share, &milli, err);
+                if (r == 0 && (milli < 1 || milli > 1000))
+                        r = err_set(err, REASON_INVALID, ERANGE, "a share is from 0.001 to 1 of a host CPU");
                 if (r < 0)
                         return err_note(err, "--share %s", share);
                 json_object_set_new(body, "share_milli", json_integer(milli));

@@ -3,14 +3,15 @@
 #include "base/str.h"
 
 static const struct option_row create_options[] = {
-        {"--cpus",                                                             "N[..M]", "vCPUs it always has, and to which it may grow (1)", false},
-        {"--memory",                 "SIZE[..SIZE]", "memory it always has, and to which it may grow (512M)", false},
-        {"--share",                                                                    "SHARE", "share of a host CPU that each of its own vCPUs holds, such as 0.2", false},
+        {"--cpus",                                                                             "N[..M]", "vCPUs it always has, and to which it may grow (1)", false},
+        {"--memory",                                 "SIZE[..SIZE]", "memory it always has, and to which it may grow (512M)", false},
+        {"--share",                                                                                    "SHARE",
+         "share of a host CPU that each of its own vCPUs holds, from 0.001 to 1, such as 0.2", false},
         {"--kernel",                                      "FILE", "kernel to boot, a file in the image directory", false},
-        {"--initrd",                                                               "FILE", "its initial RAM disk, likewise", false},
-        {"--append",                                                            "TEXT", "the kernel's command line", false},
+        {"--initrd",                                                                               "FILE", "its initial RAM disk, likewise", false},
+        {"--append",                                                                            "TEXT", "the kernel's command line", false},
         {"--disk", "FILE", "raw disk, a file in the image directory", false},
-        {NULL                                                                   },
+        {NULL                                                                                   },
 };
 static const struct option_row stop_options[] = {
         {"--timeout",                                           "TIME", "how long to wait for the guest to power down (30s)", false},
@@ -49,7 +50,8 @@ const struct verb host_verbs[] = {
         {"ledger",    "",     0, 0, false, NULL,            "Show every component and every claim on it",           NULL,                                                                              host_ledger   },
         {"leases",    "",     0, 0, false, NULL,            "List what is granted or offered",                      NULL,                                                                              host_leases   },
         {"reserve",   "ID",   1, 1, false, reserve_options, "Reserve capacity of this host without a VM",
-         "The same ID again has the same answer. The exit status says whether it was granted.",                                                                                                        host_reserve  },
+         "The same ID again has the same answer, so that of a refused one is used up. The exit "
+         "status says whether it was granted.",                                                                                                                                                        host_reserve  },
         {"unreserve", "ID",   1, 1, false, NULL,            "Release a reservation; released already is no error",  NULL,
          host_unreserve                                                                                                                                                                                              },
         {"events",    "",     0, 0, false, events_options,  "Print the event log in order",                         NULL,                                                                              host_events   },

@@ -141,9 +141,17 @@ static int parameter_check(enum component_kind kind, const struct parameter *p, 
         if (p->relation != row->relation)
                 return err_set(err, REASON_INVALID, EINVAL, "%s takes the relation %s", row->name,
                                relation_name(row->relation));
-        if (p->value < row->minimum || p->value > row->maximum)
-                return err_set(err, REASON_INVALID, ERANGE, "%s must be from %lld to %lld %s", row->name,
-                               (long long)row->minimum, (long long)row->maximum, row->unit);
+        if (p->value < row->minimum || p->value > row->maximum) {
+                char value[UNITS_TEXT], low[UNITS_TEXT], high[UNITS_TEXT];
+                if (row->flag)
+                        return err_set(err, REASON_INVALID, ERANGE, "%s stands alone, without a value",
+                                       row->name);
+                /* As people write it; every row with a value so far is a share. */
+                return err_set(err, REASON_INVALID, ERANGE, "%s%s%s: a %s is from %s to %s of a CPU",
+                               row->name, relation_name(row->relation), units_print_milli(p->value, value),
+                               row->name, units_print_milli(row->minimum, low),
+                               units_print_milli(row->maximum, high));
+        }
         return 0;
 }
 

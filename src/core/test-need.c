@@ -113,8 +113,8 @@ static void test_refuse(void)
         refused("cpu:1,share<=0.5", REASON_INVALID, "share takes the relation >=");
         refused("cpu:1,share=0.5", REASON_INVALID, "share takes the relation >=");
         refused("cpu:1,share>=", REASON_INVALID, "share: ");
-        refused("cpu:1,share>=0", REASON_INVALID, "from 1 to 1000");
-        refused("cpu:1,share>=1.001", REASON_INVALID, "from 1 to 1000");
+        refused("cpu:1,share>=0", REASON_INVALID, "share>=0: a share is from 0.001 to 1 of a CPU");
+        refused("cpu:1,share>=1.001", REASON_INVALID, "share>=1.001: a share is from 0.001 to 1");
         refused("cpu:1,share>=0.0001", REASON_INVALID, "share: ");
         refused("cpu:1,exclusive=1", REASON_INVALID, "stands alone");
         refused("cpu:1,exclusive,exclusive", REASON_INVALID, "exclusive is said twice");
@@ -143,7 +143,7 @@ static struct need random_need(GRand *rand)
         int64_t bits =
                 ((int64_t)g_rand_int(rand) << 21 | g_rand_int(rand) >> 11) >> g_rand_int_range(rand, 0, 53);
         int shift = g_rand_boolean(rand) ? 0 : 10 * g_rand_int_range(rand, 0, 5);
-        n.amount = bits << shift >> shift == bits && bits << shift < UNITS_MAX ? bits << shift : bits;
+        n.amount = bits <= (int64_t)(UNITS_MAX - 1) >> shift ? bits << shift : bits;
         n.amount = CLAMP(n.amount, 1, UNITS_MAX - 1);
         n.amount_max = n.amount;
         if (g_rand_boolean(rand))
@@ -267,7 +267,7 @@ static void test_parts(void)
         parts_refused("cpu", 1, 0, 1, p, REASON_INVALID, "takes the relation >=");
         p = share;
         p.value = 1001;
-        parts_refused("cpu", 1, 0, 1, p, REASON_INVALID, "from 1 to 1000");
+        parts_refused("cpu", 1, 0, 1, p, REASON_INVALID, "is from 0.001 to 1 of a CPU");
         p.has_value = false;
         parts_refused("cpu", 1, 0, 1, p, REASON_INVALID, "parameters[0]: share takes a value");
         p = share;
