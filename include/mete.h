@@ -203,7 +203,8 @@ enum mete_event_kind {
         METE_EVENT_VERDICT = 1, /* `verdict` answers a request or an accept */
         METE_EVENT_DONE,        /* a decline or release was carried out */
         METE_EVENT_FAILED,      /* `error` is the answer */
-        METE_EVENT_ENDED,       /* a lease of this process ended unasked: `id`, `error` says why; ticket 0 */
+        METE_EVENT_ENDED,       /* a lease of this process ended unasked, by the host, or by another process that
+                                   released it: `id`, `error` says why; ticket 0 */
         METE_EVENT_LOST /* the agent is gone: mete_reopen(); ticket 0. Answers are still outstanding */
 };
 struct mete_event {

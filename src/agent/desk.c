@@ -183,23 +183,28 @@ void desk_give_back(struct row *row, enum api_release_cause cause, enum reason r
         desk_changed(row->agent);
 }
 
-void desk_taken(struct row *row, enum reason reason, const char *sentence)
+static void tell_ended(struct row *row, enum reason reason, const char *sentence)
 {
         struct api_app_ended ended = {.reason = reason};
+
+        (void)STR_COPY(ended.id, row->id);
+        (void)STR_COPY(ended.sentence, sentence);
+        json_t *params = api_app_ended_emit(&ended);
+        apps_notify(row->agent->apps, row->pid, row->start_ticks, api_app_methods[API_APP_ENDED].name,
+                    params);
+        json_decref(params);
+}
+
+void desk_taken(struct row *row, enum reason reason, const char *sentence)
+{
         bool was_had = row->state == ROW_GRANTED || row->state == ROW_OFFERED;
 
         if (row_step(row, ROW_EV_TAKEN, NULL) != 1)
                 return;
         set_verdict(row, API_OUTCOME_NOT_NOW, reason, sentence);
         answer_asked(row);
-        if (was_had) {
-                (void)STR_COPY(ended.id, row->id);
-                (void)STR_COPY(ended.sentence, sentence);
-                json_t *params = api_app_ended_emit(&ended);
-                apps_notify(row->agent->apps, row->pid, row->start_ticks, api_app_methods[API_APP_ENDED].name,
-                            params);
-                json_decref(params);
-        }
+        if (was_had)
+                tell_ended(row, reason, sentence);
         finished(row);
         desk_changed(row->agent);
 }
@@ -641,6 +646,11 @@ static void on_app_release(struct agent *a, const struct app *app, struct rpc_ca
         bool is_wanted = row->state == ROW_GRANTED || row->state == ROW_OFFERED;
         desk_give_back(row, is_wanted ? API_RELEASE_CAUSE_RELEASED : API_RELEASE_CAUSE_WITHDRAWN,
                        REASON_CANCELLED, "withdrawn by its user");
+        if (is_wanted && (app->proc.pid != row->pid || app->proc.start_ticks != row->start_ticks)) {
+                (void)err_set(&why, REASON_CANCELLED, ECANCELED, "released by %s/%ld of user %lu",
+                              app->proc.name, (long)app->proc.pid, (unsigned long)app->uid);
+                tell_ended(row, why.reason, why.sentence);
+        }
         if (!row->is_releasing) { /* finished, or the host is not reached: it is recorded */
                 rpc_reply(call, NULL);
                 return;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* mete run: the request, the verdict, the command, the release, in this order.
  *
- * Signals are taken from a descriptor from the start, so that none falls between two stones: before the
- * command runs they withdraw the request, while it runs they are the command's. */
+ * Signals are taken from a descriptor before anything is asked for, so that none falls between two stones:
+ * before the command runs they withdraw the request, while it runs they are the command's. */
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -17,8 +18,15 @@
 #include "base/units.h"
 #include "cli/exit.h"
 #include "cli/guest.h"
+#include "lib/handle.h"
 
-enum { RUN_NEEDS_MAX = METE_NEEDS_MAX, REOPEN_MS = 200, REOPEN_TIMES = 50 };
+enum {
+        RUN_NEEDS_MAX = METE_NEEDS_MAX,
+        REOPEN_FIRST_MS = 50,
+        REOPEN_MAX_MS = 2000,
+        LOST_MAX_MS = 10000,    /* lost for so long before the verdict: gone for good */
+        TIMEOUT_GRACE_MS = 5000 /* an agent that keeps the timeout has answered by then */
+};
 
 struct run {
         const struct arguments *a;
@@ -30,7 +38,12 @@ struct run {
         struct mete_options options;
         uint64_t ticket;
         char id[64];
-        int times_lost;
+        bool is_connected;    /* to the agent */
+        int64_t connected_ms; /* the last time that it became so */
+        int64_t lost_ms;      /* the first of some losses in a row; 0: there was none */
+        int64_t reopen_ms;    /* the wait before the agent is looked for again */
+        int64_t due_ms;       /* a verdict is not waited for any longer */
+        bool is_told;         /* that the lease has ended */
         pid_t child;
         bool is_ended; /* the command's exit status is known */
         int status;
@@ -100,13 +113,29 @@ static int take_signals(struct run *r)
 /* The agent is gone, perhaps to be started again. */
 static void find_again(struct run *r)
 {
-        if (mete_reopen(r->m, NULL) == 0)
-                r->times_lost = 0;
-        else
-                r->times_lost++;
+        r->reopen_ms = r->reopen_ms * 2 < REOPEN_MAX_MS ? r->reopen_ms * 2 : REOPEN_MAX_MS;
+        if (mete_reopen(r->m, NULL) < 0)
+                return;
+        r->is_connected = true;
+        r->connected_ms = handle_mono_ms();
 }
 
-/* Waits for a signal or the agent. Returns a signal, or 0. */
+/* Who takes connections and drops them is as good as gone: only what has held for a while ends a run of
+ * losses. */
+static void note_loss(struct run *r)
+{
+        int64_t now_ms = handle_mono_ms();
+
+        if (!r->is_connected || mete_fd(r->m, NULL) >= 0)
+                return;
+        r->is_connected = false;
+        if (r->lost_ms != 0 && now_ms - r->connected_ms < LOST_MAX_MS)
+                return;
+        r->lost_ms = now_ms;
+        r->reopen_ms = REOPEN_FIRST_MS;
+}
+
+/* Waits for a signal, the agent, or due_ms where it is not 0. Returns a signal, or 0. */
 static int wait_some(struct run *r, struct signalfd_siginfo *info)
 {
         struct pollfd p[2] = {
@@ -119,13 +148,17 @@ static int wait_some(struct run *r, struct signalfd_siginfo *info)
                 p[1].events = (short)mete_events(r->m, NULL);
         } else {
                 p[1].fd = -1;
-                wait_ms = REOPEN_MS;
+                wait_ms = (int)r->reopen_ms;
         }
+        int64_t left_ms = r->due_ms != 0 ? r->due_ms - handle_mono_ms() : INT_MAX;
+        if (r->due_ms != 0 && (wait_ms < 0 || left_ms < wait_ms))
+                wait_ms = left_ms > 0 ? (int)left_ms : 0;
         int n = poll(p, 2, wait_ms);
-        if (n == 0)
+        if (n == 0 && !r->is_connected)
                 find_again(r);
         if (n > 0 && p[1].revents != 0)
-                (void)mete_process(r->m, NULL); /* a loss shows in mete_fd() the next time */
+                (void)mete_process(r->m, NULL);
+        note_loss(r);
         if (n > 0 && p[0].revents != 0 && read(r->signal_fd, info, sizeof(*info)) == (ssize_t)sizeof(*info))
                 return (int)info->ssi_signo;
         return 0;
@@ -146,6 +179,12 @@ static int say_verdict(const struct run *r, const struct mete_verdict *v)
         return v->outcome == METE_NOT_NOW && status == EXIT_FAILED ? EXIT_NOT_NOW : (int)status;
 }
 
+static void wait_for_verdict(struct run *r)
+{
+        r->due_ms = handle_mono_ms() + TIMEOUT_GRACE_MS +
+                    (r->options.timeout_ms > 0 ? r->options.timeout_ms : HANDLE_TIMEOUT_MS);
+}
+
 /* 0: granted. -1: go on waiting. Else the exit status. */
 static int on_verdict(struct run *r, const struct mete_verdict *v, char cpus[], size_t cpus_size)
 {
@@ -156,6 +195,7 @@ static int on_verdict(struct run *r, const struct mete_verdict *v, char cpus[], 
                 if (!r->options.or_less)
                         return say_verdict(r, v);
                 (void)fprintf(stderr, "mete run: taking less: %s\n", v->sentence);
+                wait_for_verdict(r);
                 return mete_accept_start(r->m, r->id, &r->ticket, &err) < 0 ? guest_fail(r->a, &err) : -1;
         }
         if (v->outcome != METE_GRANTED)
@@ -186,6 +226,8 @@ static int take_events(struct run *r)
                         status = on_verdict(r, e->verdict, cpus, sizeof(cpus));
                 else if (e->kind == METE_EVENT_FAILED && e->ticket == r->ticket)
                         status = guest_fail(r->a, &e->error);
+                else if (e->kind == METE_EVENT_LOST && e->error.reason != METE_REASON_PEER_LOST)
+                        status = guest_fail(r->a, &e->error); /* turned away, or no agent */
                 mete_event_free(e);
         }
         return status;
@@ -198,10 +240,31 @@ static int withdrawn(struct run *r, int signal)
         return 128 + signal;
 }
 
+/* 0, or the exit status where there is no use in waiting any longer. */
+static int give_up(const struct run *r)
+{
+        int64_t now_ms = handle_mono_ms();
+
+        bool is_late = now_ms >= r->due_ms;
+        /* Found again just now, it may be lost again the next moment. */
+        bool is_lost = !r->is_connected || (r->lost_ms != 0 && now_ms - r->connected_ms < LOST_MAX_MS);
+        if (is_lost && (is_late || (!r->is_connected && now_ms - r->lost_ms > LOST_MAX_MS))) {
+                (void)fprintf(stderr, "mete run: the agent is gone (peer-lost)\n");
+                return EXIT_UNAVAILABLE;
+        }
+        if (!is_late)
+                return 0;
+        (void)fprintf(stderr, "mete run: the agent does not answer (timeout)\n");
+        return EXIT_NOT_NOW;
+}
+
 static int ask(struct run *r)
 {
         struct mete_error err;
 
+        r->is_connected = true;
+        r->connected_ms = handle_mono_ms();
+        wait_for_verdict(r);
         if (mete_request_start(r->m, r->needs, r->n_needs, &r->options, &r->ticket, &err) < 0)
                 return guest_fail(r->a, &err);
         for (;;) {
@@ -213,10 +276,9 @@ static int ask(struct run *r)
                 int status = take_events(r);
                 if (status != -1)
                         return status;
-                if (r->times_lost > REOPEN_TIMES) {
-                        (void)fprintf(stderr, "mete run: the agent is gone (peer-lost)\n");
-                        return EXIT_UNAVAILABLE;
-                }
+                status = give_up(r);
+                if (status != 0)
+                        return status;
         }
 }
 
@@ -260,9 +322,14 @@ static void say_ended(struct run *r)
         struct mete_event *e = NULL;
 
         while (mete_next_event(r->m, &e, NULL) == 1) {
-                if (e->kind == METE_EVENT_ENDED && strcmp(e->id, r->id) == 0)
-                        (void)fprintf(stderr, "mete run: the lease has ended: %s (%s)\n", e->error.sentence,
-                                      mete_reason_name(e->error.reason));
+                if (e->kind == METE_EVENT_ENDED && strcmp(e->id, r->id) == 0 && !r->is_told) {
+                        r->is_told = true;
+                        (void)fprintf(
+                                stderr,
+                                "mete run: the lease %s has ended: %s (%s); %s keeps running without it\n",
+                                r->id, e->error.sentence, mete_reason_name(e->error.reason),
+                                r->a->operands[0]);
+                }
                 mete_event_free(e);
         }
 }
@@ -280,11 +347,12 @@ static int work(struct run *r)
                 (void)fprintf(stderr, "mete run: fork: %s\n", strerror(errno));
                 return EXIT_INTERNAL;
         }
+        r->due_ms = 0;
         while (!r->is_ended) {
                 struct signalfd_siginfo info;
+                say_ended(r);
                 if (wait_some(r, &info) != 0)
                         on_signal(r, &info);
-                say_ended(r);
         }
         if (mete_release(r->m, r->id, &err) < 0)
                 (void)fprintf(stderr, "mete run: the lease goes with this process, not before: %s\n",
@@ -299,9 +367,9 @@ int guest_run(const struct arguments *a)
         int status = take_arguments(&r);
 
         if (status == 0)
-                status = take_signals(&r);
-        if (status == 0)
                 status = guest_open(a, &r.m);
+        if (status == 0) /* until now there was nothing to withdraw */
+                status = take_signals(&r);
         if (status == 0) {
                 if (r.options.name == NULL)
                         r.options.name = name_of(a->operands[0], name);

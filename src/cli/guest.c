@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/guest.h"
+#include <errno.h>
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,11 +19,41 @@ int guest_fail(const struct arguments *a, const struct mete_error *e)
         return verb_fail(a, &err);
 }
 
+/* METE_SOCKET is also what the verbs of a host take meted's socket from. */
+static void blame_socket(const struct arguments *a, struct mete_error *e)
+{
+        const char *given = arguments_option(a, "--socket"), *variable = getenv("METE_SOCKET");
+        const char *path = GUEST_SOCKET, *guess = "";
+
+        if (given != NULL) {
+                path = given;
+                guess = "; is it meted's socket?";
+        } else if (variable != NULL && *variable != '\0') {
+                path = variable;
+                guess = "; is METE_SOCKET meted's socket?";
+        }
+        e->reason = METE_REASON_PEER_LOST;
+        (void)snprintf(e->sentence, sizeof(e->sentence), "%.108s did not answer as mete-agent does%s", path,
+                       guess);
+}
+
 int guest_open(const struct arguments *a, struct mete **ret)
 {
         struct mete_error err;
+        struct mete *m = NULL;
 
-        return mete_open(arguments_option(a, "--socket"), ret, &err) < 0 ? guest_fail(a, &err) : 0;
+        if (mete_open(arguments_option(a, "--socket"), &m, &err) < 0)
+                return guest_fail(a, &err);
+        /* Nothing is asked of somebody else, who would keep us waiting. */
+        if (mete_about(m, NULL, &err) < 0) {
+                if (err.code == ETIMEDOUT || err.code == EPROTO || err.code == EMSGSIZE ||
+                    err.reason == METE_REASON_INVALID)
+                        blame_socket(a, &err);
+                mete_close(m);
+                return guest_fail(a, &err);
+        }
+        *ret = m;
+        return 0;
 }
 
 /* ---- requests, leases ---- */
@@ -193,7 +225,9 @@ static const struct option_row run_options[] = {
         {"--or-less", NULL,       "take a counter-offer of less, rather than nothing",                         false},
         {"--timeout", "DURATION", "give up after so long without a decision (60s)",                            false},
         {"--name",    "NAME",     "what the command is called in lists (the name of the program)",             false},
-        {"--id",      "ID",       "id of the request (made up)",                                               false},
+        {"--id",      "ID",
+         "id of the request (made up); asking again with it has the same answer, so that of a refused or "
+         "ended request is used up",                                                                           false},
         {"--verbose", NULL,       "say what this platform does in a lesser way (fallbacks)",                   false},
         {NULL,        NULL,       NULL,                                                                        false},
 };
@@ -213,7 +247,11 @@ const struct verb guest_verbs[] = {
                  "run' is. "
                  "The exit status is that of the command, 128+N if signal N ended it, 127 if it was not "
                  "found, 126 if it "
-                 "could not be run; without a grant, the command is not run.", .run = guest_run},
+                 "could not be run; without a grant, the command is not run. Where the lease ends before the "
+                 "command "
+                 "does, by 'mete release' or by the host, that is said on stderr, and the command keeps "
+                 "running "
+                 "without what was granted.", .run = guest_run},
         {.words = "requests",
          .operands = "",
          .summary = "The requests of your programs, also those that have ended lately",
@@ -225,8 +263,9 @@ const struct verb guest_verbs[] = {
          .operands_min = 1,
          .operands_max = 1,
          .summary = "End a lease, or withdraw a request",
-         .text = "Allowed to its user, and to root. What has ended already is no error.",
-         .run = guest_release},
+         .text = "Allowed to its user, and to root. What has ended already is no error. A command under "
+                 "'mete run' is "
+                 "told and keeps running, without what was granted.", .run = guest_release},
         {.words = "agent",
          .operands = "",
          .summary = "Whether the agent runs, and reaches its host",

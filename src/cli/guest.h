@@ -10,8 +10,8 @@
 extern const struct verb guest_verbs[];
 extern const size_t guest_verbs_n;
 
-/* Opens the agent's socket: --socket, METE_SOCKET, or the default. 0, or an exit status after it was said on
- * stderr what is wrong. */
+/* Opens the agent's socket: --socket, METE_SOCKET, or the default; and makes sure, within some seconds, that
+ * an agent is there. 0, or an exit status after it was said on stderr what is wrong. */
 int guest_open(const struct arguments *a, struct mete **ret);
 /* "mete run: SENTENCE (reason)" on stderr; the exit status. */
 int guest_fail(const struct arguments *a, const struct mete_error *e);

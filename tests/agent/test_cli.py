@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -13,8 +15,8 @@ METE = os.path.join(BUILD, "src/cli/mete-guest")
 
 
 class Mete:
-    def __init__(self, world, *args):
-        self.p = subprocess.Popen([METE, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+    def __init__(self, world, *args, stdin=subprocess.DEVNULL):
+        self.p = subprocess.Popen([METE, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=stdin,
                                   text=True, env={**os.environ, "METE_SOCKET": world.socket})
 
     def end(self, timeout_s=20):
@@ -27,8 +29,8 @@ def mete(world):
     world.up()
     started = []
 
-    def start(*args):
-        started.append(Mete(world, *args))
+    def start(*args, **more):
+        started.append(Mete(world, *args, **more))
         return started[-1]
     yield start
     for m in started:
@@ -163,7 +165,111 @@ def test_the_host_takes_it_back(world, mete):
     assert m.p.stdout.readline() == "up\n"
     world.host.notify("ended", {"request": reserve["params"]["request"], "reason": "policy", "sentence": "taken back"})
     status, out, err = m.end()
-    assert status == 0 and "taken back" in err
+    request = reserve["params"]["request"]
+    assert status == 0
+    assert err == f"mete run: the lease {request} has ended: taken back (policy); sh keeps running without it\n"
+
+
+def test_released_elsewhere(world, mete):
+    m = mete("run", "--need", "cpu:1", "--id", "r1", "--", "sh", "-c", "echo up; read x; echo down", stdin=subprocess.PIPE)
+    granted(world, m)
+    assert m.p.stdout.readline() == "up\n"
+    other = mete("release", "r1")
+    released(world)
+    assert other.end()[0] == 0
+    told = m.p.stderr.readline()
+    assert "the lease r1 has ended" in told and "released by mete" in told and "(cancelled); sh keeps running without it" in told
+    m.p.stdin.write("go on\n")
+    m.p.stdin.flush()
+    status, out, err = m.end()
+    assert (status, out, err) == (0, "down\n", "")
+    assert world.host.link.silent()  # nothing is given back twice
+
+
+class Peer:
+    """Somebody at the agent's path: takes connections, and says what it is told to; False closes."""
+
+    def __init__(self, path, says):
+        self.says, self.n = says, 0
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(path)
+        self.listener.listen(64)
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        while True:
+            try:
+                s = self.listener.accept()[0]
+            except OSError:
+                return
+            self.n += 1
+            threading.Thread(target=self.serve, args=(s,), daemon=True).start()
+
+    def serve(self, s):
+        with s, s.makefile("rb") as lines:
+            for line in lines:
+                text = self.says(json.loads(line))
+                if text is False:
+                    s.shutdown(socket.SHUT_RDWR)
+                    break
+                s.sendall(text)
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+def welcome(message):
+    if message["method"] != "hello":
+        return b""
+    return json.dumps({"jsonrpc": "2.0", "id": message["id"],
+                       "result": {"version": 1, "agent": "0", "connected": True}}).encode() + b"\n"
+
+
+@pytest.fixture
+def peer(world):
+    peers = []
+
+    def start(says):
+        peers.append(Peer(world.socket, says))
+        return peers[-1]
+    yield start
+    for p in peers:
+        p.close()
+
+
+def test_an_agent_that_drops_for_ever(world, peer):
+    p = peer(lambda message: welcome(message) or False)
+    status, out, err = Mete(world, "run", "--timeout", "100ms", "--need", "cpu:1", "--", "true").end()
+    assert status == 69 and "the agent is gone" in err
+    assert 3 <= p.n <= 12  # later and later
+
+
+def test_an_agent_that_never_decides(world, peer):
+    peer(welcome)
+    status, out, err = Mete(world, "run", "--timeout", "100ms", "--need", "cpu:1", "--", "true").end()
+    assert status == 75 and "does not answer" in err
+
+
+HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("says,verb", [(HTTP, ["run", "--need", "cpu:1", "--", "true"]), (HTTP, ["requests"]),
+                                       (HTTP, ["release", "r1"]), (b"", ["agent"])])
+def test_somebody_else_listens(world, peer, says, verb):
+    peer(lambda message: says)
+    status, out, err = Mete(world, *verb).end()
+    assert status == 69
+    assert err == (f"mete {verb[0]}: {world.socket} did not answer as mete-agent does; is METE_SOCKET meted's socket? "
+                   "(peer-lost)\n")
+
+
+def test_too_many_connections(world, mete):
+    apps = [world.app() for _ in range(31)]
+    apps[-1].call("hello", {"version": 1})
+    for verb in (["run", "--need", "cpu:1", "--", "true"], ["requests"], ["agent"]):
+        status, out, err = mete(*verb).end()
+        assert status == 75 and "too many connections" in err and "(busy)" in err
 
 
 def test_lists_and_release(world, mete):
@@ -189,6 +295,22 @@ def test_lists_and_release(world, mete):
     assert "no leases" in mete("leases").end()[1]
     assert "connected" in mete("agent").end()[1]
     assert json.loads(mete("agent", "--json").end()[1])["vm"] == "v"
+
+
+def test_what_help_says(world, mete):
+    text = " ".join(mete("run", "--help").end()[1].split())
+    assert "a refused or ended request is used up" in text and "keeps running without what was granted" in text
+    assert "keeps running" in " ".join(mete("release", "--help").end()[1].split())
+
+
+def test_a_share_that_is_none(world, mete):
+    """In the words and units of who typed it."""
+    status, out, err = mete("run", "--need", "cpu:1,share>=2", "--", "true").end()
+    assert status == 65 and "share>=2: a share is from 0.001 to 1 of a CPU" in err and "milli" not in err
+    on_host = os.path.join(BUILD, "src/cli/mete")
+    p = subprocess.run([on_host, "vm", "create", "v", "--share", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                       text=True, timeout=20, env={**os.environ, "METE_SOCKET": os.path.join(world.dir, "none")})
+    assert p.returncode == 65 and "--share 2: a share is from 0.001 to 1 of a host CPU" in p.stderr
 
 
 def test_command_line(world, mete):
