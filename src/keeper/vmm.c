@@ -46,7 +46,9 @@ static void tell_end(struct vmm *m)
         const char *said = m->outlet.last;
         bool is_reaped =
                 m->is_child && waitid((idtype_t)P_PIDFD, (id_t)m->pid_fd, &info, WEXITED) == 0 && info.si_pid;
-        if (m->is_end_asked)
+        /* It may have ended by itself just before. */
+        bool is_otherwise = is_reaped && (info.si_code == CLD_EXITED || info.si_status != SIGKILL);
+        if (m->is_end_asked && !is_otherwise)
                 log_note("%s: VMM %d is ended, as it was asked for", m->record.vm, (int)m->record.pid);
         else if (is_reaped)
                 log_note("%s: VMM %d %s %d%s%s", m->record.vm, (int)m->record.pid,
