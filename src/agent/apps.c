@@ -137,8 +137,13 @@ static int take_connection(struct apps *apps, int fd, struct err *err)
         if (r == 0 && peer.pid <= 0)
                 r = err_set(err, REASON_DENIED, EPERM,
                             "the application is in a process namespace that the agent does not see");
+        int pidfd = r == 0 ? proc_peer_pidfd(fd, err) : -1;
+        if (pidfd < -1)
+                r = pidfd;
         if (r == 0)
-                r = proc_get(peer.pid, &app.proc, err);
+                r = proc_of_peer(peer.pid, peer.uid, pidfd, &app.proc, err);
+        if (pidfd >= 0)
+                (void)close(pidfd);
         app.uid = r == 0 ? peer.uid : 0;
         struct user *user = r == 0 ? user_get(apps, peer.uid) : NULL;
         if (r == 0 && (user == NULL || user->connections >= APPS_PER_USER_MAX || apps->n >= APPS_MAX))

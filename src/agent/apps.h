@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* agent/apps.h - applications at the Unix socket: who they are, and what they may cost.
  *
- * Everybody in the guest may connect. An application is the process that connected (SO_PEERCRED), with its
+ * Everybody in the guest may connect. An application is the process that connected (proc_of_peer()), with its
  * start time; a child that inherits the connection still speaks as that process. Bounds: connections in all
  * and by user, lines a second by connection, requests a second by user. */
 #pragma once

@@ -3,11 +3,18 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77 /* Linux 6.5; the headers of Debian 12 are older */
+#endif
 
 static int gone(pid_t pid, struct err *err)
 {
@@ -48,6 +55,67 @@ int proc_get(pid_t pid, struct proc *ret, struct err *err)
                 return err_set(err, REASON_INTERNAL, EPROTO, "%s is not as proc(5) says", path);
         *ret = p;
         return 0;
+}
+
+static bool is_over(int pidfd)
+{
+        struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+        return poll(&p, 1, 0) != 0; /* an error: do not trust it */
+}
+
+/* Real, effective, saved or file system uid: a program may have given up a right since it connected. */
+static bool is_owned_by(pid_t pid, uid_t uid)
+{
+        char path[32], text[2048];
+
+        (void)snprintf(path, sizeof(path), "/proc/%ld/status", (long)pid);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+        if (fd >= 0)
+                (void)close(fd);
+        text[n > 0 ? n : 0] = '\0';
+        char *at = strstr(text, "\nUid:"); /* names before it have their newlines escaped */
+        if (at == NULL)
+                return false;
+        at += 5;
+        for (int i = 0; i < 4; i++)
+                if (strtoul(at, &at, 10) == uid)
+                        return true;
+        return false;
+}
+
+int proc_of_peer(pid_t pid, uid_t uid, int pidfd, struct proc *ret, struct err *err)
+{
+        struct proc p;
+        int own_fd = pidfd < 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+
+        if (pidfd < 0 && own_fd < 0)
+                return gone(pid, err);
+        /* What is read while the descriptor says that it lives is of the process that the descriptor is of.
+         */
+        int r = proc_get(pid, &p, err);
+        if (r == 0 && pidfd < 0 && !is_owned_by(pid, uid))
+                r = gone(pid, err);
+        if (r == 0 && is_over(pidfd < 0 ? own_fd : pidfd))
+                r = gone(pid, err);
+        if (own_fd >= 0)
+                (void)close(own_fd);
+        if (r == 0)
+                *ret = p;
+        return r;
+}
+
+int proc_peer_pidfd(int socket_fd, struct err *err)
+{
+        int fd = -1;
+        socklen_t n = sizeof(fd);
+
+        if (getsockopt(socket_fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &n) == 0)
+                return fd;
+        if (errno == ENOPROTOOPT)
+                return -1;
+        return err_set(err, REASON_NOT_FOUND, ESRCH, "the peer is gone");
 }
 
 int proc_watch(pid_t pid, uint64_t start_ticks, struct err *err)

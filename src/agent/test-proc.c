@@ -4,6 +4,8 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "agent/proc.h"
@@ -53,10 +55,81 @@ static void test_watch(void)
         g_assert_cmpint(proc_get(child, &p, &err), ==, -ESRCH);
 }
 
+/* A child that connected, and has ended since; *ret_fd is our end. */
+static pid_t make_ended_peer(int *ret_fd)
+{
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        socklen_t n = sizeof(sa_family_t);
+        int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        siginfo_t info;
+
+        g_assert_cmpint(bind(listener, (struct sockaddr *)&address, n), ==, 0); /* the kernel names it */
+        n = sizeof(address);
+        g_assert_cmpint(getsockname(listener, (struct sockaddr *)&address, &n), ==, 0);
+        g_assert_cmpint(listen(listener, 1), ==, 0);
+        pid_t child = fork();
+        if (child == 0) {
+                int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+                _exit(connect(fd, (struct sockaddr *)&address, n) == 0 ? 0 : 1);
+        }
+        g_assert_cmpint(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT), ==, 0);
+        g_assert_cmpint(info.si_status, ==, 0);
+        *ret_fd = accept(listener, NULL, NULL);
+        g_assert_cmpint(*ret_fd, >=, 0);
+        (void)close(listener);
+        return child;
+}
+
+static void test_peer(void)
+{
+        struct proc p = {0};
+        struct err err = {0};
+        int pair[2];
+
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+        int pidfd = proc_peer_pidfd(pair[0], &err);
+        g_assert_cmpint(pidfd, >=, -1);
+        g_assert_cmpint(proc_of_peer(getpid(), getuid(), pidfd, &p, &err), ==, 0);
+        g_assert_cmpint(p.pid, ==, getpid());
+        if (pidfd >= 0)
+                (void)close(pidfd);
+        (void)close(pair[0]);
+        (void)close(pair[1]);
+        /* As on a kernel that has no such descriptor: the pid is another user's by now. */
+        g_assert_cmpint(proc_of_peer(getpid(), getuid(), -1, &p, &err), ==, 0);
+        g_assert_cmpint(proc_of_peer(getpid(), getuid() + 1, -1, &p, &err), ==, -ESRCH);
+        g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
+}
+
+/* Its pid is still there, as a zombie's, and then anybody's. */
+static void test_peer_that_has_ended(void)
+{
+        struct proc p;
+        struct err err = {0};
+        int fd;
+        pid_t child = make_ended_peer(&fd);
+
+        g_assert_cmpint(proc_get(child, &p, &err), ==, 0); /* so that alone does not tell */
+        int pidfd = proc_peer_pidfd(fd, &err);
+        if (pidfd >= -1)
+                g_assert_cmpint(proc_of_peer(child, getuid(), pidfd, &p, &err), ==, -ESRCH);
+        if (pidfd >= 0) {
+                /* The pid came to another process; we are one that lives. */
+                g_assert_cmpint(proc_of_peer(getpid(), getuid(), pidfd, &p, &err), ==, -ESRCH);
+                (void)close(pidfd);
+        }
+        g_assert_cmpint(proc_of_peer(child, getuid(), -1, &p, &err), ==, -ESRCH);
+        g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
+        g_assert_cmpint(proc_of_peer(child, getuid(), -1, &p, &err), ==, -ESRCH);
+        (void)close(fd);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/agent/proc/self", test_self);
         g_test_add_func("/agent/proc/watch", test_watch);
+        g_test_add_func("/agent/proc/peer", test_peer);
+        g_test_add_func("/agent/proc/peer-that-has-ended", test_peer_that_has_ended);
         return g_test_run();
 }
