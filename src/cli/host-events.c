@@ -43,7 +43,7 @@ static void print_event(struct listing *l, const json_t *event)
         } else {
                 if (localtime_r(&seconds, &tm) != NULL)
                         (void)strftime(at, sizeof(at), "%T", &tm);
-                (void)snprintf(line, sizeof(line), "%6" PRId64 " %s.%03d %-16s %-24s %-14s %s", l->after, at,
+                (void)snprintf(line, sizeof(line), "%6" PRId64 " %s.%03d %-20s %-24s %-14s %s", l->after, at,
                                (int)(at_ms % 1000), host_text(event, "trace"), host_text(event, "subject"),
                                host_text(event, "event"), host_text(event, "text"));
                 clean(line);
@@ -129,7 +129,7 @@ int host_events(const struct arguments *a)
                 (void)err_note(&err, "--after %s", after);
                 return verb_fail(a, &err);
         }
-        if (l.trace != NULL && (strlen(l.trace) > 63 || strpbrk(l.trace, "/?#&% ") != NULL)) {
+        if (l.trace != NULL && (strlen(l.trace) > 127 || strpbrk(l.trace, "?#&%+ ") != NULL)) {
                 (void)err_set(&err, REASON_INVALID, EINVAL, "'%s' is no id", l.trace);
                 return verb_fail(a, &err);
         }

@@ -25,9 +25,10 @@ static const struct option_row reserve_options[] = {
 };
 static const struct option_row events_options[] = {
         {"--follow",                                                NULL, "go on with what happens from now on, until interrupted", false},
-        {"--trace", "ID", "only those of this negotiation", false},
+        {"--trace", "[VM/]ID", "only those of this negotiation; without VM, those of that id in every VM",
+         false},
         {"--after",                                                         "SEQ", "only those with a higher number", false},
-        {NULL                                                    },
+        {NULL                                               },
 };
 
 const struct verb host_verbs[] = {

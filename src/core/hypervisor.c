@@ -76,8 +76,10 @@ void hypervisor_note(struct hypervisor *h, int64_t now_ms, const char *trace, co
 static void moved(struct hypervisor *h, const struct request *r, int64_t now_ms, const char *event,
                   const char *text)
 {
+        char trace[REQUEST_TRACE];
+        request_trace(r, trace);
         effect_push(h, EFFECT_PERSIST, r, now_ms);
-        hypervisor_note(h, now_ms, r->id, r->key, event, "%s", text);
+        hypervisor_note(h, now_ms, trace, r->key, event, "%s", text);
 }
 
 /* ---- tables ---- */

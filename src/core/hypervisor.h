@@ -67,7 +67,7 @@ struct effect {
         uint64_t serial; /* of the request; look it up with hypervisor_request() when carrying it out */
         int64_t at_ms;
         enum reason reason;
-        char trace[REQUEST_ID];
+        char trace[REQUEST_TRACE];
         char subject[REQUEST_KEY];
         char event[32];
         char text[REQUEST_SENTENCE];

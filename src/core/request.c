@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -65,6 +66,12 @@ int request_step(struct request *r, enum request_event ev, struct err *err)
                                state_name[r->state]);
         r->state = (enum request_state)to;
         return 1;
+}
+
+void request_trace(const struct request *r, char ret[REQUEST_TRACE])
+{
+        bool is_app = r->kind == REQUEST_APP;
+        (void)snprintf(ret, REQUEST_TRACE, "%s%s%s", is_app ? r->vm : "", is_app ? "/" : "", r->id);
 }
 
 bool request_is_final(const struct request *r)

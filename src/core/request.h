@@ -19,7 +19,7 @@
 #include "core/ledger.h"
 #include "core/need.h"
 
-enum { REQUEST_ID = 64, REQUEST_KEY = 136, REQUEST_NAME = 64, REQUEST_SENTENCE = 192 };
+enum { REQUEST_ID = 64, REQUEST_KEY = 136, REQUEST_NAME = 64, REQUEST_TRACE = 128, REQUEST_SENTENCE = 192 };
 
 enum request_kind {
         REQUEST_VM = 1,      /* the base resources of a VM; its id is the VM's name */
@@ -63,7 +63,7 @@ struct request_claim {
 struct request {
         uint64_t serial;       /* unique in this store, never reused */
         char key[REQUEST_KEY]; /* vm:NAME, vm:NAME/ID or reservation:ID; unique among those kept */
-        char id[REQUEST_ID];   /* as the asker calls it; the trace id */
+        char id[REQUEST_ID];   /* as the asker calls it */
         char vm[REQUEST_NAME]; /* empty for a reservation */
         char application[REQUEST_NAME];
         enum request_kind kind;
@@ -86,6 +86,9 @@ struct request {
 /* 1: moved. 0: late but legal, ignored. -EPROTO: may not be done in this state, *err says why.
  * Only r->state changes, and only when 1 is returned. */
 int request_step(struct request *r, enum request_event ev, struct err *err);
+/* What its lines in the event log have in common: VM/ID for what an application asked for, since ids are the
+ * guests' own choice; else the id. */
+void request_trace(const struct request *r, char ret[REQUEST_TRACE]);
 bool request_is_final(const struct request *r);
 /* Holds claims. */
 bool request_is_live(const struct request *r);

@@ -183,9 +183,14 @@ static void turn(struct world *w)
                         g_hash_table_replace(w->disk, GSIZE_TO_POINTER(f.serial), row_copy(r));
                 else if (f.kind == EFFECT_FORGET)
                         g_hash_table_remove(w->disk, GSIZE_TO_POINTER(f.serial));
-                else if (f.kind == EFFECT_EVENT)
+                else if (f.kind == EFFECT_EVENT) {
                         w->events++;
-                else
+                        /* two guests may choose the same id: their lines are told apart */
+                        if (strchr(f.subject, '/'))
+                                g_assert_cmpstr(f.trace, ==, f.subject + strlen("vm:"));
+                        else
+                                g_assert_null(strchr(f.trace, '/'));
+                } else
                         g_array_append_val(after, f);
         }
         for (guint i = 0; i < after->len; i++) {

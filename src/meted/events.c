@@ -14,7 +14,7 @@ struct follower {
         struct meted *m;
         struct http_stream *stream;
         int64_t after;
-        char trace[REQUEST_ID]; /* "": all */
+        char trace[REQUEST_TRACE]; /* "": all */
 };
 
 static void on_closed(void *arg, struct http_stream *stream)

@@ -66,7 +66,7 @@ struct step {
 struct job {
         struct machine *v;
         uint64_t serial;
-        char trace[REQUEST_ID];
+        char trace[REQUEST_TRACE];
         bool is_up;
         bool is_vm;
         struct agent_call *call; /* unanswered */
@@ -135,7 +135,7 @@ static struct job *job_new(struct machine *v, const struct request *r, bool up)
         j->is_vm = r->kind == REQUEST_VM;
         j->retry_ms = RETRY_FIRST_MS;
         j->steps = g_new0(struct step, 2 * r->n_claims + 4);
-        (void)snprintf(j->trace, sizeof(j->trace), "%s", r->id);
+        request_trace(r, j->trace);
         loop_timer_init(&j->timer, on_agent_wait, j);
         return j;
 }

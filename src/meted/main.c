@@ -213,7 +213,9 @@ static void say_missing(const struct request *r, void *arg)
                 if (c->healthy)
                         continue;
                 log_warn("%s claims %s, which is not there any more", r->key, c->id);
-                hypervisor_note(m->hv, loop_now_ms(), r->id, r->key, "component-missing",
+                char trace[REQUEST_TRACE];
+                request_trace(r, trace);
+                hypervisor_note(m->hv, loop_now_ms(), trace, r->key, "component-missing",
                                 "%s is not there any more; its claim of %s stays until it is given back",
                                 c->id, c->id);
         }

@@ -59,7 +59,7 @@ static const char *const sql[STATEMENT_N] = {
         [EVENTS] = "SELECT seq, at_ms, trace, subject, event, text FROM event WHERE seq > ?1 AND seq <= ?2 "
                    "ORDER BY seq LIMIT ?3",
         [EVENTS_OF] = "SELECT seq, at_ms, trace, subject, event, text FROM event WHERE seq > ?1 AND seq <= "
-                      "?2 AND trace = ?4"
+                      "?2 AND (trace = ?4 OR substr(trace, instr(trace, '/') + 1) = ?4)"
                       " ORDER BY seq LIMIT ?3",
         [TRIM_EVENTS] = "DELETE FROM event WHERE seq <= ?1",
         [PUT_HIGHEST] = "UPDATE highest SET serial = ?1",

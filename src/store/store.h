@@ -19,7 +19,7 @@ struct store;
 struct store_event {
         int64_t seq;
         int64_t at_ms;
-        char trace[REQUEST_ID];
+        char trace[REQUEST_TRACE];
         char subject[REQUEST_KEY];
         char event[32];
         char text[REQUEST_SENTENCE];
@@ -55,7 +55,8 @@ int store_load_requests(struct store *s, int (*fn)(struct request *row, void *ar
 int store_load_vms(struct store *s,
                    int (*fn)(const char *name, const char *definition_json, void *arg, struct err *err),
                    void *arg, struct err *err);
-/* Events with seq > after, in order, of one trace where trace is not NULL. Also those not committed yet
+/* Events with seq > after, in order, of one trace where trace is not NULL; without a VM it means the
+ * requests of that id in all VMs. Also those not committed yet
  * are left out. Returns how many (<= limit), or a negative errno. */
 int store_events(struct store *s, int64_t after, const char *trace, struct store_event *ret, int limit,
                  struct err *err);

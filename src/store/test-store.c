@@ -325,6 +325,39 @@ static void test_missing_component(void)
         place_done(&p);
 }
 
+/* An id is a guest's own choice; which guest's is part of the trace. */
+static void test_traces(void)
+{
+        static const char *const traces[] = {"v/x", "w/x", "x", "v/y", "w", "x/x"};
+        static const struct {
+                const char *asked;
+                int n;
+        } rows[] = {
+                {"v/x", 1},
+                {"w/x", 1},
+                {"x",   4},
+                {"y",   1},
+                {"w",   1},
+                {"v",   0},
+                {"/x",  0},
+                {"%",   0}
+        };
+        struct store_event e = {0}, got[8];
+        struct place p;
+        struct err err = {0};
+        place_init(&p);
+        struct store *s = open_store(&p);
+        for (size_t i = 0; i < G_N_ELEMENTS(traces); i++) {
+                (void)snprintf(e.trace, sizeof(e.trace), "%s", traces[i]);
+                g_assert_cmpint(store_add_event(s, &e, NULL, &err), ==, 0);
+        }
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++)
+                g_assert_cmpint(store_events(s, 0, rows[i].asked, got, 8, &err), ==, rows[i].n);
+        store_close(s);
+        place_done(&p);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -335,5 +368,6 @@ int main(int argc, char **argv)
         g_test_add_func("/store/events", test_events);
         g_test_add_func("/store/foreign", test_foreign);
         g_test_add_func("/store/missing-component", test_missing_component);
+        g_test_add_func("/store/traces", test_traces);
         return g_test_run();
 }
