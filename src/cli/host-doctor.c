@@ -127,6 +127,18 @@ static void look_at_ram_files(struct doctor *d)
         found(d, "RAM files", FINDING_OK, text);
 }
 
+/* What is wrong, and what would mend it. */
+static void away(struct doctor *d, const char *what, const char *sentence, const char *unit,
+                 const char *command)
+{
+        char text[512];
+        if (access("/run/systemd/system", F_OK) == 0)
+                (void)snprintf(text, sizeof(text), "%.300s; start it: systemctl start %s", sentence, unit);
+        else
+                (void)snprintf(text, sizeof(text), "%.300s; start it: %s", sentence, command);
+        found(d, what, FINDING_MISSING, text);
+}
+
 static void look_at_daemons(struct doctor *d)
 {
         json_t *health = NULL;
@@ -137,7 +149,11 @@ static void look_at_daemons(struct doctor *d)
         json_t *fallback;
 
         if (host_call(d->arguments, "GET", "/health", NULL, CALL_MS, &health, &err) < 0) {
-                found(d, "meted", FINDING_MISSING, err.sentence);
+                if (err.reason == REASON_PEER_LOST)
+                        away(d, "meted", err.sentence, "mete-keeper meted",
+                             "mete-keeper as root, then meted as its user");
+                else
+                        found(d, "meted", FINDING_MISSING, err.sentence);
                 return;
         }
         if (json_is_true(json_object_get(health, "ok"))) {
@@ -145,6 +161,8 @@ static void look_at_daemons(struct doctor *d)
                                host_text(health, "version"), host_number(health, "uptime_ms") / 1000);
                 found(d, "meted", FINDING_OK, text);
                 found(d, "mete-keeper", FINDING_OK, "meted reaches it");
+        } else if (strstr(host_text(health, "problem"), "mete-keeper") != NULL) {
+                away(d, "mete-keeper", host_text(health, "problem"), "mete-keeper", "mete-keeper as root");
         } else {
                 found(d, "meted", FINDING_MISSING, host_text(health, "problem"));
         }

@@ -373,6 +373,26 @@ def test_what_is_checked(tmp_path, config, arguments, status, word):
     assert status != 78 or str(path) in p.stderr
 
 
+def test_doctor_says_what_to_start(tmp_path, host):
+    program = host.path("bin", "mete")
+    start = "systemctl start {}" if os.path.exists("/run/systemd/system") else "{} as root"
+
+    def doctor(socket_path):
+        p = subprocess.run([program, "doctor", "--json", "--socket", str(socket_path)], env=host._environment({}),
+                           capture_output=True, text=True, timeout=60)
+        return {f["what"]: f["text"] for f in json.loads(p.stdout)["findings"]}, p.returncode
+    found, status = doctor(tmp_path / "nobody.sock")
+    assert status != 0 and "nobody.sock" in found["meted"] and start.format("mete-keeper") in found["meted"], found
+    host.kill_keeper()
+    wait_for("it is missed", lambda: not host.get("/health")["ok"])
+    found, status = doctor(host.socket)
+    assert status != 0 and start.format("mete-keeper") in found["mete-keeper"], found
+    host.start_keeper()
+    host.wait_meted()
+    found, status = doctor(host.socket)
+    assert "start" not in found["meted"] + found["mete-keeper"], found
+
+
 def test_second_keeper(host, guest):
     p = subprocess.run([host.path("bin", "mete-keeper"), "--config", host.path("keeper.conf")],
                        env=host._environment({}), capture_output=True, text=True, timeout=15)
