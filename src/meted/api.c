@@ -179,6 +179,8 @@ static void answer_vm_deleted(struct meted *m, void *call, const struct request 
                         v); /* another of that name, made in the same turn: it is not recorded either */
         if (err && p->record && machine_load(p->vm, p->record, m, &bad))
                 log_error("VM %s: %s", p->vm, bad.sentence);
+        if (!err && !v)
+                machine_clear_dir(m, p->vm); /* now that it will not be there again after a crash */
         if (err)
                 refuse(p->req, err);
         else

@@ -6,8 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/log.h"
+#include "base/str.h"
 #include "json/read.h"
 #include "meted/job.h"
 
@@ -114,6 +116,21 @@ void machine_path(const struct machine *v, const char *what, char *ret, size_t s
 {
         (void)snprintf(ret, size, "%s/vm/%s%s%s", v->m->config.run_dir, v->definition.name, *what ? "/" : "",
                        what);
+}
+
+void machine_clear_dir(const struct meted *m, const char *name)
+{
+        static const char *const left[] = {"/qmp.sock",     "/oob.sock",    "/agent.sock",
+                                           "/console.sock", "/console.log", "/console.log.1"};
+        char path[512];
+        for (size_t i = 0; i < ARRAY_N(left); i++) {
+                (void)snprintf(path, sizeof(path), "%s/vm/%s%s", m->config.run_dir, name, left[i]);
+                if (unlink(path) < 0 && errno != ENOENT)
+                        log_warn("%s: %s", path, strerror(errno));
+        }
+        (void)snprintf(path, sizeof(path), "%s/vm/%s", m->config.run_dir, name);
+        if (rmdir(path) < 0 && errno != ENOENT)
+                log_warn("%s: %s", path, strerror(errno)); /* what is not ours stays */
 }
 
 /* ---- the store's row: {"uid_slot": N, "definition": {...}} ---- */

@@ -52,6 +52,8 @@ enum api_vm_state machine_state(const struct machine *v);
 const struct request *machine_base(const struct machine *v);
 void machine_path(const struct machine *v, const char *what, char *ret,
                   size_t size); /* in the run directory */
+/* What the runs of a VM that is no longer defined have left in the run directory. */
+void machine_clear_dir(const struct meted *m, const char *name);
 /* Row for the store and back. The text is malloc'ed. */
 char *machine_record(const struct machine *v);
 int machine_load(const char *name, const char *record, void *meted, struct err *err);

@@ -80,6 +80,24 @@ static void end_stray(struct meted *m, const char *name)
                     g_strdup(name));
 }
 
+/* Directories of VMs that were deleted by a meted that died before it came to this. A VMM that runs keeps its
+ * sockets, whosoever it is. */
+static void clear_dirs(struct meted *m, const struct api_keeper_vmm_list *list)
+{
+        char path[512];
+        (void)snprintf(path, sizeof(path), "%s/vm", m->config.run_dir);
+        GDir *d = g_dir_open(path, 0, NULL);
+        for (const char *name; d && (name = g_dir_read_name(d));) {
+                bool runs = false;
+                for (size_t i = 0; i < list->n_vmms && !runs; i++)
+                        runs = strcmp(list->vmms[i].vm, name) == 0;
+                if (!runs && !machine_find(m, name))
+                        machine_clear_dir(m, name);
+        }
+        if (d)
+                g_dir_close(d);
+}
+
 static void on_vmms(void *arg, const json_t *result, const struct err *err);
 
 static void list_vmms(void *arg)
@@ -115,6 +133,7 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                 v->pid = (pid_t)list->vmms[i].pid;
                 (void)snprintf(v->ram_dir, sizeof(v->ram_dir), "%s", list->vmms[i].ram_dir);
         }
+        clear_dirs(m, list);
         g_free(list);
         m->adopted = true;
         for (guint i = 0; i < m->machines->len; i++) {

@@ -220,6 +220,28 @@ def test_machine_has_lost_a_cpu(image):
         host.wait_free(full)
 
 
+def test_deleted_vm_leaves_nothing(image):
+    """What a VM has left in the run directory goes with its definition, not before; also where meted dies in between."""
+    with small_host() as host:
+        left = host.path("run", "vm", "w")
+        host.mete("vm", "start", "w")
+        host.mete("vm", "kill", "w")
+        assert "console.log" in os.listdir(left)
+        with full_disk(host):
+            assert host.http("DELETE", "/v1/vms/w")[0] == 503
+            assert "console.log" in os.listdir(left)
+        wait_for("decisions can be recorded again", lambda: host.get("/health")["ok"], 20, 0.1)
+        host.mete("vm", "delete", "w")
+        assert not os.path.exists(left) and not os.path.exists(host.path("keeper", "log", "w.log"))
+        os.mkdir(left)
+        open(os.path.join(left, "console.log"), "w").close()
+        for path in left, os.path.join(left, "console.log"):
+            os.chown(path, host.meted_uid, host.meted_gid)
+        host.kill_meted()
+        host.start_meted()
+        wait_for("it is cleared", lambda: not os.path.exists(left))
+
+
 def test_more_requests_than_an_agent_can_name(image):
     """What a guest does not name when it synchronises is taken back, so that no limit may allow more than it can."""
     with Host() as host:
