@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* host/net-link.h - network interfaces: looked up, made and removed. Errors as in host/net-nl.h. */
+#pragma once
+#include <net/if.h>
+#include <sys/types.h>
+#include "host/net-nl.h"
+
+struct net_link {
+        char name[IFNAMSIZ];
+        char kind[16]; /* "bridge", "ifb", "tun"; "" for hardware */
+        char master_kind[16];
+        unsigned ifindex, master, mtu, flags;
+        uint32_t queue_packets;
+};
+
+/* -ENODEV: there is none of that name. */
+int net_link_find(struct net_nl *n, const char *name, struct net_link *ret);
+/* Every interface, in no order. -EAGAIN: they changed meanwhile, some may be missing. */
+typedef void net_link_each(const struct net_link *l, void *user);
+int net_link_list(struct net_nl *n, net_link_each *each, void *user);
+
+int net_link_make_ifb(struct net_nl *n, const char *name, uint32_t queue_packets);
+/* Makes it up with this queue, as net_link_make_ifb() does, where it is something else. */
+int net_link_set_ifb(struct net_nl *n, unsigned ifindex, uint32_t queue_packets);
+/* Up, behind the bridge, with its mtu and this address. */
+int net_link_enslave(struct net_nl *n, unsigned ifindex, unsigned master, unsigned mtu,
+                     const uint8_t address[6]);
+int net_link_remove(struct net_nl *n, unsigned ifindex);
+
+/* A tap that goes with its last descriptor. `name` may be a pattern ("mete-p%d"). -EBUSY: one of that name is
+ * there. */
+int net_link_make_tap(const char *name, uid_t uid, int *ret_fd, char ret_name[IFNAMSIZ]);
