@@ -163,7 +163,8 @@ int mete_decline(struct mete *m, const char *id, struct mete_error *err);
 int mete_release(struct mete *m, const char *id, struct mete_error *err);
 void mete_verdict_free(struct mete_verdict *v);
 
-/* The requests of this user (root: of all), oldest first. Blocks, for 5 s at most. Give back with mete_list_free(). */
+/* The requests of this user (root: of all), oldest first. Blocks, for 5 s at most. Give back with
+ * mete_list_free(). */
 struct mete_row {
         char id[64];
         char application[64]; /* name, process id and start time */
@@ -203,9 +204,9 @@ enum mete_event_kind {
         METE_EVENT_VERDICT = 1, /* `verdict` answers a request or an accept */
         METE_EVENT_DONE,        /* a decline or release was carried out */
         METE_EVENT_FAILED,      /* `error` is the answer */
-        METE_EVENT_ENDED,       /* a lease of this process ended unasked, by the host, or by another process that
-                                   released it: `id`, `error` says why; ticket 0 */
-        METE_EVENT_LOST /* the agent is gone: mete_reopen(); ticket 0. Answers are still outstanding */
+        METE_EVENT_ENDED, /* a lease of this process ended unasked, by the host, or by another process that
+                             released it: `id`, `error` says why; ticket 0 */
+        METE_EVENT_LOST   /* the agent is gone: mete_reopen(); ticket 0. Answers are still outstanding */
 };
 struct mete_event {
         enum mete_event_kind kind;
