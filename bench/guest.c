@@ -2,6 +2,7 @@
 /* bench-guest - measures inside a guest, with the guest's monotonic clock.
  *
  *   bench-guest echo PORT N          a line to a virtio-serial port and back from whoever echoes there
+ *   bench-guest relay PORT N         the same through a process between, over a Unix socket
  *   bench-guest ask SOCKET N NEED    a request to the agent and its verdict, which must not be a grant
  *   bench-guest grant SOCKET NEED    a request until it is granted; a process that has it stays behind
  *   bench-guest cpu PORT CPU         "go" to the port, then until that CPU is on line (put there by this)
@@ -110,10 +111,9 @@ static int agent_connect(const char *path)
         return fd;
 }
 
-static void echo(const char *port, int n)
+static void ping(int fd, int n)
 {
         static char line[LINE];
-        int fd = port_open(port);
 
         for (int i = 0; i < n; i++) {
                 char out[256];
@@ -130,7 +130,44 @@ static void echo(const char *port, int n)
                 read_line(fd, line);
                 took(began);
         }
+}
+
+static void echo(const char *port, int n)
+{
+        int fd = port_open(port);
+
+        ping(fd, n);
         (void)close(fd);
+}
+
+/* The least that a process between application and port can do: a line to a child over a Unix socket, which
+ * passes it on, and back. */
+static void relay(const char *port, int n)
+{
+        static char line[LINE];
+        int pair[2];
+
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+                die("socketpair");
+        pid_t child = fork();
+        if (child < 0)
+                die("fork");
+        if (child == 0) {
+                int fd = port_open(port);
+                (void)close(pair[0]);
+                for (;;) {
+                        ssize_t got = read(pair[1], line, LINE);
+                        if (got <= 0)
+                                _exit(got < 0);
+                        line[got] = '\0';
+                        send_line(fd, line);
+                        read_line(fd, line);
+                        send_line(pair[1], line);
+                }
+        }
+        (void)close(pair[1]);
+        ping(pair[0], n);
+        (void)close(pair[0]);
 }
 
 static void request(int fd, int number, const char *need, char *line)
@@ -278,6 +315,8 @@ int main(int argc, char **argv)
 
         if (strcmp(what, "echo") == 0 && argc == 4)
                 echo(argv[2], (int)strtol(argv[3], NULL, 10));
+        else if (strcmp(what, "relay") == 0 && argc == 4)
+                relay(argv[2], (int)strtol(argv[3], NULL, 10));
         else if (strcmp(what, "ask") == 0 && argc == 5)
                 ask(argv[2], (int)strtol(argv[3], NULL, 10), argv[4]);
         else if (strcmp(what, "grant") == 0 && argc == 4)

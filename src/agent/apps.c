@@ -83,6 +83,7 @@ static void connection_free(struct connection *c)
         c->user->connections--;
         c->apps->n--;
         rpc_free(c->rpc);
+        proc_hold_drop(&c->app.life);
         g_free(c);
 }
 
@@ -131,7 +132,7 @@ static int take_connection(struct apps *apps, int fd, struct err *err)
                                             .on_request = on_request,
                                             .on_lost = on_lost};
         struct unix_peer peer;
-        struct app app = {0};
+        struct proc proc;
 
         int r = unix_peer_get(fd, &peer, err);
         if (r == 0 && peer.pid <= 0)
@@ -141,18 +142,21 @@ static int take_connection(struct apps *apps, int fd, struct err *err)
         if (pidfd < -1)
                 r = pidfd;
         if (r == 0)
-                r = proc_of_peer(peer.pid, peer.uid, pidfd, &app.proc, err);
+                r = proc_of_peer(peer.pid, peer.uid, pidfd, &proc, err);
         if (pidfd >= 0)
                 (void)close(pidfd);
-        app.uid = r == 0 ? peer.uid : 0;
         struct user *user = r == 0 ? user_get(apps, peer.uid) : NULL;
         if (r == 0 && (user == NULL || user->connections >= APPS_PER_USER_MAX || apps->n >= APPS_MAX))
                 r = err_set(err, REASON_BUSY, EBUSY, "too many connections, or too many of this user");
         struct connection *c = r == 0 ? g_new0(struct connection, 1) : NULL;
         if (c != NULL) {
-                c->rpc = rpc_new(fd, &options, c, err);
+                c->app.proc = proc;
+                c->app.uid = peer.uid;
+                r = proc_hold_new(&c->app.life, proc.pid, proc.start_ticks, NULL, NULL, err);
+                c->rpc = r == 0 ? rpc_new(fd, &options, c, err) : NULL;
                 if (c->rpc == NULL) {
                         r = -err->code;
+                        proc_hold_drop(&c->app.life);
                         g_free(c);
                 }
         }
@@ -162,7 +166,6 @@ static int take_connection(struct apps *apps, int fd, struct err *err)
                 return r;
         }
         c->apps = apps;
-        c->app = app;
         c->user = user;
         c->next = apps->first;
         if (c->next != NULL)

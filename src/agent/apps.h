@@ -23,6 +23,7 @@ struct apps;
 
 struct app {
         struct proc proc;
+        struct proc_hold life; /* for requests to share */
         uid_t uid;
 };
 

@@ -110,10 +110,7 @@ static void set_verdict(struct row *row, enum api_outcome outcome, enum reason r
 void desk_row_end(struct row *row)
 {
         loop_timer_cancel(&row->timer);
-        loop_fd_remove(&row->exit);
-        if (row->pidfd >= 0)
-                (void)close(row->pidfd);
-        row->pidfd = -1;
+        proc_hold_drop(&row->process);
 }
 
 static void finished(struct row *row)
@@ -225,29 +222,9 @@ static void on_due(void *arg)
                                                         : "there was no decision in time");
 }
 
-static void on_exit_of(void *arg, uint32_t events)
+static void on_exit_of(void *arg)
 {
-        struct row *row = arg;
-
-        loop_fd_remove(&row->exit);
-        (void)close(row->pidfd);
-        row->pidfd = -1;
-        desk_give_back(row, API_RELEASE_CAUSE_EXITED, REASON_CANCELLED, "the application has ended");
-}
-
-static int watch_process(struct row *row, struct err *err)
-{
-        int fd = proc_watch(row->pid, row->start_ticks, err);
-
-        if (fd < 0)
-                return fd;
-        int r = loop_fd_add(&row->exit, fd, EPOLLIN, on_exit_of, row, err);
-        if (r < 0) {
-                (void)close(fd);
-                return r;
-        }
-        row->pidfd = fd;
-        return 0;
+        desk_give_back(arg, API_RELEASE_CAUSE_EXITED, REASON_CANCELLED, "the application has ended");
 }
 
 static void set_due(struct row *row, int64_t ms)
@@ -268,7 +245,7 @@ void desk_row_begin(struct agent *a, struct row *row)
                 return;
         if (row->state != ROW_GRANTED)
                 loop_timer_at(&row->timer, row->due_mono_ms);
-        if (watch_process(row, &why) == 0)
+        if (proc_hold_new(&row->process, row->pid, row->start_ticks, on_exit_of, row, &why) == 0)
                 return;
         log_note("request %s: %s", row->id, why.sentence);
         desk_give_back(row, API_RELEASE_CAUSE_EXITED, REASON_CANCELLED, "the application has ended");
@@ -485,8 +462,7 @@ static int row_make(struct agent *a, const struct app *app, const struct api_app
                             .since_ms = loop_now_ms(),
                             .timeout_ms = q->has_timeout_ms ? q->timeout_ms : TIMEOUT_DEFAULT_MS,
                             .agent = a,
-                            .serial = ++a->last_serial,
-                            .pidfd = -1};
+                            .serial = ++a->last_serial};
         (void)STR_COPY(row->id, id);
         (void)snprintf(row->application, sizeof(row->application), "%.24s/%ld/%" PRIu64,
                        q->has_name && q->name[0] != '\0' ? q->name : app->proc.name, (long)app->proc.pid,
@@ -508,7 +484,7 @@ static int row_open(struct agent *a, const struct app *app, const struct api_app
         int r = row_make(a, app, q, &row, err);
         if (r < 0)
                 return r;
-        r = watch_process(row, err);
+        r = proc_hold_share(&row->process, &app->life, on_exit_of, row, err);
         if (r == 0) {
                 set_due(row, row->timeout_ms);
                 /* Written down as sent before it is, so that it is written once. */

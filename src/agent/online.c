@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A uevent is a hint to look and nothing more; what is true is read in sysfs. One comes for each block that
- * goes on line, so jobs that wait for memory count down what they lack and look when it can be there. */
+ * goes on line or off, so the sum of the last count is kept up with them, and jobs that wait for memory look
+ * when what they lack can be there: a count opens a file for every block, and takes the CPU on which the
+ * kernel is plugging. */
 #include "agent/online.h"
 #include <dirent.h>
 #include <errno.h>
@@ -25,15 +27,15 @@ struct job {
         struct rpc_call *call; /* NULL: free */
         struct api_guest_online want;
         int64_t deadline_ms;
-        int64_t memory_bytes;  /* on line at the last look */
-        int64_t missing_bytes; /* less than wanted then, without what uevents reported since */
+        int64_t memory_bytes; /* on line at the last look */
         struct loop_timer timer;
 };
 
 struct online {
         char sys[256];
-        int64_t block_bytes; /* the kernel's, since it started */
-        int uevents;         /* netlink; -1: there are none */
+        int64_t block_bytes;  /* the kernel's, since it started */
+        int uevents;          /* netlink; -1: there are none */
+        int64_t memory_bytes; /* on line: the last count and the uevents since; -1: unknown */
         struct loop_fd watch;
         struct job jobs[ONLINE_JOBS_MAX];
 };
@@ -126,7 +128,7 @@ static int64_t block_bytes(const struct online *o)
 }
 
 /* Bytes of the blocks that are on line. With `wake`, blocks that are off line are put on line first. */
-static int64_t memory_online(const struct online *o, bool wake, struct api_guest_state *problem)
+static int64_t memory_online(struct online *o, bool wake, struct api_guest_state *problem)
 {
         char path[300], text[32];
         int64_t blocks = 0;
@@ -156,6 +158,8 @@ static int64_t memory_online(const struct online *o, bool wake, struct api_guest
         }
         if (dir != NULL)
                 (void)closedir(dir);
+        if (dir != NULL)
+                o->memory_bytes = o->uevents >= 0 ? blocks * o->block_bytes : -1;
         return blocks * o->block_bytes;
 }
 
@@ -168,7 +172,7 @@ static void cpus_state(const struct online *o, struct api_guest_state *ret)
                 parse_list(text, ret);
 }
 
-void online_state(const struct online *o, struct api_guest_state *ret)
+void online_state(struct online *o, struct api_guest_state *ret)
 {
         cpus_state(o, ret);
         ret->memory_bytes = memory_online(o, false, NULL);
@@ -207,9 +211,11 @@ static bool job_try(struct job *j, bool is_late, struct api_guest_state *missing
         }
         if (j->want.memory_bytes > 0) {
                 struct api_guest_state why = {0};
-                int64_t have = memory_online(j->online, is_late || !kernel_puts_online(j->online), &why);
+                int64_t have = j->online->memory_bytes;
+                bool wake = is_late || !kernel_puts_online(j->online);
+                if (wake || have < 0 || have >= j->want.memory_bytes)
+                        have = memory_online(j->online, wake, &why);
                 j->memory_bytes = have;
-                j->missing_bytes = j->want.memory_bytes - have;
                 if (have < j->want.memory_bytes && all) {
                         missing->has_problem = true;
                         (void)snprintf(missing->problem, sizeof(missing->problem), "%s",
@@ -266,15 +272,18 @@ static void on_uevent(struct online *o, const char *what)
 {
         bool is_cpu = strncmp(what, "add@/devices/system/cpu/", 24) == 0;
         bool is_block = strncmp(what, "online@/devices/system/memory/", 30) == 0;
+        bool is_lost = strncmp(what, "offline@/devices/system/memory/", 31) == 0;
         bool is_new_block = strncmp(what, "add@/devices/system/memory/", 27) == 0 && !kernel_puts_online(o);
 
+        if (o->memory_bytes >= 0 && is_block)
+                o->memory_bytes += o->block_bytes;
+        else if (is_lost)
+                o->memory_bytes = -1;
         for (size_t i = 0; i < ARRAY_N(o->jobs) && (is_cpu || is_block || is_new_block); i++) {
                 struct job *j = &o->jobs[i];
                 if (j->call == NULL || (is_cpu ? j->want.n_cpus == 0 : j->want.memory_bytes == 0))
                         continue;
-                if (is_block)
-                        j->missing_bytes -= o->block_bytes;
-                if (!is_block || j->missing_bytes <= 0)
+                if (!is_block || o->memory_bytes < 0 || o->memory_bytes >= j->want.memory_bytes)
                         job_look(j, false);
         }
 }
@@ -290,8 +299,10 @@ static void on_uevents(void *arg, uint32_t events)
                 socklen_t size = sizeof(from);
                 n = recvfrom(o->uevents, what, sizeof(what) - 1, MSG_DONTWAIT, (struct sockaddr *)&from,
                              &size);
-                if (n < 0 && errno == ENOBUFS)
-                        continue; /* some were lost; the timers look all the same */
+                if (n < 0 && errno == ENOBUFS) { /* some were lost; the timers look all the same */
+                        o->memory_bytes = -1;
+                        continue;
+                }
                 if (n <= 0)
                         return;
                 what[n] = '\0';
@@ -361,6 +372,7 @@ struct online *online_new(const char *sys)
 
         (void)STR_COPY(o->sys, sys);
         o->block_bytes = block_bytes(o);
+        o->memory_bytes = -1;
         uevents_open(o);
         for (size_t i = 0; i < ARRAY_N(o->jobs); i++) {
                 o->jobs[i].online = o;

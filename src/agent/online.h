@@ -18,7 +18,7 @@ struct online;
 struct online *online_new(const char *sys);
 void online_free(struct online *o); /* what waits is answered */
 
-void online_state(const struct online *o, struct api_guest_state *ret);
+void online_state(struct online *o, struct api_guest_state *ret);
 /* Answers the call when all is on line, or the time is up. */
 void online_request(struct online *o, const struct api_guest_online *want, struct rpc_call *call);
 void online_offline(struct online *o, const struct api_guest_offline *want, struct api_guest_state *ret);

@@ -2,12 +2,14 @@
 #include "agent/proc.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <glib.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -133,4 +135,97 @@ int proc_watch(pid_t pid, uint64_t start_ticks, struct err *err)
                 return gone(pid, err);
         }
         return fd;
+}
+
+struct proc_life {
+        pid_t pid;
+        int fd;
+        struct loop_fd watch;
+        bool is_over, is_telling;
+        struct proc_hold *first;
+};
+
+static void life_free(struct proc_life *life)
+{
+        loop_fd_remove(&life->watch);
+        (void)close(life->fd);
+        g_free(life);
+}
+
+static struct proc_hold *next_to_tell(const struct proc_life *life)
+{
+        struct proc_hold *h = life->first;
+
+        while (h != NULL && (h->is_told || h->on_end == NULL))
+                h = h->next;
+        return h;
+}
+
+/* From the start each time: what is called may drop any of them. */
+static void on_end_of(void *arg, uint32_t events)
+{
+        struct proc_life *life = arg;
+        struct proc_hold *h;
+
+        loop_fd_remove(&life->watch);
+        life->is_over = true;
+        life->is_telling = true;
+        while ((h = next_to_tell(life)) != NULL) {
+                h->is_told = true;
+                h->on_end(h->arg);
+        }
+        life->is_telling = false;
+        if (life->first == NULL)
+                life_free(life);
+}
+
+static void hold(struct proc_hold *h, struct proc_life *life, void (*on_end)(void *arg), void *arg)
+{
+        *h = (struct proc_hold){
+                .life = life, .on_end = on_end, .arg = arg, .next = life->first, .at = &life->first};
+        if (h->next != NULL)
+                h->next->at = &h->next;
+        life->first = h;
+}
+
+int proc_hold_new(struct proc_hold *h, pid_t pid, uint64_t start_ticks, void (*on_end)(void *arg), void *arg,
+                  struct err *err)
+{
+        int fd = proc_watch(pid, start_ticks, err);
+
+        if (fd < 0)
+                return fd;
+        struct proc_life *life = g_new0(struct proc_life, 1);
+        life->pid = pid;
+        life->fd = fd;
+        int r = loop_fd_add(&life->watch, fd, EPOLLIN, on_end_of, life, err);
+        if (r < 0) {
+                life_free(life);
+                return r;
+        }
+        hold(h, life, on_end, arg);
+        return 0;
+}
+
+int proc_hold_share(struct proc_hold *h, const struct proc_hold *of, void (*on_end)(void *arg), void *arg,
+                    struct err *err)
+{
+        if (of->life->is_over)
+                return gone(of->life->pid, err);
+        hold(h, of->life, on_end, arg);
+        return 0;
+}
+
+void proc_hold_drop(struct proc_hold *h)
+{
+        struct proc_life *life = h->life;
+
+        if (life == NULL)
+                return;
+        *h->at = h->next;
+        if (h->next != NULL)
+                h->next->at = h->at;
+        *h = (struct proc_hold){0};
+        if (life->first == NULL && !life->is_telling)
+                life_free(life);
 }

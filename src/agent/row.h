@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
+#include "agent/proc.h"
 #include "base/err.h"
 #include "json/api.h"
 #include "loop/loop.h"
@@ -71,8 +72,7 @@ struct row {
         int64_t wait_ms;          /* how long it waited the last time; 0: it did not yet */
         struct waiters ask, done; /* applications that wait: for a verdict, for a release */
         struct loop_timer timer;
-        int pidfd; /* -1: the process is gone, or the row finished */
-        struct loop_fd exit;
+        struct proc_hold process; /* nothing: the process is gone, or the row finished */
 };
 
 /* 1: moved. 0: late but legal, ignored. -EPROTO: not in this state; *err names both. */

@@ -117,7 +117,7 @@ size_t table_open_rows(const struct table *t, uid_t uid)
 
 static void row_free(struct row *row)
 {
-        assert(row->pidfd < 0 && row->ask.n == 0 && row->done.n == 0);
+        assert(row->process.life == NULL && row->ask.n == 0 && row->done.n == 0);
         loop_timer_cancel(&row->timer);
         free(row);
 }
@@ -194,7 +194,6 @@ static int load_row(struct table *t, const char *name, struct err *err)
                 free(row);
                 return r;
         }
-        row->pidfd = -1;
         t->rows[t->n++] = row;
         return 0;
 }

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -124,6 +125,75 @@ static void test_peer_that_has_ended(void)
         (void)close(fd);
 }
 
+struct told {
+        struct proc_hold hold;
+        struct told *drops; /* another one */
+        int n;
+};
+
+static void on_end(void *arg)
+{
+        struct told *t = arg;
+
+        t->n++;
+        if (t->drops != NULL)
+                proc_hold_drop(&t->drops->hold);
+        proc_hold_drop(&t->hold);
+}
+
+/* Each is told once, whoever came first has gone by then, and one that another dropped is not. */
+static void test_hold(void)
+{
+        struct proc p;
+        struct err err = {0};
+        struct proc_hold keeper = {0};
+        struct told a = {0}, b = {0}, c = {0}, late = {0};
+        int pipe_fd[2];
+
+        g_assert_cmpint(pipe(pipe_fd), ==, 0);
+        pid_t child = fork();
+        if (child == 0) {
+                char ch;
+                (void)close(pipe_fd[1]);
+                _exit((int)read(pipe_fd[0], &ch, 1));
+        }
+        g_assert_cmpint(proc_get(child, &p, &err), ==, 0);
+        g_assert_cmpint(proc_hold_new(&keeper, child, p.start_ticks + 1, NULL, NULL, &err), ==, -ESRCH);
+        g_assert_null(keeper.life);
+        g_assert_cmpint(proc_hold_new(&keeper, child, p.start_ticks, NULL, NULL, &err), ==, 0);
+        g_assert_cmpint(proc_hold_share(&c.hold, &keeper, on_end, &c, &err), ==, 0);
+        g_assert_cmpint(proc_hold_share(&b.hold, &keeper, on_end, &b, &err), ==, 0);
+        g_assert_cmpint(proc_hold_share(&a.hold, &keeper, on_end, &a, &err), ==, 0);
+        a.drops = &c;
+        (void)close(pipe_fd[0]);
+        (void)close(pipe_fd[1]);
+        while (a.n == 0)
+                (void)loop_once(true);
+        g_assert_cmpint(a.n, ==, 1);
+        g_assert_cmpint(b.n, ==, 1);
+        g_assert_cmpint(c.n, ==, 0);
+        g_assert_cmpint(proc_hold_share(&late.hold, &keeper, on_end, &late, &err), ==, -ESRCH);
+        g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
+        proc_hold_drop(&keeper);
+        proc_hold_drop(&keeper); /* holds nothing any more */
+        g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
+
+        /* the last one goes while it is told */
+        child = fork();
+        if (child == 0)
+                for (;;)
+                        (void)pause();
+        g_assert_cmpint(proc_get(child, &p, &err), ==, 0);
+        struct told only = {0};
+        g_assert_cmpint(proc_hold_new(&only.hold, child, p.start_ticks, on_end, &only, &err), ==, 0);
+        g_assert_cmpint(kill(child, SIGKILL), ==, 0);
+        while (only.n == 0)
+                (void)loop_once(true);
+        g_assert_null(only.hold.life);
+        g_assert_cmpint(waitpid(child, NULL, 0), ==, child);
+        loop_done();
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -131,5 +201,6 @@ int main(int argc, char **argv)
         g_test_add_func("/agent/proc/watch", test_watch);
         g_test_add_func("/agent/proc/peer", test_peer);
         g_test_add_func("/agent/proc/peer-that-has-ended", test_peer_that_has_ended);
+        g_test_add_func("/agent/proc/hold", test_hold);
         return g_test_run();
 }

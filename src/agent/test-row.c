@@ -125,8 +125,7 @@ static struct row sample(enum row_state state)
                 .timeout_ms = 60000,
                 .due_mono_ms = 456,
                 .cause = API_RELEASE_CAUSE_EXITED,
-                .problem = "none",
-                .pidfd = -1
+                .problem = "none"
         };
 
         if (state == ROW_GRANTED) {
@@ -143,7 +142,7 @@ static struct row sample(enum row_state state)
 static void test_round_trip(void)
 {
         for (int s = ROW_UNSENT; s < ROW_STATE_N; s++) {
-                struct row row = sample((enum row_state)s), back = {.pidfd = -1};
+                struct row row = sample((enum row_state)s), back = {0};
                 struct err err = {0};
                 json_t *v = row_emit(&row);
                 g_assert_cmpint(row_parse(v, &back, &err), ==, 0);

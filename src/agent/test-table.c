@@ -53,8 +53,7 @@ static int add(const char *id, uid_t uid, int64_t since_ms, struct err *err)
                             .n_needs = 1,
                             .needs = {"cpu:1"},
                             .counter = API_COUNTER_POLICY_NONE,
-                            .since_ms = since_ms,
-                            .pidfd = -1};
+                            .since_ms = since_ms};
         (void)STR_COPY(row->id, id);
         (void)STR_COPY(row->application, "a/5/0");
         loop_timer_init(&row->timer, never, NULL);
