@@ -428,6 +428,7 @@ void guest_disconnect(struct machine *v)
         v->greeted = false;
         *v->agent_version = '\0';
         loop_timer_cancel(&v->agent_retry);
+        rpc_counters_add(rpc, &v->m->counters.agents);
         rpc_free(rpc);
 }
 

@@ -583,6 +583,7 @@ static void step_attach(struct job *j, const struct step *s)
         machine_path(v, "qmp.sock", qmp, sizeof(qmp));
         machine_path(v, "oob.sock", oob, sizeof(oob));
         struct vm_options o = {
+                .sum = &v->m->counters.monitors,
                 .definition = &v->definition,
                 .qmp_path = qmp,
                 .oob_path = oob,

@@ -28,7 +28,8 @@ struct call {
 
 struct keeper {
         char *path;
-        struct rpc *rpc; /* NULL while away */
+        struct rpc *rpc;          /* NULL while away */
+        struct rpc_counters gone; /* of connections before this one */
         bool greeted;
         bool complained;
         struct api_keeper_info info;
@@ -54,6 +55,7 @@ static void call_end(struct call *c, const json_t *result, const struct err *err
 static void lost(struct keeper *k)
 {
         bool was = k->greeted;
+        rpc_counters_add(k->rpc, &k->gone);
         if (k->rpc)
                 rpc_free(k->rpc);
         k->rpc = NULL;
@@ -239,4 +241,11 @@ void keeper_free(struct keeper *k)
 const struct api_keeper_info *keeper_info(const struct keeper *k)
 {
         return k->greeted ? &k->info : NULL;
+}
+
+struct rpc_counters keeper_counters(const struct keeper *k)
+{
+        struct rpc_counters sum = k->gone;
+        rpc_counters_add(k->rpc, &sum);
+        return sum;
 }

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include "base/err.h"
 #include "json/api.h"
+#include "wire/rpc.h"
 
 struct keeper;
 typedef void keeper_done(void *arg, const json_t *result, const struct err *err);
@@ -20,3 +21,5 @@ const struct api_keeper_info *keeper_info(const struct keeper *k);
 /* Takes params. The descriptors are duplicated, the caller keeps its own. */
 void keeper_call(struct keeper *k, enum api_keeper_method method, json_t *params, const int *fds,
                  size_t n_fds, int timeout_ms, keeper_done *done, void *arg);
+/* Of all connections to it. */
+struct rpc_counters keeper_counters(const struct keeper *k);

@@ -19,6 +19,8 @@
 #include "meted/keeper.h"
 #include "store/store.h"
 #include "vm/probe.h"
+#include "vm/qmp.h"
+#include "wire/rpc.h"
 
 struct machine;
 struct http_server;
@@ -45,6 +47,9 @@ struct waiter {
 struct counters {
         uint64_t turns, commits, commit_failures, decisions, verdicts[OUTCOME_N], events, guest_messages,
                 http_requests;
+        /* of connections that are gone */
+        struct rpc_counters agents;
+        struct qmp_counters monitors;
 };
 
 struct meted {

@@ -1,15 +1,104 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "meted/metrics.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "base/str.h"
 #include "meted/machine.h"
+#include "wire/http.h"
 
 static void metric(FILE *f, const char *name, const char *type, const char *help, double value)
 {
         (void)fprintf(f, "# HELP mete_%s %s\n# TYPE mete_%s %s\nmete_%s %.15g\n", name, help, name, type,
                       name, value);
+}
+
+/* One row a counter of a connection. */
+struct row {
+        const char *name, *help;
+        size_t offset;
+};
+
+static void rows_out(FILE *f, const char *group, const struct row *rows, size_t n, const void *counters)
+{
+        for (size_t i = 0; i < n; i++) {
+                char name[64];
+                uint64_t value;
+                memcpy(&value, (const char *)counters + rows[i].offset, sizeof(value));
+                (void)snprintf(name, sizeof(name), "%s_%s_total", group, rows[i].name);
+                metric(f, name, "counter", rows[i].help, (double)value);
+        }
+}
+
+static void rpc_out(FILE *f, const char *group, const struct rpc_counters *c)
+{
+#define ROW(field, help)                                                                                     \
+        {                                                                                                    \
+#field, help, offsetof(struct rpc_counters, field)                                           \
+        }
+        static const struct row rows[] = {
+                ROW(lines, "Lines from the peer."),
+                ROW(requests, "Requests of the peer."),
+                ROW(answers, "Answers of the peer."),
+                ROW(unreadable, "Lines that are not JSON."),
+                ROW(too_long, "Lines over the limit."),
+                ROW(malformed, "JSON that is no message."),
+                ROW(busy_calls, "Requests refused, too many wait for an answer."),
+                ROW(busy_rate, "Lines refused or dropped, over the rate."),
+                ROW(pauses, "Times that nothing was read for a while."),
+                ROW(unknown_answers, "Answers that nobody waits for."),
+                ROW(timeouts, "Calls that were not answered in time."),
+                ROW(dropped, "Messages to the peer that were dropped, it does not read."),
+        };
+#undef ROW
+        rows_out(f, group, rows, ARRAY_N(rows), c);
+}
+
+static void connections_out(FILE *f, const struct meted *m)
+{
+        struct rpc_counters agents = m->counters.agents, keeper = keeper_counters(m->keeper);
+        struct qmp_counters monitors = m->counters.monitors;
+        for (guint i = 0; i < m->machines->len; i++) {
+                const struct machine *v = g_ptr_array_index(m->machines, i);
+                rpc_counters_add(v->agent, &agents);
+                vm_counters_add(v->vm, &monitors);
+        }
+        rpc_out(f, "agents", &agents);
+        rpc_out(f, "keeper", &keeper);
+#define ROW(field, help)                                                                                     \
+        {                                                                                                    \
+#field, help, offsetof(struct qmp_counters, field)                                           \
+        }
+        static const struct row monitor_rows[] = {
+                ROW(replies, "Replies of VMMs."),
+                ROW(events, "Events of VMMs."),
+                ROW(unreadable, "Lines of VMMs that are no message."),
+                ROW(unexpected, "Replies of VMMs to what was never asked."),
+                ROW(late, "Replies of VMMs that came too late."),
+        };
+#undef ROW
+        rows_out(f, "monitors", monitor_rows, ARRAY_N(monitor_rows), &monitors);
+#define ROW(field, help)                                                                                     \
+        {                                                                                                    \
+#field, help, offsetof(struct http_counters, field)                                          \
+        }
+        static const struct row http_rows[] = {
+                ROW(connections, "Connections that were taken."),
+                ROW(replies, "Answers over HTTP."),
+                ROW(streams, "Event streams that were opened."),
+                ROW(refused_connections, "Connections refused, too many."),
+                ROW(too_large, "Requests with too large a body."),
+                ROW(timeouts, "Connections closed for want of a request."),
+                ROW(slow_streams, "Event streams dropped, their reader is too slow."),
+        };
+#undef ROW
+        const struct http_counters *http = http_server_counters(m->http);
+        rows_out(f, "http", http_rows, ARRAY_N(http_rows), http);
+        metric(f, "http_connections", "gauge", "Connections now.", http->connections_now);
+        metric(f, "http_streams", "gauge", "Event streams now.", http->streams_now);
 }
 
 char *metrics_text(const struct meted *m, size_t *ret_n)
@@ -31,6 +120,7 @@ char *metrics_text(const struct meted *m, size_t *ret_n)
         metric(f, "keeper_up", "gauge", "Whether mete-keeper can be reached.",
                keeper_info(m->keeper) ? 1 : 0);
         metric(f, "store_ok", "gauge", "Whether decisions can be recorded.", m->is_broken ? 0 : 1);
+        connections_out(f, m);
         (void)fprintf(
                 f,
                 "# HELP mete_verdicts_total Verdicts that were sent.\n# TYPE mete_verdicts_total counter\n");

@@ -66,6 +66,7 @@ struct vm {
         char ram_dir[256];
         GMainContext *context;
         struct qmp *main, *oob;
+        struct qmp_counters *sum;
         bool main_ready, oob_ready;
         bool identified; /* it is the VM that the definition names */
         GQueue ops;
@@ -710,6 +711,7 @@ struct vm *vm_attach(const struct vm_options *o, int timeout_ms, vm_done *done, 
         struct vm *vm = calloc(1, sizeof(*vm));
         assert(vm != NULL);
         vm->definition = *o->definition;
+        vm->sum = o->sum;
         vm->view.definition = &vm->definition;
         vm->options = *o;
         vm->arg = arg;
@@ -729,6 +731,19 @@ struct vm *vm_attach(const struct vm_options *o, int timeout_ms, vm_done *done, 
         return vm;
 }
 
+void vm_counters_add(const struct vm *vm, struct qmp_counters *sum)
+{
+        const struct qmp *const both[] = {vm ? vm->main : NULL, vm ? vm->oob : NULL};
+        for (size_t i = 0; i < 2; i++) {
+                const struct qmp_counters *c = both[i] ? qmp_counters(both[i]) : &(struct qmp_counters){0};
+                sum->replies += c->replies;
+                sum->events += c->events;
+                sum->unreadable += c->unreadable;
+                sum->unexpected += c->unexpected;
+                sum->late += c->late;
+        }
+}
+
 void vm_free(struct vm *vm)
 {
         if (vm == NULL || vm->doomed)
@@ -736,6 +751,8 @@ void vm_free(struct vm *vm)
         struct err err = {0};
         enter(vm);
         vm->doomed = true;
+        if (vm->sum)
+                vm_counters_add(vm, vm->sum);
         qmp_free(vm->main);
         qmp_free(vm->oob);
         vm->main = vm->oob = NULL;

@@ -63,6 +63,7 @@ enum vm_event {
 };
 
 struct vm_options {
+        struct qmp_counters *sum; /* what its monitors have counted is added when it is freed; may be NULL */
         const struct api_vm_definition *definition; /* copied */
         const char *qmp_path, *oob_path;            /* sockets on which the VMM accepts; copied */
         const char *ram_dir;                        /* of its RAM files, as the VMM sees it; copied */
@@ -96,7 +97,9 @@ struct vm_dimm {
 };
 const struct vm_cpu *vm_cpu(const struct vm *vm, int slot);   /* 0 <= slot < cpus_max */
 const struct vm_dimm *vm_dimm(const struct vm *vm, int slot); /* 0 <= slot < dimm_slots */
-size_t vm_operations(const struct vm *vm);                    /* unfinished ones */
+/* What its monitors have counted, added to a sum that outlives it. NULL-safe. */
+void vm_counters_add(const struct vm *vm, struct qmp_counters *sum);
+size_t vm_operations(const struct vm *vm); /* unfinished ones */
 
 /* A vCPU in this slot. On TCG lower slots that are empty are plugged first (VM_EVENT_CPU_NEW tells): the
  * highest slot first takes a guest on TCG 12 to 17 s. */

@@ -752,3 +752,26 @@ const struct rpc_counters *rpc_counters(const struct rpc *rpc)
 {
         return &rpc->counters;
 }
+
+void rpc_counters_add(const struct rpc *rpc, struct rpc_counters *sum)
+{
+        if (!rpc)
+                return;
+        const struct rpc_counters *c = &rpc->counters;
+        sum->lines += c->lines;
+        sum->bytes_in += c->bytes_in;
+        sum->bytes_out += c->bytes_out;
+        sum->requests += c->requests;
+        sum->notifications += c->notifications;
+        sum->answers += c->answers;
+        sum->unreadable += c->unreadable;
+        sum->too_long += c->too_long;
+        sum->malformed += c->malformed;
+        sum->busy_calls += c->busy_calls;
+        sum->busy_rate += c->busy_rate;
+        sum->pauses += c->pauses;
+        sum->unknown_answers += c->unknown_answers;
+        sum->timeouts += c->timeouts;
+        sum->dropped += c->dropped;
+        sum->fds_refused += c->fds_refused;
+}

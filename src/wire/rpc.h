@@ -112,3 +112,5 @@ int rpc_resync(struct rpc *rpc, struct err *err);
 bool rpc_is_lost(const struct rpc *rpc);
 size_t rpc_queued_bytes(const struct rpc *rpc);
 const struct rpc_counters *rpc_counters(const struct rpc *rpc);
+/* Adds those of a peer, which may be NULL, to a sum that outlives it. */
+void rpc_counters_add(const struct rpc *rpc, struct rpc_counters *sum);

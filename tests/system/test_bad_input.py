@@ -2,6 +2,7 @@
 """Hostile guests, callers and machines. Each gets a clear error, nothing is lost, nobody else suffers."""
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -255,16 +256,77 @@ def test_flood_of_requests(host):
     assert watch.worst < 2
 
 
-def test_a_follower_that_does_not_read(host):
-    """A stream nobody reads is dropped, not buffered for ever."""
+def metrics(host):
+    """{name: value} of those without labels"""
+    status, text = host.http("GET", "/metrics")
+    assert status == 200
+    return {name: float(value) for name, value in re.findall(r"^(mete_\w+) (\S+)$", text, re.M)}
+
+
+def follow(path, after):
     s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    s.connect(host.socket)
-    s.sendall(b"GET /v1/events HTTP/1.1\r\nHost: l\r\nAccept: text/event-stream\r\n\r\n")
-    for i in range(200):
-        host.http("POST", "/v1/reservations", {"id": f"spam-{i}", "needs": ["cpu:1,share>=0.001"]})
-        host.http("DELETE", f"/v1/reservations/spam-{i}")
-    assert answer_time_s(host) < 1
-    s.close()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    s.connect(path)
+    s.sendall(f"GET /v1/events?after={after} HTTP/1.1\r\nHost: l\r\nAccept: text/event-stream\r\n\r\n".encode())
+    return s
+
+
+def test_a_follower_that_does_not_read(host):
+    """A stream nobody reads is dropped, not buffered for ever; one that reads meanwhile misses nothing."""
+    after, before = host.last_event(), metrics(host)
+    idle, reader = follow(host.socket, after), follow(host.socket, after)
+    received, stop = bytearray(), threading.Event()
+
+    def read():
+        reader.settimeout(0.2)
+        while not stop.is_set():
+            try:
+                received.extend(reader.recv(65536))
+            except TimeoutError:
+                pass
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        wait_for("both follow", lambda: metrics(host)["mete_http_streams"] == before["mete_http_streams"] + 2)
+        for i in range(20000):  # 1 MiB in meted, and what the kernel holds
+            assert host.http("POST", "/v1/reservations", {"id": f"spam-{i}", "needs": ["cpu:1,share>=0.001"]})[0] == 200
+            host.http("DELETE", f"/v1/reservations/spam-{i}")
+            if i % 50 == 0 and metrics(host)["mete_http_slow_streams_total"] > before["mete_http_slow_streams_total"]:
+                break
+        now = metrics(host)
+        assert now["mete_http_slow_streams_total"] == before["mete_http_slow_streams_total"] + 1
+        assert now["mete_http_streams"] == before["mete_http_streams"] + 1
+        last = host.last_event()
+        wait_for("the reader has all", lambda: f"id: {last}\n".encode() in bytes(received))
+        ids = [int(n) for n in re.findall(rb"^id: (\d+)$", bytes(received), re.M)]
+        assert ids == list(range(after + 1, last + 1))
+    finally:
+        stop.set()
+        thread.join()
+        idle.close()
+        reader.close()
+
+
+def test_metrics_are_documented(host):
+    status, text = host.http("GET", "/metrics")
+    shown = set(re.findall(r"^# TYPE (mete_\w+) ", text, re.M))
+    with open(os.path.join(ROOT, "docs/metrics.md")) as f:
+        assert shown == set(re.findall(r"`(mete_\w+)`", f.read()))
+
+
+def test_metrics_of_a_guest(host, port):
+    """What a guest does wrong is counted, and stays counted when its connection is gone."""
+    hello(port)
+    before = metrics(host)
+    for line in "{", "[1]", "nonsense":
+        port.send(line)
+        port.receive(10, lambda m: "error" in m)
+    expected = {"unreadable": 2, "malformed": 1, "lines": 3}
+
+    def more():
+        return {k: metrics(host)[f"mete_agents_{k}_total"] - before[f"mete_agents_{k}_total"] for k in expected}
+    assert more() == expected
+    assert metrics(host)["mete_monitors_replies_total"] > 0 and metrics(host)["mete_keeper_answers_total"] > 0
 
 
 def test_roles(host):

@@ -193,16 +193,24 @@ def test_guest_powers_off(host, guest):
 
 
 def test_guest_does_not_answer(host, guest):
-    """A guest whose agent is stopped: the host does not wait for ever, and gives nothing away twice."""
+    """A guest whose agent is stopped: nothing of its is given away before it is back, others are served meanwhile, and it
+    goes on where it was."""
     with App(guest, "mute") as app:
-        assert app.call("request", {"id": "mute", "needs": ["memory:128M"]})["outcome"] == "granted"
-        guest.check("kill -STOP $(pidof mete-agent)")
-        assert host.get("/health")["ok"]
-        assert host.mete("reserve", "beside", "--need", "memory:128M").returncode == 0
-        host.mete("unreserve", "beside")
-        guest.check("kill -CONT $(pidof mete-agent)")
-        app.call("release", {"id": "mute"})
+        assert app.call("request", {"id": "mute", "needs": ["cpu:1"]})["outcome"] == "granted"
+        claims, before = host.claims("vm:v/mute"), host.last_event()
+        agent = guest.check("pidof mete-agent")
+        guest.check(f"kill -STOP {agent}")
+        try:
+            app.kill()  # nobody tells the host, so that the lease stays
+            host.mete("reserve", "beside", "--need", "memory:128M")
+            host.mete("unreserve", "beside")
+            assert host.claims("vm:v/mute") == claims and host.get("/health")["ok"]
+            assert not [e for e in host.events("mute", before)], "something happened to a lease that nobody touched"
+        finally:
+            guest.check(f"kill -CONT {agent}")
     ended_once(host, "mute")
+    assert guest.check("pidof mete-agent") == agent
+    wait_for("the vCPU is off line", lambda: guest.check("nproc") == "1")
 
 
 def test_two_guests_compete(host, guest):
