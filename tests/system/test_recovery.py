@@ -2,6 +2,7 @@
 """What happens while nothing can be recorded, or while a VMM is slow, is not lost. Hosts of their own; what the guests
 run does not matter here."""
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -88,6 +89,11 @@ def test_verdict_is_not_taken_back(image):
             os.kill(host.keeper.pid, signal.SIGCONT)
         asker.join(30)
         assert answers[0][0] == 200 and json.loads(answers[0][1])["state"] == "running", answers
+
+
+def start_unheard(host):
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        host.http("POST", "/v1/vms/w/start", {})
 
 
 def in_one_turn(host, requests):
@@ -218,6 +224,28 @@ def test_machine_has_lost_a_cpu(image):
             host.mete("unreserve", each)
         host.mete("vm", "kill", "w")
         host.wait_free(full)
+
+
+def test_meted_dies_while_the_keeper_has_not_read_a_start(image):
+    """What a meted that died has asked of the keeper is done before its successor hears which VMMs run: there is one VMM,
+    and its sockets are those that it was born with."""
+    with small_host() as host:
+        os.kill(host.keeper.pid, signal.SIGSTOP)
+        try:
+            asker = threading.Thread(target=start_unheard, args=[host])
+            asker.start()
+            wait_for("it is under way", lambda: state_of(host) == "starting")
+            born = {n: os.stat(host.path("run", "vm", "w", n)).st_ino for n in ("qmp.sock", "oob.sock", "agent.sock")}
+            host.kill_meted()
+            asker.join(10)
+            host.start_meted(wait=False)
+            wait_for("its successor waits for the keeper", lambda: waiting(host.keeper_socket) >= 1)
+        finally:
+            os.kill(host.keeper.pid, signal.SIGCONT)
+        host.wait_meted()
+        wait_for("it runs", lambda: state_of(host) == "running")
+        assert {n: os.stat(host.path("run", "vm", "w", n)).st_ino for n in born} == born
+        assert os.path.exists(f"/proc/{host.mete_json('vm', 'show', 'w')['pid']}")
 
 
 def test_deleted_vm_leaves_nothing(image):
