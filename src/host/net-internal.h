@@ -9,8 +9,11 @@ enum {
         NET_CLASS_REST = NET_TC_UPLINK | 2,
         NET_CLASS_PURPOSE = NET_TC_UPLINK | 0x10,
         NET_CLASS_VM = NET_TC_UPLINK | 0x1000,
-        NET_CLASS_TAP = NET_TC_TAP | 1,
-        NET_CLASS_IFB = NET_TC_IFB | 1,
+        /* Of a tap and of an ifb: one with the ceiling as its rate, and below it the one that is used. A
+         * class right under the root has nobody to borrow from, and never exceeds its rate, whatever its
+         * ceiling. */
+        NET_CLASS_TAP = NET_TC_TAP | 2,
+        NET_CLASS_IFB = NET_TC_IFB | 2,
         /* What waits for its turn: 15 ms of full frames at 200 Mbit/s. The kernel's 32 are lost in one burst
            of a guest. */
         NET_IFB_QUEUE_PACKETS = 256,

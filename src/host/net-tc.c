@@ -258,7 +258,7 @@ int net_tc_class_set(struct net_nl *n, unsigned ifindex, const struct net_tc_cla
                                .cbuffer = c->ceiling_burst_ticks,
                                .quantum = c->quantum_bytes,
                                .prio = c->prio};
-        struct tc_estimator estimator = {.interval = 0 /* 1 s */, .ewma_log = 1};
+        struct tc_estimator estimator = {.interval = -1 /* 0.5 s */, .ewma_log = 1};
         put_rate(&p.rate, c->rate_bytes);
         put_rate(&p.ceil, c->ceiling_bytes);
         struct nl_msg *m = message(RTM_NEWTCLASS, NLM_F_CREATE, ifindex, c->id, c->parent, 0);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One VM. Its pieces, in the order in which they are made:
  *
- *   tap     HTB 4d46: with the class 4d46:1, everything's default
- *   ifb     made, up; HTB 4d47: with the class 4d47:1, everything's default
+ *   tap     HTB 4d46: with the ceiling, 4d46:1, and below it the class 4d46:2, everything's default
+ *   ifb     made, up; HTB 4d47: with 4d47:1 and 4d47:2 likewise
  *   tap     ingress with two filters: the mark (the priority that is the VM's class on the uplink), then
  *           the redirect to the ifb; from there the kernel lets frames come in at the tap once more, behind
  * the filters uplink  the class 4d45:1000+SLOT; last, so that a failure before it has nothing to give back
@@ -168,12 +168,22 @@ int net_tap_remove(struct net_host *h, unsigned slot, struct err *err)
 
 /* -- making the pieces */
 
+static void shape_of(uint32_t class_id, const struct net_rate *rate, struct net_tc_class ret[2])
+{
+        uint32_t all = TC_H_MAJ(class_id) | 1;
+        ret[0] = net_tc_class_of(all, 0, &(struct net_rate){rate->ceiling_bps, rate->ceiling_bps});
+        ret[1] = net_tc_class_of(class_id, all, rate);
+}
+
 static int shape(struct vm *v, const struct net_link *l, uint32_t class_id, const struct net_rate *rate,
                  struct err *err)
 {
-        struct net_tc_class c = net_tc_class_of(class_id, 0, rate);
+        struct net_tc_class c[2];
+        shape_of(class_id, rate, c);
         int r = net_ensure_root(&v->nl, l, TC_H_MAJ(class_id), class_id, err);
-        return r < 0 ? r : net_ensure_class(&v->nl, l, &c, err);
+        for (int i = 0; i < 2 && r == 0; i++)
+                r = net_ensure_class(&v->nl, l, &c[i], err);
+        return r;
 }
 
 static int ensure_ifb(struct vm *v, struct err *err)
@@ -403,9 +413,12 @@ static int compare_shape(struct vm *v, const struct net_link *l, const char *nam
                 (void)snprintf(ret_difference, NET_SENTENCE, "there is no interface %s", name);
                 return 1;
         }
-        struct net_tc_class c = net_tc_class_of(class_id, 0, rate);
+        struct net_tc_class c[2];
+        shape_of(class_id, rate, c);
         int r = net_compare_root(&v->nl, l, TC_H_MAJ(class_id), class_id, ret_difference, err);
-        return r != 0 ? r : net_compare_class(&v->nl, l, &c, ret_difference, err);
+        for (int i = 0; i < 2 && r == 0; i++)
+                r = net_compare_class(&v->nl, l, &c[i], ret_difference, err);
+        return r;
 }
 
 static int compare_redirect(struct vm *v, char ret_difference[NET_SENTENCE], struct err *err)

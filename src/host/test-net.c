@@ -648,8 +648,8 @@ static void test_vm(void)
         g_autofree char *to = output("tc class show dev mete-3"), *from = output("tc class show dev mete-3i"),
                         *uplink = output("tc class show dev up0"),
                         *filters = output("tc filter show dev mete-3 ingress");
-        g_assert_nonnull(strstr(to, "class htb 4d46:1 root prio 0 rate 100Mbit ceil 200Mbit"));
-        g_assert_nonnull(strstr(from, "class htb 4d47:1 root prio 0 rate 300Mbit ceil 400Mbit"));
+        g_assert_nonnull(strstr(to, "class htb 4d46:2 parent 4d46:1 prio 0 rate 100Mbit ceil 200Mbit"));
+        g_assert_nonnull(strstr(from, "class htb 4d47:2 parent 4d47:1 prio 0 rate 300Mbit ceil 400Mbit"));
         g_assert_nonnull(
                 strstr(uplink, "class htb 4d45:1003 parent 4d45:1 prio 0 rate 300Mbit ceil 400Mbit"));
         g_assert_nonnull(strstr(filters, "mete-mark-4d451003 direct-action"));
@@ -735,15 +735,17 @@ static void test_behind(void)
         static const struct {
                 const char *command, *words;
         } cases[] = {
-                {"tc class change dev mete-5 classid 4d46:1 htb rate 10mbit ceil 200mbit",
-                 "mete-5: class 4d46:1 has rate 10000000"                                                                                     },
-                {"tc class change dev mete-5 classid 4d46:1 htb rate 100mbit ceil 200mbit burst 2k",
+                {"tc class change dev mete-5 classid 4d46:2 htb rate 10mbit ceil 200mbit",
+                 "mete-5: class 4d46:2 has rate 10000000"                                                                                     },
+                {"tc class change dev mete-5 classid 4d46:2 htb rate 100mbit ceil 200mbit burst 2k",
                  "its bursts"                                                                                                                 },
-                {"tc class del dev mete-5 classid 4d46:1",                                           "class 4d46:1 is not there"              },
+                {"tc class del dev mete-5 classid 4d46:2",                                           "class 4d46:2 is not there"              },
+                {"tc class change dev mete-5 classid 4d46:1 htb rate 300mbit ceil 300mbit",
+                 "class 4d46:1 has rate 300000000"                                                                                            },
                 {"tc qdisc del dev mete-5 root",                                                     "mete-5 has queueing discipline default" },
-                {"tc class change dev mete-5i classid 4d47:1 htb rate 300mbit ceil 900mbit",
+                {"tc class change dev mete-5i classid 4d47:2 htb rate 300mbit ceil 900mbit",
                  "ceiling 900000000"                                                                                                          },
-                {"tc class del dev mete-5i classid 4d47:1",                                          "class 4d47:1 is not there"              },
+                {"tc class del dev mete-5i classid 4d47:2",                                          "class 4d47:2 is not there"              },
                 {"tc qdisc del dev mete-5i root",                                                    "mete-5i has queueing discipline default"},
                 {"ip link set mete-5i down",                                                         "mete-5i is down"                        },
                 {"ip link del mete-5i",                                                              "no interface mete-5i"                   },

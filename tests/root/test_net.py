@@ -25,3 +25,8 @@ def run(name, *arguments):
 
 def test_all_of_it():
     assert "ok 13 /net/faults" in run("test-host-net", "-m", "slow")
+
+
+def test_held_against_a_flood():
+    out = run("test-host-net-flood")
+    assert out.count("# MEASURED") == 3
