@@ -17,7 +17,7 @@ ARGS    ?=
 MESON_TEST = meson test -C $(BUILD) --no-rebuild --print-errorlogs
 C_FILES    = $(shell find src include fuzz bench tests -name '*.[ch]' -not -path '*/corpus/*')
 
-.PHONY: all release test check system bench fuzz format lint cover man docs help clean install
+.PHONY: all release test check system nested bench fuzz format lint cover man docs help clean install
 
 all: $(BUILD)/build.ninja ## debug build with ASan and UBSan
 	@ninja -C $(BUILD)
@@ -34,6 +34,9 @@ check: ## everything the CI runs; logs under build/check
 system: all release ## tests with real guests, as root; QEMU=PATH for another QEMU, ARGS= for pytest
 	@METE_QEMU="$(QEMU)" METE_BUILD=$(BUILD) METE_RELEASE=$(RELEASE) \
 		$(PYTHON) -B -m pytest -p no:cacheprovider tests/platform tests/root tests/system $(ARGS)
+
+nested: release ## host side of mete in a guest with NUMA nodes and cgroup v2; no root; ARGS= for pytest
+	@METE_RELEASE=$(RELEASE) $(PYTHON) -B -m pytest -p no:cacheprovider tests/nested $(ARGS)
 
 bench: release ## BENCH name value unit, and build/bench/NAME.json; B=PREFIX for a part
 	@METE_RELEASE=$(RELEASE) $(PYTHON) -B tools/bench "$(B)"

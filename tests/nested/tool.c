@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the tests need in the nested host and a shell cannot do. Static: it brings its libc along.
+ *
+ *     nested-tool spin [CPU]         uses a CPU up, that one if it is given
+ *     nested-tool shares MS TID...   "TID NS" of CPU time each got meanwhile, after a line "wall NS" */
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { THREADS_MAX = 128 };
+
+__attribute__((noreturn)) static void die(const char *what)
+{
+        (void)fprintf(stderr, "nested-tool: %s: %s\n", what, strerror(errno));
+        exit(1);
+}
+
+static int spin(const char *cpu)
+{
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        if (cpu != NULL) {
+                CPU_SET(strtoul(cpu, NULL, 10), &set);
+                if (sched_setaffinity(0, sizeof(set), &set) < 0)
+                        die("affinity");
+        }
+        for (volatile unsigned n = 0;; n++)
+                ;
+}
+
+static long long now_ns(void)
+{
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* The scheduler's own count, to the nanosecond; utime is rounded to ticks. */
+static long long cpu_ns(const char *tid)
+{
+        char path[64], text[128];
+        (void)snprintf(path, sizeof(path), "/proc/%.20s/schedstat", tid);
+        FILE *f = fopen(path, "re");
+        if (f == NULL || fgets(text, sizeof(text), f) == NULL)
+                die(path);
+        (void)fclose(f);
+        return strtoll(text, NULL, 10);
+}
+
+static int shares(const char *ms, char **tids, int n)
+{
+        long long before[THREADS_MAX], after[THREADS_MAX];
+        long wait_ms = strtol(ms, NULL, 10);
+        struct timespec pause = {wait_ms / 1000, wait_ms % 1000 * 1000000};
+        if (n > THREADS_MAX) {
+                errno = E2BIG;
+                die("threads");
+        }
+        long long began_ns = now_ns();
+        for (int i = 0; i < n; i++)
+                before[i] = cpu_ns(tids[i]);
+        while (nanosleep(&pause, &pause) < 0 && errno == EINTR)
+                ;
+        long long wall_ns = now_ns() - began_ns;
+        for (int i = 0; i < n; i++)
+                after[i] = cpu_ns(tids[i]);
+        (void)printf("wall %lld\n", wall_ns);
+        for (int i = 0; i < n; i++)
+                (void)printf("%s %lld\n", tids[i], after[i] - before[i]);
+        return 0;
+}
+
+int main(int argc, char **argv)
+{
+        if (argc >= 2 && strcmp(argv[1], "spin") == 0)
+                return spin(argv[2]);
+        if (argc >= 4 && strcmp(argv[1], "shares") == 0)
+                return shares(argv[2], argv + 3, argc - 3);
+        errno = EINVAL;
+        die("spin [CPU] | shares MS TID...");
+}
