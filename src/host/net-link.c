@@ -85,13 +85,12 @@ int net_link_list(struct net_nl *n, net_link_each *each, void *user)
                           take_each, &l);
 }
 
-int net_link_make_ifb(struct net_nl *n, const char *name, uint32_t queue_packets)
+int net_link_make_ifb(struct net_nl *n, const char *name)
 {
-        struct ifinfomsg head = {.ifi_family = AF_UNSPEC, .ifi_flags = IFF_UP, .ifi_change = IFF_UP};
+        struct ifinfomsg head = {.ifi_family = AF_UNSPEC};
         struct nl_msg *m = net_nl_message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &head, sizeof(head));
         if (m) {
                 net_nl_put_text(m, IFLA_IFNAME, name);
-                net_nl_put_u32(m, IFLA_TXQLEN, queue_packets);
                 struct nlattr *info = net_nl_nest(m, IFLA_LINKINFO);
                 net_nl_put_text(m, IFLA_INFO_KIND, "ifb");
                 net_nl_nest_end(m, info);
@@ -99,7 +98,23 @@ int net_link_make_ifb(struct net_nl *n, const char *name, uint32_t queue_packets
         return net_nl_ask(n, "make the ifb", m, NULL, NULL);
 }
 
-int net_link_set_ifb(struct net_nl *n, unsigned ifindex, uint32_t queue_packets)
+int net_link_mute(struct net_nl *n, unsigned ifindex)
+{
+        struct ifinfomsg head = {.ifi_family = AF_UNSPEC, .ifi_index = (int)ifindex};
+        const uint8_t mode = IN6_ADDR_GEN_MODE_NONE;
+        struct nl_msg *m = net_nl_message(RTM_NEWLINK, 0, &head, sizeof(head));
+        if (m) {
+                struct nlattr *families = net_nl_nest(m, IFLA_AF_SPEC);
+                struct nlattr *inet6 = net_nl_nest(m, AF_INET6);
+                net_nl_put(m, IFLA_INET6_ADDR_GEN_MODE, &mode, sizeof(mode));
+                net_nl_nest_end(m, inet6);
+                net_nl_nest_end(m, families);
+        }
+        int r = net_nl_ask(n, "mute a link", m, NULL, NULL);
+        return r == -EAFNOSUPPORT || r == -EOPNOTSUPP ? 0 : r; /* a host without IPv6 is mute */
+}
+
+int net_link_up_ifb(struct net_nl *n, unsigned ifindex, uint32_t queue_packets)
 {
         struct ifinfomsg head = {.ifi_family = AF_UNSPEC,
                                  .ifi_index = (int)ifindex,
@@ -108,7 +123,7 @@ int net_link_set_ifb(struct net_nl *n, unsigned ifindex, uint32_t queue_packets)
         struct nl_msg *m = net_nl_message(RTM_NEWLINK, 0, &head, sizeof(head));
         if (m)
                 net_nl_put_u32(m, IFLA_TXQLEN, queue_packets);
-        return net_nl_ask(n, "set the ifb", m, NULL, NULL);
+        return net_nl_ask(n, "make the ifb up", m, NULL, NULL);
 }
 
 int net_link_enslave(struct net_nl *n, unsigned ifindex, unsigned master, unsigned mtu,

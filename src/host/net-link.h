@@ -19,9 +19,12 @@ int net_link_find(struct net_nl *n, const char *name, struct net_link *ret);
 typedef void net_link_each(const struct net_link *l, void *user);
 int net_link_list(struct net_nl *n, net_link_each *each, void *user);
 
-int net_link_make_ifb(struct net_nl *n, const char *name, uint32_t queue_packets);
-/* Makes it up with this queue, as net_link_make_ifb() does, where it is something else. */
-int net_link_set_ifb(struct net_nl *n, unsigned ifindex, uint32_t queue_packets);
+/* Down. */
+int net_link_make_ifb(struct net_nl *n, const char *name);
+/* The host shall say nothing of its own there: no IPv6 address comes to be when it gets up, so no packet that
+ * solicits or reports, towards a VM or among what is counted of one. */
+int net_link_mute(struct net_nl *n, unsigned ifindex);
+int net_link_up_ifb(struct net_nl *n, unsigned ifindex, uint32_t queue_packets);
 /* Up, behind the bridge, with its mtu and this address. */
 int net_link_enslave(struct net_nl *n, unsigned ifindex, unsigned master, unsigned mtu,
                      const uint8_t address[6]);

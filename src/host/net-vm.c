@@ -126,7 +126,7 @@ static int set_up_tap(struct net_host *h, unsigned slot, const char *name, struc
                 return r;
         if ((r = net_link_find(&n, h->bridge, &bridge)) < 0)
                 (void)net_fail(err, r, h->bridge, "find the bridge");
-        else if ((r = net_link_find(&n, name, &tap)) < 0 ||
+        else if ((r = net_link_find(&n, name, &tap)) < 0 || (r = net_link_mute(&n, tap.ifindex)) < 0 ||
                  (r = net_link_enslave(&n, tap.ifindex, bridge.ifindex, bridge.mtu, address)) < 0)
                 (void)net_fail(err, r, name, "put it behind the bridge");
         net_nl_close(&n);
@@ -190,13 +190,16 @@ static int ensure_ifb(struct vm *v, struct err *err)
 {
         int r = 0;
         if (!v->ifb.ifindex) {
-                r = net_link_make_ifb(&v->nl, v->ifb_name, NET_IFB_QUEUE_PACKETS);
-                if (r == 0)
-                        return find(v, v->ifb_name, "ifb", &v->ifb, err);
-        } else if (!(v->ifb.flags & IFF_UP) || v->ifb.queue_packets != NET_IFB_QUEUE_PACKETS) {
-                r = net_link_set_ifb(&v->nl, v->ifb.ifindex, NET_IFB_QUEUE_PACKETS);
+                if ((r = net_link_make_ifb(&v->nl, v->ifb_name)) < 0)
+                        return net_fail(err, r, v->ifb_name, "make the ifb");
+                if ((r = find(v, v->ifb_name, "ifb", &v->ifb, err)) < 0)
+                        return r;
         }
-        return r < 0 ? net_fail(err, r, v->ifb_name, "make the ifb") : 0;
+        if (v->ifb.flags & IFF_UP && v->ifb.queue_packets == NET_IFB_QUEUE_PACKETS)
+                return 0;
+        if ((r = net_link_mute(&v->nl, v->ifb.ifindex)) == 0)
+                r = net_link_up_ifb(&v->nl, v->ifb.ifindex, NET_IFB_QUEUE_PACKETS);
+        return r < 0 ? net_fail(err, r, v->ifb_name, "make the ifb up") : 0;
 }
 
 static bool is_redirected(const struct vm *v, const struct net_tc_filters *f)

@@ -442,7 +442,7 @@ static int probe_from(struct net_nl *n, const struct net_link *tap, const char *
         const char *what = "ifb";
         if (net_link_find(n, ifb_name, &ifb) == 0) /* of a probe that was interrupted */
                 (void)net_link_remove(n, ifb.ifindex);
-        int r = net_link_make_ifb(n, ifb_name, NET_IFB_QUEUE_PACKETS);
+        int r = net_link_make_ifb(n, ifb_name);
         if (r == 0 && (r = net_link_find(n, ifb_name, &ifb)) == 0) {
                 what = "ingress";
                 r = net_tc_ingress_make(n, tap->ifindex);
