@@ -360,7 +360,7 @@ static void expect(struct rig *r, enum vm_outcome outcome)
                         r->result.err.sentence);
 }
 
-static void attach(struct rig *r)
+static void attach_within(struct rig *r, int timeout_ms)
 {
         char *qmp = socket_path(0), *oob = socket_path(1);
         struct err err = {0};
@@ -371,11 +371,16 @@ static void attach(struct rig *r)
                                                .ram_dir = "/ram",
                                                .on_event = on_event,
                                                .on_death = on_death},
-                          2000, on_result, r, &err);
+                          timeout_ms, on_result, r, &err);
         if (r->vm == NULL)
                 g_error("%s", err.sentence);
         g_free(qmp);
         g_free(oob);
+}
+
+static void attach(struct rig *r)
+{
+        attach_within(r, 2000);
 }
 
 static void opened(struct rig *r)
@@ -482,6 +487,30 @@ static void test_attach_refused(void)
         g_assert_cmpint(err.reason, ==, REASON_INVALID);
         settle();
         g_assert_cmpint(r.results, ==, 0);
+        closed(&r);
+}
+
+static gboolean never(gpointer data)
+{
+        (void)data;
+        return G_SOURCE_CONTINUE;
+}
+
+/* Nobody takes the connections, as of a VMM that is stopped: it is not attached to, and not said to be dead.
+ */
+static void test_attach_to_one_that_is_slow(void)
+{
+        struct rig r;
+        opened(&r);
+        for (int i = 0; i < MONITORS; i++) {
+                g_source_remove(vmm.accepting[i]);
+                vmm.accepting[i] = g_timeout_add_seconds(3600, never, NULL);
+        }
+        attach_within(&r, 50);
+        expect(&r, VM_FAILED);
+        g_assert_cmpint(r.result.err.reason, ==, REASON_TIMEOUT);
+        WAIT_FOR(r.deaths > 0, 100);
+        g_assert_cmpint(r.deaths, ==, 0);
         closed(&r);
 }
 
@@ -802,6 +831,7 @@ int main(int argc, char **argv)
         dir = g_dir_make_tmp("mete-vm-XXXXXX", NULL);
         g_test_add_func("/vm/attach", test_attach);
         g_test_add_func("/vm/attach-refused", test_attach_refused);
+        g_test_add_func("/vm/attach-to-one-that-is-slow", test_attach_to_one_that_is_slow);
         g_test_add_func("/vm/cpus", test_cpus);
         g_test_add_func("/vm/memory", test_memory);
         g_test_add_func("/vm/lies", test_lies);

@@ -587,7 +587,10 @@ static void on_lost(void *arg, const struct err *why)
                 bool quit = op->kind == OP_QUIT;
                 op_answer(op, quit ? VM_DONE : VM_FAILED, quit ? NULL : &vm->death);
         }
-        if (!vm->doomed && vm->options.on_death != NULL)
+        /* One that has not greeted in time may be slow, or stopped: that is the attachment's failure, no
+         * death. */
+        bool is_slow = why->reason == REASON_TIMEOUT && !(vm->main_ready && vm->oob_ready);
+        if (!vm->doomed && !is_slow && vm->options.on_death != NULL)
                 vm->options.on_death(vm->arg, vm, &vm->death);
         leave(vm);
 }
