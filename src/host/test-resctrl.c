@@ -528,21 +528,12 @@ static void test_threads(void)
 
 static void test_schemata(void)
 {
-        static const char *const bad[] = {"L3\n",
+        static const char *const bad[] = {
+                "L3\n",
 
-                                          "L3:0=\n",
-                                          "L3:0=g\n",
-                                          "L3:x=f\n",
-                                          "L3:0=f;\n",
-                                          "L3:0=f;0=f\n",
-                                          "L3:0=-1\n",
-                                          "L3:0=1ffffffff\n",
-                                          "L3:4096=f\n",
-                                          "MB:0=f\n",
-                                          "L3:0=f 1=f\n",
-                                          "MB:0=10;=3\n",
-                                          "L3:0=f\nL3:"
-                                          "99999999999999999999=f\n"};
+                "L3:0=\n",      "L3:0=g\n",     "L3:x=f\n",         "L3:0=f;\n",
+                "L3:0=f;0=f\n", "L3:0=-1\n",    "L3:0=1ffffffff\n", "L3:4096=f\n",
+                "MB:0=f\n",     "L3:0=f 1=f\n", "MB:0=10;=3\n",     "L3:99999999999999999999=f\n"};
         struct resctrl_schemata *s = g_new0(struct resctrl_schemata, 1),
                                 *again = g_new0(struct resctrl_schemata, 1);
         for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
