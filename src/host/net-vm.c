@@ -227,7 +227,7 @@ static int read_ingress(struct vm *v, struct net_tc_qdisc *ret_qdisc, struct net
 static int redirect(struct vm *v, struct err *err)
 {
         struct net_tc_qdisc q;
-        struct net_tc_filters f;
+        struct net_tc_filters f = {0};
         int r = read_ingress(v, &q, &f, err);
         if (r < 0)
                 return r;
@@ -321,7 +321,7 @@ static int read_vm(struct vm *v, struct net_vm_figures *ret, struct err *err)
         const struct net_host *h = v->host;
         struct net_vm_figures f = {0};
         struct net_tc_class to = {0}, from = {0}, uplink = {0};
-        bool has_to, has_from, has_uplink;
+        bool has_to = false, has_from = false, has_uplink = false;
         int r = read_class(v, &v->tap, NET_CLASS_TAP, &to, &has_to, err);
         if (r == 0)
                 r = read_class(v, &v->ifb, NET_CLASS_IFB, &from, &has_from, err);
@@ -427,7 +427,7 @@ static int compare_shape(struct vm *v, const struct net_link *l, const char *nam
 static int compare_redirect(struct vm *v, char ret_difference[NET_SENTENCE], struct err *err)
 {
         struct net_tc_qdisc q;
-        struct net_tc_filters f;
+        struct net_tc_filters f = {0};
         int r = read_ingress(v, &q, &f, err);
         if (r < 0)
                 return r;
