@@ -150,6 +150,7 @@ static struct {
         int at, passed;
         bool is_hit;
         const char *lacking; /* this step is what the kernel does not have */
+        const char *broken;  /* this one fails, however often it is tried */
         char last[32];
 } fault;
 static int n_faults;
@@ -158,6 +159,8 @@ static int on_step(const char *step, bool is_done)
 {
         if (fault.lacking && strcmp(step, fault.lacking) == 0 && !is_done)
                 return -ENOENT;
+        if (fault.broken && strcmp(step, fault.broken) == 0 && !is_done)
+                return -EIO;
         if (!is_done)
                 fault.passed++;
         bool is_it = fault.passed == fault.at, is_dead = fault.passed > fault.at;
@@ -191,7 +194,7 @@ static void fail_at(enum fault_kind kind, int at)
         fault.at = at;
         fault.passed = 0;
         fault.is_hit = false;
-        fault.lacking = NULL;
+        fault.lacking = fault.broken = NULL;
         net_nl_fault = on_step;
 }
 
@@ -797,6 +800,41 @@ static void test_behind(void)
         tear_down(&h);
 }
 
+/* On the way back one piece that cannot be removed keeps no other. */
+static void test_goes_on(void)
+{
+        if (!enter())
+                return;
+        static const struct {
+                const char *step, *stays;
+        } cases[] = {
+                {"remove the ingress", "dev=mete-2 ingress"     },
+                {"remove a link",      "link mete-2i"           },
+                {"remove the root",    "dev=mete-2 htb 4d460000"},
+                {"remove a class",     "htb 4d451002"           }
+        };
+        struct net_host h;
+        struct err err = {0};
+        struct net_vm_rates rates = rates_of(100, 200, 300, 400);
+        set_up(&h, &usual);
+        int fd = tap(&h, 2);
+        g_autofree char *before = state();
+        for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
+                ok(net_vm_activate(&h, 2, &rates, &err), &err);
+                fail_at(BEFORE, -1);
+                fault.broken = cases[i].step;
+                g_assert_cmpint(net_vm_deactivate(&h, 2, &err), ==, -EIO);
+                mend();
+                g_autofree char *now = state();
+                for (size_t j = 0; j < G_N_ELEMENTS(cases); j++)
+                        g_assert_cmpint(strstr(now, cases[j].stays) != NULL, ==, i == j);
+                ok(net_vm_deactivate(&h, 2, &err), &err);
+                is_state(before);
+        }
+        (void)close(fd);
+        tear_down(&h);
+}
+
 /* What a fault walks over. `again` brings the state before; each ends in the state after. */
 struct walk {
         const char *name;
@@ -1117,6 +1155,7 @@ int main(int argc, char **argv)
         if (g_test_slow()) { /* -m slow; most of the time the kernel waits before it removes an interface */
                 g_test_add_func("/net/lacking", test_lacking);
                 g_test_add_func("/net/behind", test_behind);
+                g_test_add_func("/net/goes-on", test_goes_on);
                 g_test_add_func("/net/threads", test_threads);
                 g_test_add_func("/net/init-faults", test_init_faults);
                 g_test_add_func("/net/faults", test_faults);

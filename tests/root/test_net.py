@@ -24,7 +24,7 @@ def run(name, *arguments):
 
 
 def test_all_of_it():
-    assert "ok 13 /net/faults" in run("test-host-net", "-m", "slow")
+    assert "ok 14 /net/faults" in run("test-host-net", "-m", "slow")
 
 
 def test_held_against_a_flood():
