@@ -82,11 +82,13 @@ int confine_make(const struct confine *c, const char *vm, struct err *err)
                                "all of them "
                                "together only (%s)",
                                c->controller, c->prefix);
+        char dir[CGROUPFS_PATH];
+        bool is_new = access(confine_path(c, vm, dir), F_OK) < 0;
         int r = -ENOENT;
         /* The last VM's end, in another thread, may have taken the prefix away in between. */
         for (int i = 0; r == -ENOENT && i < TRIES; i++)
                 r = c->is_v2 ? make_v2(c, vm, err) : make_v1(c, vm, err);
-        if (r < 0)
+        if (r < 0 && is_new)
                 (void)confine_remove(c, vm, NULL);
         return r;
 }
