@@ -2,6 +2,7 @@
 /* On plain directories; and on this kernel, where its disks can be bounded. */
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <glib.h>
 #include <glib/gstdio.h>
 #include <signal.h>
@@ -61,10 +62,14 @@ static void set_up(struct tree *t, bool is_v2)
         ok(block_host_init(&t->host, &o, &err), &err);
 }
 
+static int drop(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+        return remove(path);
+}
+
 static void tear_down(struct tree *t)
 {
-        g_autofree char *command = g_strdup_printf("rm -rf '%s'", t->dir);
-        g_assert_true(g_spawn_command_line_sync(command, NULL, NULL, NULL, NULL));
+        g_assert_cmpint(nftw(t->dir, drop, 16, FTW_DEPTH | FTW_PHYS), ==, 0);
         g_free(t->dir);
         g_free(t->mountinfo);
 }
@@ -291,6 +296,8 @@ static void test_real(void)
 
 int main(int argc, char **argv)
 {
+        if (access("/dev/shm", W_OK) == 0) /* thousands of small files, of which many are synced */
+                (void)g_setenv("TMPDIR", "/dev/shm", TRUE);
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/block/v2", test_v2);
         g_test_add_func("/block/v1", test_v1);
