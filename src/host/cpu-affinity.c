@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The last resort: affinity holds a thread on its CPUs, nothing holds a share of them. */
+/* The last resort: affinity holds a thread on its CPUs, nothing holds a share of them. No object of the
+ * kernel's stands for an item before a thread is bound to it, so a file ITEM@VM has its CPUs. */
 #include "host/cpu.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <sched.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 _Static_assert(sizeof(struct cpulist) % sizeof(unsigned long) == 0, "the kernel's masks are made of longs");
 
@@ -36,11 +40,78 @@ static int hold(pid_t tid, const struct cpulist *cpus, int nice, struct err *err
 
 static int start(const struct cpu_host *h, struct err *err)
 {
+        return *h->keep_dir ? cgroupfs_make(h->keep_dir, err) : 0;
+}
+
+/* What items still have stays. */
+static void finish(const struct cpu_host *h)
+{
+        if (*h->keep_dir)
+                (void)rmdir(h->keep_dir);
+}
+
+enum { NOTE_NAME = 96 };
+
+static int name_of(const struct cpu_host *h, const char *vm, const char *item, char buf[NOTE_NAME],
+                   struct err *err)
+{
+        if (!*h->keep_dir)
+                return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "nowhere to note what %s of %s has", item,
+                               vm);
+        (void)snprintf(buf, NOTE_NAME, "%s@%s", item, vm);
         return 0;
 }
 
-static void finish(const struct cpu_host *h)
+static int read_note(const struct cpu_host *h, const char *vm, const char *item, struct cpulist *ret,
+                     struct err *err)
 {
+        char name[NOTE_NAME], text[CPULIST_TEXT];
+        int r = name_of(h, vm, item, name, err);
+        if (r == 0 && (r = cgroupfs_read(h->keep_dir, name, text, sizeof(text), err)) == -ENOENT)
+                r = err_set(err, REASON_NOT_FOUND, ENOENT, "%s of %s is not activated", item, vm);
+        return r < 0 ? r : cpulist_parse(text, ret, err);
+}
+
+static int hold_item(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
+                     int share_milli, struct err *err)
+{
+        char name[NOTE_NAME], text[CPULIST_TEXT];
+        int r = cpu_host_check_place(h, cpus, share_milli, err);
+        if (r == 0)
+                r = name_of(h, vm, item, name, err);
+        return r < 0 ? r : cgroupfs_keep(h->keep_dir, name, cpulist_print(cpus, text), err);
+}
+
+static int bind(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err)
+{
+        struct cpulist cpus;
+        int r = read_note(h, vm, item, &cpus, err);
+        return r < 0 ? r : hold(tid, &cpus, 0, err);
+}
+
+static int let_go(const struct cpu_host *h, const char *vm, const char *item, struct err *err)
+{
+        char name[NOTE_NAME];
+        int r = name_of(h, vm, item, name, err);
+        return r < 0 ? r : cgroupfs_forget(h->keep_dir, name, err);
+}
+
+static int read_item(const struct cpu_host *h, const char *vm, const char *item, pid_t tid,
+                     struct cpu_live *ret, struct err *err)
+{
+        struct cpulist noted;
+        struct cpu_live live = {.share_milli = -1};
+        int r = read_note(h, vm, item, &noted, err);
+        if (r < 0)
+                return r;
+        if (tid > 0) {
+                if (sched_getaffinity(tid, sizeof(live.cpus.bits), (cpu_set_t *)live.cpus.bits) < 0)
+                        return err_set(err, errno == ESRCH ? REASON_NOT_FOUND : REASON_INTERNAL, errno,
+                                       "thread %d: %s", (int)tid, strerror(errno));
+                live.threads[live.n_threads++] = tid;
+        }
+        *ret = live;
+        return 0;
 }
 
 static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
@@ -73,9 +144,21 @@ static void give_back(const struct cpu_host *h, const char *vm, pid_t tid)
         (void)setpriority(PRIO_PROCESS, (id_t)tid, 0);
 }
 
-static int vm_remove(const struct cpu_host *h, const char *vm, struct err *err)
+static int vm_remove(const struct cpu_host *h, const char *vm, enum cpu_removal removal, struct err *err)
 {
-        return 0;
+        DIR *d = removal == CPU_REMOVE_ALL && *h->keep_dir ? opendir(h->keep_dir) : NULL;
+        int first = 0;
+        for (struct dirent *e; d && (e = readdir(d));) {
+                const char *at = strchr(e->d_name, '@');
+                int r = at && strcmp(at + 1, vm) == 0
+                                ? cgroupfs_forget(h->keep_dir, e->d_name, first ? NULL : err)
+                                : 0;
+                if (first == 0)
+                        first = r;
+        }
+        if (d)
+                (void)closedir(d);
+        return first;
 }
 
 const struct cpu_provider cpu_affinity = {
@@ -84,6 +167,10 @@ const struct cpu_provider cpu_affinity = {
         .vm_enter = vm_enter,
         .place = place,
         .park = park,
+        .hold = hold_item,
+        .bind = bind,
+        .let_go = let_go,
+        .read = read_item,
         .give_back = give_back,
         .vm_remove = vm_remove,
         .start = start,

@@ -1,16 +1,42 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Both kinds of control groups through one set of functions: v1 is two trees of which one decides about
- * weights and the other about sets, v2 is one that does both and whose groups must be made threaded. */
+ * weights and the other about sets, v2 is one that does both and whose groups must be made threaded.
+ *
+ * Threads: everything but the prefix is one VM's, and whoever changes the groups of a VM holds that VM's
+ * lock. So no sweep removes a group that another thread has just made and not yet entered. */
 #include "host/cpu.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+#include "base/str.h"
 
 enum { GROUP_NAME = 96, V1_SHARES_MAX = 262144, V2_WEIGHT_MAX = 10000 };
+
+/* VMs share these by a hash of their names. */
+#define LOCK    PTHREAD_MUTEX_INITIALIZER
+#define LOCKS_8 LOCK, LOCK, LOCK, LOCK, LOCK, LOCK, LOCK, LOCK
+static pthread_mutex_t locks[] = {LOCKS_8, LOCKS_8, LOCKS_8, LOCKS_8};
+
+static pthread_mutex_t *lock_of(const char *vm)
+{
+        unsigned hash = 5381;
+        for (; *vm; vm++)
+                hash = hash * 33 + (unsigned char)*vm;
+        return &locks[hash % ARRAY_N(locks)];
+}
+
+static pthread_mutex_t *lock(const char *vm)
+{
+        pthread_mutex_t *m = lock_of(vm);
+        (void)pthread_mutex_lock(m);
+        return m;
+}
 
 static bool is_v2(const struct cpu_host *h)
 {
@@ -121,27 +147,30 @@ static int group_make(const struct cpu_host *h, const char *group, const struct 
 }
 
 /* With all threads through cgroup.procs, or one alone. */
+static int tree_enter(const struct cpu_host *h, size_t tree, const char *group, pid_t id, bool is_process,
+                      struct err *err)
+{
+        char text[16], dir[CGROUPFS_PATH];
+        (void)snprintf(text, sizeof(text), "%d\n", (int)id);
+        (void)path_of(h, tree, group, dir);
+        const char *file = is_process && !h->is_fake ? "cgroup.procs" : threads_file(h);
+        int r = cgroupfs_write(dir, file, text, h->is_fake, err);
+        if (r < 0)
+                return r == -ESRCH ? err_set(err, REASON_NOT_FOUND, ESRCH, "there is no thread %d", (int)id)
+                                   : r;
+        r = cgroupfs_lists(dir, threads_file(h), id, err);
+        if (r == 0)
+                r = err_set(err, REASON_INTERNAL, EIO, "%s: thread %d did not enter", dir, (int)id);
+        return r < 0 ? r : 0;
+}
+
 static int group_enter(const struct cpu_host *h, const char *group, pid_t id, bool is_process,
                        struct err *err)
 {
-        char text[16];
-        (void)snprintf(text, sizeof(text), "%d\n", (int)id);
-        for (size_t i = 0; i < h->n_trees; i++) {
-                char dir[CGROUPFS_PATH];
-                (void)path_of(h, i, group, dir);
-                const char *file = is_process && !h->is_fake ? "cgroup.procs" : threads_file(h);
-                int r = cgroupfs_write(dir, file, text, h->is_fake, err);
-                if (r < 0)
-                        return r == -ESRCH ? err_set(err, REASON_NOT_FOUND, ESRCH, "there is no thread %d",
-                                                     (int)id)
-                                           : r;
-                r = cgroupfs_lists(dir, threads_file(h), id, err);
-                if (r <= 0)
-                        return r < 0 ? r
-                                     : err_set(err, REASON_INTERNAL, EIO, "%s: thread %d did not enter", dir,
-                                               (int)id);
-        }
-        return 0;
+        int r = 0;
+        for (size_t i = 0; r == 0 && i < h->n_trees; i++)
+                r = tree_enter(h, i, group, id, is_process, err);
+        return r;
 }
 
 static void group_drop(const struct cpu_host *h, const char *group)
@@ -151,9 +180,23 @@ static void group_drop(const struct cpu_host *h, const char *group)
                 (void)cgroupfs_remove(path_of(h, i, group, dir), h->is_fake, NULL);
 }
 
-/* Removes those groups of a VM that are empty, but `keep`; what is in use stays. The first error is returned.
- */
-static int sweep(const struct cpu_host *h, const char *vm, const char *keep, struct err *err)
+/* The name of a group of a VM, where it is one that is not an item's. */
+static bool is_own(const char *group)
+{
+        return strncmp(group, "emulator@", 9) == 0 || strncmp(group, "parked@", 7) == 0 ||
+               strncmp(group, "thread-", 7) == 0;
+}
+
+static bool is_of(const char *group, const char *vm)
+{
+        const char *at = strchr(group, '@');
+        return at && strcmp(at + 1, vm) == 0 && strlen(group) < GROUP_NAME;
+}
+
+/* Removes those groups of a VM that are empty; what is in use stays. The first error is returned. `keep`: it
+ * and the VMM's own group are left alone, for after a move; "" where there is no other. */
+static int sweep(const struct cpu_host *h, const char *vm, enum cpu_removal removal, const char *keep,
+                 struct err *err)
 {
         int first = 0;
         for (size_t i = 0; i < h->n_trees; i++) {
@@ -162,8 +205,7 @@ static int sweep(const struct cpu_host *h, const char *vm, const char *keep, str
                 if (!d)
                         continue; /* nothing was made yet */
                 for (struct dirent *e; (e = readdir(d));) {
-                        const char *at = strchr(e->d_name, '@');
-                        if (!at || strcmp(at + 1, vm) != 0 || strlen(e->d_name) >= GROUP_NAME ||
+                        if (!is_of(e->d_name, vm) || (removal != CPU_REMOVE_ALL && !is_own(e->d_name)) ||
                             (keep &&
                              (strcmp(e->d_name, keep) == 0 || strncmp(e->d_name, "emulator@", 9) == 0)))
                                 continue;
@@ -272,8 +314,11 @@ static void finish(const struct cpu_host *h)
 static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
 {
         char group[GROUP_NAME];
-        return group_make(h, name_of(group, "emulator", vm), &h->housekeeping,
-                          (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
+        pthread_mutex_t *m = lock(vm);
+        int r = group_make(h, name_of(group, "emulator", vm), &h->housekeeping,
+                           (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
+        (void)pthread_mutex_unlock(m);
+        return r;
 }
 
 static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct err *err)
@@ -282,65 +327,106 @@ static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct 
         return group_enter(h, name_of(group, "emulator", vm), pid, true, err);
 }
 
-/* Where a thread is and how it is held there, so that a move that fails can be taken back. */
-struct placement {
-        char group[GROUP_NAME];
-        bool is_known; /* cpus and weight were read, and may differ from what comes */
+/* How a group is set, so that a change that fails can be taken back. */
+struct setting {
+        bool is_known; /* it is there, wholly */
         struct cpulist cpus;
         long weight;
 };
 
-static bool is_in(const struct cpu_host *h, const char *group, pid_t tid)
+static int read_setting(const struct cpu_host *h, const char *group, bool is_effective, struct setting *ret,
+                        struct err *err)
 {
-        char dir[CGROUPFS_PATH];
-        for (size_t i = 0; i < h->n_trees; i++)
-                if (cgroupfs_lists(path_of(h, i, group, dir), threads_file(h), tid, NULL) != 1)
-                        return false;
-        return true;
-}
-
-static void read_placement(const struct cpu_host *h, const char *vm, pid_t tid, struct placement *ret)
-{
-        char dir[CGROUPFS_PATH], text[24];
-        *ret = (struct placement){.is_known = false};
-        /* What the groups that threads share are set to never changes. */
-        if (is_in(h, name_of(ret->group, "parked", vm), tid))
-                return;
-        if (!is_in(h, name_of_thread(ret->group, tid, vm), tid)) {
-                (void)name_of(ret->group, "emulator", vm);
-                return;
-        }
-        ret->is_known = true;
+        struct setting s = {.is_known = true};
+        const char *set = !is_effective || h->is_fake ? "cpuset.cpus"
+                          : is_v2(h)                  ? "cpuset.cpus.effective"
+                                                      : "cpuset.effective_cpus";
         for (size_t i = 0; i < h->n_trees; i++) {
-                (void)path_of(h, i, ret->group, dir);
-                if (h->tree[i].sets && read_set(dir, "cpuset.cpus", &ret->cpus, NULL) < 0)
-                        ret->is_known = false;
-                if (h->tree[i].weights && (cgroupfs_read(dir, is_v2(h) ? "cpu.weight" : "cpu.shares", text,
-                                                         sizeof(text), NULL) < 0 ||
-                                           (ret->weight = strtol(text, NULL, 10)) <= 0))
-                        ret->is_known = false;
+                char dir[CGROUPFS_PATH], text[24];
+                int r = 0;
+                (void)path_of(h, i, group, dir);
+                if (h->tree[i].sets)
+                        r = read_set(dir, set, &s.cpus, err);
+                if (r == 0 && h->tree[i].weights) {
+                        r = cgroupfs_read(dir, is_v2(h) ? "cpu.weight" : "cpu.shares", text, sizeof(text),
+                                          err);
+                        s.weight = strtol(text, NULL, 10);
+                        if (r == 0 && s.weight <= 0)
+                                r = err_set(err, REASON_INTERNAL, EPROTO, "%s: \"%s\" is no weight", dir,
+                                            text);
+                }
+                if (r < 0)
+                        return r;
         }
+        *ret = s;
+        return 0;
 }
 
-/* Into a group made for it; where that fails it is held as before, and nothing is left behind. */
-static int move(const struct cpu_host *h, const char *vm, const char *group, pid_t tid,
-                const struct cpulist *cpus, long weight, struct err *err)
+/* Threads in it stay in it. */
+static void put_back(const struct cpu_host *h, const char *group, const struct setting *before)
 {
-        struct placement before;
-        read_placement(h, vm, tid, &before);
+        if (before->is_known)
+                (void)group_make(h, group, &before->cpus, before->weight, NULL);
+        else
+                group_drop(h, group);
+}
+
+/* All or nothing. */
+static int group_set(const struct cpu_host *h, const char *group, const struct cpulist *cpus, long weight,
+                     struct setting *ret_before, struct err *err)
+{
+        *ret_before = (struct setting){.is_known = false};
+        (void)read_setting(h, group, false, ret_before, NULL);
         int r = group_make(h, group, cpus, weight, err);
+        if (r < 0)
+                put_back(h, group, ret_before);
+        return r;
+}
+
+/* Which group of its VM a thread is in, in one tree. */
+static void find_group(const struct cpu_host *h, size_t tree, const char *vm, pid_t tid, char ret[GROUP_NAME])
+{
+        char dir[CGROUPFS_PATH], group[CGROUPFS_PATH];
+        bool is_found = false;
+        DIR *d = opendir(path_of(h, tree, "", dir));
+        for (struct dirent *e; d && !is_found && (e = readdir(d));)
+                if (is_of(e->d_name, vm) &&
+                    cgroupfs_lists(path_of(h, tree, e->d_name, group), threads_file(h), tid, NULL) == 1) {
+                        (void)snprintf(ret, GROUP_NAME, "%s", e->d_name);
+                        is_found = true;
+                }
+        if (d)
+                (void)closedir(d);
+        if (!is_found)
+                (void)name_of(ret, "emulator", vm);
+}
+
+/* Into a group that is there; where that fails it is where it was before. */
+static int move(const struct cpu_host *h, const char *vm, const char *group, pid_t tid, struct err *err)
+{
+        char before[ARRAY_N(h->tree)][GROUP_NAME];
+        for (size_t i = 0; i < h->n_trees; i++)
+                find_group(h, i, vm, tid, before[i]);
+        int r = group_enter(h, group, tid, false, err);
+        for (size_t i = 0; r < 0 && i < h->n_trees; i++)
+                if (strcmp(before[i], group) != 0)
+                        (void)tree_enter(h, i, before[i], tid, false, NULL);
+        return r;
+}
+
+/* Into a group made for it. */
+static int set_and_move(const struct cpu_host *h, const char *vm, const char *group, pid_t tid,
+                        const struct cpulist *cpus, long weight, struct err *err)
+{
+        struct setting before;
+        pthread_mutex_t *m = lock(vm);
+        int r = group_set(h, group, cpus, weight, &before, err);
+        if (r == 0 && (r = move(h, vm, group, tid, err)) < 0)
+                put_back(h, group, &before);
         if (r == 0)
-                r = group_enter(h, group, tid, false, err);
-        if (r < 0) {
-                if (before.is_known)
-                        (void)group_make(h, before.group, &before.cpus, before.weight, NULL);
-                (void)group_enter(h, before.group, tid, false, NULL);
-                if (strcmp(before.group, group) != 0)
-                        group_drop(h, group);
-                return r;
-        }
-        (void)sweep(h, vm, group, NULL);
-        return 0;
+                (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
+        (void)pthread_mutex_unlock(m);
+        return r;
 }
 
 static int place(const struct cpu_host *h, const char *vm, pid_t tid, const struct cpulist *cpus,
@@ -349,14 +435,135 @@ static int place(const struct cpu_host *h, const char *vm, pid_t tid, const stru
         char group[GROUP_NAME];
         int r = cpu_host_check_place(h, cpus, share_milli, err);
         return r < 0 ? r
-                     : move(h, vm, name_of_thread(group, tid, vm), tid, cpus,
-                            CPU_WEIGHT_FACTOR * (long)share_milli, err);
+                     : set_and_move(h, vm, name_of_thread(group, tid, vm), tid, cpus,
+                                    CPU_WEIGHT_FACTOR * (long)share_milli, err);
 }
 
 static int park(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err)
 {
         char group[GROUP_NAME];
-        return move(h, vm, name_of(group, "parked", vm), tid, &h->housekeeping, is_v2(h) ? 1 : 2, err);
+        return set_and_move(h, vm, name_of(group, "parked", vm), tid, &h->housekeeping, is_v2(h) ? 1 : 2,
+                            err);
+}
+
+/* ---- items ---- */
+
+static bool is_there(const struct cpu_host *h, const char *group)
+{
+        char dir[CGROUPFS_PATH];
+        for (size_t i = 0; i < h->n_trees; i++)
+                if (access(path_of(h, i, group, dir), F_OK) < 0)
+                        return false;
+        return true;
+}
+
+static int not_there(const char *vm, const char *item, struct err *err)
+{
+        return err_set(err, REASON_NOT_FOUND, ENOENT, "%s of %s is not activated", item, vm);
+}
+
+/* The links of a group's folder are its children, and two. */
+static int check_room(const struct cpu_host *h, struct err *err)
+{
+        for (size_t i = 0; i < h->n_trees; i++) {
+                char dir[CGROUPFS_PATH];
+                struct stat st;
+                if (stat(path_of(h, i, "", dir), &st) == 0 && st.st_nlink >= h->groups_max + 2)
+                        return err_set(err, REASON_BUSY, EBUSY, "%s has %ju groups already", dir,
+                                       (uintmax_t)st.st_nlink - 2);
+        }
+        return 0;
+}
+
+static int hold(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
+                int share_milli, struct err *err)
+{
+        char group[GROUP_NAME];
+        struct setting before;
+        int r = cpu_host_check_place(h, cpus, share_milli, err);
+        if (r < 0)
+                return r;
+        pthread_mutex_t *m = lock(vm);
+        if (!is_there(h, name_of(group, item, vm)))
+                r = check_room(h, err);
+        if (r == 0)
+                r = group_set(h, group, cpus, CPU_WEIGHT_FACTOR * (long)share_milli, &before, err);
+        (void)pthread_mutex_unlock(m);
+        return r;
+}
+
+static int bind(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err)
+{
+        char group[GROUP_NAME];
+        pthread_mutex_t *m = lock(vm);
+        int r = is_there(h, name_of(group, item, vm)) ? move(h, vm, group, tid, err)
+                                                      : not_there(vm, item, err);
+        if (r == 0)
+                (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
+        (void)pthread_mutex_unlock(m);
+        return r;
+}
+
+/* Asked before anything is removed, so that an item in use stays whole. */
+static int check_empty(const struct cpu_host *h, const char *group, struct err *err)
+{
+        for (size_t i = 0; i < h->n_trees; i++) {
+                char dir[CGROUPFS_PATH], text[16];
+                if (cgroupfs_read(path_of(h, i, group, dir), threads_file(h), text, sizeof(text), NULL) ==
+                            0 &&
+                    *text)
+                        return err_set(err, REASON_BUSY, EBUSY, "%s: thread %ld is in it still", group,
+                                       strtol(text, NULL, 10));
+        }
+        return 0;
+}
+
+static int let_go(const struct cpu_host *h, const char *vm, const char *item, struct err *err)
+{
+        char group[GROUP_NAME], dir[CGROUPFS_PATH];
+        pthread_mutex_t *m = lock(vm);
+        int r = check_empty(h, name_of(group, item, vm), err);
+        for (size_t i = 0; r == 0 && i < h->n_trees; i++)
+                r = cgroupfs_remove(path_of(h, i, group, dir), h->is_fake, err);
+        /* What its thread was put aside into, where that thread is gone since. */
+        if (r == 0)
+                (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, "", NULL);
+        (void)pthread_mutex_unlock(m);
+        return r;
+}
+
+/* Those that are in it in every tree: only they are held as it says. */
+static void read_threads(const struct cpu_host *h, const char *group, struct cpu_live *live)
+{
+        char dir[CGROUPFS_PATH], other[CGROUPFS_PATH], text[CPU_THREADS_MAX * 12];
+        char *save;
+        if (cgroupfs_read(path_of(h, 0, group, dir), threads_file(h), text, sizeof(text), NULL) < 0)
+                return;
+        for (char *line = strtok_r(text, "\n", &save); line && live->n_threads < CPU_THREADS_MAX;
+             line = strtok_r(NULL, "\n", &save)) {
+                long tid = strtol(line, NULL, 10);
+                if (tid > 0 && (h->n_trees == 1 ||
+                                cgroupfs_lists(path_of(h, 1, group, other), threads_file(h), tid, NULL) == 1))
+                        live->threads[live->n_threads++] = (pid_t)tid;
+        }
+}
+
+static int read_item(const struct cpu_host *h, const char *vm, const char *item, pid_t tid,
+                     struct cpu_live *ret, struct err *err)
+{
+        char group[GROUP_NAME];
+        struct setting s;
+        struct cpu_live live = {.n_threads = 0};
+        if (!is_there(h, name_of(group, item, vm)))
+                return not_there(vm, item, err);
+        int r = read_setting(h, group, true, &s, err);
+        if (r < 0)
+                return r;
+        live.cpus = s.cpus;
+        live.share_milli = (int)(s.weight / CPU_WEIGHT_FACTOR);
+        read_threads(h, group, &live);
+        *ret = live;
+        return 0;
 }
 
 /* Whose group a thread would have inherited: its process's, or its parent's where it is a process's first.
@@ -399,17 +606,22 @@ static void give_back(const struct cpu_host *h, const char *vm, pid_t tid)
 {
         char group[GROUP_NAME], home[CGROUPFS_PATH], text[16];
         long heir = heir_of(tid);
+        pthread_mutex_t *m = lock(vm);
         (void)snprintf(text, sizeof(text), "%d\n", (int)tid);
         for (size_t i = 0; i < h->n_trees; i++) {
                 group_of(h, &h->tree[i], heir, home);
                 (void)cgroupfs_write(home, threads_file(h), text, h->is_fake, NULL);
         }
         group_drop(h, name_of_thread(group, tid, vm));
+        (void)pthread_mutex_unlock(m);
 }
 
-static int vm_remove(const struct cpu_host *h, const char *vm, struct err *err)
+static int vm_remove(const struct cpu_host *h, const char *vm, enum cpu_removal removal, struct err *err)
 {
-        return sweep(h, vm, NULL, err);
+        pthread_mutex_t *m = lock(vm);
+        int r = sweep(h, vm, removal, NULL, err);
+        (void)pthread_mutex_unlock(m);
+        return r;
 }
 
 const struct cpu_provider cpu_cgroup = {
@@ -418,6 +630,10 @@ const struct cpu_provider cpu_cgroup = {
         .vm_enter = vm_enter,
         .place = place,
         .park = park,
+        .hold = hold,
+        .bind = bind,
+        .let_go = let_go,
+        .read = read_item,
         .give_back = give_back,
         .vm_remove = vm_remove,
         .start = start,

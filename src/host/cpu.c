@@ -79,7 +79,10 @@ static int online(struct cpulist *ret, struct err *err)
 
 int cpu_host_init(struct cpu_host *h, const struct cpu_host_options *o, struct err *err)
 {
-        *h = (struct cpu_host){.is_best_effort = o->is_best_effort, .is_fake = o->is_fake};
+        *h = (struct cpu_host){
+                .is_best_effort = o->is_best_effort, .is_fake = o->is_fake, .groups_max = CPU_GROUPS_MAX};
+        if (o->keep_dir && !STR_COPY(h->keep_dir, o->keep_dir))
+                return err_set(err, REASON_INVALID, ENAMETOOLONG, "%.200s is too long", o->keep_dir);
         if (!is_prefix(o->prefix))
                 return err_set(err, REASON_INVALID, EINVAL,
                                "\"%.60s\" is no prefix for control groups (names with slashes between them)",
@@ -117,5 +120,15 @@ int cpu_host_check_place(const struct cpu_host *h, const struct cpulist *cpus, i
                                share_milli, CPU_SHARE_MAX);
         if (share_milli < CPU_SHARE_MAX && !h->provider->is_holding_shares && !h->is_best_effort)
                 return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "%s", h->fallback);
+        return 0;
+}
+
+int cpu_host_check_item(const char *item, struct err *err)
+{
+        if (!str_is_name(item) || strlen(item) >= CPU_ITEM_SIZE)
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.60s\" is no name of an item", item);
+        if (strcmp(item, "emulator") == 0 || strcmp(item, "parked") == 0 || strncmp(item, "thread-", 7) == 0)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "an item may not be called \"%s\": such groups are the keeper's own", item);
         return 0;
 }

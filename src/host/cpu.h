@@ -6,6 +6,8 @@
  *
  * Groups, under one prefix, all side by side:
  *   emulator@VM     the VMM and each of its threads that was not placed, on the housekeeping CPUs
+ *   ITEM@VM         an activated item, such as vcpu3@web1, with its CPUs and weight; empty until a thread is
+ *                   bound to it. Removed by let_go() or vm_remove(), by nothing else
  *   thread-TID@VM   one placed thread, on its CPUs, with its weight
  *   parked@VM       threads put aside: least weight, on the housekeeping CPUs; never a quota, never frozen
  * Side by side, not nested by VM, because weights compete among siblings only: nested, a vCPU of share 0.9
@@ -31,11 +33,28 @@ enum {
         CPU_WEIGHT_FACTOR = 10,
         CPU_EMULATOR_SHARE = 200, /* in thousandths; the VMM's main loop mostly sleeps */
         CPU_PREFIX_SIZE = 64,
+        CPU_ITEM_SIZE = 32,
+        CPU_GROUPS_MAX = 65536, /* in each hierarchy: as many items as 1024 VMs with 63 vCPUs have */
+        CPU_THREADS_MAX = 64,   /* that read() lists */
 };
 
 struct cpu_host;
 
-/* Each is idempotent: repeated, or begun again after a crash, it ends in the same state. Each reads back what
+/* What the kernel says of an item. */
+struct cpu_live {
+        struct cpulist cpus; /* empty: not known */
+        int share_milli;     /* -1: nothing holds a share */
+        pid_t threads[CPU_THREADS_MAX];
+        size_t n_threads;
+};
+
+/* What vm_remove() removes of a VM: all, or all but its activated items. */
+enum cpu_removal { CPU_REMOVE_ALL = 1, CPU_REMOVE_BUT_ITEMS };
+
+/* Any thread may call; those that could get into each other's way take turns, by VM. Only start() and
+ * finish() are for when no other is under way.
+ *
+ * Each is idempotent: repeated, or begun again after a crash, it ends in the same state. Each reads back what
  * it wrote. `vm` is a name (str_is_name). */
 struct cpu_provider {
         bool is_holding_shares;
@@ -46,11 +65,22 @@ struct cpu_provider {
         int (*place)(const struct cpu_host *h, const char *vm, pid_t tid, const struct cpulist *cpus,
                      int share_milli, struct err *err);
         int (*park)(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err);
-        /* For a thread that turned out to be none of the VM's after place() or park(): its number was used
-         * again in between. It goes where it would have been born. */
+        /* An item has CPUs and a share from now on, and no thread yet. What it had is what it has again if
+         * this fails. `item` passed cpu_host_check_item(). */
+        int (*hold)(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
+                    int share_milli, struct err *err);
+        /* A thread is held by it. REASON_NOT_FOUND: there is no such item. */
+        int (*bind)(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err);
+        /* -EBUSY: a thread is in it. Not there: no error. */
+        int (*let_go)(const struct cpu_host *h, const char *vm, const char *item, struct err *err);
+        /* tid 0: of no thread in particular. REASON_NOT_FOUND: there is no such item. */
+        int (*read)(const struct cpu_host *h, const char *vm, const char *item, pid_t tid,
+                    struct cpu_live *ret, struct err *err);
+        /* For a thread that turned out to be none of the VM's after place(), park() or bind(): its number was
+         * used again in between. It goes where it would have been born. */
         void (*give_back)(const struct cpu_host *h, const char *vm, pid_t tid);
         /* -EBUSY: something still runs there. */
-        int (*vm_remove)(const struct cpu_host *h, const char *vm, struct err *err);
+        int (*vm_remove)(const struct cpu_host *h, const char *vm, enum cpu_removal removal, struct err *err);
         /* The prefix, made before the first VM and removed after the last. */
         int (*start)(const struct cpu_host *h, struct err *err);
         void (*finish)(const struct cpu_host *h);
@@ -73,7 +103,9 @@ struct cpu_host {
         struct cpulist housekeeping; /* where everything else of a VMM runs */
         bool is_best_effort;         /* affinity takes shares that it cannot hold */
         bool is_fake;
-        char fallback[128]; /* what this platform lacks, in words; "" where nothing */
+        nlink_t groups_max;           /* CPU_GROUPS_MAX; tests set less */
+        char keep_dir[CGROUPFS_ROOT]; /* "" for none */
+        char fallback[128];           /* what this platform lacks, in words; "" where nothing */
 };
 
 struct cpu_host_options {
@@ -81,6 +113,8 @@ struct cpu_host_options {
         const char *cpus;          /* NULL: all that are on line */
         const char *housekeeping;  /* NULL: the same */
         const char *mountinfo;     /* NULL: /proc/self/mountinfo; tests give another */
+        const char *keep_dir;      /* where affinity notes what items have, as no object of the kernel's does;
+                                      it must not outlive a reboot. NULL: affinity has no items */
         enum cpu_provider_id only; /* 0: the best there is */
         bool is_best_effort;
         bool is_fake; /* tests: plain directories instead of hierarchies */
@@ -93,3 +127,5 @@ const char *cpu_provider_id_name(enum cpu_provider_id id); /* "cgroup-v1" */
 /* Checks what place() may be asked for, before any provider acts. */
 int cpu_host_check_place(const struct cpu_host *h, const struct cpulist *cpus, int share_milli,
                          struct err *err);
+/* A name (str_is_name) that fits, and is not one of our own groups'. */
+int cpu_host_check_item(const char *item, struct err *err);

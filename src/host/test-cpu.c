@@ -131,7 +131,7 @@ static void test_v1(void)
 
         /* Another VM whose name ends alike is not touched; what runs stays. */
         ok(p->vm_make(&t.host, "x.v", &err), &err);
-        g_assert_cmpint(p->vm_remove(&t.host, "v", &err), ==, -EBUSY);
+        g_assert_cmpint(p->vm_remove(&t.host, "v", CPU_REMOVE_ALL, &err), ==, -EBUSY);
         g_assert_cmpint(err.reason, ==, REASON_BUSY);
         for (const char *const *g = (const char *const[]){"emulator@v", "parked@v", NULL}; *g; g++)
                 for (const char *const *h = (const char *const[]){"cpu", "cpuset", NULL}; *h; h++) {
@@ -139,10 +139,10 @@ static void test_v1(void)
                         put_away(&t, path, "");
                 }
         for (int again = 0; again < 2; again++)
-                ok(p->vm_remove(&t.host, "v", &err), &err);
+                ok(p->vm_remove(&t.host, "v", CPU_REMOVE_ALL, &err), &err);
         g_assert_false(is_there(&t, "cpu/mete/a/parked@v"));
         g_assert_true(is_there(&t, "cpu/mete/a/emulator@x.v"));
-        ok(p->vm_remove(&t.host, "x.v", &err), &err);
+        ok(p->vm_remove(&t.host, "x.v", CPU_REMOVE_ALL, &err), &err);
         tear_down(&t);
 }
 

@@ -65,9 +65,11 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
 
 static int probe(const struct keeper_config *config, struct cpu_host *cpu, struct err *err)
 {
+        g_autofree char *keep_dir = g_build_filename(config->run_dir, "held", NULL);
         struct cpu_host_options o = {.prefix = config->cgroup_prefix,
                                      .cpus = config->cpus,
                                      .housekeeping = config->housekeeping,
+                                     .keep_dir = keep_dir,
                                      .is_best_effort = config->is_best_effort};
         return cpu_host_init(cpu, &o, err);
 }

@@ -4,12 +4,16 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
+#include "host/cgroupfs.h"
 
 enum { OPEN_DIR = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC };
 
@@ -110,19 +114,103 @@ int ramdir_drop(int base_fd, const char *vm, struct err *err)
         return 0;
 }
 
+int ramdir_check_free(int base_fd, const char *vm, int64_t bytes, struct err *err)
+{
+        struct statvfs fs;
+        if (fstatvfs(base_fd, &fs) < 0)
+                return err_set(err, REASON_INTERNAL, errno, "file system of RAM files: %s", strerror(errno));
+        uint64_t free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+        if (free_bytes < (uint64_t)bytes)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                               "the file system of RAM files has %llu MiB free, %s may need %lld",
+                               (unsigned long long)(free_bytes >> 20), vm, (long long)(bytes >> 20));
+        return 0;
+}
+
+/* "MemFree:  123 kB", or with "Node 0 " before it. Bytes, or 0. */
+static int64_t amount_of(const char *text, const char *key)
+{
+        const char *at = strstr(text, key);
+        long long kib = at ? strtoll(at + strlen(key), NULL, 10) : 0;
+        return kib > 0 && kib < INT64_MAX / 1024 ? kib * 1024 : 0;
+}
+
+static bool has_other_nodes(const char *sysfs)
+{
+        char path[256];
+        (void)snprintf(path, sizeof(path), "%.160s/devices/system/node", sysfs);
+        DIR *d = opendir(path);
+        unsigned n = 0;
+        for (struct dirent *e; d && (e = readdir(d));)
+                n += strncmp(e->d_name, "node", 4) == 0 && e->d_name[4] >= '0' && e->d_name[4] <= '9';
+        if (d)
+                (void)closedir(d);
+        return n > 1;
+}
+
+int ramdir_check_node(int base_fd, const char *sysfs, int64_t node, int64_t bytes, struct err *err)
+{
+        char dir[256], text[4096];
+        struct statfs fs;
+        const char *top = sysfs ? sysfs : "/sys";
+        if (fstatfs(base_fd, &fs) == 0 && fs.f_type == HUGETLBFS_MAGIC)
+                return 0;
+        (void)snprintf(dir, sizeof(dir), "%.160s/devices/system/node/node%lld", top, (long long)node);
+        bool is_own = has_other_nodes(top);
+        int r = cgroupfs_read(dir, "meminfo", text, sizeof(text), NULL);
+        if (r < 0 && (is_own || node > 0))
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "there is no NUMA node %lld", (long long)node);
+        /* The only node's own figures may be those of before memory was added to the machine. */
+        if (!is_own && (r = cgroupfs_read("/proc", "meminfo", text, sizeof(text), err)) < 0)
+                return r;
+        int64_t free_bytes = is_own ? amount_of(text, " MemFree:") + amount_of(text, " Inactive(file):") +
+                                              amount_of(text, " SReclaimable:")
+                                    : amount_of(text, "MemAvailable:");
+        if (free_bytes < bytes)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                               "node %lld has %lld MiB to spare, %lld are needed", (long long)node,
+                               (long long)(free_bytes >> 20), (long long)(bytes >> 20));
+        return 0;
+}
+
+int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_bytes, struct err *err)
+{
+        int fd = openat(base_fd, vm, OPEN_DIR);
+        DIR *d = fd < 0 ? NULL : fdopendir(fd);
+        size_t n = strlen(item);
+        int64_t bytes = 0;
+        int found = 0;
+        if (!d) {
+                int code = errno;
+                if (fd >= 0)
+                        (void)close(fd);
+                return code == ENOENT ? 0
+                                      : err_set(err, REASON_INTERNAL, code, "RAM files of %s: %s", vm,
+                                                strerror(code));
+        }
+        int budget = RAMDIR_BUDGET;
+        for (struct dirent *e; --budget > 0 && (e = readdir(d));) {
+                struct stat st;
+                if (strncmp(e->d_name, item, n) != 0 || (e->d_name[n] && e->d_name[n] != '-') ||
+                    fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+                        continue;
+                bytes += (int64_t)st.st_blocks * 512;
+                found = 1;
+        }
+        (void)closedir(d);
+        if (found)
+                *ret_bytes = bytes;
+        return found;
+}
+
 int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes, struct err *err)
 {
         int r = ramdir_drop(base_fd, vm, err);
         if (r < 0)
                 return r;
-        struct statvfs fs;
-        if (fstatvfs(base_fd, &fs) < 0)
-                return err_set(err, REASON_INTERNAL, errno, "file system of RAM files: %s", strerror(errno));
-        uint64_t free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
-        if (free_bytes < (uint64_t)memory_bytes)
-                return err_set(err, REASON_NO_CAPACITY, ENOSPC,
-                               "the file system of RAM files has %llu MiB free, %s may need %lld",
-                               (unsigned long long)(free_bytes >> 20), vm, (long long)(memory_bytes >> 20));
+        r = ramdir_check_free(base_fd, vm, memory_bytes, err);
+        if (r < 0)
+                return r;
         if (mkdirat(base_fd, vm, 0700) < 0)
                 return err_set(err, REASON_INTERNAL, errno, "RAM files of %s: %s", vm, strerror(errno));
         int fd = openat(base_fd, vm, OPEN_DIR);

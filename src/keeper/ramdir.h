@@ -20,3 +20,12 @@ int ramdir_open_base(const char *path, struct err *err);
 int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes, struct err *err);
 /* Not there: no error. REASON_BUSY: there was so much in it that it takes another call. */
 int ramdir_drop(int base_fd, const char *vm, struct err *err);
+
+/* What the file of an item takes: ITEM, or ITEM-SIZE. 1, or 0: there is none. What the VM put there is only
+ * ever counted; at most RAMDIR_BUDGET names are looked at. */
+int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_bytes, struct err *err);
+/* REASON_NO_CAPACITY: the file system has not so much. */
+int ramdir_check_free(int base_fd, const char *vm, int64_t bytes, struct err *err);
+/* The same of a NUMA node, by its own figures; where a machine has but one, by the machine's. Pages of a
+ * hugetlbfs are reserved already, so nothing is asked. sysfs NULL: /sys; tests give another. */
+int ramdir_check_node(int base_fd, const char *sysfs, int64_t node, int64_t bytes, struct err *err);

@@ -14,7 +14,10 @@
 #include "wire/unix.h"
 
 /* A command line of 128 arguments of 511 bytes in JSON escapes, or a list of 1024 VMMs. */
-enum { LINE_MAX_BYTES = 1024 * 1024, CALLS_MAX = 64 };
+enum { LINE_MAX_BYTES = 1024 * 1024 };
+
+/* One for each activation that may be under way. */
+enum { CALLS_MAX = ACTIVATIONS_MAX };
 
 static const enum api_cpu_provider held_by[CPU_PROVIDER_ID_N] = {
         [CPU_CGROUP_V2] = API_CPU_PROVIDER_CGROUP_V2,
@@ -145,14 +148,15 @@ static void cpu_place(struct verbs *v, struct rpc_call *call, const json_t *para
 }
 
 /* Both verbs that take nothing but a VM's name. */
-static void vm_verb(struct verbs *v, struct rpc_call *call, const json_t *params, bool is_drop)
+static void vm_verb(struct client *c, struct rpc_call *call, const json_t *params, bool is_drop)
 {
+        struct verbs *v = c->verbs;
         struct api_keeper_vm p;
         struct err err = {0};
         if (api_keeper_vm_parse(params, &p, &err) < 0)
                 wrong_params(call, &err);
         else if (is_drop)
-                answer(call, vmms_drop(v->vmms, p.vm, &err), NULL, &err);
+                hold_drop(&v->holds, c, call, p.vm);
         else
                 vmm_kill(v, call, &p);
 }
@@ -187,7 +191,7 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                 vmm_start(v, call, params);
                 return;
         case API_KEEPER_VMM_KILL:
-                vm_verb(v, call, params, false);
+                vm_verb(c, call, params, false);
                 return;
         case API_KEEPER_VMM_LIST:
                 if (api_empty_parse(params, &nothing, &err) < 0)
@@ -196,13 +200,23 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                         vmm_list(v, call);
                 return;
         case API_KEEPER_VM_DROP:
-                vm_verb(v, call, params, true);
+                vm_verb(c, call, params, true);
                 return;
         case API_KEEPER_CPU_PLACE:
                 cpu_place(v, call, params, false);
                 return;
         case API_KEEPER_CPU_PARK:
                 cpu_place(v, call, params, true);
+                return;
+        case API_KEEPER_HOST_ACTIVATE:
+        case API_KEEPER_HOST_BIND:
+        case API_KEEPER_HOST_PREPARE:
+        case API_KEEPER_HOST_DEACTIVATE:
+        case API_KEEPER_HOST_READ:
+                hold_verb(&v->holds, api_keeper_method_find(method), c, call, params);
+                return;
+        case API_KEEPER_ACTIVATION_END:
+                hold_activation_end(&v->holds, call, params);
                 return;
         case API_KEEPER_METHOD_N:
                 break;
@@ -215,6 +229,7 @@ static void on_lost(void *arg, struct rpc *rpc, const struct err *err)
         struct client *c = arg;
         log_info("connection of process %d (uid %u) ended: %s", (int)c->peer.pid, (unsigned)c->peer.uid,
                  err->sentence);
+        holds_forget(&c->verbs->holds, c);
         client_free(c);
 }
 
@@ -270,6 +285,10 @@ static void on_client(void *arg, uint32_t events)
                 return;
         }
         v->is_short = false;
+        /* Before the successor's first word, wherever in this turn the end of the other is dispatched. */
+        for (GSList *each = v->clients; each; each = each->next)
+                if (has_hung_up(each->data))
+                        holds_forget(&v->holds, each->data);
         struct client *c = g_new0(struct client, 1);
         c->verbs = v;
         c->fd = fd;
@@ -290,11 +309,16 @@ int verbs_init(struct verbs *v, struct vmms *vmms, struct err *err)
 {
         *v = (struct verbs){.vmms = vmms, .config = vmms->config, .cpu = vmms->cpu};
         loop_timer_init(&v->pause, on_pause_over, v);
+        v->listen_fd = -1;
+        int r = holds_init(&v->holds, vmms, err);
+        if (r < 0)
+                return r;
         /* Closed until the group is set: the mode comes last. */
         v->listen_fd = unix_listen(v->config->socket, 0600, err);
-        if (v->listen_fd < 0)
+        if (v->listen_fd < 0) {
+                holds_done(&v->holds);
                 return v->listen_fd;
-        int r = 0;
+        }
         if (chown(v->config->socket, (uid_t)-1, v->config->meted_gid) < 0 ||
             chmod(v->config->socket, 0660) < 0)
                 r = err_set(err, REASON_INTERNAL, errno, "%s: %s", v->config->socket, strerror(errno));
@@ -318,6 +342,7 @@ void verbs_done(struct verbs *v)
         (void)close(v->listen_fd);
         v->listen_fd = -1;
         (void)unlink(v->config->socket);
+        holds_done(&v->holds);
         for (GSList *each = v->clients, *next; each; each = next) {
                 next = each->next;
                 client_free(each->data);

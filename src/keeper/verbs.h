@@ -3,6 +3,7 @@
 #pragma once
 #include <glib.h>
 #include "base/err.h"
+#include "keeper/hold.h"
 #include "keeper/vmm.h"
 #include "loop/loop.h"
 
@@ -12,6 +13,7 @@ struct verbs {
         struct vmms *vmms;
         const struct keeper_config *config;
         const struct cpu_host *cpu;
+        struct holds holds;
         int listen_fd; /* owned */
         struct loop_fd watch;
         struct loop_timer pause; /* of accepting, where there are no descriptors left */

@@ -222,8 +222,10 @@ static int check_slot(const struct vmms *v, const struct api_keeper_vmm_start *s
                         return err_set(err, REASON_BUSY, EBUSY, "%s runs already, as process %d", s->vm,
                                        (int)m->record.pid);
                 if (!is_same && m->record.uid == v->config->uid_first + (uid_t)s->slot)
-                        return err_set(err, REASON_BUSY, EBUSY, "slot %lld is %s's until that is dropped",
-                                       (long long)s->slot, m->record.vm);
+                        return err_set(err, REASON_BUSY, EBUSY,
+                                       "slot %lld belongs to VM %s, %s, until that is dropped",
+                                       (long long)s->slot, m->record.vm,
+                                       m->pid_fd >= 0 ? "which runs" : "which has ended");
         }
         return 0;
 }
@@ -304,6 +306,40 @@ static int prepare_and_run(struct vmm *m, struct launch_options *o, int64_t memo
         return r;
 }
 
+/* What was just killed is in its groups until it has exited. */
+static int remove_groups(struct vmms *v, const char *vm, enum cpu_removal removal, struct err *err)
+{
+        int r = v->cpu->provider->vm_remove(v->cpu, vm, removal, err);
+        for (int tries = 0; r == -EBUSY && tries < 50; tries++) {
+                g_usleep(10000);
+                r = v->cpu->provider->vm_remove(v->cpu, vm, removal, err);
+        }
+        return r;
+}
+
+static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, struct err *err)
+{
+        struct vmm *m = g_hash_table_lookup(v->by_name, vm);
+        if (m && m->pid_fd >= 0)
+                return err_set(err, REASON_BUSY, EBUSY, "%s runs, as process %d: end it first", vm,
+                               (int)m->record.pid);
+        /* A record from before a change of the configuration may name any uid: only those for VMs are swept.
+         */
+        int r = m && m->record.uid - v->config->uid_first < v->config->uid_count
+                        ? launch_sweep(m->record.uid, err)
+                        : 0;
+        if (r == 0)
+                r = remove_groups(v, vm, removal, err);
+        if (r == 0)
+                r = ramdir_drop(v->ram_fd, vm, err);
+        if (r < 0)
+                return r;
+        outlet_remove(v->log_fd, vm);
+        record_remove(v->record_fd, vm);
+        (void)g_hash_table_remove(v->by_name, vm);
+        return 0;
+}
+
 int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *fds, size_t n_fds,
                struct vmm **ret, struct err *err)
 {
@@ -318,8 +354,9 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                 r = kvm_group(&o.gid_extra, err);
         if (r < 0)
                 return r;
-        /* One that ended and was not dropped makes room for its successor. */
-        if (g_hash_table_contains(v->by_name, s->vm) && (r = vmms_drop(v, s->vm, err)) < 0)
+        /* One that ended and was not dropped makes room for its successor. What was activated for this VM was
+         * so before its start, and does not end with a start that fails. */
+        if (g_hash_table_contains(v->by_name, s->vm) && (r = drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, err)) < 0)
                 return r;
         o.argv = argv;
         struct vmm *m = vmm_new(v);
@@ -330,7 +367,7 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         if (r < 0) {
                 /* What cannot be removed now belongs to that uid still: it keeps its slot until it is. */
                 struct err why;
-                if (vmms_drop(v, s->vm, &why) < 0) {
+                if (drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &why) < 0) {
                         log_error("%s: did not start, and what it left stays until it is dropped: %s", s->vm,
                                   why.sentence);
                         outlet_close(&m->outlet);
@@ -355,64 +392,65 @@ int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err)
         return 1;
 }
 
-/* What was just killed is in its groups until it has exited. */
-static int remove_groups(struct vmms *v, const char *vm, struct err *err)
-{
-        int r = v->cpu->provider->vm_remove(v->cpu, vm, err);
-        for (int tries = 0; r == -EBUSY && tries < 50; tries++) {
-                g_usleep(10000);
-                r = v->cpu->provider->vm_remove(v->cpu, vm, err);
-        }
-        return r;
-}
-
 int vmms_drop(struct vmms *v, const char *vm, struct err *err)
 {
-        struct vmm *m = g_hash_table_lookup(v->by_name, vm);
-        if (m && m->pid_fd >= 0)
-                return err_set(err, REASON_BUSY, EBUSY, "%s runs, as process %d: end it first", vm,
-                               (int)m->record.pid);
-        /* A record from before a change of the configuration may name any uid: only those for VMs are swept.
-         */
-        int r = m && m->record.uid - v->config->uid_first < v->config->uid_count
-                        ? launch_sweep(m->record.uid, err)
-                        : 0;
-        if (r == 0)
-                r = remove_groups(v, vm, err);
-        if (r == 0)
-                r = ramdir_drop(v->ram_fd, vm, err);
-        if (r < 0)
-                return r;
-        outlet_remove(v->log_fd, vm);
-        record_remove(v->record_fd, vm);
-        (void)g_hash_table_remove(v->by_name, vm);
-        return 0;
+        return drop(v, vm, CPU_REMOVE_ALL, err);
 }
 
 /* The thread must be the VMM's at this moment. It may end at any other, and its number be a stranger's, so
  * this is asked before a thread is moved and once more afterwards; what was a stranger's is given back. The
  * pidfd is asked after /proc was, so that the pid in the path was still the VMM's own when the path was
  * looked up. */
-static int find_thread(struct vmms *v, const char *vm, int64_t tid, struct err *err)
+int vmm_ref_find_thread(const struct vmm_ref *ref, int64_t tid, struct err *err)
 {
-        struct vmm *m = g_hash_table_lookup(v->by_name, vm);
-        if (!m || m->pid_fd < 0)
-                return err_set(err, REASON_NOT_FOUND, ESRCH, "%s does not run", vm);
+        if (ref->pid_fd < 0)
+                return err_set(err, REASON_NOT_FOUND, ESRCH, "%s does not run", ref->vm);
         char path[64];
-        (void)snprintf(path, sizeof(path), "/proc/%d/task/%lld", (int)m->record.pid, (long long)tid);
-        if (tid > INT32_MAX || access(path, F_OK) < 0 || pidfd_send_signal(m->pid_fd, 0, NULL, 0) < 0)
+        (void)snprintf(path, sizeof(path), "/proc/%d/task/%lld", (int)ref->pid, (long long)tid);
+        if (tid > INT32_MAX || access(path, F_OK) < 0 || pidfd_send_signal(ref->pid_fd, 0, NULL, 0) < 0)
                 return err_set(err, REASON_NOT_FOUND, ESRCH, "%lld is no thread of %s's VMM", (long long)tid,
-                               vm);
+                               ref->vm);
         return 0;
 }
 
 /* After a move that failed, too: it may have put a thread back that was not the one which it looked at. */
-static int check_moved(struct vmms *v, const char *vm, int64_t tid, int moved, struct err *err)
+int vmm_ref_check_moved(const struct cpu_host *cpu, const struct vmm_ref *ref, int64_t tid, struct err *err)
+{
+        int r = vmm_ref_find_thread(ref, tid, err);
+        if (r < 0)
+                cpu->provider->give_back(cpu, ref->vm, (pid_t)tid);
+        return r;
+}
+
+int vmms_refer(const struct vmms *v, struct vmm_ref *ret, struct err *err)
+{
+        const struct vmm *m = g_hash_table_lookup(v->by_name, ret->vm);
+        ret->pid_fd = -1;
+        if (!m || m->pid_fd < 0)
+                return 0;
+        int fd = fcntl(m->pid_fd, F_DUPFD_CLOEXEC, 0);
+        if (fd < 0)
+                return err_set(err, REASON_BUSY, errno, "VMM of %s: %s", ret->vm, strerror(errno));
+        ret->pid_fd = fd;
+        ret->pid = m->record.pid;
+        return 0;
+}
+
+/* For as long as the loop does nothing else; pid_fd is borrowed. */
+static struct vmm_ref borrow(const struct vmms *v, const char *vm)
+{
+        const struct vmm *m = g_hash_table_lookup(v->by_name, vm);
+        struct vmm_ref ref = {.pid_fd = m ? m->pid_fd : -1, .pid = m ? m->record.pid : 0};
+        (void)STR_COPY(ref.vm, vm);
+        return ref;
+}
+
+static int check_moved(const struct vmms *v, const struct vmm_ref *ref, int64_t tid, int moved,
+                       struct err *err)
 {
         struct err gone;
-        if (find_thread(v, vm, tid, &gone) == 0)
+        if (vmm_ref_check_moved(v->cpu, ref, tid, &gone) == 0)
                 return moved;
-        v->cpu->provider->give_back(v->cpu, vm, (pid_t)tid);
         if (err)
                 *err = gone;
         return -gone.code;
@@ -421,7 +459,8 @@ static int check_moved(struct vmms *v, const char *vm, int64_t tid, int moved, s
 int vmms_place(struct vmms *v, const struct api_keeper_cpu_place *p, struct err *err)
 {
         struct cpulist cpus = {0};
-        int r = find_thread(v, p->vm, p->tid, err);
+        const struct vmm_ref ref = borrow(v, p->vm);
+        int r = vmm_ref_find_thread(&ref, p->tid, err);
         for (size_t i = 0; r == 0 && i < p->n_cpus; i++)
                 if (!cpulist_add(&cpus, (uint32_t)p->cpus[i]))
                         r = err_set(err, REASON_INVALID, EINVAL, "there is no CPU %lld",
@@ -429,16 +468,17 @@ int vmms_place(struct vmms *v, const struct api_keeper_cpu_place *p, struct err 
         if (r < 0)
                 return r;
         r = v->cpu->provider->place(v->cpu, p->vm, (pid_t)p->tid, &cpus, (int)p->share_milli, err);
-        return check_moved(v, p->vm, p->tid, r, err);
+        return check_moved(v, &ref, p->tid, r, err);
 }
 
 int vmms_park(struct vmms *v, const struct api_keeper_thread *t, struct err *err)
 {
-        int r = find_thread(v, t->vm, t->tid, err);
+        const struct vmm_ref ref = borrow(v, t->vm);
+        int r = vmm_ref_find_thread(&ref, t->tid, err);
         if (r < 0)
                 return r;
         r = v->cpu->provider->park(v->cpu, t->vm, (pid_t)t->tid, err);
-        return check_moved(v, t->vm, t->tid, r, err);
+        return check_moved(v, &ref, t->tid, r, err);
 }
 
 bool vmm_describe(const struct vmm *m, struct api_keeper_vmm *ret)

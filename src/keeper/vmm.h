@@ -38,6 +38,13 @@ struct vmms {
         void *arg;
 };
 
+/* What has to be known of a VM and its VMM on another thread: a copy. */
+struct vmm_ref {
+        char vm[64];
+        pid_t pid;
+        int pid_fd; /* owned; -1: it does not run */
+};
+
 /* Borrows config and cpu. Makes the directories. */
 int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
               struct err *err);
@@ -55,3 +62,11 @@ int vmms_place(struct vmms *v, const struct api_keeper_cpu_place *p, struct err 
 int vmms_park(struct vmms *v, const struct api_keeper_thread *t, struct err *err);
 /* What the contract says of a VMM that runs. false: it is gone. */
 bool vmm_describe(const struct vmm *vmm, struct api_keeper_vmm *ret);
+
+/* ret->vm is set; fills the rest. That no VMM runs is no error. */
+int vmms_refer(const struct vmms *v, struct vmm_ref *ret, struct err *err);
+/* Any thread may call these. REASON_NOT_FOUND: the VMM does not run, or has no such thread. */
+int vmm_ref_find_thread(const struct vmm_ref *ref, int64_t tid, struct err *err);
+/* For after a move, even one that failed: a thread that is not the VMM's any more goes back to whom it
+ * belongs, and is REASON_NOT_FOUND. */
+int vmm_ref_check_moved(const struct cpu_host *cpu, const struct vmm_ref *ref, int64_t tid, struct err *err);

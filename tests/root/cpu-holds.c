@@ -157,7 +157,7 @@ int main(int argc, char **argv)
         printf("beside a parked one measured %d thousandths\n", beside);
         CHECK(beside > 950);
         if (host.id != CPU_AFFINITY)
-                CHECK(p->vm_remove(&host, "v", &err) == -EBUSY);
+                CHECK(p->vm_remove(&host, "v", CPU_REMOVE_ALL, &err) == -EBUSY);
         /* A stranger's thread, taken for v's: back among its process's others. */
         pid_t stranger, spinning;
         stranger = start_process(2, &spinning);
@@ -183,7 +183,7 @@ int main(int argc, char **argv)
         for (int i = 0; i < 2; i++) {
                 (void)kill(pids[i], SIGKILL);
                 (void)waitpid(pids[i], NULL, 0);
-                if (p->vm_remove(&host, vms[i], &err) < 0)
+                if (p->vm_remove(&host, vms[i], CPU_REMOVE_ALL, &err) < 0)
                         fail("vm_remove", __LINE__, err.sentence);
         }
         p->finish(&host);

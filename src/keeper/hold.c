@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A job is in the list of its holds from its submission to its answer; only the loop touches the list. */
+#include "keeper/hold.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/log.h"
+#include "base/str.h"
+
+struct hold_job {
+        struct work work;
+        struct holds *owner;
+        struct hold_job *next, **link;
+        struct rpc_call *call;
+        enum api_keeper_method method;
+        struct hold hold;
+        struct api_keeper_live live;
+        pid_t thread;
+        int r;
+        struct err err;
+};
+
+/* Who waits with a vm-drop, or for the end of an activation. */
+struct note {
+        struct work work;
+        struct rpc_call *call;
+        const void *owner;
+        char vm[64];
+};
+
+static struct hold_job *job_of(struct work *w)
+{
+        return (struct hold_job *)w; /* its first member */
+}
+
+/* On the activation's thread. */
+static void run(struct work *w, pid_t thread)
+{
+        struct hold_job *j = job_of(w);
+        const struct hold_kind *kind = &hold_kinds[j->hold.kind];
+        int (*fn)(const struct hold *, struct err *) = j->method == API_KEEPER_HOST_ACTIVATE  ? kind->activate
+                                                       : j->method == API_KEEPER_HOST_BIND    ? kind->bind
+                                                       : j->method == API_KEEPER_HOST_PREPARE ? kind->prepare
+                                                       : j->method == API_KEEPER_HOST_DEACTIVATE
+                                                               ? kind->deactivate
+                                                               : kind->read;
+        j->thread = thread;
+        j->r = fn ? fn(&j->hold, &j->err) : 0;
+}
+
+static bool is_busy(const struct holds *h, const char *vm)
+{
+        for (const struct hold_job *j = h->jobs; j; j = j->next)
+                if (strcmp(j->hold.vmm.vm, vm) == 0)
+                        return true;
+        return false;
+}
+
+static void drop(struct holds *h, struct rpc_call *call, const char *vm)
+{
+        struct err err = {0};
+        if (vmms_drop(h->vmms, vm, &err) < 0)
+                rpc_refuse(call, RPC_REFUSED, &err);
+        else
+                rpc_reply(call, NULL);
+}
+
+static void drop_what_waited(struct holds *h)
+{
+        for (GSList *each = h->drops, *next; each; each = next) {
+                struct note *n = each->data;
+                next = each->next;
+                if (is_busy(h, n->vm))
+                        continue;
+                h->drops = g_slist_delete_link(h->drops, each);
+                drop(h, n->call, n->vm);
+                g_free(n);
+        }
+}
+
+static json_t *result_of(struct hold_job *j)
+{
+        const char *by = hold_kinds[j->hold.kind].held_by(&j->hold);
+        struct api_keeper_held held = {.thread = j->thread};
+        if (j->method == API_KEEPER_HOST_READ) {
+                j->live.thread = j->thread;
+                (void)STR_COPY(j->live.held_by, by);
+                return api_keeper_live_emit(&j->live);
+        }
+        (void)STR_COPY(held.held_by, by);
+        return api_keeper_held_emit(&held);
+}
+
+static void on_done(struct work *w)
+{
+        struct hold_job *j = job_of(w);
+        struct holds *h = j->owner;
+        *j->link = j->next;
+        if (j->next)
+                j->next->link = j->link;
+        if (w->is_cancelled)
+                j->r = err_set(&j->err, REASON_CANCELLED, ECANCELED,
+                               "not done: the caller or the keeper is going");
+        if (j->r < 0) {
+                (void)err_note(&j->err, "%s of %s", j->hold.item, j->hold.vmm.vm);
+                rpc_refuse(j->call, RPC_REFUSED, &j->err);
+        } else {
+                rpc_reply(j->call, result_of(j));
+        }
+        if (j->hold.vmm.pid_fd >= 0)
+                (void)close(j->hold.vmm.pid_fd);
+        g_free(j);
+        drop_what_waited(h);
+}
+
+/* ---- reading a call ---- */
+
+static int take_hold(struct hold_job *j, const json_t *params, uint64_t *ret_activation, struct err *err)
+{
+        static struct api_keeper_hold p; /* 8 KiB, and the loop's alone */
+        struct hold *hold = &j->hold;
+        int r = api_keeper_hold_parse(params, &p, err);
+        if (r == 0)
+                r = hold_kinds[p.kind].check(&p, err);
+        for (size_t i = 0; r == 0 && i < p.n_cpus; i++)
+                if (!cpulist_add(&hold->cpus, (uint32_t)p.cpus[i]))
+                        r = err_set(err, REASON_INVALID, EINVAL, "there is no CPU %lld",
+                                    (long long)p.cpus[i]);
+        if (r < 0)
+                return r;
+        *ret_activation = (uint64_t)p.activation;
+        (void)STR_COPY(hold->vmm.vm, p.vm);
+        (void)STR_COPY(hold->item, p.item);
+        hold->kind = p.kind;
+        hold->share_milli = p.has_share_milli ? (int)p.share_milli : CPU_SHARE_MAX;
+        hold->bytes = p.bytes;
+        hold->node = p.has_node ? p.node : -1;
+        return 0;
+}
+
+static int take_item(struct hold_job *j, const json_t *params, uint64_t *ret_activation, struct err *err)
+{
+        struct api_keeper_item p;
+        int r = api_keeper_item_parse(params, &p, err);
+        if (r < 0)
+                return r;
+        bool is_bind = j->method == API_KEEPER_HOST_BIND;
+        if (is_bind && !hold_kinds[p.kind].bind)
+                return err_set(err, REASON_INVALID, EINVAL, "no thread can be bound to kind %s",
+                               api_host_kind_name(p.kind));
+        if (!p.has_tid && hold_kinds[p.kind].bind && (is_bind || j->method == API_KEEPER_HOST_PREPARE))
+                return err_set(err, REASON_INVALID, EINVAL, "tid is missing");
+        *ret_activation = (uint64_t)p.activation;
+        (void)STR_COPY(j->hold.vmm.vm, p.vm);
+        (void)STR_COPY(j->hold.item, p.item);
+        j->hold.kind = p.kind;
+        j->hold.has_tid = p.has_tid;
+        j->hold.tid = p.tid;
+        return 0;
+}
+
+void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner, struct rpc_call *call,
+               const json_t *params)
+{
+        struct err err = {0};
+        uint64_t activation = 0;
+        struct hold_job *j = g_new0(struct hold_job, 1);
+        *j = (struct hold_job){
+                .work = {.run = run,          .done = on_done,           .owner = owner  },
+                .owner = h,
+                .call = call,
+                .method = method,
+                .hold = {.cpu = h->vmms->cpu, .ram_fd = h->vmms->ram_fd, .vmm.pid_fd = -1}
+        };
+        j->hold.live = &j->live;
+        int r = method == API_KEEPER_HOST_ACTIVATE ? take_hold(j, params, &activation, &err)
+                                                   : take_item(j, params, &activation, &err);
+        if (r == 0)
+                r = cpu_host_check_item(j->hold.item, &err);
+        if (r < 0) {
+                g_free(j);
+                rpc_refuse(call, RPC_WRONG_PARAMS, &err);
+                return;
+        }
+        r = vmms_refer(h->vmms, &j->hold.vmm, &err);
+        if (r == 0)
+                r = activation_submit(&h->activations, activation, &j->work, &err);
+        if (r < 0) {
+                if (j->hold.vmm.pid_fd >= 0)
+                        (void)close(j->hold.vmm.pid_fd);
+                g_free(j);
+                rpc_refuse(call, RPC_REFUSED, &err);
+                return;
+        }
+        if ((j->next = h->jobs))
+                j->next->link = &j->next;
+        j->link = &h->jobs;
+        h->jobs = j;
+}
+
+static void on_ended(struct work *w)
+{
+        struct note *n = (struct note *)w; /* its first member */
+        rpc_reply(n->call, NULL);
+        g_free(n);
+}
+
+void hold_activation_end(struct holds *h, struct rpc_call *call, const json_t *params)
+{
+        struct api_keeper_activation p;
+        struct err err = {0};
+        if (api_keeper_activation_parse(params, &p, &err) < 0) {
+                rpc_refuse(call, RPC_WRONG_PARAMS, &err);
+                return;
+        }
+        struct note *n = g_new0(struct note, 1);
+        n->work.done = on_ended;
+        n->call = call;
+        activation_end(&h->activations, (uint64_t)p.activation, &n->work);
+}
+
+void hold_drop(struct holds *h, const void *owner, struct rpc_call *call, const char *vm)
+{
+        if (!is_busy(h, vm)) {
+                drop(h, call, vm);
+                return;
+        }
+        struct note *n = g_new0(struct note, 1);
+        n->call = call;
+        n->owner = owner;
+        (void)STR_COPY(n->vm, vm);
+        h->drops = g_slist_append(h->drops, n);
+}
+
+static void cancel_drops(struct holds *h, const void *owner, bool is_all)
+{
+        struct err err;
+        (void)err_set(&err, REASON_CANCELLED, ECANCELED, "not done: the caller or the keeper is going");
+        for (GSList *each = h->drops, *next; each; each = next) {
+                struct note *n = each->data;
+                next = each->next;
+                if (!is_all && n->owner != owner)
+                        continue;
+                h->drops = g_slist_delete_link(h->drops, each);
+                rpc_refuse(n->call, RPC_REFUSED, &err);
+                g_free(n);
+        }
+}
+
+void holds_forget(struct holds *h, const void *owner)
+{
+        cancel_drops(h, owner, false); /* first: the end of the others would set them off */
+        activations_forget(&h->activations, owner);
+}
+
+int holds_init(struct holds *h, struct vmms *vmms, struct err *err)
+{
+        *h = (struct holds){.vmms = vmms};
+        return activations_init(&h->activations, err);
+}
+
+void holds_done(struct holds *h)
+{
+        cancel_drops(h, NULL, true);
+        activations_done(&h->activations);
+}

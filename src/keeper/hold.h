@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper/hold.h - the host side of what is activated: the verbs host-* and activation-end.
+ *
+ * A call is read and checked on the loop, and the VMM looked up there; it is carried out on its activation's
+ * thread, by its kind's provider, with copies of all that it needs; its answer leaves from the loop again.
+ * What is held is in the kernel's objects, not in this process, so each verb works after a restart, too. */
+#pragma once
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include "base/err.h"
+#include "host/cpulist.h"
+#include "json/api.h"
+#include "keeper/activation.h"
+#include "keeper/vmm.h"
+#include "wire/rpc.h"
+
+struct hold_job;
+
+struct holds {
+        struct vmms *vmms;
+        struct activations activations;
+        struct hold_job *jobs; /* those that have no answer yet */
+        GSList *drops;         /* who waits until nothing is under way for a VM */
+};
+
+int holds_init(struct holds *h, struct vmms *vmms, struct err *err);
+void holds_done(struct holds *h); /* answers all; before the clients go; idempotent */
+
+/* Answers call, now or later. method is one of host-*. owner: the client, for holds_forget(). */
+void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner, struct rpc_call *call,
+               const json_t *params);
+void hold_activation_end(struct holds *h, struct rpc_call *call, const json_t *params);
+/* vm-drop, behind whatever is under way for that VM: nothing may be made for it afterwards. */
+void hold_drop(struct holds *h, const void *owner, struct rpc_call *call, const char *vm);
+/* What waits of a client who is gone is not done. */
+void holds_forget(struct holds *h, const void *owner);
+
+/* ---- kinds ---- */
+
+/* One call, as a provider sees it. */
+struct hold {
+        const struct cpu_host *cpu;
+        int ram_fd;         /* borrowed */
+        struct vmm_ref vmm; /* pid_fd -1: it does not run */
+        char item[CPU_ITEM_SIZE];
+        enum api_host_kind kind;
+        bool has_tid;
+        int64_t tid;
+        struct cpulist cpus; /* host-activate from here on */
+        int share_milli;
+        int64_t bytes, node; /* node -1: any */
+        struct api_keeper_live *live;
+};
+
+/* Where *ret_held_by is set depends on nothing but the machine. All run on a thread of an activation. */
+struct hold_kind {
+        const char *(*held_by)(const struct hold *h);
+        /* On the loop: what host-activate must and must not say for this kind. */
+        int (*check)(const struct api_keeper_hold *p, struct err *err);
+        int (*activate)(const struct hold *h, struct err *err);
+        int (*bind)(const struct hold *h,
+                    struct err *err); /* NULL: there is nothing that a thread could enter */
+        int (*prepare)(const struct hold *h, struct err *err); /* NULL: nothing to do */
+        int (*deactivate)(const struct hold *h, struct err *err);
+        int (*read)(const struct hold *h, struct err *err); /* fills h->live */
+};
+extern const struct hold_kind hold_kinds[API_HOST_KIND_N];

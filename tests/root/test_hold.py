@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keeper's side of activations on a real kernel: items are made, bound, read back, and leave no trace."""
+import collections
+import glob
+import os
+import signal
+import time
+
+import pytest
+
+from test_keeper import QEMU, Keeper, keeper, name_of_group, refused, start_qemu, trees, vcpu_tids, wait_for  # noqa: F401
+
+CPUS = sorted(os.sched_getaffinity(0))
+
+
+def cpu(vm, item, activation=1, **more):
+    return {"activation": activation, "vm": vm, "item": item, "kind": "cpu", **more}
+
+
+def memory(vm, item, activation=1, **more):
+    return {"activation": activation, "vm": vm, "item": item, "kind": "memory", **more}
+
+
+class Session:
+    """One connection, as meted has it."""
+
+    def __init__(self, keeper):
+        self.keeper = keeper
+        self.client = keeper.client()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.close()
+
+    def activate(self, vm, item, cpus=(0,), share=500, activation=1):
+        return self.client.call("host-activate", cpu(vm, item, activation, cpus=list(cpus), share_milli=share))
+
+    def __call__(self, verb, vm, item, activation=1, **more):
+        return self.client.call(verb, cpu(vm, item, activation, **more))
+
+    def end(self, activation=1):
+        return self.client.call("activation-end", {"activation": activation})
+
+
+@pytest.fixture
+def session(keeper):  # noqa: F811
+    with Session(keeper) as s:
+        yield s
+
+
+def provider_of(keeper):  # noqa: F811
+    return keeper.call("hello", {"version": 1})["cpu_provider"]
+
+
+def state(keeper):  # noqa: F811
+    """Each group with what it is set to and who is in it."""
+    found = {}
+    for top in trees(keeper):
+        for path in [top, *glob.glob(f"{top}/*@*")]:
+            for name in ("cpuset.cpus", "cpuset.mems", "cpu.shares", "cpu.weight", "tasks", "cgroup.threads"):
+                if os.path.exists(f"{path}/{name}"):
+                    with open(f"{path}/{name}") as f:
+                        found[f"{path}/{name}"] = f.read()
+    return found
+
+
+def start_spare(keeper, vm="v", slot=0, vcpus=2):  # noqa: F811
+    """A VMM that does nothing, with threads to hold."""
+    if os.path.exists(f"{keeper.dir}/{vm}.qmp"):
+        os.unlink(f"{keeper.dir}/{vm}.qmp")
+    pid, qmp = start_qemu(keeper, vm, slot, "-machine", "q35", "-accel", "tcg", "-smp", str(vcpus), "-m", "16", "-S")
+    return pid, vcpu_tids(qmp)
+
+
+# -- each verb, and again
+
+def test_the_whole_way(keeper, session):  # noqa: F811
+    pid, (tid, _) = start_spare(keeper)
+    provider = provider_of(keeper)
+    before = state(keeper)
+    for _ in range(2):
+        assert session.activate("v", "vcpu0", CPUS, 300)["held_by"] == provider
+    live = session("host-read", "v", "vcpu0")
+    if provider != "affinity":
+        assert live["cpus"] == CPUS and live["share_milli"] == 300 and live.get("threads", []) == []
+    for _ in range(2):
+        assert session.activate("v", "vcpu0", CPUS[:1], 700)["held_by"] == provider
+    for _ in range(2):
+        session("host-bind", "v", "vcpu0", tid=tid)
+        assert os.sched_getaffinity(tid) == set(CPUS[:1])
+    live = session("host-read", "v", "vcpu0", tid=tid)
+    assert live["held_by"] == provider and live["cpus"] == CPUS[:1] and live["threads"] == [tid]
+    assert live["thread"] in [int(t) for t in os.listdir(f"/proc/{keeper.process.pid}/task")]
+    if provider != "affinity":
+        assert live["share_milli"] == 700
+        assert name_of_group(pid, tid) == "vcpu0@v"
+        e = refused("busy", session, "host-deactivate", "v", "vcpu0")
+        assert f"thread {tid} is in it still" in e.message
+        assert session("host-read", "v", "vcpu0")["threads"] == [tid]
+    for _ in range(2):
+        session("host-prepare", "v", "vcpu0", tid=tid)
+    if provider != "affinity":
+        assert name_of_group(pid, tid) == "parked@v"
+    for _ in range(2):
+        session("host-deactivate", "v", "vcpu0")
+    refused("not-found", session, "host-read", "v", "vcpu0")
+    refused("not-found", session, "host-bind", "v", "vcpu0", tid=tid)
+    for _ in range(2):
+        assert session.end() == {}
+    keeper.end_vmm("v")
+    # Exactly undone: what is there after the same VM without any item.
+    start_spare(keeper)
+    assert set(state(keeper)) == set(before)
+
+
+def test_an_item_waits_for_its_vm(keeper, session):  # noqa: F811
+    """Host resources are activated before the VMM starts, and stay through starts that fail."""
+    nothing = state(keeper)
+    session.activate("v", "vcpu0", [0], 250)
+    session.activate("v", "vcpu1", [0], 250)
+    refused("not-found", session, "host-bind", "v", "vcpu0", tid=os.getpid())
+    refused("internal", keeper.start_vmm, "v", [f"{keeper.dir}/absent"])
+    assert session("host-read", "v", "vcpu0")["thread"] > 0
+    pid, tids = start_spare(keeper)
+    for i, tid in enumerate(tids):
+        session("host-bind", "v", f"vcpu{i}", tid=tid)
+    os.kill(pid, signal.SIGKILL)
+    wait_for("v is gone", lambda: not keeper.vmms())
+    # Its successor, without a drop in between.
+    session.activate("v", "vcpu0", [0], 500)
+    start_spare(keeper)
+    if trees(keeper):
+        assert keeper.groups() == {"emulator@v", "vcpu0@v", "vcpu1@v"}
+        assert session("host-read", "v", "vcpu0")["share_milli"] == 500
+    keeper.call("vmm-kill", {"vm": "v"})
+    for item in ("vcpu0", "vcpu1"):
+        session("host-prepare", "v", item, tid=tids[0])  # gone
+        session("host-deactivate", "v", item)
+    keeper.call("vm-drop", {"vm": "v"})
+    assert state(keeper) == nothing
+
+
+def test_a_drop_takes_all(keeper, session):  # noqa: F811
+    session.activate("v", "vcpu0")
+    session.activate("w", "vcpu0")
+    keeper.call("vm-drop", {"vm": "v"})
+    refused("not-found", session, "host-read", "v", "vcpu0")
+    session("host-read", "w", "vcpu0")
+    keeper.call("vm-drop", {"vm": "w"})
+    assert keeper.groups() == set()
+
+
+def test_a_drop_waits_for_what_is_under_way(keeper, session):  # noqa: F811
+    for _ in range(10):
+        calls = [session.client.begin("host-activate", cpu("v", f"vcpu{i}", i + 1, cpus=[0], share_milli=500))
+                 for i in range(20)]
+        drop = session.client.begin("vm-drop", {"vm": "v"})
+        for c in calls:
+            session.client.finish(c)
+        session.client.finish(drop)
+        assert keeper.groups() == set()
+    for i in range(20):
+        session.end(i + 1)
+
+
+def test_old_and_new_verbs_side_by_side(keeper, session):  # noqa: F811
+    """A sweep after an old place or park leaves items alone, empty as they are."""
+    if not trees(keeper):
+        pytest.skip("no cgroups here")
+    pid, (one, two) = start_spare(keeper)
+    session.activate("v", "vcpu0")
+    keeper.call("cpu-place", {"vm": "v", "tid": one, "cpus": [0], "share_milli": 100})
+    keeper.call("cpu-park", {"vm": "v", "tid": one})
+    keeper.call("cpu-park", {"vm": "v", "tid": two})
+    assert keeper.groups() == {"emulator@v", "parked@v", "vcpu0@v"}
+    session("host-bind", "v", "vcpu0", tid=one)
+    assert name_of_group(pid, one) == "vcpu0@v" and name_of_group(pid, two) == "parked@v"
+    keeper.call("cpu-place", {"vm": "v", "tid": one, "cpus": [0], "share_milli": 100})
+    session("host-deactivate", "v", "vcpu0")
+    assert keeper.groups() == {"emulator@v", "parked@v", f"thread-{one}@v"}
+
+
+def test_memory(keeper, session):  # noqa: F811
+    def call(verb, item="dimm0", **more):
+        return session.client.call(verb, memory("v", item, **more))
+    st = os.statvfs("/dev/shm")
+    free = st.f_bavail * st.f_frsize
+    for _ in range(2):
+        assert call("host-activate", bytes=1 << 20)["held_by"] == "file-system"
+        assert call("host-activate", bytes=1 << 20, node=0)["held_by"] == "file-system"
+    e = refused("no-capacity", call, "host-activate", bytes=free + (1 << 40))
+    assert "MiB free" in e.message and "dimm0 of v" in e.message
+    refused("not-found", call, "host-activate", bytes=1, node=1023)
+    assert "bytes" not in call("host-read")
+    os.mkdir(f"{keeper.ram}/v")
+    for name in ("dimm0-1M", "dimm00", "dimm1"):
+        with open(f"{keeper.ram}/v/{name}", "wb") as f:
+            f.write(b"x" * (1 << 20))
+    os.symlink("/etc/passwd", f"{keeper.ram}/v/dimm0-x")
+    os.mkdir(f"{keeper.ram}/v/dimm0-y")
+    assert call("host-read")["bytes"] == 1 << 20
+    call("host-prepare", tid=1)
+    for _ in range(2):
+        call("host-deactivate")
+    for params in (memory("v", "dimm0"), memory("v", "dimm0", bytes=1, cpus=[0]),
+                   memory("v", "dimm0", bytes=1, share_milli=1), memory("v", "dimm0", bytes=0)):
+        refused("invalid", session.client.call, "host-activate", params)
+    refused("invalid", call, "host-bind", tid=1)
+    session.client.call("vm-drop", {"vm": "v"})
+
+
+def test_bad_input(keeper, session):  # noqa: F811
+    pid, (tid, _) = start_spare(keeper)
+    other, _ = start_spare(keeper, "w", 1, 1)
+    session.activate("v", "vcpu0")
+    before = state(keeper)
+    for foreign in (os.getpid(), 1, other, keeper.process.pid, 2 ** 31, 2 ** 32 - 1, 4194303):
+        refused("not-found", session, "host-bind", "v", "vcpu0", tid=foreign)
+        session("host-prepare", "v", "vcpu0", tid=foreign)
+        session("host-read", "v", "vcpu0", tid=foreign)
+    refused("not-found", session, "host-bind", "nobody", "vcpu0", tid=tid)
+    refused("not-found", session, "host-bind", "v", "vcpu1", tid=tid)
+    refused("not-found", session, "host-read", "nobody", "vcpu0")
+    session("host-prepare", "nobody", "vcpu0", tid=tid)
+    session("host-deactivate", "nobody", "vcpu0")
+    for item in ("a/b", "../emulator", "", "a@b", "a b", "x" * 32, ".", "..", "emulator", "parked", f"thread-{tid}"):
+        for verb, more in (("host-activate", {"cpus": [0]}), ("host-bind", {"tid": tid}), ("host-prepare", {"tid": tid}),
+                           ("host-deactivate", {}), ("host-read", {})):
+            refused("invalid", session, verb, "v", item, **more)
+    for vm in ("a/b", "..", "emulator@v", ""):
+        refused("invalid", session.activate, vm, "vcpu0")
+    for verb in ("host-bind", "host-prepare"):
+        refused("invalid", session, verb, "v", "vcpu0")
+    refused("invalid", session, "host-activate", "v", "vcpu2")
+    refused("invalid", session, "host-activate", "v", "vcpu2", cpus=[0], bytes=1)
+    refused("invalid", session, "host-activate", "v", "vcpu2", cpus=[0], node=0)
+    refused("invalid", session.activate, "v", "vcpu2", [65535])
+    refused("denied", session.activate, "v", "vcpu2", [4000])
+    refused("invalid", session.activate, "v", "vcpu2", [0], 0)
+    refused("invalid", session.activate, "v", "vcpu2", [0], 1001)
+    for activation in (0, -1, 2 ** 53, "1"):
+        refused("invalid", session.activate, "v", "vcpu2", activation=activation)
+        refused("invalid", session.end, activation)
+    refused("invalid", session.client.call, "host-activate", {**cpu("v", "x"), "kind": "net"})
+    assert state(keeper) == before
+
+
+def test_a_slot_of_another_vm_is_named(keeper):  # noqa: F811
+    keeper.start_vmm("web1", [keeper.scripts["tell"]], 3)
+    e = refused("busy", keeper.start_vmm, "web2", [keeper.scripts["tell"]], 3)
+    assert "slot 3 belongs to VM web1, which runs, until that is dropped" in e.message
+    keeper.call("vmm-kill", {"vm": "web1"})
+    e = refused("busy", keeper.start_vmm, "web2", [keeper.scripts["tell"]], 3)
+    assert "slot 3 belongs to VM web1, which has ended, until that is dropped" in e.message
+
+
+# -- activations side by side
+
+def threads_of(keeper):  # noqa: F811
+    return [t for t in glob.glob(f"/proc/{keeper.process.pid}/task/*") if open(f"{t}/comm").read() == "activation\n"]
+
+
+def test_side_by_side(keeper, session):  # noqa: F811
+    """32 activations, 3 calls each, none waiting for another: 32 threads, none mixed inside one."""
+    n, used = 32, collections.defaultdict(list)
+    for verb, more in (("host-activate", {"cpus": [0], "share_milli": 100}), ("host-read", {}), ("host-deactivate", {})):
+        calls = {i: session.client.begin(verb, cpu(f"vm{i % 5}", f"vcpu{i}", i, **more)) for i in range(1, n + 1)}
+        for i, c in calls.items():
+            used[i].append(session.client.finish(c)["thread"])
+    assert all(len(u) == 3 and len(set(u)) == 1 for u in used.values()), used
+    assert len({u[0] for u in used.values()}) == n and keeper.process.pid not in {u[0] for u in used.values()}
+    assert len(threads_of(keeper)) == n
+    # All three at once: still in order.
+    calls = []
+    for i in range(1, n + 1):
+        for verb, more in (("host-activate", {"cpus": [0], "share_milli": i}), ("host-read", {}), ("host-deactivate", {})):
+            calls.append((i, verb, session.client.begin(verb, cpu(f"vm{i % 5}", f"vcpu{i}", i, **more))))
+    for i, verb, c in calls:
+        answer = session.client.finish(c)
+        assert answer["thread"] == used[i][0]
+        assert verb != "host-read" or answer.get("share_milli", i) == i
+    for i in range(1, n + 1):
+        session.end(i)
+    assert threads_of(keeper) == [] and keeper.groups() == set()
+
+
+def test_one_that_fails_harms_no_other(keeper, session):  # noqa: F811
+    """Every second activation is refused by its provider, at the same time."""
+    calls = [(i, session.client.begin("host-activate", cpu("v", f"vcpu{i}", i, cpus=[4000 if i % 2 else 0])))
+             for i in range(1, 65)]
+    for i, c in calls:
+        if i % 2:
+            refused("denied", session.client.finish, c)
+        else:
+            session.client.finish(c)
+    if trees(keeper):
+        assert keeper.groups() == {f"vcpu{i}@v" for i in range(2, 65, 2)}
+    keeper.call("vm-drop", {"vm": "v"})
+    for i in range(1, 65):
+        session.end(i)
+
+
+def test_too_many_activations(keeper, session):  # noqa: F811
+    for i in range(1, 257):
+        session("host-deactivate", "v", "vcpu0", i)
+    e = refused("busy", session, "host-deactivate", "v", "vcpu0", 257)
+    assert "256 activations" in e.message
+    session("host-deactivate", "v", "vcpu0", 7)
+    session.end(7)
+    session("host-deactivate", "v", "vcpu0", 257)
+    assert len(threads_of(keeper)) == 256
+
+
+def test_who_has_hung_up_is_not_answered(keeper):  # noqa: F811
+    """What waits of it is not done; a successor finds the keeper as usable as ever."""
+    gone = Session(keeper)
+    for i in range(60):
+        gone.client.begin("host-activate", cpu("v", f"vcpu{i}", 1, cpus=[0]))
+    gone.client.close()
+    with Session(keeper) as s:
+        # The same thread: whatever of those calls was carried out is so by now.
+        s("host-deactivate", "v", "vcpu0")
+        had = keeper.groups()
+        time.sleep(0.3)
+        assert keeper.groups() == had
+        s.client.call("vm-drop", {"vm": "v"})
+        assert keeper.groups() == set()
+
+
+# -- a keeper that dies
+
+@pytest.mark.parametrize("kills_at", range(1, 6))
+def test_killed_in_between(keeper, kills_at):  # noqa: F811
+    """After each verb the keeper dies, and its successor goes on as if nothing had been."""
+    pid, (tid, _) = start_spare(keeper)
+    before = state(keeper)
+    steps = [("host-activate", {"cpus": CPUS[:1], "share_milli": 400}), ("host-bind", {"tid": tid}), ("host-read", {"tid": tid}),
+             ("host-prepare", {"tid": tid}), ("host-deactivate", {})]
+    for i, (verb, more) in enumerate(steps, 1):
+        with Session(keeper) as s:
+            answer = s(verb, "v", "vcpu0", **more)
+        if verb == "host-read":
+            assert answer["cpus"] == CPUS[:1] and answer["threads"] == [tid]
+        if i == kills_at:
+            keeper.process.kill()
+            keeper.process.wait()
+            keeper.start()
+            with Session(keeper) as s:
+                s(verb, "v", "vcpu0", **more)  # who has heard no answer asks again
+    assert {k for k in state(keeper) if "parked@" not in k} == set(before)
+
+
+def test_killed_while_it_works(keeper):  # noqa: F811
+    """Killed somewhere inside of a row of calls; all is asked again, then undone, and nothing is left."""
+    nothing = state(keeper)
+    for round_ in range(6):
+        s = Session(keeper)
+        for i in range(1, 33):
+            s.client.begin("host-activate", cpu("v", f"vcpu{i}", i, cpus=[0], share_milli=i))
+        time.sleep(0.003 * round_)
+        keeper.process.kill()
+        keeper.process.wait()
+        s.client.close()
+        keeper.start()
+        with Session(keeper) as s:
+            for verb, more in (("host-activate", lambda i: {"cpus": [0], "share_milli": i}), ("host-read", lambda i: {}),
+                               ("host-deactivate", lambda i: {})):
+                for i in range(1, 33):
+                    answer = s(verb, "v", f"vcpu{i}", i, **more(i))
+                    assert verb != "host-read" or answer.get("share_milli", i) == i
+            assert state(keeper) == nothing
+
+
+def test_stopped_while_it_works(keeper):  # noqa: F811
+    """SIGTERM: threads end, whoever waits is answered one way or the other, and it ends well (sanitizers included)."""
+    s = Session(keeper)
+    for i in range(1, 33):
+        for _ in range(4):
+            s.client.begin("host-activate", cpu("v", f"vcpu{i}", i, cpus=[0]))
+    keeper.process.terminate()
+    assert keeper.process.wait(10) == 0, keeper.log()
+    s.client.close()
+    keeper.start()
+    keeper.call("vm-drop", {"vm": "v"})
+
+
+# -- without cgroups
+
+def test_without_cgroups(monkeypatch):
+    """Affinity alone: in a mount namespace where no hierarchy may be written."""
+    class Bare(Keeper):
+        def spawn(self):
+            return super().spawn()
+    import test_keeper
+    whole = test_keeper.confined_as_unit
+    hide = ("mount --make-rprivate /; for m in $(grep -E ' - cgroup2? ' /proc/self/mountinfo | cut -d' ' -f5); do "
+            "umount -l $m 2>/dev/null || mount -t tmpfs -o ro none $m; done; exec \"$@\"")
+    monkeypatch.setattr(test_keeper, "confined_as_unit", lambda: ["unshare", "-m", "sh", "-c", hide, "sh", *whole()])
+    k = Bare()
+    try:
+        assert provider_of(k) == "affinity"
+        pid, (tid, _) = start_spare(k)
+        with Session(k) as s:
+            e = refused("unsupported", s.activate, "v", "vcpu0", [0], 500)
+            assert "shares are not held" in e.message
+            refused("not-found", s, "host-read", "v", "vcpu0")
+            for _ in range(2):
+                s.activate("v", "vcpu0", CPUS[:1], 1000)
+        k.process.kill()
+        k.process.wait()
+        k.start()
+        with Session(k) as s:
+            assert "threads" not in s("host-read", "v", "vcpu0")
+            for _ in range(2):
+                assert s("host-bind", "v", "vcpu0", tid=tid)["held_by"] == "affinity"
+            assert os.sched_getaffinity(tid) == set(CPUS[:1])
+            live = s("host-read", "v", "vcpu0", tid=tid)
+            assert live["cpus"] == CPUS[:1] and live["threads"] == [tid] and "share_milli" not in live
+            os.sched_setaffinity(tid, CPUS)
+            assert s("host-read", "v", "vcpu0", tid=tid)["cpus"] == CPUS
+            s("host-prepare", "v", "vcpu0", tid=tid)
+            for _ in range(2):
+                s("host-deactivate", "v", "vcpu0")
+            refused("not-found", s, "host-bind", "v", "vcpu0", tid=tid)
+            s.activate("v", "vcpu0", CPUS[:1], 1000)
+        assert len(os.listdir(f"{k.run}/held")) == 1
+        k.end_vmm("v")
+        assert os.listdir(f"{k.run}/held") == []
+    finally:
+        problems = k.close()
+    assert problems == [] and not os.path.exists(k.run)
