@@ -32,6 +32,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -51,6 +52,7 @@ PROGRAMS = {"meted/meted": "meted", "keeper/mete-keeper": "mete-keeper", "cli/me
 MODULES = ["veth", "tun", "ifb", "bridge", "sch_htb", "sch_tbf", "sch_ingress", "sch_prio", "sch_fq", "sch_netem",
            "cls_u32", "cls_bpf", "cls_matchall", "cls_flower", "act_mirred", "act_police", "act_skbedit"]
 FIRMWARE = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "multiboot_dma.bin"]
+LINES = 1  # a PC's third and fourth serial port share their interrupts with the first two: Linux would lose some
 SPEC_CPU = "max,-la57"
 
 
@@ -236,6 +238,7 @@ class NestedHost:
         self.files, self.append, self.verbose = files, append, verbose
         self.dir = self.qemu = self.console = None
         self.vms, self.pids = {}, set()
+        self.lines = list(range(1, LINES + 1))
         self.keeper_pid = self.meted_pid = None
         self.boot_s = self.image_s = None
 
@@ -261,6 +264,21 @@ class NestedHost:
                     args += ["-numa", f"dist,src={i},dst={j},val={self.distance}"]
         return args
 
+    def _lines(self):
+        """Serial lines beside the console's, each for one agent."""
+        args = []
+        for i in range(1, LINES + 1):
+            path = os.path.join(self.dir, f"line{i}.sock")
+            args += ["-chardev", f"socket,id=line{i},path={path},server=on,wait=off", "-serial", f"chardev:line{i}"]
+        return args
+
+    def take_line(self):
+        """(its number, device there, socket here) of a serial line that nobody has."""
+        if not self.lines:
+            raise NestedError(f"all {LINES} serial lines are taken")
+        i = self.lines.pop(0)
+        return i, f"/dev/ttyS{i}", os.path.join(self.dir, f"line{i}.sock")
+
     def _boot(self):
         began = time.monotonic()
         kernel, base = base_image()
@@ -280,7 +298,7 @@ class NestedHost:
                  "tcg,thread=multi", "-cpu", SPEC_CPU, "-smp", str(self.smp), "-m", f"{self.memory_mib}M", *self._numa(),
                  "-kernel", kernel, "-initrd", initrd,
                  "-append", f"console=ttyS0 quiet panic=-1 mitigations=off {self.append}",
-                 "-chardev", f"socket,id=c,path={path},server=on,wait=off", "-serial", "chardev:c"],
+                 "-chardev", f"socket,id=c,path={path},server=on,wait=off", "-serial", "chardev:c", *self._lines()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         self.console = Console(path)
         self.console.wait_ready(180)
@@ -439,11 +457,11 @@ class NestedHost:
     def mete_json(self, *args):
         return json.loads(self.mete_check(*args, "--json"))
 
-    def vm(self, name, append="", start=True, **options):
-        """A VM that runs the payload."""
+    def vm(self, name, append="", start=True, agent=False, **options):
+        """A VM that runs the payload; with `agent` its console is the port of the agent (NestedAgent)."""
         options = {"cpus": "1..1", "memory": "64M..64M", "share": "0.1", **options}
         args = [f"--{k}={v}" for k, v in options.items() if v is not None]
-        self.mete_check("vm", "create", name, *args, "--kernel=payload.elf", f"--append={append or 'work=0 say=0'}")
+        self.mete_check("vm", "create", name, *args, "--kernel=payload.elf", f"--append={append or 'work=0 say=0'}{' bridge=1' if agent else ''}")
         vm = self.vms[name] = NestedVm(self, name)
         if start:
             vm.start()
@@ -495,6 +513,10 @@ class NestedVm:
         data = self.host.read_bytes(self.ram, payload.ADDRESS, payload.SIZE)
         return payload.parse(data) if len(data) == payload.SIZE else None
 
+    def agent(self):
+        """The guest's agent, to be played by the test; the VM must have been made with agent=True."""
+        return NestedAgent(self)
+
     def work(self, cpus=payload.CPUS_MAX):
         """Lets vCPUs 0 to cpus - 1 of the payload work, and the others sleep; returns when those all do."""
         before = self.board().rounds
@@ -524,3 +546,116 @@ class NestedVm:
 
     def kill(self):
         self.host.mete_check("vm", "kill", self.name)
+
+
+class NestedAgent:
+    """An agent without a guest: its end of the channel (api/guest.json), which the payload bridges to its serial port.
+
+    It answers the host as a good agent would that has what the payload has: vCPUs by the board, memory as it is told.
+    One at a time: there is one serial line for it.
+    """
+
+    def __init__(self, vm):
+        self.vm, host = vm, vm.host
+        self.number, tty, path = host.take_line()
+        self.memory_bytes = vm.show()["memory_bytes"]
+        self.off = set()  # vCPUs that it was told to put off line
+        self.buffer, self.answers, self.ended, self.id = b"", {}, [], 0
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(path)
+        self.joint = host.background(f"nested-tool join {tty} /run/mete/vm/{vm.name}/console.sock", f"/var/log/{vm.name}.join")
+        self._hear(time.monotonic() + 60)  # an empty line: both ends are there
+        self.hello()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.sock.close()
+        self.vm.host.end(self.joint)
+        self.vm.host.lines.append(self.number)
+
+    def state(self):
+        on = [i for i, rounds in enumerate(self.vm.board().rounds) if rounds is not None and i not in self.off]
+        return {"cpus_online": on, "memory_bytes": self.memory_bytes}
+
+    def _send(self, message):
+        self.sock.sendall(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+    def _hear(self, deadline):
+        while b"\n" not in self.buffer:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise NestedError(f"the agent of {self.vm.name} heard nothing in time; {self.buffer[-300:]!r}")
+            self.sock.settimeout(left)
+            try:
+                data = self.sock.recv(65536)
+            except socket.timeout:
+                continue
+            if not data:
+                raise NestedError("the nested host has hung up")
+            self.buffer += data
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        if not line.strip():
+            return
+        message = json.loads(line)
+        method, params = message.get("method"), message.get("params", {})
+        if method is None:
+            self.answers[message["id"]] = message
+        elif method == "ended":
+            self.ended.append(params)
+        elif method == "greet":
+            pass  # nothing here interrupts the channel after hello()
+        elif method == "ping":
+            self._send({"id": message["id"], "result": {}})
+        elif method == "online":
+            self.off -= set(params["cpus"])
+            self.memory_bytes = max(self.memory_bytes, params["memory_bytes"])
+            self.vm.host.wait_for_board(self.vm, "the vCPUs came up",
+                                        lambda b: all(b.rounds[i] is not None for i in params["cpus"]))
+            self._send({"id": message["id"], "result": self.state()})
+        elif method == "offline":
+            self.off |= set(params["cpus"])
+            self._send({"id": message["id"], "result": self.state()})
+        else:
+            self._send({"id": message["id"], "error": {"code": -32601, "message": f"no {method}"}})
+
+    def call(self, method, timeout_s=90, **params):
+        """The result; NestedError where the host answers with an error."""
+        self.id += 1
+        number = self.id
+        self._send({"id": number, "method": method, "params": params})
+        deadline = time.monotonic() + timeout_s
+        while number not in self.answers:
+            self._hear(deadline)
+        answer = self.answers.pop(number)
+        if "error" in answer:
+            raise NestedError(f"{method}: {answer['error']}")
+        return answer["result"]
+
+    def hello(self):
+        self.sock.sendall(b"\n")
+        result = self.call("hello", version=1, agent="test", boot_id="nested", state=self.state())
+        self.call("sync", requests=[])
+        return result
+
+    def reserve(self, request, *needs, **more):
+        """The verdict."""
+        return self.call("reserve", request=request, application="test", needs=list(needs), **more)
+
+    def release(self, request):
+        return self.call("release", request=request, cause="released")
+
+    def wait_until(self, condition, timeout_s=60):
+        """Until the condition is true; meanwhile the host's questions are answered."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise NestedError(f"the agent of {self.vm.name} waited in vain")
+            try:
+                self._hear(time.monotonic() + 0.2)
+            except NestedError:
+                pass  # nothing was asked

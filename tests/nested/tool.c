@@ -2,13 +2,20 @@
 /* What the tests need in the nested host and a shell cannot do. Static: it brings its libc along.
  *
  *     nested-tool spin [CPU]         uses a CPU up, that one if it is given
- *     nested-tool shares MS TID...   "TID NS" of CPU time each got meanwhile, after a line "wall NS" */
+ *     nested-tool shares MS TID...   "TID NS" of CPU time each got meanwhile, after a line "wall NS"
+ *     nested-tool join TTY SOCKET    bytes between a serial line and a Unix socket, until either ends */
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <termios.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { THREADS_MAX = 128 };
 
@@ -73,12 +80,54 @@ static int shares(const char *ms, char **tids, int n)
         return 0;
 }
 
+static void move_bytes(int from, int to)
+{
+        char text[4096];
+        ssize_t n = read(from, text, sizeof(text));
+        if (n <= 0)
+                exit(0);
+        for (ssize_t done = 0, w; done < n; done += w)
+                if ((w = write(to, text + done, (size_t)(n - done))) < 0)
+                        die("write");
+}
+
+static int join(const char *tty_path, const char *socket_path)
+{
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+        struct termios raw;
+        int tty = open(tty_path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+        int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (tty < 0 || tcgetattr(tty, &raw) < 0)
+                die(tty_path);
+        cfmakeraw(&raw);
+        (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", socket_path);
+        if (tcsetattr(tty, TCSANOW, &raw) < 0 || tcflush(tty, TCIOFLUSH) < 0)
+                die(tty_path);
+        if (sock < 0 || connect(sock, (struct sockaddr *)&address, sizeof(address)) < 0)
+                die(socket_path);
+        if (write(tty, "\n", 1) != 1) /* what was sent before is lost: now it may begin */
+                die(tty_path);
+        struct pollfd ends[] = {
+                {.fd = tty,  .events = POLLIN},
+                {.fd = sock, .events = POLLIN}
+        };
+        while (poll(ends, 2, -1) > 0) {
+                if (ends[0].revents)
+                        move_bytes(tty, sock);
+                if (ends[1].revents)
+                        move_bytes(sock, tty);
+        }
+        return 0;
+}
+
 int main(int argc, char **argv)
 {
         if (argc >= 2 && strcmp(argv[1], "spin") == 0)
                 return spin(argv[2]);
         if (argc >= 4 && strcmp(argv[1], "shares") == 0)
                 return shares(argv[2], argv + 3, argc - 3);
+        if (argc == 4 && strcmp(argv[1], "join") == 0)
+                return join(argv[2], argv[3]);
         errno = EINVAL;
-        die("spin [CPU] | shares MS TID...");
+        die("spin [CPU] | shares MS TID... | join TTY SOCKET");
 }

@@ -2,15 +2,16 @@
 /* A guest without an operating system, for tests and benches: up as soon as its firmware is, and all that it
  * does is known. A multiboot ELF, started with QEMU's -kernel. Each vCPU counts rounds of work on the board
  * (board.h); vCPU 0 looks now and then what else is due: it starts vCPUs that are not on yet, those that are
- * plugged later too, dirties memory at a given rate, says the counts on the serial port, and powers off when
- * the power button is pressed.
+ * plugged later too, dirties memory at a given rate, says the
+ * counts on the serial port, and powers off when the power button is pressed.
  *
  * On the command line (-append), all optional:
  *     work=N     vCPUs 0 to N-1 work, the others sleep (all work)
  *     dirty=N    MiB of memory that are dirtied a second (0)
  *     area=N     MiB that are dirtied round and round (64, or what there is)
  *     say=N      ms between two lines on the serial port (1000; 0: none)
- *     tick=N     ms after which vCPU 0 looks what is due, where it sleeps between (50)
+ *     bridge=1   the serial port is the port of the guest's agent: whoever has the console can be the agent
+ * (0) tick=N     ms after which vCPU 0 looks what is due, where it sleeps between (50)
  *
  * The machine is QEMU's q35: its ports are used without asking. No vCPU but the first ever takes an
  * interrupt. One that was unplugged and comes again is not noticed. */
@@ -18,6 +19,7 @@
 #include <stdint.h>
 
 #include "board.h"
+#include "port.h"
 
 enum {
         MULTIBOOT_MAGIC = 0x2badb002,
@@ -52,7 +54,8 @@ enum {
         AREA_END = 0x7f000000, /* before anything that the machine may keep for devices */
         START_EVERY_MS = 250,
         START_GAP_MS = 10,
-        LOOP_STEPS = 4096,   /* steps of one round */
+        LOOP_STEPS = 4096, /* steps of one round */
+        BRIDGE_QUIET = 100,
         DIRTY_AT_ONCE = 256, /* pages, so that vCPU 0's rounds stay short */
 };
 
@@ -80,7 +83,7 @@ void *memset(void *to, int value, size_t n);
 void *memcpy(void *to, const void *from, size_t n);
 
 static struct {
-        uint32_t work, dirty_mib_per_s, area_mib, say_ms, tick_ms;
+        uint32_t work, dirty_mib_per_s, area_mib, say_ms, tick_ms, bridge;
 } option = {.work = BOARD_CPUS_MAX, .area_mib = 64, .say_ms = 1000, .tick_ms = 50};
 static struct starter starter;
 static uint16_t gates[GATES][4] __attribute__((aligned(8)));
@@ -183,13 +186,17 @@ static void serial_init(void)
                 out8((uint16_t)(SERIAL + set[i][0]), set[i][1]);
 }
 
+static void say_byte(uint8_t value)
+{
+        while (!(in8(SERIAL + 5) & 0x20))
+                ;
+        out8(SERIAL, value);
+}
+
 static void say(const char *text)
 {
-        for (; *text; text++) {
-                while (!(in8(SERIAL + 5) & 0x20))
-                        ;
-                out8(SERIAL, (uint8_t)*text);
-        }
+        for (; *text; text++)
+                say_byte((uint8_t)*text);
 }
 
 static void say_number(uint32_t value)
@@ -243,6 +250,7 @@ static void read_options(const char *line)
         option.dirty_mib_per_s = read_option(line, "dirty", option.dirty_mib_per_s);
         option.area_mib = read_option(line, "area", option.area_mib);
         option.say_ms = read_option(line, "say", option.say_ms);
+        option.bridge = read_option(line, "bridge", option.bridge);
         option.tick_ms = read_option(line, "tick", option.tick_ms);
         if (option.tick_ms == 0 || option.tick_ms > 4000)
                 option.tick_ms = 50;
@@ -394,6 +402,29 @@ static void look_at_button(void)
         out16(PM_CONTROL, PM_OFF);
 }
 
+/* Line by line to the agent's port, and as it comes from it. A look ends when nothing has come for a while:
+ * the serial port holds 16 bytes, and the VMM needs time to bring the next. */
+static void bridge(void)
+{
+        static uint8_t line[PORT_LINE];
+        static size_t n;
+        uint8_t text[64];
+        for (int quiet = 0; quiet < BRIDGE_QUIET; quiet++) {
+                size_t came = port_read(text, sizeof(text));
+                for (size_t i = 0; i < came; i++)
+                        say_byte(text[i]);
+                for (; in8(SERIAL + 5) & 1; quiet = 0) {
+                        line[n++] = in8(SERIAL);
+                        if (line[n - 1] != '\n' && n < sizeof(line))
+                                continue;
+                        port_write(line, n);
+                        n = 0;
+                }
+                if (came)
+                        quiet = 0;
+        }
+}
+
 static void look(uint32_t now)
 {
         static uint32_t said_ms, rare_ms;
@@ -408,6 +439,8 @@ static void look(uint32_t now)
         put(&board.cpus, cpus);
         start_others(&starter, now);
         look_at_button();
+        if (option.bridge)
+                bridge();
         if (option.say_ms && now - said_ms >= option.say_ms) {
                 said_ms = now;
                 say_counts();
@@ -463,8 +496,11 @@ void payload_main(uint32_t magic, const struct multiboot *m)
         out16(PM_ENABLE, PM_BUTTON);
         gates_init();
         come_up(0);
+        if (option.bridge && port_open() < 0)
+                option.bridge = 0;
         put(&board.magic, BOARD_MAGIC);
-        say("payload: up\r\n");
+        if (!option.bridge)
+                say("payload: up\r\n");
         for (;;) {
                 look(now_ms());
                 if (is_to_work(0))
