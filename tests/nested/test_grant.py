@@ -31,4 +31,4 @@ def test_a_leased_vcpu_holds_its_share_and_a_hostile_guest_does_not_keep_it(nest
         spinners = [spinner] + [nested.spin(str(i)) for i in range(nested.smp) if str(i) != cpu]
         base, kept, *others = nested.shares(vm.threads()[0], thread, *spinners)
         print(f"base vCPU {base:.3f}, given back {kept:.3f}, spinners " + " ".join(f"{s:.3f}" for s in others))
-        assert base >= 0.2 and kept < 0.5
+        assert base >= 0.2 and kept < HELD
