@@ -175,6 +175,141 @@ static void test_v2(void)
         tear_down(&t);
 }
 
+/* An item is made empty, and only taken back for itself. */
+static void test_items(void)
+{
+        struct tree t;
+        struct err err = {0};
+        struct cpu_live live;
+        set_up(&t, v1_mounts, CPU_CGROUP_V1);
+        const struct cpu_provider *p = t.host.provider;
+        ok(p->start(&t.host, &err), &err);
+        struct cpulist one = set_of("1"), two = set_of("2-3");
+        g_assert_cmpint(p->read(&t.host, "v", "vcpu3", 0, &live, &err), ==, -ENOENT);
+        g_assert_cmpint(p->bind(&t.host, "v", "vcpu3", 7, &err), ==, -ENOENT);
+        g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
+        g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v"));
+        ok(p->hold(&t.host, "v", "vcpu3", &one, 200, &err), &err);
+        for (int again = 0; again < 2; again++)
+                ok(p->hold(&t.host, "v", "vcpu3", &two, 900, &err), &err);
+        is(&t, "cpu/mete/a/vcpu3@v/cpu.shares", "9000");
+        is(&t, "cpuset/mete/a/vcpu3@v/cpuset.cpus", "2-3");
+        g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v/tasks"));
+        /* Others come and go; a start of the VM clears all but items. */
+        ok(p->vm_make(&t.host, "v", &err), &err);
+        ok(p->place(&t.host, "v", 9, &one, 100, &err), &err);
+        ok(p->park(&t.host, "v", 8, &err), &err);
+        g_assert_true(is_there(&t, "cpuset/mete/a/vcpu3@v"));
+        for (int again = 0; again < 2; again++)
+                ok(p->bind(&t.host, "v", "vcpu3", 7, &err), &err);
+        ok(p->read(&t.host, "v", "vcpu3", 0, &live, &err), &err);
+        g_assert_cmpint(live.share_milli, ==, 900);
+        g_assert_true(cpulist_is_equal(&live.cpus, &two));
+        g_assert_cmpuint(live.n_threads, ==, 1);
+        g_assert_cmpint(live.threads[0], ==, 7);
+        g_assert_cmpint(p->let_go(&t.host, "v", "vcpu3", &err), ==, -EBUSY);
+        g_assert_cmpint(err.reason, ==, REASON_BUSY);
+        is(&t, "cpu/mete/a/vcpu3@v/cpu.shares", "9000");
+        for (const char *const *g = (const char *const[]){"parked@v", "thread-9@v", "vcpu3@v", NULL}; *g; g++)
+                for (const char *const *h = (const char *const[]){"cpu", "cpuset", NULL}; *h; h++) {
+                        g_autofree char *path = g_strdup_printf("%s/mete/a/%s/tasks", *h, *g);
+                        put_away(&t, path, "");
+                }
+        ok(p->vm_remove(&t.host, "v", CPU_REMOVE_BUT_ITEMS, &err), &err);
+        g_assert_false(is_there(&t, "cpu/mete/a/emulator@v") || is_there(&t, "cpu/mete/a/parked@v"));
+        g_assert_true(is_there(&t, "cpu/mete/a/vcpu3@v"));
+        for (int again = 0; again < 2; again++)
+                ok(p->let_go(&t.host, "v", "vcpu3", &err), &err);
+        g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v") || is_there(&t, "cpuset/mete/a/vcpu3@v"));
+        ok(p->hold(&t.host, "v", "vcpu4", &one, 200, &err), &err);
+        ok(p->vm_remove(&t.host, "v", CPU_REMOVE_ALL, &err), &err);
+        g_assert_false(is_there(&t, "cpu/mete/a/vcpu4@v"));
+        tear_down(&t);
+}
+
+static int changes, fault_at;
+
+static int fault(const char *path)
+{
+        return ++changes == fault_at ? EIO : 0;
+}
+
+/* Each change of a file fails once: an item that is new is gone again, one that was there is as it was. */
+static void test_item_faults(void)
+{
+        static const struct {
+                const char *mounts;
+                enum cpu_provider_id id;
+                const char *weights, *sets; /* files */
+                int cases;
+        } rows[] = {
+                {v1_mounts, CPU_CGROUP_V1, "cpu/mete/a/vcpu3@v/cpu.shares",
+                 "cpuset/mete/a/vcpu3@v/cpuset.cpus",  5},
+                {v2_mounts, CPU_CGROUP_V2, "unified/mete/a/vcpu3@v/cpu.weight",
+                 "unified/mete/a/vcpu3@v/cpuset.cpus", 4},
+        };
+        struct cpulist one = set_of("1"), two = set_of("2-3");
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                struct tree t;
+                struct err err = {0};
+                set_up(&t, rows[i].mounts, rows[i].id);
+                const struct cpu_provider *p = t.host.provider;
+                ok(p->start(&t.host, &err), &err);
+                for (int is_new = 0; is_new < 2; is_new++) {
+                        int r = -1;
+                        for (int at = 1; r < 0; at++) {
+                                fault_at = 0;
+                                ok(is_new ? p->let_go(&t.host, "v", "vcpu3", &err)
+                                          : p->hold(&t.host, "v", "vcpu3", &one, 200, &err),
+                                   &err);
+                                changes = 0;
+                                fault_at = at;
+                                cgroupfs_fault = fault;
+                                r = p->hold(&t.host, "v", "vcpu3", &two, 900, &err);
+                                cgroupfs_fault = NULL;
+                                if (r == 0) {
+                                        g_assert_cmpint(changes, <, at);
+                                        g_assert_cmpint(at, >=, rows[i].cases - 1 + is_new);
+                                } else if (is_new) {
+                                        g_autofree char *group = g_path_get_dirname(rows[i].weights);
+                                        g_autofree char *other = g_path_get_dirname(rows[i].sets);
+                                        g_assert_false(is_there(&t, group) || is_there(&t, other));
+                                } else {
+                                        is(&t, rows[i].weights, "2000");
+                                        is(&t, rows[i].sets, "1");
+                                }
+                        }
+                        is(&t, rows[i].weights, "9000");
+                        is(&t, rows[i].sets, "2-3");
+                }
+                tear_down(&t);
+        }
+}
+
+static void test_item_names(void)
+{
+        static const char *const bad[] = {"",
+                                          "a/b",
+                                          "..",
+                                          "a@b",
+                                          "a b",
+                                          "emulator",
+                                          "parked",
+                                          "thread-1",
+                                          "thread-",
+                                          "-",
+                                          "0123456789012345678901234567890x"};
+        for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
+                struct err err = {0};
+                g_assert_cmpint(cpu_host_check_item(bad[i], &err), ==, -EINVAL);
+                g_assert_cmpint(err.reason, ==, REASON_INVALID);
+        }
+        static const char *const good[] = {"vcpu3", "ram0", "threads", "parked1",
+                                           "0123456789012345678901234567890"};
+        for (size_t i = 0; i < G_N_ELEMENTS(good); i++)
+                g_assert_cmpint(cpu_host_check_item(good[i], NULL), ==, 0);
+}
+
 static void test_place_refused(void)
 {
         struct tree t;
@@ -318,6 +453,9 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/cpu/v1", test_v1);
         g_test_add_func("/cpu/v2", test_v2);
+        g_test_add_func("/cpu/items", test_items);
+        g_test_add_func("/cpu/item-faults", test_item_faults);
+        g_test_add_func("/cpu/item-names", test_item_names);
         g_test_add_func("/cpu/place-refused", test_place_refused);
         g_test_add_func("/cpu/not-taken", test_not_taken);
         g_test_add_func("/cpu/failed-move-is-taken-back", test_failed_move_is_taken_back);

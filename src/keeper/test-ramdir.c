@@ -129,10 +129,86 @@ static void test_base_refused(void)
         (void)g_rmdir(open_to_all);
 }
 
+static void put(const char *name, size_t bytes)
+{
+        g_autofree char *path = g_build_filename(base, name, NULL), *text = g_strnfill(bytes, 'x');
+        g_assert_true(g_file_set_contents(path, text, (gssize)bytes, NULL));
+}
+
+/* Of an item's own files, whatever else the VM put beside them. */
+static void test_taken(void)
+{
+        struct err err = {0};
+        int64_t bytes = -1;
+        begin();
+        g_assert_cmpint(ramdir_taken(base_fd, "v", "dimm1", &bytes, &err), ==, 0); /* no such VM */
+        g_assert_cmpint(ramdir_make(base_fd, "v", getuid(), getgid(), 0, &err), ==, 0);
+        g_assert_cmpint(ramdir_taken(base_fd, "v", "dimm1", &bytes, &err), ==, 0);
+        g_assert_cmpint(bytes, ==, -1);
+        put("v/dimm1-1M", 1 << 20);
+        put("v/dimm10-1M", 1 << 20);
+        put("v/dimm", 1 << 20);
+        g_assert_cmpint(symlinkat("dimm10-1M", base_fd, "v/dimm1-link"), ==, 0);
+        g_assert_cmpint(mkdirat(base_fd, "v/dimm1-dir", 0700), ==, 0);
+        g_assert_cmpint(ramdir_taken(base_fd, "v", "dimm1", &bytes, &err), ==, 1);
+        g_assert_cmpint(bytes, ==, 1 << 20);
+        put("v/ram0", 1 << 16);
+        g_assert_cmpint(ramdir_taken(base_fd, "v", "ram0", &bytes, &err), ==, 1);
+        g_assert_cmpint(bytes, ==, 1 << 16);
+        /* More than it looks at: it ends, with what it saw. */
+        for (int i = 0; i < RAMDIR_BUDGET + 10; i++) {
+                g_autofree char *name = g_strdup_printf("v/x%d", i);
+                g_assert_cmpint(mknodat(base_fd, name, S_IFREG | 0600, 0), ==, 0);
+        }
+        g_assert_cmpint(ramdir_taken(base_fd, "v", "dimm1", &bytes, &err), >=, 0);
+        while (ramdir_drop(base_fd, "v", &err) == -EAGAIN)
+                ;
+        end();
+}
+
+static void put_node(const char *sysfs, int node, int free_mib)
+{
+        g_autofree char *dir = g_strdup_printf("%s/devices/system/node/node%d", sysfs, node);
+        g_autofree char *path = g_build_filename(dir, "meminfo", NULL);
+        g_autofree char *text =
+                g_strdup_printf("\nNode %d MemTotal:       9999999 kB\nNode %d MemFree:  %d kB\nNode %d "
+                                "Inactive(anon):  999999999 kB\n"
+                                "Node %d Inactive(file):    1024 kB\nNode %d SReclaimable:     1024 kB\n",
+                                node, node, (free_mib - 2) * 1024, node, node, node);
+        g_assert_cmpint(g_mkdir_with_parents(dir, 0755), ==, 0);
+        g_assert_true(g_file_set_contents(path, text, -1, NULL));
+}
+
+static void test_node(void)
+{
+        struct err err = {0};
+        begin();
+        g_autofree char *sysfs = g_dir_make_tmp("mete-node-XXXXXX", NULL);
+        put_node(sysfs, 0, 100);
+        /* The only one: the machine's own figures, which surely differ. */
+        g_assert_cmpint(ramdir_check_node(base_fd, sysfs, 0, 1, &err), ==, 0);
+        g_assert_cmpint(ramdir_check_node(base_fd, sysfs, 0, INT64_C(1) << 52, &err), ==, -ENOSPC);
+        g_assert_cmpint(ramdir_check_node(base_fd, sysfs, 1, 1, &err), ==, -ENOENT);
+        g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
+        put_node(sysfs, 1, 200);
+        for (int node = 0; node < 2; node++) {
+                int64_t most = (100 + 100 * node) * INT64_C(1048576);
+                g_assert_cmpint(ramdir_check_node(base_fd, sysfs, node, most, &err), ==, 0);
+                g_assert_cmpint(ramdir_check_node(base_fd, sysfs, node, most + 1, &err), ==, -ENOSPC);
+                g_assert_cmpint(err.reason, ==, REASON_NO_CAPACITY);
+        }
+        g_assert_cmpint(ramdir_check_node(base_fd, sysfs, 2, 1, &err), ==, -ENOENT);
+        g_autofree char *command = g_strdup_printf("rm -r '%s'", sysfs);
+        g_assert_true(g_spawn_command_line_sync(command, NULL, NULL, NULL, NULL));
+        end();
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/ramdir/make", test_make);
+        g_test_add_func("/ramdir/taken", test_taken);
+        g_test_add_func("/ramdir/node", test_node);
         g_test_add_func("/ramdir/links", test_links);
         g_test_add_func("/ramdir/deep", test_deep);
         g_test_add_func("/ramdir/many", test_many);

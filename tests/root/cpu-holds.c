@@ -4,6 +4,7 @@
  * kind of cgroups.
  *
  *     cpu-holds PREFIX [cgroup-v1|cgroup-v2|affinity]       the last line is "CPU-HOLDS OK ..." */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -110,6 +111,178 @@ static bool is_in(pid_t pid, pid_t tid, const char *group)
         return strstr(text, group) != NULL;
 }
 
+/* ---- items, and a fault at each change of a file that they make ---- */
+
+static int fault_at, changes, cases;
+
+static int fault(const char *path)
+{
+        return ++changes == fault_at ? EIO : 0;
+}
+
+static int by_text(const void *a, const void *b)
+{
+        return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Every group with what it is set to and who is in it, in one text. */
+static void snapshot(const char *prefix, char *text, size_t size)
+{
+        static const char *const files[] = {"cpuset.cpus", "cpuset.mems", "cpu.shares",
+                                            "cpu.weight",  "tasks",       "cgroup.threads"};
+        char dir[CGROUPFS_PATH], line[1024], *lines[512];
+        int n = 0;
+        for (size_t i = 0; i < host.n_trees; i++) {
+                (void)snprintf(dir, sizeof(dir), "%.180s/%.60s", host.tree[i].root, prefix);
+                DIR *d = opendir(dir);
+                CHECK(d);
+                for (struct dirent *e; (e = readdir(d));) {
+                        char group[CGROUPFS_PATH * 2], words[512], *save;
+                        if (!strchr(e->d_name, '@'))
+                                continue;
+                        (void)snprintf(group, sizeof(group), "%s/%s", dir, e->d_name);
+                        for (size_t k = 0; k < sizeof(files) / sizeof(files[0]); k++) {
+                                (void)snprintf(line, sizeof(line), "%s/%s", group, files[k]);
+                                if (access(line, F_OK) < 0)
+                                        continue;
+                                CHECK(cgroupfs_read(group, files[k], words, sizeof(words), NULL) == 0);
+                                char *word = strtok_r(words, "\n", &save);
+                                do { /* threads stand in no order */
+                                        (void)snprintf(line, sizeof(line), "%zu %s %s %s", i, e->d_name,
+                                                       files[k], word ? word : "");
+                                        CHECK(n < 512 && (lines[n++] = strdup(line)));
+                                } while (word && (word = strtok_r(NULL, "\n", &save)));
+                        }
+                }
+                (void)closedir(d);
+        }
+        qsort(lines, (size_t)n, sizeof(lines[0]), by_text);
+        size_t at = 0;
+        for (int i = 0; i < n; i++) {
+                at += (size_t)snprintf(text + at, size - at, "%s\n", lines[i]);
+                CHECK(at < size);
+                free(lines[i]);
+        }
+}
+
+/* Where a thread comes from before it is bound. */
+enum from { FROM_EMULATOR, FROM_PARKED, FROM_PLACED, FROM_ITEM, FROM_N };
+
+static void put_thread(enum from from, pid_t tid, const struct cpulist *cpus)
+{
+        const struct cpu_provider *p = host.provider;
+        struct err err;
+        CHECK(p->hold(&host, "v", "vcpu8", cpus, 800, &err) == 0);
+        if (from == FROM_EMULATOR) {
+                char dir[CGROUPFS_PATH], text[16];
+                (void)snprintf(text, sizeof(text), "%d\n", (int)tid);
+                for (size_t i = 0; i < host.n_trees; i++) {
+                        (void)snprintf(dir, sizeof(dir), "%s/%s/emulator@v", host.tree[i].root, host.prefix);
+                        CHECK(cgroupfs_write(dir, host.id == CPU_CGROUP_V2 ? "cgroup.threads" : "tasks", text,
+                                             false, &err) == 0);
+                }
+        } else if (from == FROM_PARKED) {
+                CHECK(p->park(&host, "v", tid, &err) == 0);
+        } else if (from == FROM_PLACED) {
+                CHECK(p->place(&host, "v", tid, cpus, 300, &err) == 0);
+        } else {
+                CHECK(p->bind(&host, "v", "vcpu8", tid, &err) == 0);
+        }
+}
+
+/* Each change fails once; then all is as before. */
+static void fail_each(const char *prefix, int (*set_up)(int arg), int (*act)(int arg), int arg)
+{
+        static char before[65536], after[65536];
+        for (fault_at = 1;; fault_at++) {
+                int at = fault_at;
+                fault_at = 0;
+                CHECK(set_up(arg) == 0);
+                snapshot(prefix, before, sizeof(before));
+                fault_at = at;
+                changes = 0;
+                int r = act(arg);
+                bool is_over = changes < fault_at;
+                if (r < 0)
+                        snapshot(prefix, after, sizeof(after));
+                CHECK(!is_over || r == 0);
+                CHECK(r == 0 || strcmp(before, after) == 0, "(not as before)");
+                if (is_over)
+                        break;
+                cases += r < 0;
+        }
+        fault_at = 0;
+}
+
+static struct cpulist item_cpus;
+static pid_t item_tid;
+
+static int none_held(int arg)
+{
+        return host.provider->let_go(&host, "v", "vcpu9", NULL);
+}
+
+static int other_held(int arg)
+{
+        return host.provider->hold(&host, "v", "vcpu9", &item_cpus, 100, NULL);
+}
+
+static int held(int arg)
+{
+        return host.provider->hold(&host, "v", "vcpu9", &item_cpus, 900, NULL);
+}
+
+static int ready_to_bind(int from)
+{
+        put_thread((enum from)from, item_tid, &item_cpus);
+        return held(0);
+}
+
+static int bound(int from)
+{
+        return host.provider->bind(&host, "v", "vcpu9", item_tid, NULL);
+}
+
+static int parked(int arg)
+{
+        return host.provider->park(&host, "v", item_tid, NULL);
+}
+
+static void try_items(const char *prefix, pid_t pid, pid_t tid, const struct cpulist *cpus)
+{
+        static char before[65536], after[65536];
+        const struct cpu_provider *p = host.provider;
+        struct err err;
+        struct cpu_live live;
+        item_cpus = *cpus;
+        item_tid = tid;
+        snapshot(prefix, before, sizeof(before));
+        cgroupfs_fault = fault;
+        fail_each(prefix, none_held, held, 0);
+        fail_each(prefix, other_held, held, 0);
+        for (int from = 0; from < FROM_N; from++) {
+                fail_each(prefix, ready_to_bind, bound, from);
+                CHECK(is_in(pid, tid, "/vcpu9@v"));
+                CHECK(p->read(&host, "v", "vcpu9", 0, &live, &err) == 0);
+                CHECK(live.n_threads == 1 && live.threads[0] == tid && live.share_milli == 900 &&
+                      cpulist_is_equal(&live.cpus, cpus));
+                CHECK(p->let_go(&host, "v", "vcpu9", &err) == -EBUSY);
+        }
+        fail_each(prefix, bound, parked, 0);
+        cgroupfs_fault = NULL;
+        printf("%d changes failed, and all was as before\n", cases);
+        CHECK(cases >= 12);
+        /* No more groups than there may be. */
+        host.groups_max = 1;
+        CHECK(p->hold(&host, "v", "vcpu7", cpus, 1, &err) == -EBUSY);
+        CHECK(p->hold(&host, "v", "vcpu9", cpus, 1, &err) == 0); /* is there */
+        host.groups_max = CPU_GROUPS_MAX;
+        put_thread(FROM_EMULATOR, tid, cpus);
+        CHECK(p->let_go(&host, "v", "vcpu8", &err) == 0 && p->let_go(&host, "v", "vcpu9", &err) == 0);
+        snapshot(prefix, after, sizeof(after));
+        CHECK(strcmp(before, after) == 0, "(a trace is left)");
+}
+
 int main(int argc, char **argv)
 {
         static const char *const vms[2] = {"v", "w"};
@@ -140,6 +313,8 @@ int main(int argc, char **argv)
                 (void)snprintf(group, sizeof(group), "/emulator@%s", vms[i]);
                 CHECK(is_in(pids[i], pids[i], group) && is_in(pids[i], tids[i], group));
         }
+        if (host.id != CPU_AFFINITY)
+                try_items(o.prefix, pids[0], tids[0], &cpus);
         for (size_t k = 0; k < sizeof(shares) / sizeof(shares[0]) && p->is_holding_shares; k++) {
                 for (int i = 0; i < 4; i++) /* each twice */
                         if (p->place(&host, vms[i % 2], tids[i % 2], &cpus, shares[k][i % 2], &err) < 0)
