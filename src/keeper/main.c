@@ -42,11 +42,27 @@ static int lock(const struct keeper_config *config, struct err *err)
                        : err_set(err, REASON_INTERNAL, code, "%s: %s", path, strerror(code));
 }
 
+/* NULL: nothing bounds the memory of a VMM here. Not in a hierarchy that holds CPUs, either: v2 cannot do it
+ * within a threaded domain, and of v1's the CPUs' prefix would go with the last bound. */
+static const struct memory_host *probe_memory(const struct keeper_config *config, const struct cpu_host *cpu)
+{
+        static struct memory_host memory;
+        struct memory_options o = {.prefix = config->cgroup_prefix, .state_dir = config->run_dir};
+        struct err err = {0};
+        bool is_possible = memory_host_init(&memory, &o, &err) == 0 && *memory.confine.root;
+        for (size_t i = 0; is_possible && i < cpu->n_trees; i++)
+                is_possible = strcmp(memory.confine.root, cpu->tree[i].root) != 0;
+        return is_possible ? &memory : NULL;
+}
+
 static int serve(const struct keeper_config *config, const struct cpu_host *cpu, struct err *err)
 {
         struct vmms vmms;
         struct verbs verbs;
-        int r = vmms_init(&vmms, config, cpu, err);
+        const struct memory_host *memory = probe_memory(config, cpu);
+        if (!memory)
+                log_warn("%s", VMM_NO_BOUND);
+        int r = vmms_init(&vmms, config, cpu, memory, err);
         if (r < 0)
                 return r;
         unsigned adopted = vmms_adopt(&vmms);
@@ -91,6 +107,8 @@ static int run(const char *path, bool is_check, struct err *err)
                         cpulist_print(&cpu.usable, text), cpu_provider_id_name(cpu.id));
                 if (*cpu.fallback)
                         g_print("fallback: %s\n", cpu.fallback);
+                if (!probe_memory(&config, &cpu))
+                        g_print("fallback: %s\n", VMM_NO_BOUND);
         } else if (r == 0) {
                 if (*cpu.fallback)
                         log_warn("%s", cpu.fallback);

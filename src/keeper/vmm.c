@@ -93,11 +93,13 @@ static int open_dir(const char *path, mode_t mode, gid_t gid, struct err *err)
         return r < 0 ? r : fd;
 }
 
-int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu, struct err *err)
+int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
+              const struct memory_host *memory, struct err *err)
 {
         g_autofree char *records = g_build_filename(config->run_dir, "vm", NULL);
         g_autofree char *logs = g_build_filename(config->run_dir, "log", NULL);
-        *v = (struct vmms){.config = config, .cpu = cpu, .ram_fd = -1, .record_fd = -1, .log_fd = -1};
+        *v = (struct vmms){
+                .config = config, .cpu = cpu, .memory = memory, .ram_fd = -1, .record_fd = -1, .log_fd = -1};
         v->by_name = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, vmm_free);
         int r = v->record_fd = open_dir(records, 0700, 0, err);
         if (r >= 0)
@@ -275,6 +277,8 @@ static int run(struct vmm *m, const struct launch_options *o, struct err *err)
                 r = record_write(v->record_fd, &m->record, err);
         if (r == 0)
                 r = v->cpu->provider->vm_enter(v->cpu, m->record.vm, l.pid, err);
+        if (r == 0 && v->memory)
+                r = memory_limit_enter(v->memory, m->record.vm, l.pid, err);
         if (r < 0)
                 launch_cancel(&l);
         else
@@ -288,7 +292,11 @@ static int run(struct vmm *m, const struct launch_options *o, struct err *err)
         return r;
 }
 
-static int prepare_and_run(struct vmm *m, struct launch_options *o, int64_t memory_bytes, struct err *err)
+/* More vCPUs than any definition has: the bound is a fence, and the command line is not ours to read. */
+enum { BOUND_VCPUS = 64 };
+
+static int prepare_and_run(struct vmm *m, struct launch_options *o, int64_t memory_bytes, bool is_kvm,
+                           struct err *err)
 {
         struct vmms *v = m->owner;
         const char *vm = m->record.vm;
@@ -296,6 +304,9 @@ static int prepare_and_run(struct vmm *m, struct launch_options *o, int64_t memo
         if (r < 0)
                 return r;
         r = v->cpu->provider->vm_make(v->cpu, vm, err);
+        if (r == 0 && v->memory)
+                r = memory_limit_set(v->memory, vm, memory_limit_bytes(memory_bytes, BOUND_VCPUS, !is_kvm),
+                                     err);
         if (r == 0)
                 r = make_outlet(m, &out, err);
         if (r == 0) {
@@ -332,6 +343,8 @@ static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, struct
                 r = remove_groups(v, vm, removal, err);
         if (r == 0)
                 r = ramdir_drop(v->ram_fd, vm, err);
+        if (r == 0 && v->memory)
+                r = memory_limit_lift(v->memory, vm, err);
         if (r < 0)
                 return r;
         outlet_remove(v->log_fd, vm);
@@ -363,7 +376,7 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         (void)STR_COPY(m->record.vm, s->vm);
         m->record.uid = o.uid;
         (void)g_hash_table_insert(v->by_name, m->record.vm, m);
-        r = prepare_and_run(m, &o, s->memory_bytes, err);
+        r = prepare_and_run(m, &o, s->memory_bytes, is_kvm, err);
         if (r < 0) {
                 /* What cannot be removed now belongs to that uid still: it keeps its slot until it is. */
                 struct err why;

@@ -9,11 +9,14 @@
 #include <stdbool.h>
 #include "base/err.h"
 #include "host/cpu.h"
+#include "host/memory.h"
 #include "json/api.h"
 #include "keeper/config.h"
 #include "keeper/outlet.h"
 #include "keeper/record.h"
 #include "loop/loop.h"
+
+#define VMM_NO_BOUND "no cgroup hierarchy can bound the memory of one VMM: only that of its RAM is"
 
 struct vmms;
 
@@ -31,8 +34,9 @@ struct vmm {
 struct vmms {
         const struct keeper_config *config;
         const struct cpu_host *cpu;
-        int ram_fd, record_fd, log_fd; /* directories; owned */
-        GHashTable *by_name;           /* name -> struct vmm, owned */
+        const struct memory_host *memory; /* NULL: nothing bounds what a VMM uses */
+        int ram_fd, record_fd, log_fd;    /* directories; owned */
+        GHashTable *by_name;              /* name -> struct vmm, owned */
         /* The VMM has ended; vmm->waiting is taken by this and empty afterwards. */
         void (*on_gone)(void *arg, struct vmm *vmm);
         void *arg;
@@ -45,9 +49,9 @@ struct vmm_ref {
         int pid_fd; /* owned; -1: it does not run */
 };
 
-/* Borrows config and cpu. Makes the directories. */
+/* Borrows config, cpu and memory, which may be NULL. Makes the directories. */
 int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
-              struct err *err);
+              const struct memory_host *memory, struct err *err);
 void vmms_done(struct vmms *v); /* the VMMs run on */
 /* Reads the records: those whose process is still there are watched again. Returns how many. */
 unsigned vmms_adopt(struct vmms *v);
