@@ -2,13 +2,14 @@
 #include "agent/agent.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/log.h"
 #include "base/str.h"
 
-enum { SAVE_AGAIN_MS = 1000 };
+enum { SAVE_AGAIN_MS = 1000, HOLD_AGAIN_MS = 1000 };
 
 /* ---- the table's files ---- */
 
@@ -35,6 +36,37 @@ static void on_commit(void *arg)
 static void on_save_again(void *arg)
 {
         desk_changed(arg);
+}
+
+/* ---- control groups ---- */
+
+static struct holds *make_holds(const struct agent_options *o)
+{
+        char mountinfo[256];
+        bool is_real = strcmp(o->sys, "/sys") == 0;
+        const char *lack;
+
+        (void)snprintf(mountinfo, sizeof(mountinfo), "%s/mountinfo", o->sys);
+        struct hold_options hold = {.mountinfo = is_real ? NULL : mountinfo,
+                                    .proc = "/proc",
+                                    .systemd = is_real ? "/run/systemd/system" : "",
+                                    .records = o->state,
+                                    .is_fake = !is_real};
+        struct holds *holds = holds_new(&hold);
+        const char *name = holds_provider(holds, &lack);
+        if (*lack)
+                log_note("held for applications by: %s; %s", name, lack);
+        else
+                log_info("held for applications by: %s", name);
+        return holds;
+}
+
+static void on_hold_again(void *arg)
+{
+        struct agent *a = arg;
+
+        if (holds_retry(a->holds) > 0)
+                loop_timer_in(&a->hold_again, HOLD_AGAIN_MS);
 }
 
 /* ---- the host ---- */
@@ -161,6 +193,7 @@ int agent_init(struct agent *a, const struct agent_options *o, struct err *err)
         *a = (struct agent){.table = {.dir_fd = -1}};
         loop_turn_init(&a->commit, LOOP_COMMIT, on_commit, a);
         loop_timer_init(&a->save_again, on_save_again, a);
+        loop_timer_init(&a->hold_again, on_hold_again, a);
         make_folder_of(o->socket);
         make_folder_of(o->state);
         int r = read_boot_id(a->boot_id, err);
@@ -177,9 +210,11 @@ int agent_init(struct agent *a, const struct agent_options *o, struct err *err)
                 online_free(a->online);
                 return r;
         }
+        a->holds = make_holds(o);
         a->channel = channel_new(o->port, &owner, a);
         for (size_t i = 0; i < a->table.n; i++)
                 desk_row_begin(a, a->table.rows[i]);
+        rows_hold_all(a);
         if (a->table.n > 0)
                 log_note("%zu requests read back", a->table.n);
         return 0;
@@ -204,7 +239,9 @@ void agent_done(struct agent *a)
         }
         channel_free(a->channel);
         online_free(a->online);
+        holds_free(a->holds);
         loop_timer_cancel(&a->save_again);
+        loop_timer_cancel(&a->hold_again);
         loop_turn_cancel(&a->commit);
         table_done(&a->table);
 }

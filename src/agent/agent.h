@@ -3,6 +3,7 @@
 #pragma once
 #include "agent/apps.h"
 #include "agent/channel.h"
+#include "agent/hold.h"
 #include "agent/online.h"
 #include "agent/table.h"
 
@@ -11,9 +12,10 @@ struct agent {
         struct apps *apps;
         struct channel *channel;
         struct online *online;
+        struct holds *holds;
         char boot_id[64];
         struct turn commit;
-        struct loop_timer save_again;
+        struct loop_timer save_again, hold_again;
         bool is_save_failing;
         uint64_t last_serial; /* of rows */
 };
@@ -22,7 +24,8 @@ struct agent_options {
         const char *socket; /* for applications */
         const char *port;   /* to the host */
         const char *state;  /* folder of the table */
-        const char *sys;    /* "/sys" */
+        const char
+                *sys; /* "/sys"; with another one control groups are those of SYS/mountinfo, plain folders */
 };
 
 /* *a must stay where it is. On failure nothing is held. */
@@ -40,3 +43,10 @@ void desk_pursue_now(struct row *row);                 /* also what waits to be 
 void desk_give_back(struct row *row, enum api_release_cause cause, enum reason reason, const char *sentence);
 void desk_taken(struct row *row, enum reason reason, const char *sentence);
 void desk_changed(struct agent *a); /* a row is dirty: written before anything of this turn is sent */
+
+/* hold-rows.c: what rows say that shall be held for their processes (agent/hold.h). */
+void rows_want(const struct table *t, const struct row *like, struct hold_want *ret); /* pure */
+void rows_hold(
+        struct row *row); /* granted: before the application hears of it; the verdict says what is not held */
+void rows_unhold(struct row *row);   /* no longer granted: before the host hears of it */
+void rows_hold_all(struct agent *a); /* at the start */

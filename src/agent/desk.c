@@ -167,9 +167,12 @@ static void on_released(void *arg, const json_t *result, const struct err *err)
 void desk_give_back(struct row *row, enum api_release_cause cause, enum reason reason, const char *sentence)
 {
         bool was_asking = row->state == ROW_UNSENT || row->state == ROW_SENT || row->state == ROW_ACCEPTING;
+        bool was_granted = row->state == ROW_GRANTED;
 
         if (row_step(row, ROW_EV_GIVE_BACK, NULL) != 1)
                 return;
+        if (was_granted)
+                rows_unhold(row);
         row->cause = cause;
         if (was_asking)
                 set_verdict(row, API_OUTCOME_NOT_NOW, reason, sentence);
@@ -194,10 +197,12 @@ static void tell_ended(struct row *row, enum reason reason, const char *sentence
 
 void desk_taken(struct row *row, enum reason reason, const char *sentence)
 {
-        bool was_had = row->state == ROW_GRANTED || row->state == ROW_OFFERED;
+        bool was_granted = row->state == ROW_GRANTED, was_had = was_granted || row->state == ROW_OFFERED;
 
         if (row_step(row, ROW_EV_TAKEN, NULL) != 1)
                 return;
+        if (was_granted)
+                rows_unhold(row);
         set_verdict(row, API_OUTCOME_NOT_NOW, reason, sentence);
         answer_asked(row);
         if (was_had)
@@ -322,6 +327,8 @@ static void take_verdict(struct row *row, const json_t *result, const struct err
                 row->has_verdict = true;
         }
         row->problem[0] = '\0';
+        if (row->state == ROW_GRANTED)
+                rows_hold(row);
         if (row->state == ROW_OFFERED)
                 set_due(row, (v.has_valid_ms ? v.valid_ms : 0) + OFFER_GRACE_MS);
         answer_asked(row);
