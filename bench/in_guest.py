@@ -94,7 +94,7 @@ def plug_round(memory, cpu):
                 cpu[1].append(bare_cpu(bare, 1, slot))
                 cpu[0].append(grant(vm, "cpu:1,share>=0.75"))
                 for where in (vm.console, bare.console):
-                    if where.check("nproc") != "2":
+                    if where.check("grep -c ^processor /proc/cpuinfo") != "2":
                         raise RuntimeError("the vCPU is not on line")
             for i in range(MEMORY_STEPS if memory is not None else 0):
                 memory[1].append(bare_memory(bare, i))

@@ -53,18 +53,23 @@ static void add_fallback(struct row *row, const char *text)
         row->is_dirty = true;
 }
 
+/* Without a provider it was said at the start. */
+static void log_said(const struct row *row, const struct hold_said *said)
+{
+        const char *lack;
+
+        for (size_t i = 0; i < said->n && strcmp(holds_provider(row->agent->holds, &lack), "none") != 0; i++)
+                log_note("request %s: %s", row->id, said->text[i]);
+}
+
 void rows_hold(struct row *row)
 {
         struct hold_said said;
-        const char *lack;
 
         set(row, &said);
-        bool is_known = strcmp(holds_provider(row->agent->holds, &lack), "none") == 0; /* said at the start */
-        for (size_t i = 0; i < said.n; i++) {
-                if (!is_known)
-                        log_note("request %s: %s", row->id, said.text[i]);
+        log_said(row, &said);
+        for (size_t i = 0; i < said.n; i++)
                 add_fallback(row, said.text[i]);
-        }
 }
 
 void rows_unhold(struct row *row)
@@ -72,8 +77,7 @@ void rows_unhold(struct row *row)
         struct hold_said said;
 
         set(row, &said);
-        for (size_t i = 0; i < said.n; i++) /* of what other leases of this process are to keep */
-                log_warn("request %s: %s", row->id, said.text[i]);
+        log_said(row, &said); /* of what other leases of this process are to keep */
 }
 
 void rows_hold_all(struct agent *a)

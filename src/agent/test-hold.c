@@ -509,6 +509,37 @@ static void test_not_taken(void)
         }
 }
 
+static const struct tree *forking;
+
+static int on_change_fork(const char *path)
+{
+        if (g_str_has_suffix(path, "cgroup.procs") && fault_n < 100)
+                process(forking, 500 + fault_n++, 100, "", "");
+        return 0;
+}
+
+/* Each time that one is moved, another is born outside: it is given up, and said. */
+static void test_fork_bomb(void)
+{
+        struct tree t;
+        set_up(&t, V2);
+        forking = &t;
+        fault_n = 0;
+        cgroupfs_fault = on_change_fork;
+        says(set(&t, 100, "1", 0),
+             "vCPUs are not held for the application alone: its processes multiply faster");
+        cgroupfs_fault = NULL;
+        g_assert_cmpint(fault_n, >=, HOLD_PASSES);
+        g_assert_cmpint((int)holds_retry(t.holds), ==, 0);
+        is(&t, "cg/mete.100-1000/cgroup.procs", "(none)");
+        for (int i = 0; i < fault_n; i++) {
+                char path[HOLD_PATH];
+                g_assert_cmpint(hold_where(t.holds, 500 + i, path), ==, 0);
+                g_assert_cmpstr(path, ==, "/");
+        }
+        tear_down(&t);
+}
+
 static const struct step {
         int pid;
         const char *cpus;
@@ -687,6 +718,7 @@ int main(int argc, char **argv)
         g_test_add_func("/agent/hold/moved-by-somebody", test_moved_by_somebody);
         g_test_add_func("/agent/hold/lacks", test_lacks);
         g_test_add_func("/agent/hold/not-taken", test_not_taken);
+        g_test_add_func("/agent/hold/fork-bomb", test_fork_bomb);
         g_test_add_func("/agent/hold/faults", test_faults);
         g_test_add_func("/agent/hold/killed", test_killed);
         g_test_add_func("/agent/hold/left-behind", test_left_behind);

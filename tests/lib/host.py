@@ -454,6 +454,10 @@ class Vm:
     def check(self, command, timeout_s=60):
         return self.console.check(command, timeout_s)
 
+    def cpus_online(self):
+        """vCPUs that the guest has on line. `nproc` counts those that are free to the caller: what a lease holds is not."""
+        return int(self.check("grep -c ^processor /proc/cpuinfo"))
+
     def kill(self):
         self.disconnect()
         self.host.mete("vm", "kill", self.name)

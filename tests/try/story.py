@@ -196,7 +196,7 @@ class Story:
 
     def size(self):
         """(CPUs, KiB of memory) of the guest, as its kernel says."""
-        cpus, kib = self.quiet("nproc; sed -n 's/MemTotal: *//p' /proc/meminfo").split("\n")
+        cpus, kib = self.quiet("grep -c ^processor /proc/cpuinfo; sed -n 's/MemTotal: *//p' /proc/meminfo").split("\n")
         return int(cpus), int(kib.split()[0])
 
     def redis(self, command):
