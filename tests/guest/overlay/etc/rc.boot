@@ -9,6 +9,7 @@ mount -t devpts pts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs -o mode=755 run /run
 mount -t cgroup2 cgroup /sys/fs/cgroup
+echo "+cpuset +memory" > /sys/fs/cgroup/cgroup.subtree_control
 dmesg -n 1
 ifconfig lo up
 # Hot-plugged memory must stay removable (docs of the kernel: memory-hotplug, ZONE_MOVABLE).
