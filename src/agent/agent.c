@@ -145,6 +145,10 @@ static void on_host_request(void *arg, struct rpc_call *call, enum api_guest_met
         if (method == API_GUEST_ONLINE && api_guest_online_parse(params, &online, &why) == 0) {
                 online_request(a->online, &online, call);
         } else if (method == API_GUEST_OFFLINE && api_guest_offline_parse(params, &offline, &why) == 0) {
+                struct cpulist cpus = {0};
+                for (size_t i = 0; i < offline.n_cpus; i++)
+                        (void)cpulist_add(&cpus, (uint32_t)offline.cpus[i]);
+                holds_yield(a->holds, &cpus);
                 online_offline(a->online, &offline, &state);
                 rpc_reply(call, api_guest_state_emit(&state));
         } else {

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Control groups v2. Each group is a partition of its own: the kernel then takes its CPUs from everybody
  * else, whatever group they are in, and gives them back when the group goes; nobody else's files are touched.
- * The root hands the controllers down, and goes on doing so: others may have come to rely on it. */
+ * The root hands the controllers down, and goes on doing so: others may have come to rely on it.
+ *
+ * A partition must never have a CPU that is off line. Linux 6.1 takes it without a word, and when the
+ * partition goes it leaves everybody in the root without that CPU for good, also when it is on line again. */
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -45,24 +48,36 @@ static int part(const struct holds *h, const char *dir, struct err *err)
         return 0;
 }
 
-static int check(const char *dir, const struct cpulist *cpus, struct err *err)
+static int read_set(const char *dir, const char *file, struct cpulist *ret, struct err *err)
 {
         char text[CPULIST_TEXT];
-        struct cpulist have;
 
-        int r = cgroupfs_read(dir, "cpuset.cpus.effective", text, sizeof(text), err);
-        if (r == -ENOENT) /* a fake tree */
-                return 0;
-        if (r < 0 || (r = cpulist_parse(text, &have, err)) < 0)
-                return r;
+        int r = cgroupfs_read(dir, file, text, sizeof(text), err);
+        return r < 0 ? r : cpulist_parse(text, ret, err);
+}
+
+/* Are they on line, as far as groups are concerned, and nobody else's? *ours: the group's own. A fake tree
+ * need not say. */
+static int check(const struct holds *h, const struct cpulist *cpus, const struct cpulist *ours,
+                 struct err *err)
+{
+        struct cpulist have = {0};
+        char text[CPULIST_TEXT];
+
+        int r = read_set(h->root, "cpuset.cpus.effective", &have, err);
+        if (r < 0)
+                return r == -ENOENT && h->is_fake ? 0 : r;
+        cpulist_join(&have, ours);
         if (!cpulist_is_within(cpus, &have))
-                return err_set(err, REASON_BUSY, EBUSY, "only vCPUs %.40s are there", *text ? text : "none");
+                return err_set(err, REASON_BUSY, EBUSY, "only vCPUs %.40s are there",
+                               cpulist_print(&have, text));
         return 0;
 }
 
 static int v2_cpus(struct holds *h, struct held *of, const struct cpulist *cpus, struct err *err)
 {
-        char dir[CGROUPFS_PATH], text[CPULIST_TEXT];
+        char dir[CGROUPFS_PATH], text[CPULIST_TEXT], have[16] = "";
+        struct cpulist ours = {0};
         int r;
 
         (void)hold_dir(h, of->name, dir);
@@ -72,11 +87,22 @@ static int v2_cpus(struct holds *h, struct held *of, const struct cpulist *cpus,
                 r = put(h, dir, "cpuset.cpus.partition", "member", err);
                 return r < 0 ? r : put(h, dir, "cpuset.cpus", "", err);
         }
-        if ((r = cgroupfs_hand_down(h->root, of->name, "cpuset", h->is_fake, err)) < 0 ||
-            (r = put(h, dir, "cpuset.cpus", cpulist_print(cpus, text), err)) < 0 ||
-            (r = part(h, dir, err)) < 0)
+        if ((r = cgroupfs_hand_down(h->root, of->name, "cpuset", h->is_fake, err)) < 0)
                 return r;
-        return check(dir, cpus, err);
+        (void)cgroupfs_read(dir, "cpuset.cpus.partition", have, sizeof(have), NULL);
+        bool is_part = strcmp(have, "root") == 0;
+        /* Any write here makes the kernel finish what it still has to do about CPUs that came and went; the
+         * same again where it has an effect at once. */
+        if (is_part && cgroupfs_read(dir, "cpuset.cpus", text, sizeof(text), NULL) == 0)
+                r = cgroupfs_write(dir, "cpuset.cpus", text, h->is_fake, err);
+        else
+                r = put(h, dir, "cpuset.cpus", cpulist_print(cpus, text), err);
+        if (is_part)
+                (void)read_set(dir, "cpuset.cpus.effective", &ours, NULL);
+        if (r < 0 || (r = check(h, cpus, &ours, err)) < 0 ||
+            (r = put(h, dir, "cpuset.cpus", cpulist_print(cpus, text), err)) < 0)
+                return r;
+        return part(h, dir, err);
 }
 
 static int v2_memory(struct holds *h, struct held *of, int64_t bytes, struct err *err)

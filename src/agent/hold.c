@@ -447,6 +447,25 @@ void holds_set(struct holds *h, const struct hold_who *who, const struct hold_wa
         (void)drop(h, of, NULL);
 }
 
+void holds_yield(struct holds *h, const struct cpulist *cpus)
+{
+        for (size_t i = 0; i < h->n; i++) {
+                struct held *of = h->held[i];
+                struct cpulist rest = {0};
+                struct err why = {0};
+                for (int cpu = cpulist_next(&of->has.cpus, 0); cpu >= 0;
+                     cpu = cpulist_next(&of->has.cpus, (uint32_t)cpu + 1))
+                        if (!cpulist_has(cpus, (uint32_t)cpu))
+                                (void)cpulist_add(&rest, (uint32_t)cpu);
+                if (cpulist_is_equal(&rest, &of->has.cpus))
+                        continue;
+                if (h->provider->cpus(h, of, &rest, &why) < 0)
+                        log_warn("%s: %s", of->name, why.sentence);
+                else
+                        of->has.cpus = rest;
+        }
+}
+
 size_t holds_retry(struct holds *h)
 {
         size_t left = 0;

@@ -53,6 +53,8 @@ const char *holds_provider(const struct holds *h, const char **ret_lack);
  * named in *ret; another part that was held before stays. Wanting nothing gives all back. Idempotent. */
 void holds_set(struct holds *h, const struct hold_who *who, const struct hold_want *want,
                struct hold_said *ret);
+/* These vCPUs are about to go off line: whoever holds them does not any more, until he is told again. */
+void holds_yield(struct holds *h, const struct cpulist *cpus);
 /* After a start, when everything that is live was set: groups and records of others are removed. */
 void holds_sweep(struct holds *h);
 /* Tries again to remove what would not go; how many are left. */

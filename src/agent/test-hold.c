@@ -332,6 +332,36 @@ static void test_others_apart(void)
         tear_down(&t);
 }
 
+/* vCPUs that are not on line, and those that go. */
+static void test_off_line(void)
+{
+        struct tree t;
+        set_up(&t, V2);
+        put(&t, "cg/cpuset.cpus.effective", "0-2\n");
+        g_autofree char *before = all_of(&t);
+        says(set(&t, 100, "2-3", 0),
+             "vCPUs are not held for the application alone: only vCPUs 0-2 are there");
+        same(&t, before);
+        silent(set(&t, 100, "1", 4096));
+        put(&t, "cg/cpuset.cpus.effective", "0,2\n");
+        put(&t, G "cpuset.cpus.effective", "1\n");
+        silent(set(&t, 100, "1-2", 4096)); /* its own and one that is free */
+        put(&t, G "cpuset.cpus.effective", "1-2\n");
+        struct cpulist gone;
+        g_assert_cmpint(cpulist_parse("2-3", &gone, NULL), ==, 0);
+        holds_yield(t.holds, &gone);
+        is(&t, G "cpuset.cpus", "1");
+        g_assert_cmpint(cpulist_parse("1", &gone, NULL), ==, 0);
+        holds_yield(t.holds, &gone);
+        is(&t, G "cpuset.cpus", "");
+        is(&t, G "cpuset.cpus.partition", "member");
+        is(&t, G "memory.min", "4096");
+        put(&t, "cg/cpuset.cpus.effective", "0-2\n");
+        silent(set(&t, 100, "", 0));
+        same(&t, before);
+        tear_down(&t);
+}
+
 static void test_many(void)
 {
         struct tree t;
@@ -713,6 +743,7 @@ int main(int argc, char **argv)
         g_test_add_func("/agent/hold/two-leases-of-one", test_two_leases_of_one);
         g_test_add_func("/agent/hold/two-applications", test_others_apart);
         g_test_add_func("/agent/hold/nested", test_nested);
+        g_test_add_func("/agent/hold/off-line", test_off_line);
         g_test_add_func("/agent/hold/many-vcpus", test_many);
         g_test_add_func("/agent/hold/gone", test_gone);
         g_test_add_func("/agent/hold/moved-by-somebody", test_moved_by_somebody);

@@ -4,7 +4,6 @@
 The guest v has 1..3 vCPUs and 256M..1G; CPUs of the guest have the numbers of the vCPUs' slots.
 """
 import contextlib
-import json
 import os
 import subprocess
 import time
@@ -24,7 +23,7 @@ def group_of(guest, pid):
 
 def ticks(guest, pids):
     """{pid: CPU time} by /proc/PID/stat, in clock ticks, and the guest's uptime in the same unit, read together."""
-    text = guest.check(f"cat /proc/uptime; cat {' '.join(f'/proc/{pid}/stat' for pid in pids)}")
+    text = guest.check(f"cat /proc/uptime {' '.join(f'/proc/{pid}/stat' for pid in pids)}")
     uptime, *lines = text.splitlines()
     used = {}
     for line in lines:
@@ -179,3 +178,75 @@ def test_memory_under_pressure(image, others_disk):
         guest.check(f"rm /tmp/hog/*; kill -9 {other}; until rmdir /sys/fs/cgroup/other 2>/dev/null; do usleep 100000; done")
         worker.end()
         assert guest.check(TREE) == tree
+
+
+def test_the_agent_is_killed_while_it_holds(host, guest):
+    """The next one finds the group, holds on, and gives back at the end; what is left of a lease that nobody has is removed."""
+    tree = guest.check(TREE)
+    with App(guest, "holder", stay=True) as app:
+        verdict = app.call("request", {"id": "holder", "needs": ["cpu:1,share>=0.5", "memory:128M"]})
+        group = f"/sys/fs/cgroup{group_of(guest, app.pid)}"
+        look = f"cat {group}/cpuset.cpus {group}/cpuset.cpus.partition {group}/memory.min {group}/cgroup.procs; ls /run/mete/requests"
+        before = guest.check(look)
+        assert before.split()[:4] == ["1", "root", str(128 * MIB), str(app.pid)] and verdict["cpus"] == [1]
+        # as a crash leaves it: a group of ours of a process that never was, and somebody in it
+        stranger = int(guest.check("mkdir /sys/fs/cgroup/mete.99999-1; setsid sh -c 'echo $$ >/sys/fs/cgroup/mete.99999-1/cgroup.procs; "
+                                   "sleep 1000' </dev/null >/dev/null 2>&1 & echo $!"))
+        wait_for("the stranger is in", lambda: group_of(guest, stranger) == "/mete.99999-1", 10, 0.1)
+        with agent_restarted(guest, ":", ":"):
+            assert guest.check(look) == before
+            assert group_of(guest, stranger) == "/"
+        assert guest.check(look) == before
+        guest.check(f"kill {stranger}")
+        app.kill()
+    wait_for("the tree is as before", lambda: guest.check(TREE) == tree, 20, 0.1)
+    assert "hold." not in guest.check("ls /run/mete/requests")
+    off_line_again(guest)
+
+
+def test_two_leases_and_a_child(host, guest):
+    """A process with two leases has the vCPUs of both; a child of it that is forked later is in; a second application is apart."""
+    tree = guest.check(TREE)
+    with App(guest, "two") as two, App(guest, "apart") as apart:
+        first = two.call("request", {"id": "two-a", "needs": ["cpu:1,share>=0.3"]})
+        second = two.call("request", {"id": "two-b", "needs": ["cpu:1,share>=0.3"]})
+        assert "not held" not in str(first) + str(second)
+        group = group_of(guest, two.pid)
+        both = sorted(first["cpus"] + second["cpus"])
+        assert guest.check(f"cat /sys/fs/cgroup{group}/cpuset.cpus.effective") == f"{both[0]}-{both[1]}"
+        assert guest.check("nproc") == "1"
+        two.call("release", {"id": "two-a"})
+        assert guest.check(f"cat /sys/fs/cgroup{group}/cpuset.cpus.effective") == str(second["cpus"][0])
+        wait_for("its vCPU is off line", lambda: guest.cpus_online() == 2, 20, 0.1)
+        third = apart.call("request", {"id": "apart", "needs": ["cpu:1,share>=0.3"]})
+        assert third["cpus"] == first["cpus"] and group_of(guest, apart.pid) != group
+        for app, request in ((two, "two-b"), (apart, "apart")):
+            app.call("release", {"id": request})
+        assert group_of(guest, two.pid) == group_of(guest, apart.pid) == "/"
+    off_line_again(guest)
+    assert guest.check(TREE) == tree
+    assert guest.check("sed -n 's/Cpus_allowed_list:[^0-9]*//p' /proc/1/status") == "0-2"
+
+
+def test_v1_and_none(host, guest):
+    """Without v2: a guest with cpuset of v1 holds vCPUs and says that it does not hold memory; one without anything says so."""
+    v1 = "umount /sys/fs/cgroup; mkdir -p /run/cpuset; mount -t cgroup -o cpuset cpuset /run/cpuset"
+    v2 = "umount /run/cpuset; mount -t cgroup2 cgroup /sys/fs/cgroup; echo '+cpuset +memory' >/sys/fs/cgroup/cgroup.subtree_control"
+    tree = "find /run/cpuset -type d | sort; cat /run/cpuset/cpuset.cpus; sort -n /run/cpuset/cgroup.procs | head -3"
+    with agent_restarted(guest, v1, v2):
+        before = guest.check(tree)
+        with App(guest, "old") as app:
+            verdict = app.call("request", {"id": "old", "needs": ["cpu:1,share>=0.5", "memory:128M"]})
+            assert [f for f in verdict["fallbacks"] if "not held" in f] == [
+                "memory is not held for the application alone: control groups v1 have no memory.min"]
+            held = guest.check(f"cat /proc/{app.pid}/status /proc/1/status | sed -n 's/Cpus_allowed_list:[^0-9]*//p'").split()
+            assert held == ["1", "0"]
+            app.call("release", {"id": "old"})
+        off_line_again(guest)
+        assert guest.check(tree) == before
+        with agent_restarted(guest, "mount -o remount,ro /run/cpuset 2>/dev/null || mount -o bind,ro /run/cpuset /run/cpuset",
+                             "umount /run/cpuset 2>/dev/null; mount -o remount,rw /run/cpuset 2>/dev/null; :"):
+            with App(guest, "none") as app:
+                verdict = app.call("request", {"id": "none", "needs": ["cpu:1"]})
+                assert "vCPUs are not held for the application alone: no control groups that can be written" in verdict["fallbacks"]
+            off_line_again(guest)
