@@ -252,6 +252,22 @@ class World:
             self.put(f"{memory}/memory{n}/state", "online")
         self.put(f"{memory}/block_size_bytes", f"{block_bytes:x}")
 
+    def make_groups(self):
+        """Control groups v2 as plain folders: what the agent would write to a kernel. Every process is in the root."""
+        self.groups = os.path.join(self.dir, "groups")
+        os.mkdir(self.groups)
+        self.put(f"{self.groups}/cgroup.controllers", "cpuset memory")
+        self.put(f"{self.groups}/cgroup.subtree_control", "cpuset memory")
+        self.put(f"{self.groups}/cgroup.procs", "")
+        self.put(f"{self.sys}/mountinfo", f"30 23 0:27 / {self.groups} rw - cgroup2 cgroup2 rw")
+
+    def held(self):
+        """{file: text} of the one group that the agent holds; None: there is none."""
+        found = [name for name in os.listdir(self.groups) if name.startswith("mete.")]
+        assert len(found) <= 1, found
+        folder = os.path.join(self.groups, found[0]) if found else None
+        return {name: self.get(os.path.join(folder, name)) for name in os.listdir(folder)} if folder else None
+
     @staticmethod
     def put(path, text):
         with open(path, "w") as f:

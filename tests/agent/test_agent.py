@@ -947,3 +947,90 @@ def test_command_line():
                                (["--log", "loud"], 64, "loud")]:
         p = subprocess.run([AGENT, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=10)
         assert p.returncode == status and text in p.stdout, (args, p.stdout)
+
+
+# ---- held for the application (1.15) ----
+
+MEMORY = 128 << 20
+
+
+def granted(world, reserve, cpus=(1,), memory=MEMORY):
+    world.host.answer(reserve, verdict(reserve["params"]["request"], "granted", needs=reserve["params"]["needs"],
+                                       cpus=list(cpus), memory_bytes=memory))
+
+
+def test_held_before_the_answer_and_not_after_the_release(world):
+    world.make_groups()
+    app = world.up()
+    n = app.start("request", {"id": "r1", "needs": NEEDS})
+    reserve = world.host.expect("reserve")
+    assert world.held() is None
+    granted(world, reserve)
+    assert "fallbacks" not in app.answer(n)
+    held = world.held()
+    assert held["cpuset.cpus"] == "1" and held["cpuset.cpus.partition"] == "root" and held["memory.min"] == str(MEMORY)
+    assert str(os.getpid()) in held["cgroup.procs"].split()
+    n = app.start("release", {"id": "r1"})
+    release = world.host.expect("release")
+    assert world.held() is None  # before the host could take anything back
+    assert str(os.getpid()) in world.get(f"{world.groups}/cgroup.procs").split()
+    world.host.answer(release)
+    app.answer(n)
+
+
+@pytest.mark.parametrize("how", ["ended", "exit", "restart", "restart-ended"])
+def test_held_as_long_as_the_lease_lasts(world, how):
+    world.make_groups()
+    world.up()
+    child = world.child()
+    for request, cpus in (("r1", (1,)), ("r2", (2, 3))):
+        n = child.start("request", {"id": request, "needs": NEEDS})
+        granted(world, world.host.expect("reserve"), cpus)
+        child.answer(n)
+    assert world.held()["cpuset.cpus"] == "1-3" and world.held()["memory.min"] == str(2 * MEMORY)
+    assert world.held()["cgroup.procs"] == str(child.process.pid)
+    if how == "ended":
+        world.host.notify("ended", {"request": "r1", "reason": "policy", "sentence": "over"})
+        wait_for("one is left", lambda: world.held()["cpuset.cpus"] == "2-3")
+        assert world.held()["memory.min"] == str(MEMORY)
+    elif how == "exit":
+        child.kill()
+        assert {world.host.expect("release")["params"]["request"] for _ in range(2)} == {"r1", "r2"}
+        wait_for("nothing is held", lambda: world.held() is None)
+    else:
+        before = world.held()
+        world.kill()
+        if how == "restart":
+            world.start()
+            assert world.held() == before
+            world.host.greet()
+        else:
+            child.kill()  # while no agent looks
+            world.start()
+            wait_for("nothing is held", lambda: world.held() is None)
+
+
+def test_a_vcpu_that_goes_off_line_is_let_go_of(world):
+    """Also where the host takes it back without a word about the lease."""
+    world.make_groups()
+    world.put(f"{world.sys}/devices/system/cpu/cpu1/online", "1")
+    app = world.up()
+    n = app.start("request", {"id": "r1", "needs": NEEDS})
+    granted(world, world.host.expect("reserve"))
+    app.answer(n)
+    world.host.call("offline", {"cpus": [1]})
+    assert world.held()["cpuset.cpus.partition"] == "member" and world.held()["memory.min"] == str(MEMORY)
+
+
+def test_what_is_not_held_is_said(world):
+    """By a guest without control groups, among what the host says already; in the log once."""
+    app = world.up()
+    n = app.start("request", {"id": "r1", "needs": NEEDS})
+    reserve = world.host.expect("reserve")
+    world.host.answer(reserve, verdict("r1", "granted", cpus=[1], memory_bytes=MEMORY,
+                                       fallbacks=[f"fallback {i}" for i in range(8)]))
+    said = app.answer(n)["fallbacks"]
+    assert len(said) == 8 and said[:7] == [f"fallback {i}" for i in range(7)]
+    assert said[7] == "vCPUs and memory are not held for the application alone: no control groups that can be written"
+    assert app.row("r1")["verdict"]["fallbacks"] == said
+    assert world.text().count("no control groups") == 1
