@@ -11,7 +11,10 @@
 #include "agent/hold-internal.h"
 #include "base/str.h"
 
-enum { FLAG_KERNEL = 0x00200000 }; /* PF_KTHREAD */
+enum {
+        FLAG_KERNEL = 0x00200000, /* PF_KTHREAD */
+        FAMILY_SMALL = 64
+};
 
 static ssize_t read_of(const struct holds *h, pid_t pid, const char *file, char *buf, size_t size)
 {
@@ -26,28 +29,33 @@ static ssize_t read_of(const struct holds *h, pid_t pid, const char *file, char 
         return n;
 }
 
-/* pid (name) state ppid pgrp session tty tpgid flags ... starttime is the 22nd: see proc(5). */
+/* pid (name) state ppid pgrp ...: the name may hold anything, so fields are counted from its last ')'. */
 int hold_task_get(const struct holds *h, pid_t pid, struct hold_task *ret)
 {
+        enum { STATE = 3, PARENT = 4, FLAGS = 9, START = 22 };
         char text[1024];
-        long parent;
-        unsigned long flags;
-        unsigned long long ticks;
-        char state;
+        struct hold_task task = {.pid = pid};
 
         if (read_of(h, pid, "stat", text, sizeof(text)) <= 0)
                 return -ESRCH;
         const char *at = strrchr(text, ')');
-        if (at == NULL || sscanf(at + 1,
-                                 " %c %ld %*d %*d %*d %*d %lu %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d "
-                                 "%*d %llu",
-                                 &state, &parent, &flags, &ticks) != 4)
+        for (int field = STATE; at != NULL && field <= START; field++) {
+                at = strchr(at, ' ');
+                if (at == NULL)
+                        return -ESRCH;
+                at++;
+                if (field == STATE)
+                        task.is_dead = *at == 'Z' || *at == 'X';
+                else if (field == PARENT)
+                        task.parent = (pid_t)strtol(at, NULL, 10);
+                else if (field == FLAGS)
+                        task.is_kernel = (strtoul(at, NULL, 10) & FLAG_KERNEL) != 0;
+                else if (field == START)
+                        task.start_ticks = strtoull(at, NULL, 10);
+        }
+        if (at == NULL)
                 return -ESRCH;
-        *ret = (struct hold_task){.pid = pid,
-                                  .parent = (pid_t)parent,
-                                  .start_ticks = ticks,
-                                  .is_kernel = (flags & FLAG_KERNEL) != 0,
-                                  .is_dead = state == 'Z' || state == 'X'};
+        *ret = task;
         return 0;
 }
 
@@ -110,35 +118,109 @@ static size_t first_child(const struct pair *pairs, size_t n, pid_t parent)
         return low;
 }
 
+struct family {
+        pid_t *pids;
+        size_t n, room;
+};
+
+static bool add_pid(struct family *f, pid_t pid)
+{
+        for (size_t i = 0; i < f->n && f->n < FAMILY_SMALL; i++)
+                if (f->pids[i] == pid) /* a pid that was used again while we looked */
+                        return true;
+        if (f->n == f->room) {
+                f->room = f->room ? f->room * 2 : 16;
+                pid_t *more = realloc(f->pids, f->room * sizeof(*more));
+                if (more == NULL)
+                        return false;
+                f->pids = more;
+        }
+        f->pids[f->n++] = pid;
+        return true;
+}
+
+/* Each thread has a list of the children that it forked. -ENOENT: this kernel has no such lists. */
+static int add_children(const struct holds *h, struct family *f, pid_t pid)
+{
+        char path[CGROUPFS_PATH], line[16];
+        const struct dirent *e;
+        int r = 0;
+
+        (void)snprintf(path, sizeof(path), "%s/%ld/task", h->proc, (long)pid);
+        DIR *d = opendir(path);
+        if (d == NULL)
+                return 0;
+        while (r == 0 && (e = readdir(d)) != NULL) {
+                if (e->d_name[0] == '.')
+                        continue;
+                (void)snprintf(path, sizeof(path), "%s/%ld/task/%.20s/children", h->proc, (long)pid,
+                               e->d_name);
+                FILE *file = fopen(path, "re");
+                if (file == NULL) {
+                        struct hold_task task;
+                        r = errno == ENOENT && hold_task_get(h, pid, &task) == 0 && !task.is_dead ? -ENOENT
+                                                                                                  : 0;
+                        continue;
+                }
+                while (r == 0 && fscanf(file, "%15s", line) == 1)
+                        r = f->n < FAMILY_SMALL ? (add_pid(f, (pid_t)strtol(line, NULL, 10)) ? 0 : -ENOMEM)
+                                                : -ENOENT;
+                (void)fclose(file);
+        }
+        (void)closedir(d);
+        return r;
+}
+
+/* Looks at the family alone: reading of all processes of the guest costs milliseconds, and there are mostly
+ * one or two. -ENOENT: it cannot be had that way, or there are many. */
+static int family_by_lists(const struct holds *h, struct family *f)
+{
+        int r = 0;
+        char path[CGROUPFS_PATH];
+
+        (void)snprintf(path, sizeof(path), "%s/%ld/task", h->proc, (long)f->pids[0]);
+        if (access(path, F_OK) < 0)
+                return -ENOENT;
+        for (size_t at = 0; at < f->n && r == 0; at++)
+                r = add_children(h, f, f->pids[at]);
+        return r;
+}
+
+static int family_by_all(const struct holds *h, struct family *f)
+{
+        struct pair *pairs = NULL;
+        size_t n = 0;
+        int r = all_pairs(h, &pairs, &n);
+
+        f->n = 1;
+        /* Each process is a child once; pids that are used again while we look must not make it endless. */
+        for (size_t at = 0; at < f->n && r == 0; at++)
+                for (size_t i = first_child(pairs, n, f->pids[at]);
+                     i < n && pairs[i].parent == f->pids[at] && f->n <= n && r == 0; i++)
+                        if (pairs[i].pid != f->pids[0])
+                                r = add_pid(f, pairs[i].pid) ? 0 : -ENOMEM;
+        free(pairs);
+        return r;
+}
+
 int hold_family(const struct holds *h, const struct hold_who *who, pid_t **ret, size_t *ret_n)
 {
         struct hold_task task;
-        struct pair *pairs = NULL;
-        size_t n_pairs = 0, n = 0;
+        struct family f = {0};
 
-        int r = all_pairs(h, &pairs, &n_pairs);
-        if (r < 0)
-                return r;
-        /* Looked at after the others: if it lives now, those that name it as their parent are its own. */
-        if (hold_task_get(h, who->pid, &task) < 0 || task.start_ticks != who->start_ticks || task.is_dead)
+        int r = add_pid(&f, who->pid) ? family_by_lists(h, &f) : -ENOMEM;
+        if (r == -ENOENT)
+                r = family_by_all(h, &f);
+        /* Looked at after the others: if it lives now, those that were its children are its own. */
+        if (r == 0 &&
+            (hold_task_get(h, who->pid, &task) < 0 || task.start_ticks != who->start_ticks || task.is_dead))
                 r = -ESRCH;
-        /* Each process is a child once, so this is enough; a parent that is read twice, while pids are used
-         * again, cannot make it longer. */
-        pid_t *family = r == 0 ? malloc((n_pairs + 1) * sizeof(*family)) : NULL;
-        if (r == 0 && family == NULL)
-                r = -ENOMEM;
-        if (r == 0)
-                family[n++] = who->pid;
-        for (size_t at = 0; at < n; at++)
-                for (size_t i = first_child(pairs, n_pairs, family[at]);
-                     i < n_pairs && pairs[i].parent == family[at] && n <= n_pairs; i++)
-                        if (pairs[i].pid != who->pid)
-                                family[n++] = pairs[i].pid;
-        free(pairs);
-        if (r < 0)
+        if (r < 0) {
+                free(f.pids);
                 return r;
-        *ret = family;
-        *ret_n = n;
+        }
+        *ret = f.pids;
+        *ret_n = f.n;
         return 0;
 }
 

@@ -181,7 +181,9 @@ static int gather(const struct holds *h, struct held *of, pid_t **ret, size_t *r
         *ret_is_news = false;
         for (size_t i = 0; i < n; i++) {
                 pid_t pid = pids[i];
-                if (pid == getpid() || hold_where(h, pid, path) < 0 || is_below(path, of->name))
+                struct hold_task task;
+                if (pid == getpid() || hold_where(h, pid, path) < 0 || is_below(path, of->name) ||
+                    hold_task_get(h, pid, &task) < 0 || task.is_dead)
                         continue;
                 if (strcmp(path, "/" HOLD_OTHERS) == 0)
                         (void)STR_COPY(path, "/");

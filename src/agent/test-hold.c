@@ -4,7 +4,9 @@
 #include <errno.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "agent/agent.h"
 #include "agent/hold-internal.h"
@@ -313,6 +315,67 @@ static void test_nested(void)
                 ends(&t, 105);
                 same(&t, before);
                 tear_down(&t);
+        }
+}
+
+/* n children and a child of each, that wait for the end of a pipe. */
+static pid_t fork_family(int n, int *ret_end)
+{
+        int ready[2], end[2];
+        char c;
+
+        g_assert_cmpint(pipe(ready), ==, 0);
+        g_assert_cmpint(pipe(end), ==, 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+                (void)close(end[1]);
+                for (int i = 0; i < n; i++)
+                        if (fork() == 0) {
+                                pid_t child = fork();
+                                _exit(write(ready[1], "x", 1) != 1 || read(end[0], &c, 1) != 0 || child < 0);
+                        }
+                _exit(read(end[0], &c, 1) != 0);
+        }
+        for (int i = 0; i < 2 * n; i++)
+                g_assert_cmpint((int)read(ready[0], &c, 1), ==, 1);
+        (void)close(ready[0]);
+        (void)close(ready[1]);
+        (void)close(end[0]);
+        *ret_end = end[1];
+        return pid;
+}
+
+/* Real processes, few and more than are looked at one by one. */
+static void test_family(void)
+{
+        static const int counts[] = {0, 3, 40};
+        struct holds h = {.proc = "/proc"};
+        for (size_t i = 0; i < ARRAY_N(counts); i++) {
+                struct hold_task task, child;
+                pid_t *pids = NULL;
+                size_t n = 0;
+                int end;
+                pid_t pid = fork_family(counts[i], &end);
+                g_assert_cmpint(hold_task_get(&h, pid, &task), ==, 0);
+                g_assert_cmpint(task.parent, ==, getpid());
+                struct hold_who who = {pid, task.start_ticks};
+                g_assert_cmpint(hold_family(&h, &who, &pids, &n), ==, 0);
+                g_assert_cmpint((int)n, ==, 1 + 2 * counts[i]);
+                g_assert_cmpint(pids[0], ==, pid);
+                for (size_t k = 1; k < n; k++) {
+                        g_assert_cmpint(hold_task_get(&h, pids[k], &child), ==, 0);
+                        bool is_known = false;
+                        for (size_t of = 0; of < k; of++)
+                                is_known = is_known || pids[of] == child.parent;
+                        g_assert_true(is_known);
+                }
+                free(pids);
+                who.start_ticks++;
+                g_assert_cmpint(hold_family(&h, &who, &pids, &n), ==, -ESRCH);
+                (void)close(end);
+                g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+                who.start_ticks--;
+                g_assert_cmpint(hold_family(&h, &who, &pids, &n), ==, -ESRCH);
         }
 }
 
@@ -739,6 +802,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/agent/hold/v2", test_v2);
         g_test_add_func("/agent/hold/v1", test_v1);
+        g_test_add_func("/agent/hold/family", test_family);
         g_test_add_func("/agent/hold/rows", test_rows);
         g_test_add_func("/agent/hold/two-leases-of-one", test_two_leases_of_one);
         g_test_add_func("/agent/hold/two-applications", test_others_apart);

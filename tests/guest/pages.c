@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* pages FILE - map a file and read every page of it, then wait; says "ready" once. In the guests of tests: VmRSS in
- * /proc/PID/status is then what of it is still in memory, since nothing is read again. */
+/* pages FILE - map a file and read every page of it, then wait; says "ready" once. In the guests of tests:
+ * VmRSS in /proc/PID/status is then what of it is still in memory, since nothing is read again. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
