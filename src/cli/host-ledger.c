@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the host has and who holds it: host show, ledger, leases, reserve, unreserve. */
+/* What the host has and who holds it: host show, ledger, leases, definition list, reserve, unreserve. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -126,6 +126,116 @@ int host_leases(const struct arguments *a)
                 }
                 table_print(t, stdout, "no leases");
                 table_free(t);
+        }
+        json_decref(page);
+        return EXIT_OK;
+}
+
+/* ---- definitions ---- */
+
+static const char *yes_no(const json_t *object, const char *name)
+{
+        return json_is_true(json_object_get(object, name)) ? "yes" : "no";
+}
+
+/* All of them; of one VM where vm is not NULL; of one item of it where item is not NULL. */
+static int read_definitions(const struct arguments *a, const char *vm, const char *item, json_t **ret,
+                            struct err *err)
+{
+        json_t *page = NULL;
+        int r = host_pages(a, "/v1/definitions", &page, err);
+        if (r < 0)
+                return r;
+        json_t *list = json_object_get(page, "definitions");
+        for (size_t i = json_array_size(list); i-- > 0;) {
+                const json_t *d = json_array_get(list, i);
+                if ((vm != NULL && strcmp(host_text(d, "vm"), vm) != 0) ||
+                    (item != NULL && strcmp(host_text(d, "item"), item) != 0))
+                        (void)json_array_remove(list, i);
+        }
+        *ret = page;
+        return 0;
+}
+
+static void print_definitions(const json_t *page)
+{
+        size_t i;
+        json_t *d;
+        struct table *t = table_new((const char *const[]){"VM", "ITEM", "COMPONENT", ">AMOUNT", "HOST",
+                                                          "ACTIVE", "CONFIGURED", "HOLDER", NULL});
+        json_array_foreach(json_object_get(page, "definitions"), i, d)
+        {
+                table_text(t, host_text(d, "vm"));
+                table_text(t, host_text(d, "item"));
+                table_text(t, host_text(d, "component"));
+                host_amount(t, host_text(d, "component"), host_number(d, "amount"));
+                table_text(t, yes_no(d, "host_active"));
+                table_text(t, json_is_true(json_object_get(d, "held")) ? "held" : yes_no(d, "active"));
+                table_text(t, yes_no(d, "configured"));
+                table_text(t, host_text(d, "holder"));
+        }
+        table_print(t, stdout, "no definitions");
+        table_free(t);
+}
+
+int host_print_definitions(const struct arguments *a, const char *vm, struct err *err)
+{
+        json_t *page = NULL;
+        int r = read_definitions(a, vm, NULL, &page, err);
+        if (r == 0)
+                print_definitions(page);
+        json_decref(page);
+        return r;
+}
+
+int host_definition_list(const struct arguments *a)
+{
+        json_t *page = NULL;
+        struct err err = {0};
+        if (read_definitions(a, a->n_operands ? a->operands[0] : NULL, NULL, &page, &err) < 0)
+                return verb_fail(a, &err);
+        if (!host_json(a, page))
+                print_definitions(page);
+        json_decref(page);
+        return EXIT_OK;
+}
+
+int host_definition_show(const struct arguments *a)
+{
+        json_t *page = NULL;
+        struct err err = {0};
+        char vm[64];
+        const char *slash = strchr(a->operands[0], '/');
+        size_t n = slash ? (size_t)(slash - a->operands[0]) : 0;
+        if (n == 0 || n >= sizeof(vm)) {
+                (void)err_set(&err, REASON_INVALID, EINVAL,
+                              "%s: a definition is called VM/ITEM, such as web1/vcpu3", a->operands[0]);
+                return verb_fail(a, &err);
+        }
+        memcpy(vm, a->operands[0], n);
+        vm[n] = '\0';
+        if (read_definitions(a, vm, slash + 1, &page, &err) < 0)
+                return verb_fail(a, &err);
+        const json_t *d = json_array_get(json_object_get(page, "definitions"), 0);
+        if (d == NULL) {
+                (void)err_set(&err, REASON_NOT_FOUND, ENOENT, "no virtual resource is called %s",
+                              a->operands[0]);
+                json_decref(page);
+                return verb_fail(a, &err);
+        }
+        if (!host_json(a, d)) {
+                const char *key;
+                json_t *value;
+                json_object_foreach((json_t *)d, key, value)
+                {
+                        if (json_is_string(value))
+                                (void)printf("%-12s %s\n", key, json_string_value(value));
+                        else if (json_is_integer(value))
+                                (void)printf("%-12s %" JSON_INTEGER_FORMAT "\n", key,
+                                             json_integer_value(value));
+                        else
+                                (void)printf("%-12s %s\n", key, json_is_true(value) ? "yes" : "no");
+                }
         }
         json_decref(page);
         return EXIT_OK;

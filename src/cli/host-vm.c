@@ -310,8 +310,14 @@ int host_vm_show(const struct arguments *a)
         if (vm_path(a, "", path, sizeof(path), &err) < 0 ||
             host_call(a, "GET", path, NULL, CALL_MS, &vm, &err) < 0)
                 return verb_fail(a, &err);
-        if (!host_json(a, vm))
+        if (!host_json(a, vm)) {
                 print_vm(vm);
+                (void)printf("\n");
+                if (host_print_definitions(a, a->operands[0], &err) < 0) {
+                        json_decref(vm);
+                        return verb_fail(a, &err);
+                }
+        }
         json_decref(vm);
         return EXIT_OK;
 }

@@ -149,12 +149,10 @@ static bool is_wanted(const struct activation *a, const struct definition *d, si
         return !(a->is_lazy && x->host_active && (p == PHASE_HOST || p == PHASE_PREPARE));
 }
 
-/* The engine's own steps. true: something has changed. */
-static bool do_own(const struct activation *a, struct definition *d, size_t n)
+/* The engine's own steps. */
+static void do_own(const struct activation *a, struct definition *d, size_t n)
 {
-        bool changed = false;
         for (size_t i = 0; i < n; i++) {
-                struct definition before = d[i];
                 if (!a->is_back && a->phase == PHASE_MARK) {
                         d[i].host_active = true;
                 } else if (!a->is_back) {
@@ -168,10 +166,7 @@ static bool do_own(const struct activation *a, struct definition *d, size_t n)
                         if (!a->is_lazy && was_begun(a, PHASE_HOST, i))
                                 d[i].host_active = false;
                 }
-                changed = changed || before.host_active != d[i].host_active || before.active != d[i].active ||
-                          before.configured != d[i].configured || before.way != d[i].way;
         }
-        return changed;
 }
 
 /* false: that was the last one. */
@@ -198,17 +193,17 @@ static bool advance(struct activation *a, size_t n)
         return true;
 }
 
-enum activation_next activation_next(struct activation *a, struct definition *d, size_t n, bool *ret_marked)
+enum activation_next activation_next(struct activation *a, struct definition *d, size_t n, unsigned *ret_own)
 {
         assert(n > 0 && n <= UINT16_MAX);
-        *ret_marked = false;
+        *ret_own = 0;
         while (advance(a, n)) {
                 if (!is_wanted(a, d, n))
                         continue;
                 if (rows[a->phase].scope != SCOPE_OWN)
                         return ACTIVATION_STEP;
-                if (do_own(a, d, n))
-                        *ret_marked = true;
+                do_own(a, d, n);
+                *ret_own |= USES(a->phase);
         }
         if (!a->is_back)
                 return ACTIVATION_USABLE;
@@ -216,6 +211,11 @@ enum activation_next activation_next(struct activation *a, struct definition *d,
                 if (d[i].way == WAY_HELD)
                         return ACTIVATION_HELD;
         return ACTIVATION_BACK;
+}
+
+bool activation_is_at_step(const struct activation *a, size_t n)
+{
+        return a->phase > 0 && a->phase < PHASE_N && rows[a->phase].scope != SCOPE_OWN && a->item < n;
 }
 
 void activation_report(struct activation *a, struct definition *d, size_t n, bool good)
@@ -277,21 +277,44 @@ const char *activation_print(const struct activation *a, char ret[ACTIVATION_TEX
         return ret;
 }
 
+/* The next word of *p, which is moved behind it. */
+static bool take_word(const char **p, char *ret, size_t size)
+{
+        size_t n = strcspn(*p, " ");
+        if (n == 0 || n >= size)
+                return false;
+        memcpy(ret, *p, n);
+        ret[n] = '\0';
+        *p += n + ((*p)[n] == ' ');
+        return true;
+}
+
+static bool take_step(const char **p, enum phase *ret_phase, uint16_t *ret_item)
+{
+        char word[16], *end;
+        if (!take_word(p, word, sizeof(word)) || !phase_from_name(word, ret_phase) ||
+            !take_word(p, word, sizeof(word)))
+                return false;
+        unsigned long item = strtoul(word, &end, 10);
+        *ret_item = (uint16_t)item;
+        return *end == '\0' && item <= UINT16_MAX;
+}
+
 bool activation_parse(const char *text, struct activation *ret)
 {
-        char way[8], phase[16], reached[16], again[ACTIVATION_TEXT];
-        unsigned item, reached_item = 0;
+        char word[16], again[ACTIVATION_TEXT];
         struct activation a = {0};
-        int n = sscanf(text, "%7s %15s %5u of %15s %5u", way, phase, &item, reached, &reached_item);
-        if ((n != 3 && n != 5) || item > UINT16_MAX || reached_item > UINT16_MAX ||
-            !phase_from_name(phase, &a.phase) || (n == 5 && !phase_from_name(reached, &a.reached)))
+        const char *p = text;
+        if (!take_word(&p, word, sizeof(word)))
                 return false;
-        a.is_back = n == 5;
-        a.item = (uint16_t)item;
-        a.reached_item = (uint16_t)reached_item;
-        a.is_lazy = strlen(text) > 5 && strcmp(text + strlen(text) - 5, " lazy") == 0;
+        a.is_back = strcmp(word, "back") == 0;
+        if (!take_step(&p, &a.phase, &a.item))
+                return false;
+        if (a.is_back && (!take_word(&p, word, sizeof(word)) || !take_step(&p, &a.reached, &a.reached_item)))
+                return false;
+        a.is_lazy = strcmp(p, "lazy") == 0;
         if (strcmp(activation_print(&a, again), text) != 0)
-                return false; /* not one of ours */
+                return false; /* not one of ours, in some detail */
         *ret = a;
         return true;
 }

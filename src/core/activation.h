@@ -106,9 +106,11 @@ enum activation_next {
         ACTIVATION_HELD,     /* the end of a way back that something was held on: repeat later */
         ACTIVATION_BACK,     /* the end of a way back; a lazy one has left the host side bound */
 };
-/* To the next step that has something to do. The engine's own steps are done here, and *ret_marked is set:
- * the definitions have changed and are to be persisted in the same transaction. */
-enum activation_next activation_next(struct activation *a, struct definition *d, size_t n, bool *ret_marked);
+/* To the next step that has something to do. The engine's own steps on the way there are done here; *ret_own
+ * is the set of them, as 1 << phase: the definitions are then to be persisted in the same transaction. */
+enum activation_next activation_next(struct activation *a, struct definition *d, size_t n, unsigned *ret_own);
+/* After a restart: is it at a step that was journalled and may not have been carried out? */
+bool activation_is_at_step(const struct activation *a, size_t n);
 /* How the step ended. On the way up a failure turns the walk; a->is_back tells. */
 void activation_report(struct activation *a, struct definition *d, size_t n, bool good);
 

@@ -126,10 +126,10 @@ static int claim(struct hypervisor *h, struct entry *e, enum component_kind kind
                  enum claim_state state)
 {
         struct request *r = &e->r;
-        struct request_claim *grown = realloc(r->claims, (r->n_claims + p->n) * sizeof(*grown));
+        struct definition *grown = realloc(r->definitions, (r->n_definitions + p->n) * sizeof(*grown));
         if (!grown)
                 return -ENOMEM;
-        r->claims = grown;
+        r->definitions = grown;
         for (size_t i = 0; i < p->n; i++) {
                 struct claim c = {
                         .component = p->item[i].component,
@@ -139,26 +139,33 @@ static int claim(struct hypervisor *h, struct entry *e, enum component_kind kind
                         .start_ms = r->start_ms,
                         .end_ms = r->end_ms, /* of an offer too: so that accepting it cannot fail */
                 };
-                struct request_claim rc = {.component = c.component, .amount = c.amount, .slot = -1};
-                int fits = ledger_claim(h->ledger, &c, &rc.id);
+                struct definition rc = {
+                        .component = c.component, .amount = c.amount, .kind = VIRTUAL_NONE, .slot = -1};
+                int fits = ledger_claim(h->ledger, &c, &rc.claim);
                 if (fits <= 0)
                         return fits < 0 ? fits : -ENOSPC;
-                r->claims[r->n_claims++] = rc;
+                r->definitions[r->n_definitions++] = rc;
                 if (!e->vm)
                         continue;
+                struct definition *d = &r->definitions[r->n_definitions - 1];
                 int slot;
                 if (kind == COMPONENT_CPU) {
+                        d->kind = VIRTUAL_VCPU;
                         slot = take_slot(&e->vm->cpu_slots, 0, e->vm->shape.cpus_max);
                 } else if (r->kind == REQUEST_VM) {
-                        continue; /* base memory is no DIMM */
+                        d->kind = VIRTUAL_RAM;
+                        d->prepares = true;
+                        slot = (int)i;
                 } else {
+                        d->kind = VIRTUAL_DIMM;
+                        d->prepares = true;
                         slot = take_slot(&e->vm->memory_slots, 0, e->vm->shape.memory_slots);
                         if (slot >= 0)
                                 e->vm->leased_bytes += c.amount;
                 }
                 if (slot < 0)
                         return -ENOSPC;
-                r->claims[r->n_claims - 1].slot = (int16_t)slot;
+                d->slot = (int16_t)slot;
         }
         return 0;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core/hypervisor-internal.h - shared by hypervisor.c (tables and life) and decide.c (verdicts) only. */
+/* core/hypervisor-internal.h - shared by hypervisor.c (tables and life), decide.c (verdicts) and walks.c
+ * (activations) only. */
 #pragma once
 #include "core/hypervisor.h"
 
@@ -18,6 +19,10 @@ struct vm_entry {
         int64_t leased_bytes;  /* beyond the base */
         size_t live;           /* requests of applications that hold something */
         struct history history;
+        struct entry *walk_first; /* activations and ways back, in the order in which they go */
+        bool is_step_out;         /* the first one's step is being carried out */
+        bool is_step_back;        /* that is one of a way back */
+        uint64_t token;           /* of that step */
         struct vm_entry *next;
 };
 
@@ -27,6 +32,13 @@ struct entry {
         struct entry *key_next, *serial_next; /* hash chains */
         struct entry *older, *newer;          /* all that are kept, by serial */
         struct entry *finished_next;          /* in its history */
+        struct entry *walk_next;
+        bool is_walking;             /* in its VM's queue */
+        bool is_resumed;             /* its step was journalled before a restart: that one first */
+        int64_t retry_at_ms;         /* something is held: when the way back is tried again. 0: it is not */
+        int32_t retry_in_ms;         /* and how long after that */
+        bool may_hurry, is_hurried;  /* one try out of turn between two of the others */
+        char held[REQUEST_SENTENCE]; /* why it is held */
 };
 
 struct deadline {
@@ -40,7 +52,7 @@ struct hypervisor {
         size_t n_components;
         struct ledger *ledger;
         struct vm_entry *vms;
-        uint64_t next_serial;
+        uint64_t next_serial, next_token;
         size_t live;
         struct history reservations;
         struct entry **by_key, **by_serial;
@@ -56,3 +68,24 @@ struct hypervisor {
 /* decide.c: fill r's verdict, and on a grant or an offer claim what it says. The state is set by the
  * caller from r->outcome. */
 int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *err);
+
+/* hypervisor.c */
+struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const struct request *r,
+                           int64_t now_ms);
+struct entry *find_serial(const struct hypervisor *h, uint64_t serial);
+struct vm_entry *find_vm(const struct hypervisor *h, const char *name);
+struct entry *base_of(const struct hypervisor *h, const char *name);
+void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial);
+/* The ends of walks. */
+void became_usable(struct hypervisor *h, struct entry *e, int64_t now_ms);
+void became_unusable(struct hypervisor *h, struct entry *e, const struct err *why, int64_t now_ms);
+void came_back(struct hypervisor *h, struct entry *e, int64_t now_ms);
+
+/* walks.c */
+/* Activates what is granted in the ledger, or takes back what is to be given back. */
+void walk_start(struct hypervisor *h, struct entry *e, int64_t now_ms);
+void walk_resume(struct hypervisor *h, struct entry *e, int64_t now_ms);
+/* It ended without a walk. */
+void walk_forget(struct entry *e);
+/* What was held is tried again. */
+void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms);

@@ -21,8 +21,8 @@
 
 /* ---- effects ---- */
 
-static struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const struct request *r,
-                                  int64_t now_ms)
+struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const struct request *r,
+                           int64_t now_ms)
 {
         if (h->effects_n == h->effects_size) {
                 size_t size = h->effects_size ? h->effects_size * 2 : 64;
@@ -40,6 +40,7 @@ static struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, c
         e->serial = r ? r->serial : 0;
         e->at_ms = now_ms;
         e->reason = 0;
+        e->token = 0;
         e->trace[0] = e->subject[0] = e->event[0] = e->text[0] = '\0';
         return e;
 }
@@ -106,7 +107,7 @@ static struct entry *find_key(const struct hypervisor *h, const char *key)
         return e;
 }
 
-static struct entry *find_serial(const struct hypervisor *h, uint64_t serial)
+struct entry *find_serial(const struct hypervisor *h, uint64_t serial)
 {
         struct entry *e = h->by_serial[hash_serial(serial) & (h->buckets - 1)];
         while (e && e->r.serial != serial)
@@ -114,7 +115,7 @@ static struct entry *find_serial(const struct hypervisor *h, uint64_t serial)
         return e;
 }
 
-static struct vm_entry *find_vm(const struct hypervisor *h, const char *name)
+struct vm_entry *find_vm(const struct hypervisor *h, const char *name)
 {
         struct vm_entry *v = h->vms;
         while (v && strcmp(v->shape.name, name) != 0)
@@ -123,7 +124,7 @@ static struct vm_entry *find_vm(const struct hypervisor *h, const char *name)
 }
 
 /* The request for the base resources of a VM. */
-static struct entry *base_of(const struct hypervisor *h, const char *name)
+struct entry *base_of(const struct hypervisor *h, const char *name)
 {
         char key[REQUEST_KEY];
         (void)snprintf(key, sizeof(key), "vm:%s", name);
@@ -198,7 +199,7 @@ static void unchain(struct hypervisor *h, struct entry *e)
 
 static void entry_free(struct entry *e)
 {
-        free(e->r.claims);
+        free(e->r.definitions);
         free(e);
 }
 
@@ -212,6 +213,12 @@ static int64_t deadline_of(const struct request *r)
         if (r->state == REQUEST_ACTIVATING || r->state == REQUEST_GRANTED)
                 return r->end_ms;
         return LEDGER_OPEN;
+}
+
+static int64_t next_deadline(const struct entry *e)
+{
+        int64_t at_ms = deadline_of(&e->r);
+        return e->retry_at_ms && e->retry_at_ms < at_ms ? e->retry_at_ms : at_ms;
 }
 
 static void deadline_put(struct hypervisor *h, struct deadline d)
@@ -232,12 +239,12 @@ static void deadlines_compact(struct hypervisor *h)
         for (size_t i = 0; i < n; i++) {
                 struct deadline d = h->heap[i];
                 const struct entry *e = find_serial(h, d.serial);
-                if (e && deadline_of(&e->r) == d.at_ms)
+                if (e && next_deadline(e) == d.at_ms)
                         deadline_put(h, d);
         }
 }
 
-static void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial)
+void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial)
 {
         if (at_ms == LEDGER_OPEN)
                 return;
@@ -278,33 +285,33 @@ int64_t hypervisor_deadline(const struct hypervisor *h)
 
 static void drop_claims(struct hypervisor *h, struct entry *e)
 {
-        for (size_t i = 0; i < e->r.n_claims; i++) {
-                const struct request_claim *c = &e->r.claims[i];
-                bool had = c->id == 0 || ledger_release(h->ledger, c->id);
+        for (size_t i = 0; i < e->r.n_definitions; i++) {
+                const struct definition *c = &e->r.definitions[i];
+                bool had = c->claim == 0 || ledger_release(h->ledger, c->claim);
                 assert(had);
                 if (!e->vm || c->slot < 0)
                         continue;
-                if (h->components[c->component].kind == COMPONENT_CPU) {
+                if (c->kind == VIRTUAL_VCPU) {
                         e->vm->cpu_slots &= ~(UINT64_C(1) << c->slot);
-                } else {
+                } else if (c->kind == VIRTUAL_DIMM) {
                         e->vm->memory_slots &= ~(UINT64_C(1) << c->slot);
                         e->vm->leased_bytes -= c->amount;
                 }
         }
-        free(e->r.claims);
-        e->r.claims = NULL;
-        e->r.n_claims = 0;
+        free(e->r.definitions);
+        e->r.definitions = NULL;
+        e->r.n_definitions = 0;
 }
 
 /* Its time may be over, but it is not back: it takes capacity until it is, even where somebody counted on
  * that from now on. */
 static void claims_overstay(struct hypervisor *h, const struct request *r)
 {
-        for (size_t i = 0; i < r->n_claims && r->end_ms != LEDGER_OPEN; i++) {
-                uint32_t component = r->claims[i].component;
+        for (size_t i = 0; i < r->n_definitions && r->end_ms != LEDGER_OPEN; i++) {
+                uint32_t component = r->definitions[i].component;
                 int64_t owned = ledger_owned(h->ledger, component);
                 ledger_set_owned(h->ledger, component, UNITS_MAX);
-                int done = ledger_set_end(h->ledger, r->claims[i].id, LEDGER_OPEN);
+                int done = ledger_set_end(h->ledger, r->definitions[i].claim, LEDGER_OPEN);
                 ledger_set_owned(h->ledger, component, owned);
                 assert(done == 1);
         }
@@ -312,8 +319,8 @@ static void claims_overstay(struct hypervisor *h, const struct request *r)
 
 static void claims_state(struct hypervisor *h, const struct request *r, enum claim_state state)
 {
-        for (size_t i = 0; i < r->n_claims; i++)
-                (void)ledger_set_state(h->ledger, r->claims[i].id, state);
+        for (size_t i = 0; i < r->n_definitions; i++)
+                (void)ledger_set_state(h->ledger, r->definitions[i].claim, state);
 }
 
 static struct history *history_of(struct hypervisor *h, const struct entry *e)
@@ -361,6 +368,7 @@ static void finished(struct hypervisor *h, struct entry *e, int64_t now_ms)
 /* It was live and is final now. */
 static void finish(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
+        walk_forget(e);
         effect_push(h, EFFECT_ENDED, &e->r, now_ms);
         drop_claims(h, e);
         h->live--;
@@ -390,8 +398,9 @@ static void release_begun(struct hypervisor *h, struct entry *e, const char *eve
         }
         claims_state(h, r, CLAIM_ALLOCATED);
         claims_overstay(h, r);
+        activation_turn(&r->activation, r->definitions, r->n_definitions, false);
         moved(h, r, now_ms, event, text);
-        effect_push(h, EFFECT_DEACTIVATE, r, now_ms);
+        walk_start(h, e, now_ms);
 }
 
 /* One of the ways in which a request gives up what it has. */
@@ -452,6 +461,15 @@ static struct entry *entry_new(struct hypervisor *h, enum request_kind kind, str
 static void decided(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         struct request *r = &e->r;
+        definitions_sort(r->definitions, r->n_definitions);
+        const char *problem = r->n_definitions && r->kind != REQUEST_RESERVATION
+                                      ? definitions_problem(r->definitions, r->n_definitions)
+                                      : NULL;
+        if (problem) {
+                r->outcome = OUTCOME_NEVER;
+                r->reason = REASON_INVALID;
+                (void)snprintf(r->sentence, sizeof(r->sentence), "%s", problem);
+        }
         switch (r->outcome) {
         case OUTCOME_GRANTED:
                 r->state = REQUEST_ACTIVATING;
@@ -481,7 +499,7 @@ static void decided(struct hypervisor *h, struct entry *e, int64_t now_ms)
         deadline_push(h, deadline_of(r), r->serial);
         if (r->state == REQUEST_ACTIVATING) {
                 moved(h, r, now_ms, "reserved", r->sentence + strlen("granted "));
-                effect_push(h, EFFECT_ACTIVATE, r, now_ms);
+                walk_start(h, e, now_ms);
         } else {
                 moved(h, r, now_ms, r->state == REQUEST_OFFERED ? "offered" : "granted", r->sentence);
                 effect_push(h, EFFECT_ANSWER, r, now_ms);
@@ -649,7 +667,7 @@ int hypervisor_accept(struct hypervisor *h, const char *key, int64_t now_ms, uin
         }
         claims_state(h, r, CLAIM_ALLOCATED);
         moved(h, r, now_ms, "accepted", r->sentence);
-        effect_push(h, EFFECT_ACTIVATE, r, now_ms);
+        walk_start(h, e, now_ms);
         return 0;
 }
 
@@ -669,33 +687,49 @@ int hypervisor_release(struct hypervisor *h, const char *key, const char *cause,
         return 0;
 }
 
-void hypervisor_activated(struct hypervisor *h, uint64_t serial, int64_t now_ms)
+/* ---- the ends of walks ---- */
+
+void became_usable(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
-        struct entry *e = find_serial(h, serial);
-        if (!e || request_is_final(&e->r) || e->r.state == REQUEST_OFFERED)
-                return;
-        if (request_step(&e->r, REQUEST_EV_ACTIVATED, NULL) != 1)
-                return;
+        int moved_on = request_step(&e->r, REQUEST_EV_ACTIVATED, NULL);
+        assert(moved_on == 1);
         claims_state(h, &e->r, CLAIM_ACTIVE);
         moved(h, &e->r, now_ms, e->r.kind == REQUEST_VM ? "running" : "granted", e->r.sentence);
         effect_push(h, EFFECT_ANSWER, &e->r, now_ms);
 }
 
-void hypervisor_failed(struct hypervisor *h, uint64_t serial, const struct err *why, int64_t now_ms)
+void became_unusable(struct hypervisor *h, struct entry *e, const struct err *why, int64_t now_ms)
 {
-        struct entry *e = find_serial(h, serial);
-        if (!e || e->r.state != REQUEST_ACTIVATING)
-                return;
         give_back(h, e, REQUEST_EV_FAILED, "failed", why->reason ? why->reason : REASON_INTERNAL,
                   why->sentence, now_ms);
 }
 
-void hypervisor_taken_back(struct hypervisor *h, uint64_t serial, int64_t now_ms)
+void hypervisor_failed(struct hypervisor *h, uint64_t serial, const struct err *why, int64_t now_ms)
 {
         struct entry *e = find_serial(h, serial);
-        if (!e || e->r.state != REQUEST_RELEASING)
-                return;
-        (void)request_step(&e->r, REQUEST_EV_TAKEN_BACK, NULL);
+        if (e && e->r.state == REQUEST_ACTIVATING)
+                became_unusable(h, e, why, now_ms);
+}
+
+/* With the VM's base resources goes all that it was lent. */
+static void vm_came_back(struct hypervisor *h, struct entry *base, int64_t now_ms)
+{
+        struct entry *next;
+        for (struct entry *e = h->oldest; e; e = next) {
+                next = e->newer;
+                if (e->vm != base->vm || e == base || request_is_final(&e->r))
+                        continue;
+                give_back(h, e, REQUEST_EV_GONE, "ended", REASON_CANCELLED, "its VM has ended", now_ms);
+                next = h->oldest; /* finishing may forget any finished one: begin anew */
+        }
+}
+
+void came_back(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        if (e->r.kind == REQUEST_VM)
+                vm_came_back(h, e, now_ms);
+        int moved_on = request_step(&e->r, REQUEST_EV_TAKEN_BACK, NULL);
+        assert(moved_on == 1);
         moved(h, &e->r, now_ms, "ended", "everything is back");
         finish(h, e, now_ms);
 }
@@ -706,8 +740,12 @@ void hypervisor_tick(struct hypervisor *h, int64_t now_ms)
         while (h->heap_n && h->heap[0].at_ms <= now_ms) {
                 struct entry *e = find_serial(h, h->heap[0].serial);
                 deadline_pop(h);
-                if (!e || deadline_of(&e->r) > now_ms)
+                if (!e || next_deadline(e) > now_ms)
                         continue; /* stale: it finished, or its time was changed */
+                if (e->retry_at_ms && e->retry_at_ms <= now_ms) {
+                        walk_retry(h, e, now_ms);
+                        continue;
+                }
                 bool was_granted = e->r.state == REQUEST_GRANTED;
                 bool was_offer = e->r.state == REQUEST_OFFERED;
                 const char *text = was_offer ? "the counter-offer was not accepted in time"
@@ -823,21 +861,6 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
         return ask_end(h, e, now_ms, &serial, err);
 }
 
-void hypervisor_vm_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms)
-{
-        struct entry *next;
-        for (struct entry *e = h->oldest; e; e = next) {
-                next = e->newer;
-                if (e->r.kind != REQUEST_APP || strcmp(e->r.vm, name) != 0 || request_is_final(&e->r))
-                        continue;
-                give_back(h, e, REQUEST_EV_GONE, "ended", REASON_CANCELLED, why, now_ms);
-                next = h->oldest; /* finishing may forget any finished one: begin anew */
-        }
-        struct entry *base = base_of(h, name);
-        if (base && request_is_live(&base->r))
-                give_back(h, base, REQUEST_EV_GONE, "ended", REASON_INTERNAL, why, now_ms);
-}
-
 void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms)
 {
         struct entry *next;
@@ -847,7 +870,7 @@ void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const 
                     e->r.state == REQUEST_RELEASING)
                         continue;
                 give_back(h, e, REQUEST_EV_RELEASE, "released", REASON_CANCELLED, why, now_ms);
-                next = h->oldest; /* as in hypervisor_vm_gone() */
+                next = h->oldest; /* as in vm_came_back() */
         }
 }
 
@@ -869,8 +892,8 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
         e->r = *row;
         e->vm = vm;
-        row->claims = NULL;
-        row->n_claims = 0;
+        row->definitions = NULL;
+        row->n_definitions = 0;
         if (row->serial >= h->next_serial)
                 h->next_serial = row->serial + 1;
         if (!keep(h, e)) {
@@ -878,9 +901,9 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
         }
         if (request_is_final(&e->r)) {
-                free(e->r.claims);
-                e->r.claims = NULL;
-                e->r.n_claims = 0;
+                free(e->r.definitions);
+                e->r.definitions = NULL;
+                e->r.n_definitions = 0;
                 finished(h, e, now_ms);
                 return 0;
         }
@@ -890,8 +913,8 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                 [REQUEST_GRANTED] = CLAIM_ACTIVE,
                 [REQUEST_RELEASING] = CLAIM_ALLOCATED,
         };
-        for (size_t i = 0; i < e->r.n_claims; i++) {
-                struct request_claim *rc = &e->r.claims[i];
+        for (size_t i = 0; i < e->r.n_definitions; i++) {
+                struct definition *rc = &e->r.definitions[i];
                 struct claim c = {
                         .component = rc->component,
                         .state = e->r.kind == REQUEST_RESERVATION && e->r.state != REQUEST_OFFERED
@@ -906,16 +929,16 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                  * nothing more is then admitted until it fits again. */
                 int64_t owned = ledger_owned(h->ledger, c.component);
                 ledger_set_owned(h->ledger, c.component, UNITS_MAX);
-                int done = ledger_claim(h->ledger, &c, &rc->id);
+                int done = ledger_claim(h->ledger, &c, &rc->claim);
                 ledger_set_owned(h->ledger, c.component, owned);
                 if (done != 1)
                         return err_set(err, REASON_INTERNAL, ENOMEM, "%s: its claims cannot be taken again",
                                        e->r.key);
                 if (!vm || rc->slot < 0)
                         continue;
-                if (h->components[rc->component].kind == COMPONENT_CPU) {
+                if (rc->kind == VIRTUAL_VCPU) {
                         vm->cpu_slots |= UINT64_C(1) << rc->slot;
-                } else {
+                } else if (rc->kind == VIRTUAL_DIMM) {
                         vm->memory_slots |= UINT64_C(1) << rc->slot;
                         vm->leased_bytes += rc->amount;
                 }
@@ -931,11 +954,11 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
 
 void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
 {
-        for (const struct entry *e = h->oldest; e; e = e->newer) {
-                if (e->r.state == REQUEST_ACTIVATING)
-                        effect_push(h, EFFECT_ACTIVATE, &e->r, now_ms);
-                else if (e->r.state == REQUEST_RELEASING)
-                        effect_push(h, EFFECT_DEACTIVATE, &e->r, now_ms);
+        struct entry *next;
+        for (struct entry *e = h->oldest; e; e = next) {
+                next = e->newer;
+                if (e->r.state == REQUEST_ACTIVATING || e->r.state == REQUEST_RELEASING)
+                        walk_resume(h, e, now_ms);
         }
         hypervisor_tick(h, now_ms);
 }
@@ -1044,10 +1067,10 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                         if (e->vm != v)
                                 continue;
                         apps += e->r.kind == REQUEST_APP && request_is_live(&e->r);
-                        for (size_t i = 0; i < e->r.n_claims; i++) {
-                                const struct request_claim *c = &e->r.claims[i];
-                                bool cpu = h->components[c->component].kind == COMPONENT_CPU;
-                                if (c->slot < 0)
+                        for (size_t i = 0; i < e->r.n_definitions; i++) {
+                                const struct definition *c = &e->r.definitions[i];
+                                bool cpu = c->kind == VIRTUAL_VCPU;
+                                if (c->slot < 0 || (!cpu && c->kind != VIRTUAL_DIMM))
                                         continue;
                                 uint64_t bit = UINT64_C(1) << c->slot;
                                 if ((cpu ? cpus : slots) & bit)
@@ -1064,13 +1087,13 @@ bool hypervisor_is_sound(const struct hypervisor *h)
         for (const struct entry *e = h->oldest; e; e = e->newer) {
                 live += request_is_live(&e->r);
                 finished += request_is_final(&e->r);
-                claims += e->r.n_claims;
-                if (request_is_final(&e->r) && e->r.n_claims)
+                claims += e->r.n_definitions;
+                if (request_is_final(&e->r) && e->r.n_definitions)
                         return false;
-                for (size_t i = 0; i < e->r.n_claims; i++) {
-                        const struct claim *c = ledger_find(h->ledger, e->r.claims[i].id);
-                        if (!c || c->holder != e->r.serial || c->amount != e->r.claims[i].amount ||
-                            c->component != e->r.claims[i].component)
+                for (size_t i = 0; i < e->r.n_definitions; i++) {
+                        const struct claim *c = ledger_find(h->ledger, e->r.definitions[i].claim);
+                        if (!c || c->holder != e->r.serial || c->amount != e->r.definitions[i].amount ||
+                            c->component != e->r.definitions[i].component)
                                 return false;
                         if (e->r.state == REQUEST_RELEASING && c->end_ms != LEDGER_OPEN)
                                 return false; /* not back, and counted as free some day */

@@ -12,7 +12,7 @@
  *
  * Restart: hypervisor_new(), hypervisor_vm_define() for each VM, hypervisor_restore() for each stored
  * request, then hypervisor_recover(), which asks again for each activation and each way back that was
- * under way. Both must therefore be idempotent.
+ * under way, at the step that was journalled. Each step must therefore be idempotent.
  *
  * Pure: no fd, no clock, no JSON, no log. Allocates only when one of its tables grows. */
 #pragma once
@@ -35,6 +35,7 @@ struct hypervisor_config {
         size_t finished_max;    /* finished requests that are remembered of each VM, and of all reservations
                                    together, so that asking again is answered; one VM cannot push out others' */
         uint64_t first_serial;  /* above every serial in the store; 1 for a new one */
+        int32_t retry_first_ms, retry_max_ms; /* what could not be taken back is tried again after this */
 };
 
 /* What the hypervisor must know of a VM to admit its growth. */
@@ -56,15 +57,18 @@ enum effect_kind {
         EFFECT_EVENT,       /* append to the event log */
         EFFECT_ANSWER,      /* tell every asker who waits: the request has a verdict */
         EFFECT_RELEASED,    /* tell every asker who waits for the release: it is recorded */
-        EFFECT_ACTIVATE,    /* make it usable; report _activated or _failed. Idempotent */
-        EFFECT_DEACTIVATE,  /* take it back; report _taken_back. Idempotent */
-        EFFECT_ENDED,       /* tell every asker who waits for the end: everything is back */
+        EFFECT_JOURNAL,     /* write how far the activation of the request is */
+        EFFECT_STEP,        /* carry out one step of it, and report with hypervisor_step_done(). Idempotent */
+        EFFECT_HURRY, /* the VM of the request goes: give up the step that is under way in it, and report */
+        EFFECT_ENDED, /* tell every asker who waits for the end: everything is back */
         EFFECT_LEASE_ENDED, /* tell the guest: the host ended its lease (reason, text) */
 };
 
 struct effect {
         enum effect_kind kind;
         uint64_t serial; /* of the request; look it up with hypervisor_request() when carrying it out */
+        struct activation step; /* EFFECT_STEP: which one */
+        uint64_t token;         /* EFFECT_STEP: to be given back with the report */
         int64_t at_ms;
         enum reason reason;
         char trace[REQUEST_TRACE];
@@ -96,8 +100,6 @@ const struct vm_shape *hypervisor_vm(const struct hypervisor *h, const char *nam
 /* Claims the base resources: an EFFECT_ANSWER follows now (refused) or after activation.
  * Running or starting already: 0, and the answer that is due. */
 int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, struct err *err);
-/* The VMM is gone and everything that it had is back with the host. Late calls are ignored. */
-void hypervisor_vm_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms);
 /* The guest restarted or lost its agent's memory: its process leases end (1.14). */
 void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms);
 
@@ -130,10 +132,15 @@ int hypervisor_accept(struct hypervisor *h, const char *key, int64_t now_ms, uin
 int hypervisor_release(struct hypervisor *h, const char *key, const char *cause, int64_t now_ms,
                        uint64_t *ret_serial, struct err *err);
 
-/* Reports of the driver on EFFECT_ACTIVATE and EFFECT_DEACTIVATE; late ones are ignored. */
-void hypervisor_activated(struct hypervisor *h, uint64_t serial, int64_t now_ms);
+/* The driver's report on EFFECT_STEP: err NULL where the step is done. `detail` goes to the event log; may be
+ * NULL. One that nobody waits for is ignored. */
+void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token, const struct err *err,
+                          const char *detail, int64_t now_ms);
+/* The driver knows that what is being activated cannot be. Late calls are ignored. */
 void hypervisor_failed(struct hypervisor *h, uint64_t serial, const struct err *why, int64_t now_ms);
-void hypervisor_taken_back(struct hypervisor *h, uint64_t serial, int64_t now_ms);
+/* What this VM could not be brought to give back: the next try is at at_ms, where it was to be later. Once
+ * between two tries in their turn: whoever hurries it may be a guest that greets without end. */
+void hypervisor_vm_hurry(struct hypervisor *h, const char *name, int64_t at_ms);
 
 /* The next instant at which hypervisor_tick() has something to do; LEDGER_OPEN: none. */
 int64_t hypervisor_deadline(const struct hypervisor *h);

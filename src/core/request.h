@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "core/activation.h"
 #include "core/ledger.h"
 #include "core/need.h"
 
@@ -52,14 +53,6 @@ enum request_event {
 
 enum outcome { OUTCOME_GRANTED = 1, OUTCOME_COUNTER_OFFERED, OUTCOME_NOT_NOW, OUTCOME_NEVER, OUTCOME_N };
 
-/* One claim of a request, and the slot of the guest that it fills. */
-struct request_claim {
-        claim_id id;        /* 0 after its release; not persisted */
-        uint32_t component; /* index in the hypervisor's components */
-        int16_t slot;       /* cpu: vCPU number; memory: DIMM slot; -1 where there is none */
-        int64_t amount;     /* in the component's unit */
-};
-
 struct request {
         uint64_t serial;       /* unique in this store, never reused */
         char key[REQUEST_KEY]; /* vm:NAME, vm:NAME/ID or reservation:ID; unique among those kept */
@@ -72,9 +65,10 @@ struct request {
         size_t n_needs;
         struct need needs[NEEDS_MAX]; /* as stated */
         int64_t met[NEEDS_MAX];       /* granted or offered: CPUs, or bytes after rounding */
-        size_t n_claims;
-        struct request_claim *claims; /* owned; NULL where it holds nothing */
-        enum outcome outcome;         /* the verdict, once there is one */
+        size_t n_definitions;
+        struct definition *definitions; /* owned; in the order of activation. NULL: it holds nothing */
+        struct activation activation;   /* how far its definitions are */
+        enum outcome outcome;           /* the verdict, once there is one */
         enum reason reason;
         char sentence[REQUEST_SENTENCE];
         int64_t asked_ms;     /* since 1970 */

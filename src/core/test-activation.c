@@ -116,7 +116,7 @@ static enum activation_next run(struct world *w, int at, enum fault fault, int *
         struct definition persisted[ITEMS_MAX];
         memcpy(persisted, w->d, sizeof(persisted));
         for (;;) {
-                bool marked;
+                unsigned marked;
                 enum activation_next next = activation_next(&w->a, w->d, w->n, &marked);
                 if (marked)
                         memcpy(persisted, w->d, sizeof(persisted));
@@ -241,7 +241,7 @@ static void test_fault_in_undo(void)
                 for (int undo = 1; undo < 2 * up; undo++) {
                         for (enum fault f = FAULT_BEFORE; f < FAULT_N; f++) {
                                 int steps = 0;
-                                bool marked;
+                                unsigned marked;
                                 world_new(&w);
                                 for (int i = 0; i < at; i++) {
                                         g_assert_cmpint(activation_next(&w.a, w.d, w.n, &marked), ==,
@@ -273,7 +273,7 @@ static void test_release_at_each_step(void)
         world_done(&w);
         for (int at = 0; at <= up; at++) {
                 int steps = 0;
-                bool marked;
+                unsigned marked;
                 world_new(&w);
                 for (int i = 0; i < at; i++) {
                         g_assert_cmpint(activation_next(&w.a, w.d, w.n, &marked), ==, ACTIVATION_STEP);

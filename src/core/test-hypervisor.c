@@ -50,6 +50,8 @@ static const struct hypervisor_config config = {.cpu_overcommit = 2,
                                                 .live_max = 1000,
                                                 .live_per_vm_max = 8,
                                                 .finished_max = 64,
+                                                .retry_first_ms = 100,
+                                                .retry_max_ms = 1000,
                                                 .first_serial = 1};
 
 static const struct vm_shape shapes[] = {
@@ -79,11 +81,18 @@ struct wait {
         enum effect_kind what; /* EFFECT_ANSWER or EFFECT_RELEASED */
 };
 
+/* A step that the driver was asked for. */
+struct work {
+        uint64_t serial, token; /* token 0: nobody waits for its report any more */
+        struct activation step;
+};
+
 /* What a driver does with the effects, and the disk. */
 struct world {
         struct hypervisor *h;
-        GHashTable *disk; /* serial -> struct request, claims copied */
-        GQueue work;      /* serials to activate (positive) or take back (negative) */
+        GHashTable *disk;  /* serial -> struct request, definitions copied */
+        GQueue work;       /* of struct work */
+        GHashTable *sides; /* "v vcpu 2" -> phases that were carried out on it and not undone */
         int64_t now;
         unsigned answers, released, events, ended;
         uint64_t last_answer;
@@ -96,16 +105,16 @@ struct world {
 static void row_free(gpointer p)
 {
         struct request *r = p;
-        g_free(r->claims);
+        g_free(r->definitions);
         g_free(r);
 }
 
 static struct request *row_copy(const struct request *r)
 {
         struct request *c = g_memdup2(r, sizeof(*r));
-        c->claims = r->n_claims ? malloc(r->n_claims * sizeof(*r->claims)) : NULL;
-        if (r->n_claims)
-                memcpy(c->claims, r->claims, r->n_claims * sizeof(*r->claims));
+        c->definitions = r->n_definitions ? malloc(r->n_definitions * sizeof(*r->definitions)) : NULL;
+        if (r->n_definitions)
+                memcpy(c->definitions, r->definitions, r->n_definitions * sizeof(*r->definitions));
         return c;
 }
 
@@ -137,8 +146,8 @@ static void tell(struct world *w, const struct request *r)
 static void sum_used(const struct request *r, void *arg)
 {
         int64_t *used = arg;
-        for (size_t i = 0; i < r->n_claims && r->kind != REQUEST_RESERVATION; i++)
-                used[r->claims[i].component] += r->claims[i].amount;
+        for (size_t i = 0; i < r->n_definitions && r->kind != REQUEST_RESERVATION; i++)
+                used[r->definitions[i].component] += r->definitions[i].amount;
 }
 
 static void check(const struct world *w)
@@ -169,6 +178,25 @@ static void turn_fails(struct world *w)
         }
 }
 
+/* One at a time in each VM, and only behind its record. */
+static void take_step(struct world *w, const struct effect *f)
+{
+        const struct request *row = g_hash_table_lookup(w->disk, GSIZE_TO_POINTER(f->serial));
+        char journalled[ACTIVATION_TEXT], asked[ACTIVATION_TEXT];
+        g_assert_nonnull(row);
+        g_assert_true(row->activation.is_back != f->step.is_back || /* turned in this very turn */
+                      strcmp(activation_print(&row->activation, journalled),
+                             activation_print(&f->step, asked)) == 0);
+        for (GList *l = w->work.head; l; l = l->next) {
+                const struct work *other = l->data;
+                const struct request *r = hypervisor_request(w->h, other->serial);
+                g_assert_true(!other->token || !r || strcmp(r->vm, row->vm) != 0);
+        }
+        struct work *work = g_new0(struct work, 1);
+        *work = (struct work){f->serial, f->token, f->step};
+        g_queue_push_tail(&w->work, work);
+}
+
 static void turn(struct world *w)
 {
         if (w->disk_fails) {
@@ -181,6 +209,9 @@ static void turn(struct world *w)
                 const struct request *r = hypervisor_request(w->h, f.serial);
                 if (f.kind == EFFECT_PERSIST && r)
                         g_hash_table_replace(w->disk, GSIZE_TO_POINTER(f.serial), row_copy(r));
+                else if (f.kind == EFFECT_JOURNAL && r)
+                        ((struct request *)g_hash_table_lookup(w->disk, GSIZE_TO_POINTER(f.serial)))
+                                ->activation = r->activation;
                 else if (f.kind == EFFECT_FORGET)
                         g_hash_table_remove(w->disk, GSIZE_TO_POINTER(f.serial));
                 else if (f.kind == EFFECT_EVENT) {
@@ -207,10 +238,8 @@ static void turn(struct world *w)
                         answer_waits(w, e->serial, EFFECT_RELEASED);
                 } else if (e->kind == EFFECT_ENDED) {
                         w->ended++;
-                } else if (e->kind == EFFECT_ACTIVATE) {
-                        g_queue_push_tail(&w->work, GSIZE_TO_POINTER(e->serial * 2));
-                } else if (e->kind == EFFECT_DEACTIVATE) {
-                        g_queue_push_tail(&w->work, GSIZE_TO_POINTER(e->serial * 2 + 1));
+                } else if (e->kind == EFFECT_STEP) {
+                        take_step(w, e);
                 }
         }
         g_array_free(after, TRUE);
@@ -246,9 +275,11 @@ static void boot(struct world *w)
         turn(w);
 }
 
-/* Work that is under way goes on. */
+/* Work that is under way goes on, and nobody waits for it. */
 static void reload(struct world *w)
 {
+        for (GList *l = w->work.head; l; l = l->next)
+                ((struct work *)l->data)->token = 0;
         hypervisor_free(w->h);
         boot(w);
 }
@@ -260,6 +291,7 @@ static void world_init(struct world *w)
         w->disk = g_hash_table_new_full(NULL, NULL, NULL, row_free);
         w->waits = g_array_new(FALSE, FALSE, sizeof(struct wait));
         w->told = g_hash_table_new(NULL, NULL);
+        w->sides = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
         boot(w);
 }
 
@@ -269,26 +301,53 @@ static void world_done(struct world *w)
         g_hash_table_destroy(w->disk);
         g_hash_table_destroy(w->told);
         g_array_free(w->waits, TRUE);
-        g_queue_clear(&w->work);
+        g_hash_table_destroy(w->sides);
+        g_queue_clear_full(&w->work, g_free);
+}
+
+static void act(struct world *w, const struct request *r, const struct activation *step)
+{
+        const struct definition *d = &r->definitions[step->item];
+        if (!phase_has_items(step->phase) || step->phase == PHASE_FINALISE)
+                return;
+        char *key = g_strdup_printf("%s %s %d", r->vm, virtual_kind_name(d->kind), d->slot);
+        guint bits = GPOINTER_TO_UINT(g_hash_table_lookup(w->sides, key)), bit = 1U << step->phase;
+        bits = step->is_back ? bits & ~bit : bits | bit;
+        g_hash_table_insert(w->sides, key, GUINT_TO_POINTER(bits));
+        if (!step->is_back || step->phase != PHASE_HOST || d->kind != VIRTUAL_RAM)
+                return;
+        /* The VMM is gone, and the host side of the VM with it, what it was lent included. */
+        GHashTableIter i;
+        gpointer k, v;
+        g_hash_table_iter_init(&i, w->sides);
+        while (g_hash_table_iter_next(&i, &k, &v))
+                if (strncmp(k, r->vm, strlen(r->vm)) == 0 && !strstr(k, " ram "))
+                        g_hash_table_iter_replace(&i, NULL);
+}
+
+static bool nothing_held(const struct world *w)
+{
+        GHashTableIter i;
+        gpointer k, v;
+        g_hash_table_iter_init(&i, w->sides);
+        while (g_hash_table_iter_next(&i, &k, &v))
+                if (v)
+                        return false;
+        return true;
 }
 
 static void work_one(struct world *w, bool fails)
 {
-        uint64_t what = GPOINTER_TO_SIZE(g_queue_pop_head(&w->work));
+        struct work *work = g_queue_pop_head(&w->work);
         struct err err = {0};
-        if (!what)
+        if (!work)
                 return;
-        const struct request *r = hypervisor_request(w->h, what / 2);
-        if (what & 1 && r && r->kind == REQUEST_VM) {
-                hypervisor_vm_gone(w->h, r->vm, "test", w->now);
-        } else if (what & 1) {
-                hypervisor_taken_back(w->h, what / 2, w->now);
-        } else if (fails) {
-                (void)err_set(&err, REASON_TIMEOUT, 110, "the guest did not answer");
-                hypervisor_failed(w->h, what / 2, &err, w->now);
-        } else {
-                hypervisor_activated(w->h, what / 2, w->now);
-        }
+        const struct request *r = hypervisor_request(w->h, work->serial);
+        if (r && work->token && (!fails || w->now % 2))
+                act(w, r, &work->step);
+        (void)err_set(&err, REASON_TIMEOUT, 110, "the guest did not answer");
+        hypervisor_step_done(w->h, work->serial, work->token, fails ? &err : NULL, NULL, w->now);
+        g_free(work);
         turn(w);
 }
 
@@ -399,7 +458,7 @@ static void test_refusals(void)
         r = get(&w, ask(&w, "d", "memory:128M cpu:1,share>=0.9", false, NULL));
         g_assert_cmpint(r->outcome, ==, OUTCOME_NOT_NOW);
         g_assert_cmpint(r->reason, ==, REASON_NO_CAPACITY);
-        g_assert_cmpuint(r->n_claims, ==, 0); /* all or nothing */
+        g_assert_cmpuint(r->n_definitions, ==, 0); /* all or nothing */
         (void)ask(&w, "d", "memory:256M", false, &bad);
         g_assert_cmpint(bad, ==, REASON_INVALID); /* the id with other needs */
         world_done(&w);
@@ -465,13 +524,17 @@ static void test_vm_gone(void)
         uint64_t a = ask(&w, "a", "cpu:1", false, NULL);
         work_all(&w);
         uint64_t b = ask(&w, "b", "memory:256M", false, NULL); /* still activating */
-        hypervisor_vm_gone(w.h, "v", "killed", w.now);
+        work_one(&w, false);
+        uint64_t serial;
+        struct err err = {0};
+        g_assert_cmpint(hypervisor_release(w.h, "vm:v", "killed", w.now, &serial, &err), ==, 0);
         turn(&w);
+        g_assert_cmpint(get(&w, a)->state, ==, REQUEST_GRANTED); /* until the VM is gone */
+        work_all(&w);
         g_assert_cmpint(get(&w, a)->state, ==, REQUEST_ENDED);
         g_assert_cmpint(get(&w, b)->state, ==, REQUEST_ENDED);
         g_assert_cmpint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
-        work_all(&w); /* what was under way reports late: ignored */
-        g_assert_cmpint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
+        g_assert_true(nothing_held(&w));
         start_vm(&w); /* and it can start again */
         world_done(&w);
 }
@@ -672,7 +735,7 @@ static void test_host_became_smaller(void)
                 smaller[i].owned = machine[i].kind == COMPONENT_CPU ? machine[i].owned / 2 : 128 * MIB;
         }
         w.smaller = true;
-        g_queue_clear(&w.work);
+        g_queue_clear_full(&w.work, g_free);
         hypervisor_free(w.h);
         boot(&w);
         g_assert_cmpint(get(&w, a)->state, ==, REQUEST_GRANTED);
@@ -693,9 +756,9 @@ static void sum_live(const struct request *r, void *arg)
 {
         GString *s = arg;
         g_string_append_printf(s, "%s %s %d", r->key, request_state_name(r->state), r->outcome);
-        for (size_t i = 0; i < r->n_claims; i++)
-                g_string_append_printf(s, " %u=%lld@%d", r->claims[i].component,
-                                       (long long)r->claims[i].amount, r->claims[i].slot);
+        for (size_t i = 0; i < r->n_definitions; i++)
+                g_string_append_printf(s, " %u=%lld@%d", r->definitions[i].component,
+                                       (long long)r->definitions[i].amount, r->definitions[i].slot);
         g_string_append_c(s, '\n');
 }
 
@@ -705,7 +768,7 @@ static void crash(struct world *w)
         hypervisor_tick(w->h, w->now); /* as the replay does */
         turn(w);
         hypervisor_each(w->h, sum_live, before);
-        g_queue_clear(&w->work);
+        g_queue_clear_full(&w->work, g_free);
         g_array_set_size(w->waits, 0); /* who waited asks again */
         reload(w);
         hypervisor_each(w->h, sum_live, after);
@@ -759,8 +822,11 @@ static void random_event(struct world *w, GRand *rand)
                 }
                 break;
         case 1:
+                (void)snprintf(key, sizeof(key), "vm:%s", vm);
                 if (g_rand_int_range(rand, 0, 20) == 0)
-                        hypervisor_vm_gone(w->h, vm, "killed", w->now);
+                        (void)hypervisor_release(w->h, key, "killed", w->now, &serial, &err);
+                else
+                        hypervisor_vm_hurry(w->h, vm, w->now + 1);
                 break;
         case 2:
                 if (g_rand_int_range(rand, 0, 20) == 0)
@@ -831,7 +897,12 @@ static void test_random(void)
                 work_all(&w);
                 release_all(&w);
                 work_all(&w);
+                w.now += config.retry_max_ms; /* what failed to come back, once more */
+                hypervisor_tick(w.h, w.now);
+                turn(&w);
+                work_all(&w);
                 g_assert_cmpuint(w.waits->len, ==, 0);
+                g_assert_true(nothing_held(&w));
                 g_assert_cmpuint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
                 for (uint32_t c = 0; c < G_N_ELEMENTS(machine); c++)
                         g_assert_cmpint(ledger_claimed(hypervisor_ledger(w.h), c), ==, 0);

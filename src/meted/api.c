@@ -15,7 +15,6 @@
 #include "json/api.h"
 #include "json/read.h"
 #include "json/route.h"
-#include "meted/job.h"
 #include "meted/machine.h"
 #include "meted/metrics.h"
 #include "meted/view.h"
@@ -453,6 +452,9 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
                 break;
         case API_OPERATION_LEASE_LIST:
                 out = view_leases(m, query, &err);
+                break;
+        case API_OPERATION_DEFINITION_LIST:
+                out = view_definitions(m, query, &err);
                 break;
         case API_OPERATION_VM_CREATE:
                 do_vm_create(m, req, body);

@@ -25,6 +25,50 @@ void crash_point(const char *name)
         if (passed == at)
                 (void)raise(SIGKILL);
 }
+
+static const char *faults_path(void)
+{
+        return getenv("METE_FAULTS");
+}
+
+enum fault fault_point(const char *name)
+{
+        static const char *const words[] = {[FAULT_NONE] = "",
+                                            [FAULT_ERROR] = "error",
+                                            [FAULT_LATE] = "late",
+                                            [FAULT_DIE] = "die",
+                                            [FAULT_HOLD] = "hold"};
+        char line[128] = "", held[512];
+        int fd = faults_path() ? open(faults_path(), O_RDONLY | O_CLOEXEC) : -1;
+        if (fd < 0)
+                return FAULT_NONE;
+        ssize_t n = read(fd, line, sizeof(line) - 1);
+        (void)close(fd);
+        size_t name_n = strlen(name);
+        if (n <= 0 || strncmp(line, name, name_n) != 0 || line[name_n] != ' ')
+                return FAULT_NONE;
+        line[strcspn(line, "\n")] = '\0';
+        for (int f = FAULT_ERROR; f <= FAULT_HOLD; f++) {
+                if (strcmp(line + name_n + 1, words[f]) != 0)
+                        continue;
+                (void)snprintf(held, sizeof(held), "%s.held", faults_path());
+                if ((f == FAULT_HOLD ? rename(faults_path(), held) : unlink(faults_path())) == 0)
+                        return (enum fault)f;
+        }
+        return FAULT_NONE;
+}
+
+void fault_die(void)
+{
+        (void)raise(SIGKILL);
+}
+
+bool fault_is_held(void)
+{
+        char held[512];
+        (void)snprintf(held, sizeof(held), "%s.held", faults_path());
+        return access(held, F_OK) == 0;
+}
 #else
 typedef int crash_points_are_off;
 #endif

@@ -5,10 +5,38 @@
  * Nth of them, and METE_CRASH_LOG=PATH gets the name of each that is passed: so a test can walk all of them
  * and knows which it reached. In other builds this is nothing. */
 #pragma once
+#include <stdbool.h>
+
+/* What a test wants of the step that is about to act: METE_FAULTS=PATH names a file whose one line is the
+ * name of a step and a word, such as "back host vcpu error". The file is removed as the step comes by.
+ *
+ *   error  it fails without having acted
+ *
+ *   late   it acts, and its end is reported as a time-out
+ *
+ *   die    it acts, and meted dies of SIGKILL before that is reported
+ *
+ *   hold   it waits until PATH.held, which appears then, is removed: time to kill something */
+enum fault { FAULT_NONE, FAULT_ERROR, FAULT_LATE, FAULT_DIE, FAULT_HOLD };
 
 #ifdef METE_CRASH_POINTS
 void crash_point(const char *name);
+enum fault fault_point(const char *name);
+bool fault_is_held(void);
+void fault_die(void);
 #else
+static inline enum fault fault_point(const char *name)
+{
+        (void)name;
+        return FAULT_NONE;
+}
+static inline bool fault_is_held(void)
+{
+        return false;
+}
+static inline void fault_die(void)
+{
+}
 static inline void crash_point(const char *name)
 {
         (void)name;

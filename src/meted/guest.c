@@ -11,7 +11,7 @@
 
 #include "base/log.h"
 #include "base/str.h"
-#include "meted/job.h"
+#include "meted/activate.h"
 #include "meted/machine.h"
 #include "vm/socket.h"
 
@@ -74,8 +74,8 @@ void verdict_of(const struct meted *m, const struct request *r, struct api_verdi
                 ret->valid_ms = left > 0 ? (left < 86400000 ? left : 86400000) : 0;
         } else {
                 int64_t bytes = 0;
-                for (size_t i = 0; i < r->n_claims; i++) {
-                        const struct request_claim *c = &r->claims[i];
+                for (size_t i = 0; i < r->n_definitions; i++) {
+                        const struct definition *c = &r->definitions[i];
                         if (m->inventory.components[c->component].kind == COMPONENT_MEMORY)
                                 bytes += c->amount;
                         else if (c->slot >= 0 && ret->n_cpus < ARRAY_N(ret->cpus))
@@ -137,10 +137,10 @@ static void add_slots(const struct request *r, void *arg)
         struct slots *s = arg;
         if (strcmp(r->vm, s->v->definition.name) != 0)
                 return;
-        for (size_t i = 0; i < r->n_claims; i++)
-                if (s->v->m->inventory.components[r->claims[i].component].kind == COMPONENT_CPU &&
-                    r->claims[i].slot >= 0)
-                        s->used |= UINT64_C(1) << r->claims[i].slot;
+        for (size_t i = 0; i < r->n_definitions; i++)
+                if (s->v->m->inventory.components[r->definitions[i].component].kind == COMPONENT_CPU &&
+                    r->definitions[i].slot >= 0)
+                        s->used |= UINT64_C(1) << r->definitions[i].slot;
 }
 
 static void ignore_state(void *arg, const json_t *result, const struct err *err)
@@ -193,8 +193,8 @@ static void do_hello(struct machine *v, struct rpc_call *call, const json_t *par
         memcpy(welcome.vm, v->definition.name, sizeof(welcome.vm));
         rpc_reply(call, api_guest_welcome_emit(&welcome));
         idle_cpus_off(v);
-        jobs_agent_back(v);
-        jobs_retry(v);
+        activate_agent_back(v);
+        activate_hurry_back(v);
 }
 
 struct sync {

@@ -11,7 +11,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "json/read.h"
-#include "meted/job.h"
+#include "meted/activate.h"
 
 struct machine *machine_find(struct meted *m, const char *name)
 {
@@ -33,7 +33,9 @@ static void on_adopt_retry(void *arg)
         struct machine *v = arg;
         const struct request *base = machine_base(v);
         if (base && base->state == REQUEST_GRANTED && !v->is_dead)
-                job_adopt(v);
+                activate_adopt(v);
+        else if (base)
+                activate_hurry(v->m, base); /* it goes: nothing waits for it to be adopted */
 }
 
 struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, int uid_slot)
@@ -42,7 +44,6 @@ struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, 
         v->m = m;
         v->definition = *d;
         v->uid_slot = uid_slot;
-        g_queue_init(&v->jobs);
         loop_timer_init(&v->agent_retry, on_agent_retry, v);
         loop_timer_init(&v->adopt_retry, on_adopt_retry, v);
         guint at = 0;
@@ -56,7 +57,7 @@ struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, 
 void machine_detach(struct machine *v)
 {
         loop_timer_cancel(&v->adopt_retry);
-        jobs_drop(v); /* first: what the others cancel is then nobody's any more */
+        activate_drop(v); /* first: what the others cancel is then nobody's any more */
         guest_disconnect(v);
         vm_free(v->vm);
         v->vm = NULL;

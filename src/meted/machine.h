@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* meted/machine.h - one VM as it is on this host: its definition, its VMM while there is one, its agent
- * while that is connected, and the queue of jobs that change it (job.h). */
+ * while that is connected, and the step that changes it (activate.h). */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,7 +12,7 @@
 #include "vm/vm.h"
 #include "wire/rpc.h"
 
-struct job;
+struct step;
 
 struct machine {
         struct meted *m;
@@ -25,23 +25,29 @@ struct machine {
         bool is_dead;    /* its VMM is known to be gone; the way back is asked for, or soon will be */
         char ended[256]; /* how its last run ended */
         struct loop_timer adopt_retry;
-        struct job *attaching; /* whose step waits for the VMM's monitors */
+        struct step *attaching; /* which waits for the VMM's monitors */
         /* guest.c */
         struct rpc *agent; /* NULL: no connection to the port */
         struct loop_timer agent_retry;
         bool greeted;
         char agent_version[32], boot_id[64];
         struct api_guest_state guest;
-        bool memory_is_known; /* guest.memory_bytes is what it has on line now */
-        /* job.c */
-        GQueue jobs;    /* of struct job; the first one runs */
-        GList *retries; /* of struct retry: what could not be taken back yet */
+        bool memory_is_known;   /* guest.memory_bytes is what it has on line now */
+        int64_t measured_bytes; /* what it had on line before the activation measured_for plugged memory */
+        uint64_t measured_for;
+        /* activate.c */
+        struct step *step;     /* under way; NULL: none */
+        struct effect pending; /* the next one */
+        uint64_t walk_serial;  /* of the activation or way back that it is a step of, and since when */
+        bool walk_is_back;
+        int64_t walk_mono_ms;
+        bool has_pending;
 };
 
 /* Machines of m->machines stay sorted by name. */
 struct machine *machine_find(struct meted *m, const char *name);
 struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, int uid_slot);
-/* No VMM and no jobs may be there. */
+/* No VMM and no step may be there. */
 void machine_remove(struct machine *v);
 /* meted goes, the VMM stays. */
 void machine_detach(struct machine *v);

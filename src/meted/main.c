@@ -12,7 +12,7 @@
 
 #include "base/log.h"
 #include "base/notify.h"
-#include "meted/job.h"
+#include "meted/activate.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
 #include "vm/socket.h"
@@ -140,7 +140,7 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                 struct machine *v = g_ptr_array_index(m->machines, i);
                 const struct request *base = machine_base(v);
                 if (base && base->state == REQUEST_GRANTED)
-                        job_adopt(v);
+                        activate_adopt(v);
         }
         hypervisor_recover(m->hv, loop_now_ms());
         meted_changed(m);
@@ -227,8 +227,8 @@ static int on_missing(const char *component, void *arg, struct err *err)
 static void say_missing(const struct request *r, void *arg)
 {
         struct meted *m = arg;
-        for (size_t i = 0; i < r->n_claims; i++) {
-                const struct component *c = &m->inventory.components[r->claims[i].component];
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                const struct component *c = &m->inventory.components[r->definitions[i].component];
                 if (c->healthy)
                         continue;
                 log_warn("%s claims %s, which is not there any more", r->key, c->id);

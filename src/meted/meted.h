@@ -3,7 +3,7 @@
  *
  *   api.c      HTTP requests        -> hypervisor          guest.c    messages of agents -> hypervisor
  *   turn.c     effects of one turn  -> store, then the others
- *   machine.c  one VM: its VMM, its agent, its jobs        job.c      makes usable, takes back
+ *   machine.c  one VM: its VMM, its agent, its step        activate.c makes usable, takes back
  *   keeper.c   the connection to mete-keeper
  *
  * Whoever calls into the hypervisor calls meted_changed() afterwards. Answers are not written where a

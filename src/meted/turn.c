@@ -11,11 +11,11 @@
 
 #include "base/log.h"
 #include "meted/crash.h"
-#include "meted/job.h"
+#include "meted/activate.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
 
-enum { MEND_MS = 500, TRIM_EVERY = 1000, FINISHED_MAX = 1024 };
+enum { RETRY_FIRST_MS = 2000, RETRY_MAX_MS = 60000, MEND_MS = 500, TRIM_EVERY = 1000, FINISHED_MAX = 1024 };
 
 static void arm_tick(struct meted *m)
 {
@@ -175,6 +175,10 @@ static int record(struct meted *m, const struct effect *f, struct err *err)
                 const struct request *r = hypervisor_request(m->hv, f->serial);
                 return r ? store_put_request(m->store, r, err) : 0; /* forgotten in this very turn */
         }
+        case EFFECT_JOURNAL: {
+                const struct request *r = hypervisor_request(m->hv, f->serial);
+                return r ? store_put_activation(m->store, r, err) : 0;
+        }
         case EFFECT_FORGET:
                 return store_forget_request(m->store, f->serial, err);
         case EFFECT_EVENT: {
@@ -194,8 +198,8 @@ static int record(struct meted *m, const struct effect *f, struct err *err)
         case EFFECT_ANSWER:
         case EFFECT_RELEASED:
         case EFFECT_ENDED:
-        case EFFECT_ACTIVATE:
-        case EFFECT_DEACTIVATE:
+        case EFFECT_STEP:
+        case EFFECT_HURRY:
         case EFFECT_LEASE_ENDED:
                 g_array_append_val(m->after, *f);
                 return 0;
@@ -274,7 +278,8 @@ static void on_mend(void *arg)
                 if (v->is_dead)
                         machine_died(v, v->ended);
         }
-        hypervisor_recover(m->hv, loop_now_ms());
+        if (m->adopted) /* else once it is known which VMMs are there */
+                hypervisor_recover(m->hv, loop_now_ms());
         meted_changed(m);
 }
 
@@ -288,6 +293,8 @@ static void carry_out(struct meted *m, const struct effect *f)
                 if (r)
                         m->counters.verdicts[r->outcome]++;
                 answer_waiters(m, f->serial, WAIT_VERDICT, NULL);
+                if (r && r->state == REQUEST_GRANTED)
+                        activate_end(m, r, false);
                 break;
         case EFFECT_RELEASED:
                 answer_waiters(m, f->serial, WAIT_RELEASE, NULL);
@@ -295,22 +302,24 @@ static void carry_out(struct meted *m, const struct effect *f)
         case EFFECT_ENDED:
                 answer_waiters(m, f->serial, WAIT_END, NULL);
                 answer_waiters(m, f->serial, WAIT_STOP, NULL);
+                if (r) {
+                        activate_end(m, r, false);
+                        activate_end(m, r, true);
+                }
                 break;
-        case EFFECT_ACTIVATE:
-                crash_point("activate");
-                if (r)
-                        job_activate(m, r);
+        case EFFECT_STEP:
+                activate_step(m, f);
                 break;
-        case EFFECT_DEACTIVATE:
-                crash_point("deactivate");
+        case EFFECT_HURRY:
                 if (r)
-                        job_deactivate(m, r);
+                        activate_hurry(m, r);
                 break;
         case EFFECT_LEASE_ENDED:
                 if (r)
                         machine_lease_ended(m, r, f->reason, f->text);
                 break;
         case EFFECT_PERSIST:
+        case EFFECT_JOURNAL:
         case EFFECT_FORGET:
         case EFFECT_EVENT:
                 break;
@@ -358,6 +367,8 @@ int meted_load(struct meted *m, struct err *err)
                 .live_per_vm_max = (size_t)m->config.live_per_vm_max,
                 .finished_max = FINISHED_MAX,
                 .first_serial = last + 1,
+                .retry_first_ms = RETRY_FIRST_MS,
+                .retry_max_ms = RETRY_MAX_MS,
         };
         int64_t now = loop_now_ms();
         struct hypervisor *hv = hypervisor_new(&c, m->inventory.components, m->inventory.n, now);
@@ -365,6 +376,8 @@ int meted_load(struct meted *m, struct err *err)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for the hypervisor");
         hypervisor_free(m->hv);
         m->hv = hv;
+        for (guint i = 0; i < m->machines->len; i++)
+                activate_void(g_ptr_array_index(m->machines, i));
         for (guint i = 0; i < m->machines->len && !bad; i++) {
                 struct vm_shape shape;
                 machine_shape(g_ptr_array_index(m->machines, i), &shape);

@@ -101,8 +101,8 @@ static void vcpus_of(const struct request *r, void *arg)
         struct vcpus *s = arg;
         if (strcmp(r->vm, s->v->definition.name) != 0 || request_is_final(r))
                 return;
-        for (size_t i = 0; i < r->n_claims; i++) {
-                const struct request_claim *c = &r->claims[i];
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                const struct definition *c = &r->definitions[i];
                 const struct component *on = &s->v->m->inventory.components[c->component];
                 if (on->kind == COMPONENT_MEMORY && r->state != REQUEST_OFFERED)
                         s->memory_bytes += c->amount;
@@ -227,8 +227,8 @@ static void claims_out(const struct request *r, void *arg)
         struct page *p = arg;
         if (!takes(p, r))
                 return;
-        for (size_t i = 0; i < r->n_claims; i++) {
-                const struct claim *c = ledger_find(hypervisor_ledger(p->m->hv), r->claims[i].id);
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                const struct claim *c = ledger_find(hypervisor_ledger(p->m->hv), r->definitions[i].claim);
                 struct api_claim to = {0};
                 if (!c)
                         continue;
@@ -268,6 +268,29 @@ static void lease_out(const struct request *r, void *arg)
         to.has_end_ms = end != LEDGER_OPEN;
         to.end_ms = to.has_end_ms ? end : 0;
         json_array_append_new(p->list, api_lease_emit(&to));
+}
+
+static void definitions_out(const struct request *r, void *arg)
+{
+        struct page *p = arg;
+        if (r->kind == REQUEST_RESERVATION || r->state == REQUEST_OFFERED || !takes(p, r))
+                return;
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                const struct definition *d = &r->definitions[i];
+                struct api_definition to = {.kind = (enum api_virtual_kind)d->kind,
+                                            .amount = d->amount,
+                                            .prepares = d->prepares,
+                                            .host_active = d->host_active,
+                                            .active = d->active,
+                                            .configured = d->configured,
+                                            .held = d->way == WAY_HELD};
+                (void)snprintf(to.vm, sizeof(to.vm), "%s", r->vm);
+                (void)snprintf(to.item, sizeof(to.item), "%s%d", virtual_kind_name(d->kind), (int)d->slot);
+                (void)snprintf(to.component, sizeof(to.component), "%.31s",
+                               p->m->inventory.components[d->component].id);
+                holder_of(r, to.holder, sizeof(to.holder));
+                json_array_append_new(p->list, api_definition_emit(&to));
+        }
 }
 
 static json_t *by_serial(struct meted *m, const char *query, const char *name,
@@ -323,6 +346,12 @@ json_t *view_leases(struct meted *m, const char *query, struct err *err)
 {
         bool first;
         return by_serial(m, query, "leases", lease_out, &first, err);
+}
+
+json_t *view_definitions(struct meted *m, const char *query, struct err *err)
+{
+        bool first;
+        return by_serial(m, query, "definitions", definitions_out, &first, err);
 }
 
 /* ---- events ---- */

@@ -11,5 +11,6 @@ void view_vm(const struct machine *v, struct api_vm *ret);
 json_t *view_vms(struct meted *m, const char *query, struct err *err);
 json_t *view_ledger(struct meted *m, const char *query, struct err *err);
 json_t *view_leases(struct meted *m, const char *query, struct err *err);
+json_t *view_definitions(struct meted *m, const char *query, struct err *err);
 json_t *view_events(struct meted *m, const struct api_event_query *q, struct err *err);
 json_t *view_event(const struct store_event *e);

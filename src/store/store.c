@@ -13,17 +13,18 @@
 
 #include "base/str.h"
 
-/* The schema of version 1. A later version adds steps to upgrade(); a newer one than ours is refused. */
-enum { SCHEMA_VERSION = 1 };
+/* Version 2 has definitions and activations. No other was ever released, so any other is refused. */
+enum { SCHEMA_VERSION = 2 };
 static const char schema[] =
         "CREATE TABLE request (serial INTEGER PRIMARY KEY, key TEXT NOT NULL, id TEXT NOT NULL, vm TEXT NOT "
         "NULL,"
         " application TEXT NOT NULL, kind TEXT NOT NULL, state TEXT NOT NULL, accepts_less INTEGER NOT NULL,"
-        " needs TEXT NOT NULL, met TEXT NOT NULL, claims TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT "
+        " needs TEXT NOT NULL, met TEXT NOT NULL, definitions TEXT NOT NULL, outcome TEXT NOT NULL, reason "
+        "TEXT "
         "NOT NULL,"
         " sentence TEXT NOT NULL, asked_ms INTEGER NOT NULL, start_ms INTEGER NOT NULL, end_ms INTEGER NOT "
         "NULL,"
-        " offer_end_ms INTEGER NOT NULL);"
+        " offer_end_ms INTEGER NOT NULL, activation TEXT NOT NULL);"
         "CREATE TABLE event (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, trace TEXT NOT NULL,"
         " subject TEXT NOT NULL, event TEXT NOT NULL, text TEXT NOT NULL);"
         "CREATE TABLE vm (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID;"
@@ -32,6 +33,7 @@ static const char schema[] =
 
 enum statement {
         PUT_REQUEST,
+        PUT_ACTIVATION,
         FORGET_REQUEST,
         ADD_EVENT,
         PUT_VM,
@@ -48,7 +50,8 @@ enum statement {
 
 static const char *const sql[STATEMENT_N] = {
         [PUT_REQUEST] = "INSERT OR REPLACE INTO request VALUES "
-                        "(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18)",
+                        "(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)",
+        [PUT_ACTIVATION] = "UPDATE request SET activation = ?2 WHERE serial = ?1",
         [FORGET_REQUEST] = "DELETE FROM request WHERE serial = ?1",
         [ADD_EVENT] = "INSERT INTO event VALUES (?1,?2,?3,?4,?5,?6)",
         [PUT_VM] = "INSERT OR REPLACE INTO vm VALUES (?1,?2)",
@@ -147,9 +150,11 @@ static int prepare(struct store *s, struct err *err)
                 bad = one_int(s, "PRAGMA user_version", &version, err);
         if (bad)
                 return bad;
-        if (version > SCHEMA_VERSION)
+        if (version != 0 && version != SCHEMA_VERSION)
                 return err_set(err, REASON_INCOMPATIBLE, EPROTO,
-                               "the store has version %" PRId64 ", this meted knows %d; run the newer meted",
+                               "the store has version %" PRId64
+                               ", this meted knows %d; run the meted that made "
+                               "it, or move the store away while no VM runs",
                                version, SCHEMA_VERSION);
         if (version == 0) {
                 char set[64];
@@ -239,8 +244,18 @@ static void bind_text(sqlite3_stmt *q, int i, const char *text)
         sqlite3_bind_text(q, i, text, -1, SQLITE_TRANSIENT);
 }
 
-/* Claims are at most one per vCPU and DIMM slot and node, so this is bounded. */
-enum { CLAIMS_TEXT = 160 * 72 };
+/* At most one for each vCPU, DIMM slot and node, so this is bounded. */
+enum { DEFINITIONS_TEXT = 160 * 88 };
+
+/* "cpu:0=900@1/vcpu/ha": component, amount, slot, what it backs, and what is true of it: p it is prepared
+ * first, h host side active, a active, c in the I/O configuration, g on the way back, x held there. */
+static void add_definition(const struct store *s, struct text *t, const struct definition *d)
+{
+        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s", t->at ? " " : "", s->components[d->component].id,
+            d->amount, d->slot, virtual_kind_name(d->kind), d->prepares ? "p" : "", d->host_active ? "h" : "",
+            d->active ? "a" : "", d->configured ? "c" : "", d->way == WAY_GOING ? "g" : "",
+            d->way == WAY_HELD ? "x" : "");
+}
 
 int store_put_request(struct store *s, const struct request *r, struct err *err)
 {
@@ -254,17 +269,18 @@ int store_put_request(struct store *s, const struct request *r, struct err *err)
                 if (bad)
                         return bad;
         }
-        char needs[NEEDS_MAX * NEED_TEXT], met[NEEDS_MAX * 24], claims[CLAIMS_TEXT];
-        struct text n = {needs, sizeof(needs), 0}, m = {met, sizeof(met), 0}, c = {claims, sizeof(claims), 0};
-        needs[0] = met[0] = claims[0] = '\0';
+        char needs[NEEDS_MAX * NEED_TEXT], met[NEEDS_MAX * 24], definitions[DEFINITIONS_TEXT];
+        char activation[ACTIVATION_TEXT];
+        struct text n = {needs, sizeof(needs), 0}, m = {met, sizeof(met), 0},
+                    c = {definitions, sizeof(definitions), 0};
+        needs[0] = met[0] = definitions[0] = '\0';
         for (size_t i = 0; i < r->n_needs; i++) {
                 char one[NEED_TEXT];
                 add(&n, "%s%s", i ? " " : "", need_print(&r->needs[i], one));
                 add(&m, "%s%" PRId64, i ? " " : "", r->met[i]);
         }
-        for (size_t i = 0; i < r->n_claims; i++)
-                add(&c, "%s%s=%" PRId64 "@%d", i ? " " : "", s->components[r->claims[i].component].id,
-                    r->claims[i].amount, r->claims[i].slot);
+        for (size_t i = 0; i < r->n_definitions; i++)
+                add_definition(s, &c, &r->definitions[i]);
         sqlite3_stmt *q = s->stmt[PUT_REQUEST];
         sqlite3_bind_int64(q, 1, (int64_t)r->serial);
         bind_text(q, 2, r->key);
@@ -276,7 +292,7 @@ int store_put_request(struct store *s, const struct request *r, struct err *err)
         sqlite3_bind_int(q, 8, r->accepts_less);
         bind_text(q, 9, needs);
         bind_text(q, 10, met);
-        bind_text(q, 11, claims);
+        bind_text(q, 11, definitions);
         bind_text(q, 12, outcome_name(r->outcome));
         bind_text(q, 13, reason_name(r->reason));
         bind_text(q, 14, r->sentence);
@@ -284,7 +300,19 @@ int store_put_request(struct store *s, const struct request *r, struct err *err)
         sqlite3_bind_int64(q, 16, r->start_ms);
         sqlite3_bind_int64(q, 17, r->end_ms);
         sqlite3_bind_int64(q, 18, r->offer_end_ms);
+        bind_text(q, 19, activation_print(&r->activation, activation));
         return run(s, PUT_REQUEST, "cannot record a request", err);
+}
+
+int store_put_activation(struct store *s, const struct request *r, struct err *err)
+{
+        char activation[ACTIVATION_TEXT];
+        int bad = begin(s, err);
+        if (bad)
+                return bad;
+        sqlite3_bind_int64(s->stmt[PUT_ACTIVATION], 1, (int64_t)r->serial);
+        bind_text(s->stmt[PUT_ACTIVATION], 2, activation_print(&r->activation, activation));
+        return run(s, PUT_ACTIVATION, "cannot journal a step", err);
 }
 
 int store_forget_request(struct store *s, uint64_t serial, struct err *err)
@@ -390,32 +418,74 @@ static const struct component *find_component(const struct store *s, const char 
         return NULL;
 }
 
-/* "cpu:0=900@1 memory:node0=1073741824@0" */
-static int parse_claims(const struct store *s, const char *text, struct request *r, struct err *err)
+/* The inverse of add_definition(), but for the component's id. */
+static bool parse_definition(const char *text, struct definition *ret)
+{
+        char *end, kind[8] = "";
+        const char *p = text + strcspn(text, "= ");
+        if (*p != '=')
+                return false;
+        ret->amount = strtoll(p + 1, &end, 10);
+        if (*end != '@' || ret->amount <= 0)
+                return false;
+        long slot = strtol(end + 1, &end, 10);
+        if (*end != '/' || slot < -1 || slot > 63)
+                return false;
+        ret->slot = (int16_t)slot;
+        size_t n = strcspn(++end, "/ ");
+        if (n >= sizeof(kind) || end[n] != '/')
+                return false;
+        memcpy(kind, end, n);
+        ret->kind = virtual_kind_from_name(kind);
+        for (p = end + n + 1; *p && *p != ' '; p++) {
+                switch (*p) {
+                case 'p':
+                        ret->prepares = true;
+                        break;
+                case 'h':
+                        ret->host_active = true;
+                        break;
+                case 'a':
+                        ret->active = true;
+                        break;
+                case 'c':
+                        ret->configured = true;
+                        break;
+                case 'g':
+                        ret->way = WAY_GOING;
+                        break;
+                case 'x':
+                        ret->way = WAY_HELD;
+                        break;
+                default:
+                        return false;
+                }
+        }
+        return ret->kind != 0;
+}
+
+static int parse_definitions(const struct store *s, const char *text, struct request *r, struct err *err)
 {
         size_t n = 1;
         if (!*text)
                 return 0;
         for (const char *p = text; *p; p++)
                 n += *p == ' ';
-        r->claims = calloc(n, sizeof(*r->claims));
-        if (!r->claims)
-                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for claims");
-        for (const char *p = text; *p;) {
+        r->definitions = calloc(n, sizeof(*r->definitions));
+        if (!r->definitions)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for definitions");
+        for (const char *p = text; *p; p += strspn(p, " ")) {
+                struct definition *d = &r->definitions[r->n_definitions++];
                 size_t id_n = strcspn(p, "= ");
-                char *end = NULL;
-                int64_t amount = p[id_n] == '=' ? strtoll(p + id_n + 1, &end, 10) : 0;
-                long slot = end && *end == '@' ? strtol(end + 1, &end, 10) : -2;
-                if (amount <= 0 || slot < -1 || slot > 63 || (*end && *end != ' '))
+                if (!parse_definition(p, d))
                         return err_set(err, REASON_INTERNAL, EINVAL,
-                                       "%s: its claims \"%.60s\" cannot be read", r->key, text);
+                                       "%s: its definitions \"%.60s\" cannot be read", r->key, text);
                 const struct component *c = find_component(s, p, id_n);
                 if (!c)
                         return err_set(err, REASON_INTERNAL, ENODEV, "%s: it claims %.*s, which is not known",
                                        r->key, (int)id_n, p);
-                r->claims[r->n_claims++] = (struct request_claim){
-                        .component = (uint32_t)(c - s->components), .slot = (int16_t)slot, .amount = amount};
-                p = *end ? end + 1 : end;
+                d->component = (uint32_t)(c - s->components);
+                p += strcspn(p, " ");
         }
         return 0;
 }
@@ -431,8 +501,9 @@ int store_each_missing(struct store *s, int (*fn)(const char *component, void *a
 {
         sqlite3_stmt *q;
         int bad = 0, rc = SQLITE_DONE;
-        if (sqlite3_prepare_v2(s->db, "SELECT claims FROM request WHERE claims <> '' ORDER BY serial", -1, &q,
-                               NULL) != SQLITE_OK)
+        if (sqlite3_prepare_v2(s->db,
+                               "SELECT definitions FROM request WHERE definitions <> '' ORDER BY serial", -1,
+                               &q, NULL) != SQLITE_OK)
                 return fail(s, "cannot read claims", err);
         while (!bad && (rc = sqlite3_step(q)) == SQLITE_ROW) {
                 for (const char *p = column(q, 0); *p && !bad; p += strspn(p, " ")) {
@@ -494,7 +565,10 @@ static int parse_row(const struct store *s, sqlite3_stmt *q, struct request *r, 
                 return err_set(err, REASON_INTERNAL, EINVAL,
                                "request %" PRIu64 " in the store cannot be read", r->serial);
         int bad = parse_needs(column(q, 8), column(q, 9), r, err);
-        return bad ? bad : parse_claims(s, column(q, 10), r, err);
+        if (!bad && !activation_parse(column(q, 18), &r->activation))
+                bad = err_set(err, REASON_INTERNAL, EINVAL, "%s: its activation \"%.60s\" cannot be read",
+                              r->key, column(q, 18));
+        return bad ? bad : parse_definitions(s, column(q, 10), r, err);
 }
 
 int store_load_requests(struct store *s, int (*fn)(struct request *row, void *arg, struct err *err),
@@ -509,7 +583,7 @@ int store_load_requests(struct store *s, int (*fn)(struct request *row, void *ar
                 bad = parse_row(s, q, &r, err);
                 if (!bad)
                         bad = fn(&r, arg, err);
-                free(r.claims);
+                free(r.definitions);
         }
         if (!bad && rc != SQLITE_DONE)
                 bad = fail(s, "cannot read requests", err);

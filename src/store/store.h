@@ -39,6 +39,8 @@ void store_set_components(struct store *s, const struct component *components, s
 
 /* Writes of the turn. */
 int store_put_request(struct store *s, const struct request *r, struct err *err);
+/* Of a request that is there: how far its activation is, and nothing else. */
+int store_put_activation(struct store *s, const struct request *r, struct err *err);
 int store_forget_request(struct store *s, uint64_t serial, struct err *err);
 /* *ret_seq (may be NULL) is known at once, valid after the commit. */
 int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_seq, struct err *err);
@@ -51,7 +53,7 @@ bool store_is_dirty(const struct store *s);
 
 /* Reads. fn returns 0 to go on; otherwise its value is returned. */
 int store_load_requests(struct store *s, int (*fn)(struct request *row, void *arg, struct err *err),
-                        void *arg, struct err *err); /* row->claims is fn's to take */
+                        void *arg, struct err *err); /* row->definitions is fn's to take */
 int store_load_vms(struct store *s,
                    int (*fn)(const char *name, const char *definition_json, void *arg, struct err *err),
                    void *arg, struct err *err);

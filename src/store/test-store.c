@@ -70,10 +70,17 @@ static void sample(struct request *r, uint64_t serial)
         g_assert_cmpint(need_parse("memory:256M", &r->needs[1], &err), ==, 0);
         r->met[0] = 1;
         r->met[1] = 256 << 20;
-        r->n_claims = 2;
-        r->claims = calloc(2, sizeof(*r->claims));
-        r->claims[0] = (struct request_claim){.component = 0, .slot = 3, .amount = 900};
-        r->claims[1] = (struct request_claim){.component = 1, .slot = 0, .amount = 256 << 20};
+        r->n_definitions = 2;
+        r->definitions = calloc(2, sizeof(*r->definitions));
+        r->definitions[0] = (struct definition){.component = 0,
+                                                .kind = VIRTUAL_VCPU,
+                                                .slot = 3,
+                                                .amount = 900,
+                                                .host_active = true,
+                                                .active = true,
+                                                .configured = true};
+        r->definitions[1] = (struct definition){
+                .component = 1, .kind = VIRTUAL_DIMM, .amount = 256 << 20, .prepares = true, .way = WAY_HELD};
         r->asked_ms = r->start_ms = 1000;
         r->end_ms = LEDGER_OPEN;
 }
@@ -88,9 +95,9 @@ static int take(struct request *row, void *arg, struct err *err)
         struct found *f = arg;
         (void)err;
         f->n++;
-        free(f->last.claims);
+        free(f->last.definitions);
         f->last = *row;
-        row->claims = NULL;
+        row->definitions = NULL;
         return 0;
 }
 
@@ -125,16 +132,29 @@ static void test_round_trip(void)
         g_assert_true(l->end_ms == LEDGER_OPEN && l->met[1] == r.met[1]);
         g_assert_cmpuint(l->n_needs, ==, 2);
         g_assert_true(need_equal(&l->needs[0], &r.needs[0]));
-        g_assert_cmpuint(l->n_claims, ==, 2);
-        g_assert_true(l->claims[0].slot == 3 && l->claims[0].amount == 900 && l->claims[1].component == 1);
+        g_assert_cmpuint(l->n_definitions, ==, 2);
+        g_assert_true(l->definitions[0].slot == 3 && l->definitions[0].amount == 900 &&
+                      l->definitions[1].component == 1);
+        g_assert_true(l->definitions[0].kind == VIRTUAL_VCPU && l->definitions[0].host_active &&
+                      l->definitions[0].active && l->definitions[0].configured &&
+                      !l->definitions[0].prepares && l->definitions[0].way == WAY_NONE);
+        g_assert_true(l->definitions[1].kind == VIRTUAL_DIMM && l->definitions[1].prepares &&
+                      !l->definitions[1].host_active && l->definitions[1].way == WAY_HELD);
+        g_assert_true(activation_parse("back bind 1 of end 0", &r.activation));
+        g_assert_cmpint(store_put_activation(s, &r, &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        free(f.last.definitions);
+        g_assert_cmpint(load(s, &f), ==, 1);
+        g_assert_true(l->activation.is_back && l->activation.phase == PHASE_BIND && l->activation.item == 1 &&
+                      l->activation.reached == PHASE_N);
         g_assert_cmpint(store_forget_request(s, 1, &err), ==, 0);
         g_assert_cmpint(store_commit(s, &err), ==, 0);
-        free(f.last.claims);
+        free(f.last.definitions);
         g_assert_cmpint(load(s, &f), ==, 0);
         uint64_t serial;
         g_assert_cmpint(store_last_serial(s, &serial, &err), ==, 0);
         g_assert_cmpuint(serial, >=, 1); /* forgotten, and still not used again */
-        free(r.claims);
+        free(r.definitions);
         store_close(s);
         place_done(&p);
 }
@@ -183,7 +203,7 @@ static void test_crash(void)
                 g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
                 struct store *s = open_store(&p);
                 g_assert_cmpint(load(s, &f), ==, committed);
-                free(f.last.claims);
+                free(f.last.definitions);
                 store_close(s);
                 close(told[0]);
                 close(told[1]);
@@ -218,22 +238,22 @@ static void test_full_disk(void)
                         bad = store_commit(s, &err);
                 if (!bad)
                         made++;
-                free(more.claims);
+                free(more.definitions);
         }
         g_assert_cmpint(bad, <, 0);
         g_assert_cmpint(err.reason, ==, REASON_INTERNAL);
         g_assert_cmpstr(err.sentence, !=, "");
         store_rollback(s);
         g_assert_cmpint(load(s, &f), ==, made);
-        free(f.last.claims);
+        free(f.last.definitions);
         g_assert_cmpint(setrlimit(RLIMIT_FSIZE, &unlimited), ==, 0);
         r.serial = 20000;
         err = (struct err){0};
         if (store_put_request(s, &r, &err) || store_commit(s, &err))
                 g_error("%s", err.sentence);
         g_assert_cmpint(load(s, &f), ==, made + 1);
-        free(f.last.claims);
-        free(r.claims);
+        free(f.last.definitions);
+        free(r.definitions);
         store_close(s);
         place_done(&p);
 }
@@ -317,10 +337,10 @@ static void test_missing_component(void)
         struct component grown[] = {machine[1], machine[0]}; /* under another number */
         store_set_components(s, grown, 2);
         g_assert_cmpint(load(s, &f), ==, 1);
-        g_assert_cmpuint(f.last.n_claims, ==, 2);
-        g_assert_true(f.last.claims[0].component == 1 && f.last.claims[1].component == 0);
-        free(f.last.claims);
-        free(r.claims);
+        g_assert_cmpuint(f.last.n_definitions, ==, 2);
+        g_assert_true(f.last.definitions[0].component == 1 && f.last.definitions[1].component == 0);
+        free(f.last.definitions);
+        free(r.definitions);
         store_close(s);
         place_done(&p);
 }

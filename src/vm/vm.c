@@ -30,6 +30,7 @@ enum op_kind {
         OP_REFRESH,
         OP_CPU_ENSURE,
         OP_CPU_REMOVE,
+        OP_MEMORY_PREPARE,
         OP_MEMORY_ENSURE,
         OP_MEMORY_REMOVE,
         OP_CONT,
@@ -250,6 +251,7 @@ static const int look_of[OP_N] = {
         [OP_REFRESH] = LOOK_RUN | LOOK_CPUS | LOOK_MEMORY,
         [OP_CPU_ENSURE] = LOOK_CPUS,
         [OP_CPU_REMOVE] = LOOK_CPUS,
+        [OP_MEMORY_PREPARE] = LOOK_MEMORY,
         [OP_MEMORY_ENSURE] = LOOK_MEMORY,
         [OP_MEMORY_REMOVE] = LOOK_MEMORY,
         [OP_CONT] = LOOK_RUN,
@@ -467,6 +469,8 @@ static void decide_memory_ensure(struct vm *vm, struct op *op)
                 remove_backend(vm, op, on_act);
         } else if (!dimm->backed) {
                 add_backend(vm, op);
+        } else if (op->kind == OP_MEMORY_PREPARE) {
+                finish(vm, VM_DONE, NULL);
         } else {
                 snprintf(id, sizeof(id), "dimm%d", op->slot);
                 snprintf(memory, sizeof(memory), "dimmmem%d", op->slot);
@@ -508,6 +512,7 @@ static void op_decide(struct vm *vm)
         case OP_CPU_REMOVE:
                 decide_cpu_remove(vm, op);
                 break;
+        case OP_MEMORY_PREPARE:
         case OP_MEMORY_ENSURE:
                 decide_memory_ensure(vm, op);
                 break;
@@ -804,6 +809,13 @@ void vm_cpu_remove(struct vm *vm, int slot, int timeout_ms, vm_done *done, void 
 {
         assert(slot >= (int)vm->definition.cpus && slot < cpus_max(vm));
         op_submit(vm, OP_CPU_REMOVE, slot, 0, timeout_ms, done, arg);
+}
+
+void vm_memory_prepare(struct vm *vm, int slot, int64_t bytes, int timeout_ms, vm_done *done, void *arg)
+{
+        assert(slot >= 0 && slot < (int)vm->definition.dimm_slots);
+        assert(bytes > 0 && bytes % vm->definition.unit_bytes == 0);
+        op_submit(vm, OP_MEMORY_PREPARE, slot, bytes, timeout_ms, done, arg);
 }
 
 void vm_memory_ensure(struct vm *vm, int slot, int64_t bytes, int timeout_ms, vm_done *done, void *arg)

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/walks.c - whose turn it is. The activations and ways back of one VM go one after another, each of them
+ * step by step on a single thread of control; those of different VMs go side by side.
+ *
+ * A step leaves as EFFECT_STEP, behind its record in the journal, and the next one leaves after its report.
+ * What happens meanwhile (a release, the end of a lease) turns the walk at once and is acted on when the step
+ * that is out has been reported: there is never a second one beside it. */
+#include "core/hypervisor-internal.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+/* What the event log calls a step that is done. */
+static const struct {
+        const char *up, *back;
+} done_events[PHASE_N] = {
+        [PHASE_PREPARE] = {"prepared",       "unprepared"      },
+        [PHASE_HOST] = {"host-activated", "host-deactivated"},
+        [PHASE_MARK] = {"marked",         "unmarked"        },
+        [PHASE_VIRTUAL] = {"activated",      "deactivated"     },
+        [PHASE_BIND] = {"bound",          "host-prepared"   },
+        [PHASE_CONFIRM] = {"initialised",    "let-go"          },
+        [PHASE_FINALISE] = {"finalised",      "unfinalised"     },
+        [PHASE_CONFIGURE] = {"configured",     "unconfigured"    },
+};
+
+static const char *done_event(enum phase p, bool is_back)
+{
+        return is_back ? done_events[p].back : done_events[p].up;
+}
+
+/* "vcpu 3 on cpu:1", "dimm 0 on memory:node0" */
+static void item_text(const struct hypervisor *h, const struct definition *d, char *ret, size_t size)
+{
+        const char *host = h->components[d->component].id;
+        if (d->kind == VIRTUAL_NONE)
+                (void)snprintf(ret, size, "%s", host);
+        else
+                (void)snprintf(ret, size, "%s %d on %s", virtual_kind_name(d->kind), (int)d->slot, host);
+}
+
+static void note_step(struct hypervisor *h, const struct entry *e, const char *event, const char *detail,
+                      int64_t now_ms)
+{
+        const struct request *r = &e->r;
+        char item[64] = "";
+        if (phase_has_items(r->activation.phase))
+                item_text(h, &r->definitions[r->activation.item], item, sizeof(item));
+        char trace[REQUEST_TRACE];
+        request_trace(r, trace);
+        hypervisor_note(h, now_ms, trace, r->key, event, "%s%s%s", item, *item && detail ? ": " : "",
+                        detail ? detail : "");
+}
+
+static void queue_push(struct entry *e)
+{
+        struct entry **p = &e->vm->walk_first;
+        if (e->is_walking)
+                return;
+        while (*p)
+                p = &(*p)->walk_next;
+        *p = e;
+        e->walk_next = NULL;
+        e->is_walking = true;
+}
+
+void walk_forget(struct entry *e)
+{
+        e->retry_at_ms = 0;
+        if (!e->is_walking)
+                return;
+        struct entry **p = &e->vm->walk_first;
+        while (*p != e)
+                p = &(*p)->walk_next;
+        *p = e->walk_next;
+        e->is_walking = false;
+}
+
+/* ---- one VM's turn ---- */
+
+static void send_step(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        struct vm_entry *vm = e->vm;
+        effect_push(h, EFFECT_JOURNAL, &e->r, now_ms);
+        struct effect *f = effect_push(h, EFFECT_STEP, &e->r, now_ms);
+        f->step = e->r.activation;
+        f->token = vm->token = ++h->next_token;
+        vm->is_step_out = true;
+        vm->is_step_back = e->r.activation.is_back;
+}
+
+static void note_own(struct hypervisor *h, const struct entry *e, unsigned own, int64_t now_ms)
+{
+        const struct request *r = &e->r;
+        char trace[REQUEST_TRACE];
+        request_trace(r, trace);
+        for (enum phase p = PHASE_PREPARE; p < PHASE_N; p++)
+                if (own & (1U << p))
+                        hypervisor_note(h, now_ms, trace, r->key, done_event(p, r->activation.is_back),
+                                        "the definitions say so");
+}
+
+static void is_held(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        char trace[REQUEST_TRACE];
+        request_trace(&e->r, trace);
+        effect_push(h, EFFECT_PERSIST, &e->r, now_ms);
+        hypervisor_note(h, now_ms, trace, e->r.key, "still-held", "%s", e->held);
+        e->may_hurry = !e->is_hurried;
+        e->is_hurried = false;
+        if (e->retry_in_ms == 0)
+                e->retry_in_ms = h->config.retry_first_ms;
+        e->retry_at_ms = now_ms + e->retry_in_ms;
+        e->retry_in_ms =
+                e->retry_in_ms > h->config.retry_max_ms / 2 ? h->config.retry_max_ms : 2 * e->retry_in_ms;
+        deadline_push(h, e->retry_at_ms, e->r.serial);
+}
+
+static void go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms)
+{
+        while (vm->walk_first && !vm->is_step_out) {
+                struct entry *e = vm->walk_first;
+                struct request *r = &e->r;
+                unsigned own = 0;
+                enum activation_next next = ACTIVATION_STEP;
+                if (!e->is_resumed || !activation_is_at_step(&r->activation, r->n_definitions))
+                        next = activation_next(&r->activation, r->definitions, r->n_definitions, &own);
+                e->is_resumed = false;
+                if (own) {
+                        effect_push(h, EFFECT_PERSIST, r, now_ms);
+                        note_own(h, e, own, now_ms);
+                }
+                if (next == ACTIVATION_STEP) {
+                        send_step(h, e, now_ms);
+                        continue;
+                }
+                walk_forget(e);
+                if (next == ACTIVATION_USABLE)
+                        became_usable(h, e, now_ms);
+                else if (next == ACTIVATION_BACK)
+                        came_back(h, e, now_ms);
+                else
+                        is_held(h, e, now_ms);
+        }
+}
+
+/* The VM itself goes: what it was lent goes with it, without a way back of its own. */
+static void take_all_out(struct vm_entry *vm)
+{
+        while (vm->walk_first)
+                walk_forget(vm->walk_first);
+}
+
+static bool vm_goes(const struct hypervisor *h, const struct vm_entry *vm)
+{
+        const struct entry *base = base_of(h, vm->shape.name);
+        return !base || base->r.state != REQUEST_GRANTED;
+}
+
+static void walk(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        struct vm_entry *vm = e->vm;
+        if (e->r.kind == REQUEST_VM && e->r.activation.is_back) {
+                take_all_out(vm);
+                if (vm->is_step_out)
+                        effect_push(h, EFFECT_HURRY, &e->r, now_ms);
+        } else if (e->r.kind == REQUEST_APP && vm_goes(h, vm)) {
+                return; /* it ends with its VM */
+        }
+        queue_push(e);
+        go_on(h, vm, now_ms);
+}
+
+void walk_start(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        e->retry_at_ms = 0;
+        walk(h, e, now_ms);
+}
+
+void walk_resume(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        if (e->is_walking || e->retry_at_ms)
+                return; /* something has set it going since the restart */
+        e->is_resumed = true;
+        if (e->r.activation.is_back)
+                activation_repeat(&e->r.activation, e->r.definitions, e->r.n_definitions);
+        walk(h, e, now_ms);
+}
+
+void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        e->retry_at_ms = 0;
+        if (e->r.state != REQUEST_RELEASING)
+                return;
+        activation_repeat(&e->r.activation, e->r.definitions, e->r.n_definitions);
+        walk(h, e, now_ms);
+}
+
+void hypervisor_vm_hurry(struct hypervisor *h, const char *name, int64_t at_ms)
+{
+        struct vm_entry *vm = find_vm(h, name);
+        for (struct entry *e = h->oldest; e && vm; e = e->newer) {
+                if (e->vm != vm || e->retry_at_ms <= at_ms || !e->may_hurry)
+                        continue;
+                e->retry_at_ms = at_ms;
+                e->may_hurry = false;
+                e->is_hurried = true;
+                deadline_push(h, at_ms, e->r.serial);
+        }
+}
+
+void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token, const struct err *err,
+                          const char *detail, int64_t now_ms)
+{
+        struct entry *e = find_serial(h, serial);
+        struct vm_entry *vm = e ? e->vm : NULL;
+        if (!vm || !vm->is_step_out || vm->token != token)
+                return;
+        vm->is_step_out = false;
+        struct request *r = &e->r;
+        struct activation *a = &r->activation;
+        if (e == vm->walk_first && a->is_back == vm->is_step_back) {
+                note_step(h, e, err ? "step-failed" : done_event(a->phase, a->is_back),
+                          err ? err->sentence : detail, now_ms);
+                activation_report(a, r->definitions, r->n_definitions, !err);
+                if (err && vm->is_step_back)
+                        (void)snprintf(e->held, sizeof(e->held), "%s", err->sentence);
+                else if (err)
+                        became_unusable(h, e, err, now_ms); /* which goes on with the way back */
+        }
+        go_on(h, vm, now_ms);
+}

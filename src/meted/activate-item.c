@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* vCPUs and DIMMs, and the host side of whatever is activated. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "meted/activate-internal.h"
+
+static const struct component *host_of(const struct step *s)
+{
+        return &s->v->m->inventory.components[step_item(s)->component];
+}
+
+static enum api_host_kind host_kind(const struct step *s)
+{
+        return host_of(s)->kind == COMPONENT_CPU ? API_HOST_KIND_CPU : API_HOST_KIND_MEMORY;
+}
+
+static void item_name(const struct step *s, char *ret, size_t size)
+{
+        (void)snprintf(ret, size, "%s%d", virtual_kind_name(step_item(s)->kind), (int)step_item(s)->slot);
+}
+
+static const struct vm_cpu *vcpu_of(const struct step *s)
+{
+        return s->v->vm ? vm_cpu(s->v->vm, step_item(s)->slot) : NULL;
+}
+
+/* ---- the host side ---- */
+
+static void on_held(void *arg, const json_t *result, const struct err *err)
+{
+        struct step *s = arg;
+        struct api_keeper_held held;
+        struct err bad = {0};
+        if (!err && api_keeper_held_parse(result, &held, &bad))
+                err = &bad;
+        if (!err)
+                (void)snprintf(s->detail, sizeof(s->detail), "by %s, thread %lld", held.held_by,
+                               (long long)held.thread);
+        step_done(s, err);
+}
+
+static void item_call(struct step *s, enum api_keeper_method method, pid_t tid, keeper_done *done)
+{
+        struct api_keeper_item p = {.activation = step_activation(s->serial, s->at.is_back),
+                                    .kind = host_kind(s),
+                                    .has_tid = tid > 0,
+                                    .tid = tid};
+        memcpy(p.vm, s->v->definition.name, sizeof(p.vm));
+        item_name(s, p.item, sizeof(p.item));
+        keeper_call(s->v->m->keeper, method, api_keeper_item_emit(&p), NULL, 0, KEEPER_MS, done, s);
+}
+
+void host_activate(struct step *s)
+{
+        const struct component *c = host_of(s);
+        struct api_keeper_hold *p = g_new0(struct api_keeper_hold, 1);
+        p->activation = step_activation(s->serial, s->at.is_back);
+        p->kind = host_kind(s);
+        memcpy(p->vm, s->v->definition.name, sizeof(p->vm));
+        item_name(s, p->item, sizeof(p->item));
+        if (p->kind == API_HOST_KIND_CPU) {
+                p->cpus[p->n_cpus++] = c->os_index;
+                p->has_share_milli = true;
+                p->share_milli = step_item(s)->amount;
+        } else {
+                p->has_bytes = p->has_node = true;
+                p->bytes = step_item(s)->amount;
+                p->node = c->os_index;
+        }
+        keeper_call(s->v->m->keeper, API_KEEPER_HOST_ACTIVATE, api_keeper_hold_emit(p), NULL, 0, KEEPER_MS,
+                    on_held, s);
+        g_free(p);
+}
+
+/* What a VM left behind: its RAM files, groups and log. */
+static void drop(void *arg, const json_t *result, const struct err *err)
+{
+        struct step *s = arg;
+        struct api_keeper_vm p;
+        if (err || s->is_dropped) {
+                on_held(arg, result, err);
+                return;
+        }
+        memcpy(p.vm, s->v->definition.name, sizeof(p.vm));
+        keeper_call(s->v->m->keeper, API_KEEPER_VM_DROP, api_keeper_vm_emit(&p), NULL, 0, KEEPER_MS,
+                    step_keeper_done, s);
+}
+
+void host_deactivate(struct step *s)
+{
+        item_call(s, API_KEEPER_HOST_DEACTIVATE, 0, step_item(s)->kind == VIRTUAL_RAM ? drop : on_held);
+}
+
+/* ---- vCPUs ---- */
+
+void vcpu_activate(struct step *s)
+{
+        if (!s->v->vm)
+                step_no_vmm(s);
+        else if (s->is_vm)
+                step_done(s, NULL); /* it came with the VMM */
+        else
+                vm_cpu_ensure(s->v->vm, step_item(s)->slot, PLUG_MS, step_vm_done, s);
+}
+
+/* A vCPU that cannot be taken out, or that the guest does not let go of, keeps an idle slot, not the host's
+ * CPU: it is put aside, also where its thread was never bound. */
+static void on_vcpu_back(void *arg, const struct vm_result *result)
+{
+        struct step *s = arg;
+        const struct vm_cpu *cpu = s->is_dropped ? NULL : vcpu_of(s);
+        if (result->outcome == VM_FAILED || !cpu || !cpu->plugged || cpu->tid <= 0)
+                step_done(s, result->outcome == VM_FAILED ? &result->err : NULL);
+        else
+                item_call(s, API_KEEPER_HOST_PREPARE, cpu->tid, on_held);
+}
+
+void vcpu_deactivate(struct step *s)
+{
+        const struct vm_cpu *cpu = vcpu_of(s);
+        if (s->is_vm)
+                step_done(s, NULL); /* it goes with the VMM */
+        else if (!cpu)
+                step_no_vmm(s);
+        else if (!cpu->plugged)
+                step_done(s, NULL);
+        else
+                vm_cpu_remove(s->v->vm, step_item(s)->slot, UNPLUG_MS, on_vcpu_back, s);
+}
+
+void vcpu_bind(struct step *s)
+{
+        const struct vm_cpu *cpu = vcpu_of(s);
+        if (!cpu || !cpu->plugged || cpu->tid <= 0)
+                step_no_vmm(s);
+        else
+                item_call(s, API_KEEPER_HOST_BIND, cpu->tid, on_held);
+}
+
+void vcpu_unbind(struct step *s)
+{
+        const struct vm_cpu *cpu = vcpu_of(s);
+        if (s->is_vm || (cpu && (!cpu->plugged || cpu->tid <= 0)))
+                step_done(s, NULL);
+        else if (!cpu)
+                step_no_vmm(s);
+        else
+                item_call(s, API_KEEPER_HOST_PREPARE, cpu->tid, on_held);
+}
+
+/* What the kernel says must be what was granted: else somebody changed it behind our back. */
+static int is_what_was_granted(const struct step *s, const struct api_keeper_live *live, struct err *err)
+{
+        const struct vm_cpu *cpu = vcpu_of(s);
+        uint32_t want = host_of(s)->os_index;
+        if (live->n_cpus != 1 || live->cpus[0] != want)
+                return err_set(err, REASON_STALE, EPROTO, "it is held on other CPUs than CPU %u", want);
+        if (live->has_share_milli && live->share_milli != step_item(s)->amount)
+                return err_set(err, REASON_STALE, EPROTO,
+                               "its share is %lld thousandths where %" PRId64 " were granted",
+                               (long long)live->share_milli, step_item(s)->amount);
+        for (size_t i = 0; cpu && i < live->n_threads; i++)
+                if (live->threads[i] == cpu->tid)
+                        return 0;
+        return err_set(err, REASON_STALE, ESRCH, "its thread is not where it was put");
+}
+
+static void on_read(void *arg, const json_t *result, const struct err *err)
+{
+        struct step *s = arg;
+        struct api_keeper_live *live = g_new0(struct api_keeper_live, 1);
+        struct err bad = {0};
+        if (!err && api_keeper_live_parse(result, live, &bad))
+                err = &bad;
+        if (!err && !s->is_dropped && is_what_was_granted(s, live, &bad))
+                err = &bad;
+        if (!err && !s->is_dropped)
+                (void)snprintf(s->detail, sizeof(s->detail),
+                               "on CPU %u with %" PRId64 " thousandths, read back from %s",
+                               host_of(s)->os_index, step_item(s)->amount, live->held_by);
+        g_free(live);
+        step_done(s, err);
+}
+
+void vcpu_finalise(struct step *s)
+{
+        const struct vm_cpu *cpu = vcpu_of(s);
+        if (!cpu || !cpu->plugged)
+                step_no_vmm(s);
+        else
+                item_call(s, API_KEEPER_HOST_READ, cpu->tid, on_read);
+}
+
+/* ---- DIMMs ---- */
+
+void dimm_activate(struct step *s)
+{
+        s->v->memory_is_known = false;
+        if (!s->v->vm)
+                step_no_vmm(s);
+        else
+                vm_memory_ensure(s->v->vm, step_item(s)->slot, step_item(s)->amount, PLUG_MS, step_vm_done,
+                                 s);
+}
+
+void dimm_deactivate(struct step *s)
+{
+        s->v->memory_is_known = false;
+        if (!s->v->vm)
+                step_no_vmm(s);
+        else
+                vm_memory_remove(s->v->vm, step_item(s)->slot, UNPLUG_MS, step_vm_done, s);
+}
+
+static void on_dimm_seen(void *arg, const struct vm_result *result)
+{
+        struct step *s = arg;
+        const struct vm_dimm *dimm =
+                s->is_dropped || !s->v->vm ? NULL : vm_dimm(s->v->vm, step_item(s)->slot);
+        struct err err = {0};
+        if (result->outcome != VM_DONE || !dimm) {
+                step_vm_done(s, result);
+                return;
+        }
+        bool good = dimm->plugged && dimm->bytes == step_item(s)->amount;
+        if (good)
+                (void)snprintf(s->detail, sizeof(s->detail), "%" PRId64 " bytes at 0x%" PRIx64, dimm->bytes,
+                               dimm->address);
+        else
+                (void)err_set(&err, REASON_STALE, EPROTO, "the VMM has other memory in this slot");
+        step_done(s, good ? NULL : &err);
+}
+
+void dimm_finalise(struct step *s)
+{
+        if (!s->v->vm)
+                step_no_vmm(s);
+        else
+                vm_refresh(s->v->vm, PLUG_MS, on_dimm_seen, s);
+}
