@@ -341,6 +341,11 @@ class Host:
             raise HostError(f"mete {' '.join(args)}: exit {p.returncode}: {p.stderr.strip()} {p.stdout.strip()}")
         return p
 
+    def mete_start(self, *args):
+        """Begins to run `mete`; Popen."""
+        return subprocess.Popen([self.path("bin", "mete"), *args, "--socket", self.socket], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self._environment({}))
+
     def mete_json(self, *args):
         return json.loads(self.mete(*args, "--json").stdout)
 

@@ -230,11 +230,18 @@ def test_meted_dies_while_the_keeper_has_not_read_a_start(image):
     """What a meted that died has asked of the keeper is done before its successor hears which VMMs run: there is one VMM,
     and its sockets are those that it was born with."""
     with small_host() as host:
+        fault = host.path("run", "fault")  # meted waits before it asks the keeper for a VMM (src/meted/crash.h)
+        with open(fault, "w") as f:
+            f.write("virtual ram hold\n")
+        host.kill_meted(signal.SIGTERM)
+        host.start_meted({"METE_FAULTS": fault})
+        asker = threading.Thread(target=start_unheard, args=[host])
+        asker.start()
+        wait_for("it is about to ask the keeper", lambda: os.path.exists(fault + ".held"))
         os.kill(host.keeper.pid, signal.SIGSTOP)
         try:
-            asker = threading.Thread(target=start_unheard, args=[host])
-            asker.start()
-            wait_for("it is under way", lambda: state_of(host) == "starting")
+            os.unlink(fault + ".held")
+            wait_for("it has asked", lambda: os.path.exists(host.path("run", "vm", "w", "console.log")))
             born = {n: os.stat(host.path("run", "vm", "w", n)).st_ino for n in ("qmp.sock", "oob.sock", "agent.sock")}
             host.kill_meted()
             asker.join(10)

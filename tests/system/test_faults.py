@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every step of activation and of the way back, and every way in which it can go wrong.
+
+For each step of each kind of resource and each fault, one activation is made: the step fails, or its end is late, or
+meted dies before it or behind it, or the keeper dies, or QEMU dies. Afterwards the pool, the definitions, the groups of
+the host with their figures and threads, the VMM's threads and memory are compared with what they were before, field by
+field. Real programs throughout; only where a fault strikes is chosen (METE_FAULTS, src/meted/crash.h).
+"""
+import glob
+import os
+import re
+import shutil
+import signal
+
+import pytest
+from app import App, AppError
+from host import Host, wait_for
+
+FAULT_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
+
+# Names of steps as src/meted/activate.c makes them.
+UP = {
+    "cpu": ["host vcpu", "virtual vcpu", "bind vcpu", "confirm guest", "finalise vcpu"],
+    "memory": ["prepare dimm", "host dimm", "virtual dimm", "confirm guest", "finalise dimm"],
+    "vm": ["prepare ram", "host ram", "host vcpu", "virtual ram", "virtual vcpu", "bind vcpu", "confirm vm",
+           "finalise ram", "finalise vcpu"],
+}
+BACK = {
+    "cpu": ["back confirm guest", "back bind vcpu", "back virtual vcpu", "back host vcpu"],
+    "memory": ["back confirm guest", "back virtual dimm", "back host dimm", "back prepare dimm"],
+    "vm": ["back confirm vm", "back bind vcpu", "back virtual vcpu", "back virtual ram", "back host vcpu",
+           "back host ram", "back prepare ram"],
+}
+NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"]}
+FAULTS = ["error", "late", "die", "meted", "keeper"]
+tried = {"cases": 0}
+
+
+def join(kinds, table):
+    """The steps of a request for several kinds, each once."""
+    steps = []
+    for kind in kinds:
+        steps += [s for s in table[kind] if s not in steps]
+    return steps
+
+
+class Rig:
+    """A host whose meted can be made to fail, with one VM."""
+
+    def __init__(self, host):
+        self.host = host
+        self.dir = host.path("faults")
+        os.mkdir(self.dir, 0o755)
+        os.chown(self.dir, host.meted_uid, host.meted_gid)
+        self.file = os.path.join(self.dir, "fault")
+        host.meted_env["METE_FAULTS"] = self.file
+        host.kill_meted()
+        shutil.copy(os.path.join(os.path.dirname(__file__), "../..", FAULT_BUILD, "src/meted/meted"),
+                    host.path("bin", "meted"))
+        host.start_meted()
+        self.vm = host.vm("v", cpus="1..3", memory="256M..1G")
+        self.app = App(self.vm, "faults")
+        self.n = 0
+
+    # -- the fault
+
+    def arm(self, step, fault):
+        assert not os.path.exists(self.file) and not os.path.exists(self.file + ".held")
+        word = fault if fault in ("error", "late", "die") else "hold"
+        with open(self.file + ".new", "w") as f:
+            f.write(f"{step} {word}\n")
+        os.chmod(self.file + ".new", 0o644)
+        os.rename(self.file + ".new", self.file)
+
+    def strike(self, fault):
+        """Waits until the fault is met, and does what it asks of us."""
+        wait_for(f"the step of {open(self.file).read().strip() if os.path.exists(self.file) else 'the fault'} is met",
+                 lambda: not os.path.exists(self.file), 60)
+        if fault == "die":
+            assert self.host.meted.wait(30) == -signal.SIGKILL
+            self.host.start_meted()
+            return
+        if fault in ("error", "late"):
+            return
+        held = self.file + ".held"
+        assert os.path.exists(held)
+        if fault == "meted":
+            self.host.kill_meted()
+            os.unlink(held)
+            self.host.start_meted()
+        elif fault == "keeper":
+            self.host.kill_keeper()
+            os.unlink(held)
+            self.host.start_keeper()
+        elif fault == "vmm":
+            os.kill(self.vm.pid(), signal.SIGKILL)
+            os.unlink(held)
+
+    # -- what there is
+
+    def vmm_pid(self):
+        """From the kernel, not from meted."""
+        for path in glob.glob("/proc/[0-9]*/cmdline"):
+            try:
+                with open(path, "rb") as f:
+                    if f"{self.host.ram_dir}/{self.vm.name}/".encode() in f.read():
+                        return int(path.split("/")[2])
+            except OSError:
+                continue
+        return None
+
+    def groups(self, names):
+        """Each group of ours with its figures and the names of its threads. What is parked is left out: a vCPU that
+        cannot be unplugged on this platform stays there, idle, whether or not anything went wrong."""
+        found = {}
+        for group in self.host.cgroups():
+            base = os.path.basename(group)
+            if base.startswith("parked@"):
+                continue
+            figures = {}
+            for name in ("cpuset.cpus", "cpu.shares", "cpu.weight"):
+                try:
+                    with open(os.path.join(group, name)) as f:
+                        figures[name] = f.read().strip()
+                except OSError:
+                    pass
+            threads = []
+            for name in ("tasks", "cgroup.threads"):
+                try:
+                    with open(os.path.join(group, name)) as f:
+                        threads += [names.get(tid, "?") for tid in f.read().split()]
+                except OSError:
+                    pass
+            # workers of QEMU come and go; a group of the whole VMM has the parked ones too
+            figures["threads"] = sorted({t for t in threads if t.startswith("CPU ")}) if "@" in base else []
+            found[group] = figures
+        return found
+
+    def snapshot(self):
+        pid, names, maps = self.vmm_pid(), {}, []
+        if pid:
+            for path in glob.glob(f"/proc/{pid}/task/*/comm"):
+                try:
+                    with open(path) as f:
+                        names[path.split("/")[4]] = f.read().strip()
+                except OSError:
+                    pass
+            with open(f"/proc/{pid}/maps") as f:
+                maps = sorted({m.group(0) for m in re.finditer(r"dimm\S+", f.read())})
+        files = {}
+        for path in glob.glob(f"{self.host.ram_dir}/{self.vm.name}/dimm*"):
+            files[os.path.basename(path)] = os.stat(path).st_blocks  # a file stays, empty, until the VM ends
+        return {
+            "pool": self.host.free(),
+            "definitions": self.host.get("/v1/definitions")["definitions"],
+            "leases": [lease["holder"] for lease in self.host.leases()],
+            "groups": self.groups(names),
+            "running": pid is not None,
+            "maps": maps,
+            "memory": {name: blocks for name, blocks in files.items() if blocks},
+        }
+
+    def settle(self, before, what):
+        """Everything is as it was; says which field is not."""
+        def same():
+            now = self.snapshot()
+            return now == before
+        try:
+            wait_for("all is back", same, 60, 0.1)
+        except Exception:
+            now = self.snapshot()
+            for field in before:
+                assert now[field] == before[field], f"{what}: {field} is not as it was"
+            raise
+        tried["cases"] += 1
+
+    # -- one case
+
+    def ready(self):
+        """The VM runs and its guest answers."""
+        if self.vm.show()["state"] != "running":
+            self.vm.start()
+            self.app = App(self.vm, "faults")
+        self.vm.wait_agent()
+
+    def again(self, call):
+        """meted may be just starting: the agent tells the application to ask again."""
+        def once():
+            try:
+                return call() or True
+            except AppError as problem:
+                if problem.reason == "not-found":
+                    return True
+                return None
+        return wait_for("the application is answered", once, 60, 0.1)
+
+    def lease(self, needs, step, fault):
+        self.ready()
+        before = self.snapshot()
+        self.n += 1
+        name = f"f{self.n}"
+        is_back = step.startswith("back ")
+        if is_back:
+            assert self.app.call("request", {"id": name, "needs": needs})["outcome"] == "granted"
+        self.arm(step, fault)
+        number = self.app.start("release" if is_back else "request",
+                                {"id": name} if is_back else {"id": name, "needs": needs})
+        self.strike(fault)
+        if fault == "vmm":
+            wait_for("the VM is stopped", lambda: self.vm.show()["state"] == "stopped", 30, 0.05)
+            self.vm.disconnect()
+            self.ready()
+        else:
+            if not is_back:
+                try:
+                    verdict = self.app.answer(number, 60)
+                except AppError:
+                    verdict = self.again(lambda: self.app.call("request", {"id": name, "needs": needs}))
+                if fault in ("error", "late"):
+                    assert verdict["outcome"] == "not-now", (step, fault, verdict)
+            self.again(lambda: self.app.call("release", {"id": name}))
+        self.settle(before, f"{step} {fault}")
+
+    def machine(self, step, fault):
+        """The VM itself: started with a fault, or ended with one."""
+        if self.vm.show()["state"] != "stopped":
+            self.vm.kill()
+            wait_for("the VM is stopped", lambda: self.vm.show()["state"] == "stopped", 30, 0.05)
+        before = self.snapshot()
+        assert not before["running"]
+        is_back = step.startswith("back ")
+        self.vm.disconnect()
+        if is_back:
+            self.host.mete("vm", "start", "v")
+        self.arm(step, fault)
+        p = self.host.mete_start("vm", "kill" if is_back else "start", "v")
+        self.strike(fault)
+        status = p.wait(90)
+        if not is_back and (fault in ("error", "late") or fault == "vmm" and not step.startswith("finalise")):
+            # a VMM that ends while the last step reads what holds it may have been started before it ended
+            assert status != 0, f"{step} {fault}: the start is said to have worked"
+        if not is_back and fault not in ("error", "late", "vmm"):
+            # the journal says where it stood: a start goes on, whoever died
+            wait_for("the VM runs", lambda: self.vm.show()["state"] == "running", 60, 0.05)
+        wait_for("the VM is somewhere", lambda: self.vm.show()["state"] in ("running", "stopped"), 60, 0.05)
+        if self.vm.show()["state"] == "running":
+            self.host.mete("vm", "kill", "v", check=False)
+        wait_for("the VM is stopped", lambda: self.vm.show()["state"] == "stopped", 60, 0.05)
+        self.settle(before, f"{step} {fault}")
+
+
+@pytest.fixture(scope="module")
+def rig():
+    with Host(memory="2G") as host:
+        yield Rig(host)
+
+
+def cases(steps, faults):
+    return [(step, fault) for step in steps for fault in faults]
+
+
+# While the VMM is there, it can die.
+WITH_VMM = ["virtual vcpu", "bind vcpu", "confirm vm", "finalise ram", "finalise vcpu", "back confirm vm",
+            "back bind vcpu", "back virtual vcpu", "back virtual ram"]
+
+
+@pytest.mark.parametrize("step,fault", cases(UP["cpu"] + BACK["cpu"], FAULTS))
+def test_cpu(rig, step, fault):
+    rig.lease(NEEDS["cpu"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(UP["cpu"] + BACK["cpu"], FAULTS))
+def test_two_cpus(rig, step, fault):
+    """The fault strikes at one of two items; the other one is undone with it."""
+    rig.lease(["cpu:2,share>=0.2"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(UP["memory"] + BACK["memory"], FAULTS))
+def test_memory(rig, step, fault):
+    rig.lease(NEEDS["memory"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(join(["memory", "cpu"], UP) + join(["memory", "cpu"], BACK),
+                                             FAULTS + ["vmm"]))
+def test_both(rig, step, fault):
+    rig.lease(NEEDS["memory"] + NEEDS["cpu"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(UP["vm"] + BACK["vm"], FAULTS) + cases(WITH_VMM, ["vmm"]))
+def test_machine(rig, step, fault):
+    rig.machine(step, fault)
+
+
+def test_count(rig):
+    """The last: says how many were tried."""
+    print(f"\nundo_cases {tried['cases']}")
+    assert tried["cases"] > 0
