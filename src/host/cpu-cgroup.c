@@ -278,7 +278,7 @@ static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, con
         }
         if (tree->weights) {
                 long n = (long)cpulist_count(all), most = is_v2(h) ? V2_WEIGHT_MAX : V1_SHARES_MAX;
-                long weight = (is_v2(h) ? 100L : 1024L) * 9 * n;
+                long weight = (is_v2(h) ? 100L : 1024L) * 99 * n;
                 int r = write_number(h, dir, is_v2(h) ? "cpu.weight" : "cpu.shares",
                                      weight < most ? weight : most, err);
                 if (r < 0)

@@ -16,9 +16,11 @@
  *
  * Weight = 10 * share_milli, in v2's cpu.weight (1 to 10000) as in v1's cpu.shares (2 to 262144): shares
  * 1 to 1000 become 10 to 10000, every ratio is exact, and parked threads (1, or 2) stay far below. The prefix
- * itself weighs as much as 9 default groups for each of its CPUs, as the kernel divides a group's weight by
- * the CPUs on which it runs: so VMs keep at least 9/10 of a CPU on which one other group of the host runs.
- * v2 ends that at 11 CPUs, v1 at 28; give the host CPUs of its own on larger machines. */
+ * itself weighs as much as 99 default groups for each of its CPUs, as the kernel divides a group's weight by
+ * the CPUs on which it runs: what is granted are parts of a whole CPU, and so VMs together must have nearly
+ * all of it. The kernel's limits end that at 1 CPU on v2 (where n CPUs that are all busy with VMs leave each
+ * 10000 / n against a default group's 100) and at 2 on v1 (256 / n against 1); give the host CPUs of its own
+ * on larger machines. Emulators are in no claim, so they weigh little beside what is. */
 #pragma once
 #include <stdbool.h>
 #include <sys/types.h>
@@ -31,7 +33,7 @@ enum cpu_provider_id { CPU_CGROUP_V2 = 1, CPU_CGROUP_V1, CPU_AFFINITY, CPU_PROVI
 enum {
         CPU_SHARE_MAX = 1000,
         CPU_WEIGHT_FACTOR = 10,
-        CPU_EMULATOR_SHARE = 200, /* in thousandths; the VMM's main loop mostly sleeps */
+        CPU_EMULATOR_SHARE = 5, /* in thousandths; the VMM's main loop mostly sleeps */
         CPU_PREFIX_SIZE = 64,
         CPU_ITEM_SIZE = 32,
         CPU_GROUPS_MAX = 65536, /* in each hierarchy: as many items as 1024 VMs with 63 vCPUs have */

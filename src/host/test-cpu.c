@@ -106,9 +106,9 @@ static void test_v1(void)
         }
         is(&t, "cpuset/mete/cpuset.cpus", "0-5,7");
         is(&t, "cpuset/mete/a/cpuset.mems", "0-1");
-        is(&t, "cpu/mete/a/cpu.shares", "64512"); /* 7 CPUs: 9 * 7 * 1024 */
+        is(&t, "cpu/mete/a/cpu.shares", "262144"); /* the most; 99 * 7 * 1024 would be more */
         is(&t, "cpuset/mete/a/emulator@v/cpuset.cpus", "0,7");
-        is(&t, "cpu/mete/a/emulator@v/cpu.shares", "2000");
+        is(&t, "cpu/mete/a/emulator@v/cpu.shares", "50");
         is(&t, "cpu/mete/a/emulator@v/tasks", "4000");
 
         struct cpulist cpus = set_of("2-3");
@@ -157,7 +157,7 @@ static void test_v2(void)
         ok(p->start(&t.host, &err), &err);
         is(&t, "unified/cgroup.subtree_control", "+cpu +cpuset");
         is(&t, "unified/mete/a/cgroup.subtree_control", "+cpu +cpuset");
-        is(&t, "unified/mete/a/cpu.weight", "6300");
+        is(&t, "unified/mete/a/cpu.weight", "10000");
         ok(p->vm_make(&t.host, "v", &err), &err);
         ok(p->vm_enter(&t.host, "v", 4000, &err), &err);
         is(&t, "unified/mete/a/emulator@v/cgroup.type", "threaded");
