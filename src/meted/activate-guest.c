@@ -101,11 +101,12 @@ static bool take_guest_state(struct step *s, const json_t *result, struct err *b
 
 static void plug_backend(struct step *s)
 {
-        if (!s->v->vm)
+        if (!s->v->vm) {
                 step_no_vmm(s);
-        else
-                vm_memory_prepare(s->v->vm, step_item(s)->slot, step_item(s)->amount, PLUG_MS, step_vm_done,
-                                  s);
+                return;
+        }
+        dimm_bind(s);
+        vm_memory_prepare(s->v->vm, step_item(s)->slot, step_item(s)->amount, PLUG_MS, step_vm_done, s);
 }
 
 static void measured(struct step *s)

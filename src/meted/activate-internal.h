@@ -67,6 +67,10 @@ step_fn host_activate, host_deactivate;
 step_fn vcpu_activate, vcpu_deactivate, vcpu_bind, vcpu_unbind, vcpu_finalise;
 step_fn dimm_activate, dimm_deactivate, dimm_finalise;
 
+/* Where the host has several nodes, memory lies on the one that it was granted on. */
+bool host_has_nodes(const struct meted *m);
+void dimm_bind(struct step *s);
+
 /* activate-guest.c */
 step_fn dimm_prepare; /* measures the guest first */
 step_fn guest_confirm, guest_let_go;

@@ -196,14 +196,29 @@ void vcpu_finalise(struct step *s)
 
 /* ---- DIMMs ---- */
 
+bool host_has_nodes(const struct meted *m)
+{
+        size_t n = 0;
+        for (size_t i = 0; i < m->inventory.n; i++)
+                n += m->inventory.components[i].kind == COMPONENT_MEMORY;
+        return n > 1;
+}
+
+void dimm_bind(struct step *s)
+{
+        vm_memory_bind(s->v->vm, step_item(s)->slot,
+                       host_has_nodes(s->v->m) ? (int)host_of(s)->os_index : -1);
+}
+
 void dimm_activate(struct step *s)
 {
         s->v->memory_is_known = false;
-        if (!s->v->vm)
+        if (!s->v->vm) {
                 step_no_vmm(s);
-        else
-                vm_memory_ensure(s->v->vm, step_item(s)->slot, step_item(s)->amount, PLUG_MS, step_vm_done,
-                                 s);
+                return;
+        }
+        dimm_bind(s);
+        vm_memory_ensure(s->v->vm, step_item(s)->slot, step_item(s)->amount, PLUG_MS, step_vm_done, s);
 }
 
 void dimm_deactivate(struct step *s)

@@ -135,6 +135,12 @@ static int launch(struct step *s, struct err *err)
         struct vm_argv_options o = {.image_dir = v->m->config.image_dir, .ram_dir = "@RAM@", .first_fd = 3};
         struct vm_argv argv = {0};
         int fds[VM_FD_N] = {-1, -1, -1, -1, -1};
+        uint32_t nodes[SHAPE_CPUS_MAX];
+        for (size_t i = 0; i < s->n && host_has_nodes(v->m) && o.n_host_nodes < ARRAY_N(nodes); i++)
+                if (s->definitions[i].kind == VIRTUAL_RAM)
+                        nodes[o.n_host_nodes++] =
+                                v->m->inventory.components[s->definitions[i].component].os_index;
+        o.host_nodes = nodes;
         int bad = open_sockets(v, fds, err);
         if (!bad)
                 bad = vm_argv_make(&v->definition, &o, &argv, err);

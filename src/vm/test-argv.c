@@ -74,6 +74,23 @@ static void test_disk_and_kvm(void)
         g_assert_nonnull(strstr(text, "virtio-blk-pci,id=blk0,bus=pcie.0,addr=0x4,drive=disk0"));
         g_assert_null(strstr(text, "-kernel"));
         g_assert_null(strstr(text, "net"));
+        g_assert_null(strstr(text, "host-nodes"));
+        g_free(text);
+}
+
+static void test_host_nodes(void)
+{
+        static const uint32_t nodes[] = {1, 3};
+        struct api_vm_definition d = sample_definition();
+        struct vm_argv_options o = options;
+        o.host_nodes = nodes;
+        o.n_host_nodes = 1;
+        char *text = joined(&d, &o);
+        g_assert_nonnull(strstr(text, ",prealloc=off,host-nodes=1,policy=bind\n"));
+        g_free(text);
+        o.n_host_nodes = 2;
+        text = joined(&d, &o);
+        g_assert_nonnull(strstr(text, ",host-nodes=1,host-nodes=3,policy=bind\n"));
         g_free(text);
 }
 
@@ -101,6 +118,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/argv/golden", test_golden);
         g_test_add_func("/argv/disk-and-kvm", test_disk_and_kvm);
+        g_test_add_func("/argv/host-nodes", test_host_nodes);
         g_test_add_func("/argv/refused", test_refused);
         return g_test_run();
 }

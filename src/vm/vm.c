@@ -62,7 +62,8 @@ struct op {
 
 struct vm {
         struct api_vm_definition definition;
-        struct vm_options options; /* its pointers to text are not used after vm_attach() */
+        int16_t dimm_node[VM_DIMMS_MAX]; /* of the host, plus 1; 0: not bound */
+        struct vm_options options;       /* its pointers to text are not used after vm_attach() */
         void *arg;
         char ram_dir[256];
         GMainContext *context;
@@ -450,11 +451,15 @@ static void add_backend(struct vm *vm, struct op *op)
          * discard-data gives the pages back to the host when the object goes; the file itself stays, because
          * neither the VMM nor meted may remove it. */
         snprintf(path, sizeof(path), "%s/dimm%d-%jdM", vm->ram_dir, op->slot, (intmax_t)(op->bytes >> 20));
-        act(vm, "object-add",
-            json_pack("{s:s, s:s, s:I, s:s, s:b, s:b, s:b}", "qom-type", "memory-backend-file", "id", id,
-                      "size", (json_int_t)op->bytes, "mem-path", path, "share", 1, "prealloc", 0,
-                      "discard-data", 1),
-            on_act);
+        json_t *memory = json_pack("{s:s, s:s, s:I, s:s, s:b, s:b, s:b}", "qom-type", "memory-backend-file",
+                                   "id", id, "size", (json_int_t)op->bytes, "mem-path", path, "share", 1,
+                                   "prealloc", 0, "discard-data", 1);
+        int node = vm->dimm_node[op->slot];
+        if (node) {
+                json_object_set_new(memory, "host-nodes", json_pack("[i]", node - 1));
+                json_object_set_new(memory, "policy", json_string("bind"));
+        }
+        act(vm, "object-add", memory, on_act);
 }
 
 static void decide_memory_ensure(struct vm *vm, struct op *op)
@@ -809,6 +814,12 @@ void vm_cpu_remove(struct vm *vm, int slot, int timeout_ms, vm_done *done, void 
 {
         assert(slot >= (int)vm->definition.cpus && slot < cpus_max(vm));
         op_submit(vm, OP_CPU_REMOVE, slot, 0, timeout_ms, done, arg);
+}
+
+void vm_memory_bind(struct vm *vm, int slot, int node)
+{
+        assert(slot >= 0 && slot < (int)vm->definition.dimm_slots && node >= -1 && node < INT16_MAX);
+        vm->dimm_node[slot] = (int16_t)(node + 1);
 }
 
 void vm_memory_prepare(struct vm *vm, int slot, int64_t bytes, int timeout_ms, vm_done *done, void *arg)

@@ -34,6 +34,35 @@ def test_all_of_a_vms_ram_is_found_on_the_nodes(nested):
     assert sum(ram.pages.values()) == nested.allocated(vm.ram)
 
 
+def nodes_of(nested, holder):
+    """The nodes on which the ledger says that it has its memory."""
+    return sorted(int(c["component"].removeprefix("memory:node")) for c in nested.mete_json("ledger")["claims"]
+                  if c["holder"] == holder and c["component"].startswith("memory:"))
+
+
+def free_of(nested, node):
+    return next(c["free"] for c in nested.mete_json("host", "show")["components"] if c["id"] == f"memory:node{node}")
+
+
+def test_granted_memory_lies_on_its_node(nested):
+    """One VM on each node: what the ledger says is what the kernel says, page for page."""
+    seen = []
+    for name in ("a", "b"):
+        vm = nested.vm(name, append="dirty=200 area=48 say=0")
+        nested.wait_for_board(vm, "48 MiB were dirtied", lambda b: b.passes >= 1)
+        [node] = nodes_of(nested, f"vm:{name}")
+        ram = vm.memory()
+        print(f"{name}: claimed on node {node}, {ram.policy} {ram.pages}")
+        assert ram.policy == f"bind:{node}"
+        assert set(ram.pages) == {node} and ram.pages[node] >= 48 << 20
+        seen.append(node)
+        if name == "a":  # so that the other one finds no room there
+            nested.mete_check("reserve", "fill", "--need", f"memory:{free_of(nested, node) >> 20}M")
+            assert nodes_of(nested, "reservation:fill") == [node]
+    nested.mete_check("unreserve", "fill")
+    assert sorted(seen) == [0, 1]
+
+
 def test_qemu_can_bind_ram_to_a_node_in_the_keepers_sandbox(nested):
     """The fact on which binding will rely: mbind is not among what the sandbox denies, and first touch yields to it."""
     nested.check("mkdir -p /dev/shm/by-hand")
