@@ -36,6 +36,7 @@ static const struct key {
         {"vm",     "image_dir",           TEXT,      AT(image_dir),       "/var/lib/mete/images",         0,    0        },
         {"limits", "offer",               MS,        AT(offer_ms),        "30s",                          100,  3600000  },
         {"limits", "activation",          MS,        AT(activation_ms),   "60s",                          1000, 3600000  },
+        {"limits", "retry",               MS,        AT(retry_ms),        "2s",                           10,   60000    },
         {"limits", "requests",            COUNT,     AT(live_max),        "100000",                       1,    10000000 },
         {"limits", "requests_per_vm",     COUNT,     AT(live_per_vm_max), "64",                           1,    256      },
         {"limits", "messages_per_second", COUNT,     AT(rate_per_s),      "200",                          1,    1000000  },

@@ -15,7 +15,7 @@
 #include "meted/machine.h"
 #include "meted/meted.h"
 
-enum { RETRY_FIRST_MS = 2000, RETRY_MAX_MS = 60000, MEND_MS = 500, TRIM_EVERY = 1000, FINISHED_MAX = 1024 };
+enum { RETRY_MAX_MS = 60000, MEND_MS = 500, TRIM_EVERY = 1000, FINISHED_MAX = 1024 };
 
 static void arm_tick(struct meted *m)
 {
@@ -367,7 +367,7 @@ int meted_load(struct meted *m, struct err *err)
                 .live_per_vm_max = (size_t)m->config.live_per_vm_max,
                 .finished_max = FINISHED_MAX,
                 .first_serial = last + 1,
-                .retry_first_ms = RETRY_FIRST_MS,
+                .retry_first_ms = (int32_t)m->config.retry_ms,
                 .retry_max_ms = RETRY_MAX_MS,
         };
         int64_t now = loop_now_ms();

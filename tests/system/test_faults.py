@@ -251,7 +251,7 @@ class Rig:
 
 @pytest.fixture(scope="module")
 def rig():
-    with Host(memory="2G") as host:
+    with Host(memory="2G", extra="retry=100ms\n") as host:
         yield Rig(host)
 
 
