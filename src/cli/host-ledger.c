@@ -192,7 +192,8 @@ int host_definition_list(const struct arguments *a)
 {
         json_t *page = NULL;
         struct err err = {0};
-        if (read_definitions(a, a->n_operands ? a->operands[0] : NULL, NULL, &page, &err) < 0)
+        if ((a->n_operands && host_check_vm(a, a->operands[0], &err) < 0) ||
+            read_definitions(a, a->n_operands ? a->operands[0] : NULL, NULL, &page, &err) < 0)
                 return verb_fail(a, &err);
         if (!host_json(a, page))
                 print_definitions(page);

@@ -301,6 +301,18 @@ int host_vm_list(const struct arguments *a)
         return EXIT_OK;
 }
 
+int host_check_vm(const struct arguments *a, const char *name, struct err *err)
+{
+        json_t *vm = NULL;
+        char path[128];
+        if (!str_is_name(name))
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", name);
+        (void)snprintf(path, sizeof(path), "/v1/vms/%.63s", name);
+        int r = host_call(a, "GET", path, NULL, CALL_MS, &vm, err);
+        json_decref(vm);
+        return r;
+}
+
 int host_vm_show(const struct arguments *a)
 {
         json_t *vm = NULL;

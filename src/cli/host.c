@@ -60,7 +60,20 @@ const struct verb host_verbs[] = {
          "status says whether it was granted.",                                                                                                                                                                 host_reserve        },
         {"unreserve",       "ID",      1, 1, false, NULL,            "Release a reservation; released already is no error",  NULL,
          host_unreserve                                                                                                                                                                                                             },
-        {"events",          "",        0, 0, false, events_options,  "Print the event log in order",                         NULL,                                                                              host_events         },
+        {"events",          "",        0, 0, false, events_options,  "Print the event log in order",
+         "A request is reserved, then granted, refused, offered or failed; released or expired; ended when "
+         "everything is "
+         "back. In between stand the steps of its activation, one for each thing that is granted: prepared "
+         "(its "
+         "virtual side is made ready), host-activated (host resources are set aside), marked, activated (it "
+         "is "
+         "plugged), bound (its threads are held on their CPUs), initialised (the guest says that it has it), "
+         "finalised (what holds it was read back), configured (the guest may rely on it); and of the way "
+         "back: "
+         "unconfigured, let-go (the guest was asked), host-prepared (threads are put aside), deactivated, "
+         "host-deactivated, unprepared, unmarked. step-failed says why one did not work, still-held what "
+         "could not be "
+         "taken back yet.",                                                                                                                                                                                     host_events         },
         {"doctor",          "",        0, 0, false, NULL,
          "Say what this machine can do, what is missing, and which fallbacks there are",                                     "Works without meted. The exit status is 0 if nothing that is needed is missing.", host_doctor         },
 };

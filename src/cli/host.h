@@ -45,6 +45,7 @@ int host_ledger(const struct arguments *a);
 int host_definition_list(const struct arguments *a);
 int host_definition_show(const struct arguments *a);
 /* Those of one VM, as a table. Negative: *err says why. */
+int host_check_vm(const struct arguments *a, const char *name, struct err *err); /* is it defined? */
 int host_print_definitions(const struct arguments *a, const char *vm, struct err *err);
 int host_leases(const struct arguments *a);
 int host_reserve(const struct arguments *a);

@@ -104,9 +104,10 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                         asked, amount_text(need->kind, room_now > 0 ? room_now : 0, have));
         else
                 blocked(t, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
-                        "%s:%s is asked for, and %s that meets it is free on this host", kind, asked,
+                        "%s:%s is asked for, and %s that meets it is free on this host%s", kind, asked,
                         t->placement.amount_met ? amount_text(need->kind, t->placement.amount_met, have)
-                                                : "none");
+                                                : "none",
+                        h->returning ? "; something is just being given back: ask again" : "");
 }
 
 /* The lowest free bit at or above `from`, taken; -1: none below `limit`. */

@@ -34,6 +34,7 @@ struct entry {
         struct entry *finished_next;          /* in its history */
         struct entry *walk_next;
         bool is_walking;             /* in its VM's queue */
+        bool is_returning;           /* counted in hypervisor.returning */
         bool is_resumed;             /* its step was journalled before a restart: that one first */
         int64_t retry_at_ms;         /* something is held: when the way back is tried again. 0: it is not */
         int32_t retry_in_ms;         /* and how long after that */
@@ -53,7 +54,7 @@ struct hypervisor {
         struct ledger *ledger;
         struct vm_entry *vms;
         uint64_t next_serial, next_token;
-        size_t live;
+        size_t live, returning; /* of those that are live, how many are on their way back */
         struct history reservations;
         struct entry **by_key, **by_serial;
         size_t buckets; /* a power of two */

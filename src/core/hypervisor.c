@@ -369,6 +369,8 @@ static void finished(struct hypervisor *h, struct entry *e, int64_t now_ms)
 static void finish(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         walk_forget(e);
+        h->returning -= e->is_returning;
+        e->is_returning = false;
         effect_push(h, EFFECT_ENDED, &e->r, now_ms);
         drop_claims(h, e);
         h->live--;
@@ -398,6 +400,8 @@ static void release_begun(struct hypervisor *h, struct entry *e, const char *eve
         }
         claims_state(h, r, CLAIM_ALLOCATED);
         claims_overstay(h, r);
+        h->returning++;
+        e->is_returning = true;
         activation_turn(&r->activation, r->definitions, r->n_definitions, false);
         moved(h, r, now_ms, event, text);
         walk_start(h, e, now_ms);
@@ -943,8 +947,11 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                         vm->leased_bytes += rc->amount;
                 }
         }
-        if (e->r.state == REQUEST_RELEASING)
+        if (e->r.state == REQUEST_RELEASING) {
                 claims_overstay(h, &e->r);
+                h->returning++;
+                e->is_returning = true;
+        }
         h->live++;
         if (e->r.kind == REQUEST_APP)
                 vm->live++;

@@ -696,9 +696,11 @@ static void test_lease_overstays(void)
         uint64_t b = ask_for(&w, NULL, "b", "cpu:1,exclusive", false, 0, LEDGER_OPEN, NULL);
         g_assert_cmpint(get(&w, a)->state, ==, REQUEST_RELEASING);
         g_assert_cmpint(get(&w, b)->outcome, ==, OUTCOME_NOT_NOW);
+        g_assert_nonnull(strstr(get(&w, b)->sentence, "being given back: ask again"));
         reload(&w); /* nor after a restart */
         b = ask_for(&w, NULL, "b2", "cpu:1,exclusive", false, 0, LEDGER_OPEN, NULL);
         g_assert_cmpint(get(&w, b)->outcome, ==, OUTCOME_NOT_NOW);
+        g_assert_nonnull(strstr(get(&w, b)->sentence, "being given back: ask again"));
         work_all(&w);
         b = ask_for(&w, NULL, "b3", "cpu:1,exclusive", false, 0, LEDGER_OPEN, NULL);
         g_assert_cmpint(get(&w, b)->outcome, ==, OUTCOME_GRANTED);

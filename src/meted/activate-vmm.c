@@ -2,6 +2,7 @@
 /* Base memory is the VMM itself: launched with its vCPUs stopped, attached to, let run once all else is in
  * place, ended. A VM with base memory on several nodes has several such items; the first does the work. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -32,6 +33,29 @@ static int make_dir(const char *path, struct err *err)
         return 0;
 }
 
+/* QEMU would say it too, but only to its log. */
+static int find_images(const struct machine *v, struct err *err)
+{
+        const struct api_vm_definition *d = &v->definition;
+        const struct {
+                bool is_wanted;
+                const char *what, *name;
+        } files[] = {
+                {d->has_kernel, "kernel",           d->kernel},
+                {d->has_initrd, "initial RAM disk", d->initrd},
+                {d->has_disk,   "disk",             d->disk  }
+        };
+        for (size_t i = 0; i < ARRAY_N(files); i++) {
+                char path[PATH_MAX];
+                struct stat st;
+                (void)snprintf(path, sizeof(path), "%s/%s", v->m->config.image_dir, files[i].name);
+                if (files[i].is_wanted && stat(path, &st) < 0)
+                        return err_set(err, REASON_NOT_FOUND, errno, "the %s %s of VM %s: %s", files[i].what,
+                                       path, d->name, strerror(errno));
+        }
+        return 0;
+}
+
 void vmm_prepare(struct step *s)
 {
         struct machine *v = s->v;
@@ -42,6 +66,8 @@ void vmm_prepare(struct step *s)
         machine_path(v, "", path, sizeof(path));
         if (!bad)
                 bad = make_dir(path, &err);
+        if (!bad)
+                bad = find_images(v, &err);
         step_done(s, bad ? &err : NULL);
 }
 

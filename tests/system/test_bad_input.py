@@ -577,6 +577,17 @@ def test_qemu_stops_answering(host, guest):
         app.call("release", {"id": "thawed"})
 
 
+def test_image_that_is_not_there(host):
+    """Said by name, where the start fails, and nothing stays behind."""
+    free = host.free()
+    host.mete("vm", "create", "bare", "--kernel=nope")
+    p = host.mete("vm", "start", "bare", check=False)
+    assert p.returncode == 66 and "images/nope" in p.stderr, p.stderr
+    host.wait_free(free)
+    host.mete("vm", "delete", "bare")
+    assert host.mete("definition", "list", "bare", check=False).returncode == 66
+
+
 def test_private_things_are_private(host, guest):
     """What belongs to root or to meted cannot be read by others; each VMM has a uid of its own."""
     uid = os.stat(f"/proc/{guest.pid()}").st_uid
