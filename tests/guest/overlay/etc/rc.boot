@@ -8,7 +8,8 @@ mount -t sysfs sys /sys
 mount -t devpts pts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs -o mode=755 run /run
-mount -t cgroup2 cgroup /sys/fs/cgroup
+# favordynmods: moving processes does not wait for a grace period of RCU (mete-agent(8)); older kernels know no such option
+mount -t cgroup2 -o favordynmods cgroup /sys/fs/cgroup 2>/dev/null || mount -t cgroup2 cgroup /sys/fs/cgroup
 echo "+cpuset +memory" > /sys/fs/cgroup/cgroup.subtree_control
 dmesg -n 1
 ifconfig lo up
