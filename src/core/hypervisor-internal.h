@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core/hypervisor-internal.h - shared by hypervisor.c (tables and life), decide.c (verdicts) and walks.c
- * (activations) only. */
+/* core/hypervisor-internal.h - shared by hypervisor.c (life), tables.c, restart.c, decide.c (verdicts) and
+ * walks.c (activations) only. */
 #pragma once
 #include "core/hypervisor.h"
 
@@ -70,13 +70,36 @@ struct hypervisor {
  * caller from r->outcome. */
 int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *err);
 
-/* hypervisor.c */
+/* tables.c */
 struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const struct request *r,
                            int64_t now_ms);
+/* The request changed: its record first, then the line for the log. */
+void moved(struct hypervisor *h, const struct request *r, int64_t now_ms, const char *event,
+           const char *text);
+struct entry *find_key(const struct hypervisor *h, const char *key);
 struct entry *find_serial(const struct hypervisor *h, uint64_t serial);
 struct vm_entry *find_vm(const struct hypervisor *h, const char *name);
+/* The request for the base resources of a VM. */
 struct entry *base_of(const struct hypervisor *h, const char *name);
+bool tables_grow(struct hypervisor *h);
+/* Enters it into every table; it must have its serial and key. false: no memory. */
+bool entry_keep(struct hypervisor *h, struct entry *e);
+void entry_unchain(struct hypervisor *h, struct entry *e);
+void entry_free(struct entry *e);
+/* When this request wants to hear of the time. */
+int64_t deadline_of(const struct request *r);
+int64_t next_deadline(const struct entry *e); /* the same, or when it is tried again */
 void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial);
+void deadline_pop(struct hypervisor *h);
+
+/* hypervisor.c */
+/* Its time may be over, but it is not back: it takes capacity until it is, even where somebody counted on
+ * that from now on. */
+void claims_overstay(struct hypervisor *h, const struct request *r);
+/* It is final: remember it for a while; forget the one that finished first where there are too many. */
+void entry_finished(struct hypervisor *h, struct entry *e, int64_t now_ms);
+/* It finished, and is not remembered any longer. */
+void entry_forget(struct hypervisor *h, struct entry *e, int64_t now_ms);
 /* The ends of walks. */
 void became_usable(struct hypervisor *h, struct entry *e, int64_t now_ms);
 void became_unusable(struct hypervisor *h, struct entry *e, const struct err *why, int64_t now_ms);

@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core/hypervisor.c - tables, and the life of requests.
+/* core/hypervisor.c - the life of requests.
  *
- * Every request that is kept stands in two hash tables (by key, by serial) and in one list by age. The
- * ones that hold claims are "live" and bounded; finished ones are remembered up to finished_max a VM, so that
- * whoever asks again after an interruption gets the answer that was given, and are then forgotten.
+ * Those that hold claims are "live" and bounded; finished ones are remembered up to finished_max a VM, so
+ * that whoever asks again after an interruption gets the answer that was given, and are then forgotten.
  *
  * Every change of a request goes through moved(), which queues its record and its log line before
  * anything that leaves the house. */
@@ -11,275 +10,12 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/str.h"
 #include "base/units.h"
-
-/* ---- effects ---- */
-
-struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const struct request *r,
-                           int64_t now_ms)
-{
-        if (h->effects_n == h->effects_size) {
-                size_t size = h->effects_size ? h->effects_size * 2 : 64;
-                struct effect *grown = calloc(size, sizeof(*grown));
-                assert(grown); /* an effect must not be lost: better to stop and restart from the store */
-                for (size_t i = 0; i < h->effects_n; i++)
-                        grown[i] = h->effects[(h->effects_first + i) % h->effects_size];
-                free(h->effects);
-                h->effects = grown;
-                h->effects_first = 0;
-                h->effects_size = size;
-        }
-        struct effect *e = &h->effects[(h->effects_first + h->effects_n++) % h->effects_size];
-        e->kind = kind;
-        e->serial = r ? r->serial : 0;
-        e->at_ms = now_ms;
-        e->reason = 0;
-        e->token = 0;
-        e->trace[0] = e->subject[0] = e->event[0] = e->text[0] = '\0';
-        return e;
-}
-
-bool hypervisor_has_effects(const struct hypervisor *h)
-{
-        return h->effects_n > 0;
-}
-
-bool hypervisor_next_effect(struct hypervisor *h, struct effect *ret)
-{
-        if (h->effects_n == 0)
-                return false;
-        *ret = h->effects[h->effects_first];
-        h->effects_first = (h->effects_first + 1) % h->effects_size;
-        h->effects_n--;
-        return true;
-}
-
-void hypervisor_note(struct hypervisor *h, int64_t now_ms, const char *trace, const char *subject,
-                     const char *event, const char *fmt, ...)
-{
-        struct effect *e = effect_push(h, EFFECT_EVENT, NULL, now_ms);
-        va_list ap;
-        (void)snprintf(e->trace, sizeof(e->trace), "%s", trace);
-        (void)snprintf(e->subject, sizeof(e->subject), "%s", subject);
-        (void)snprintf(e->event, sizeof(e->event), "%s", event);
-        va_start(ap, fmt);
-        (void)vsnprintf(e->text, sizeof(e->text), fmt, ap);
-        va_end(ap);
-}
-
-/* The request changed: its record first, then the line for the log. */
-static void moved(struct hypervisor *h, const struct request *r, int64_t now_ms, const char *event,
-                  const char *text)
-{
-        char trace[REQUEST_TRACE];
-        request_trace(r, trace);
-        effect_push(h, EFFECT_PERSIST, r, now_ms);
-        hypervisor_note(h, now_ms, trace, r->key, event, "%s", text);
-}
-
-/* ---- tables ---- */
-
-static uint64_t hash_text(const char *s)
-{
-        uint64_t x = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
-        for (; *s; s++)
-                x = (x ^ (unsigned char)*s) * UINT64_C(0x100000001b3);
-        return x ^ (x >> 32);
-}
-
-static uint64_t hash_serial(uint64_t x)
-{
-        x *= UINT64_C(0x9e3779b97f4a7c15);
-        return x ^ (x >> 32);
-}
-
-static struct entry *find_key(const struct hypervisor *h, const char *key)
-{
-        struct entry *e = h->by_key[hash_text(key) & (h->buckets - 1)];
-        while (e && strcmp(e->r.key, key) != 0)
-                e = e->key_next;
-        return e;
-}
-
-struct entry *find_serial(const struct hypervisor *h, uint64_t serial)
-{
-        struct entry *e = h->by_serial[hash_serial(serial) & (h->buckets - 1)];
-        while (e && e->r.serial != serial)
-                e = e->serial_next;
-        return e;
-}
-
-struct vm_entry *find_vm(const struct hypervisor *h, const char *name)
-{
-        struct vm_entry *v = h->vms;
-        while (v && strcmp(v->shape.name, name) != 0)
-                v = v->next;
-        return v;
-}
-
-/* The request for the base resources of a VM. */
-struct entry *base_of(const struct hypervisor *h, const char *name)
-{
-        char key[REQUEST_KEY];
-        (void)snprintf(key, sizeof(key), "vm:%s", name);
-        return find_key(h, key);
-}
-
-static void chain(struct hypervisor *h, struct entry *e)
-{
-        struct entry **k = &h->by_key[hash_text(e->r.key) & (h->buckets - 1)];
-        struct entry **s = &h->by_serial[hash_serial(e->r.serial) & (h->buckets - 1)];
-        e->key_next = *k;
-        *k = e;
-        e->serial_next = *s;
-        *s = e;
-}
-
-static bool buckets_grow(struct hypervisor *h)
-{
-        size_t n = h->buckets ? h->buckets * 2 : 1024;
-        struct entry **k = calloc(n, sizeof(*k)), **s = calloc(n, sizeof(*s));
-        if (!k || !s) {
-                free(k);
-                free(s);
-                return false;
-        }
-        free(h->by_key);
-        free(h->by_serial);
-        h->by_key = k;
-        h->by_serial = s;
-        h->buckets = n;
-        for (struct entry *e = h->oldest; e; e = e->newer)
-                chain(h, e);
-        return true;
-}
-
-/* Enters it into every table; it must have its serial and key. */
-static bool keep(struct hypervisor *h, struct entry *e)
-{
-        if (h->entries >= h->buckets && !buckets_grow(h))
-                return false;
-        chain(h, e);
-        e->older = h->newest;
-        if (h->newest)
-                h->newest->newer = e;
-        else
-                h->oldest = e;
-        h->newest = e;
-        h->entries++;
-        return true;
-}
-
-static void unchain(struct hypervisor *h, struct entry *e)
-{
-        struct entry **p = &h->by_key[hash_text(e->r.key) & (h->buckets - 1)];
-        while (*p != e)
-                p = &(*p)->key_next;
-        *p = e->key_next;
-        p = &h->by_serial[hash_serial(e->r.serial) & (h->buckets - 1)];
-        while (*p != e)
-                p = &(*p)->serial_next;
-        *p = e->serial_next;
-        if (e->older)
-                e->older->newer = e->newer;
-        else
-                h->oldest = e->newer;
-        if (e->newer)
-                e->newer->older = e->older;
-        else
-                h->newest = e->older;
-        h->entries--;
-}
-
-static void entry_free(struct entry *e)
-{
-        free(e->r.definitions);
-        free(e);
-}
-
-/* ---- deadlines ---- */
-
-/* When this request wants to hear of the time. */
-static int64_t deadline_of(const struct request *r)
-{
-        if (r->state == REQUEST_OFFERED)
-                return r->offer_end_ms;
-        if (r->state == REQUEST_ACTIVATING || r->state == REQUEST_GRANTED)
-                return r->end_ms;
-        return LEDGER_OPEN;
-}
-
-static int64_t next_deadline(const struct entry *e)
-{
-        int64_t at_ms = deadline_of(&e->r);
-        return e->retry_at_ms && e->retry_at_ms < at_ms ? e->retry_at_ms : at_ms;
-}
-
-static void deadline_put(struct hypervisor *h, struct deadline d)
-{
-        size_t i = h->heap_n++;
-        while (i > 0 && h->heap[(i - 1) / 2].at_ms > d.at_ms) {
-                h->heap[i] = h->heap[(i - 1) / 2];
-                i = (i - 1) / 2;
-        }
-        h->heap[i] = d;
-}
-
-/* What was given back early leaves its deadline behind, which may be years away. */
-static void deadlines_compact(struct hypervisor *h)
-{
-        size_t n = h->heap_n;
-        h->heap_n = 0;
-        for (size_t i = 0; i < n; i++) {
-                struct deadline d = h->heap[i];
-                const struct entry *e = find_serial(h, d.serial);
-                if (e && next_deadline(e) == d.at_ms)
-                        deadline_put(h, d);
-        }
-}
-
-void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial)
-{
-        if (at_ms == LEDGER_OPEN)
-                return;
-        if (h->heap_n == h->heap_size && h->heap_n > 2 * h->live)
-                deadlines_compact(h);
-        if (h->heap_n == h->heap_size) {
-                size_t size = h->heap_size ? h->heap_size * 2 : 64;
-                struct deadline *grown = realloc(h->heap, size * sizeof(*grown));
-                assert(grown);
-                h->heap = grown;
-                h->heap_size = size;
-        }
-        deadline_put(h, (struct deadline){at_ms, serial});
-}
-
-static void deadline_pop(struct hypervisor *h)
-{
-        struct deadline last = h->heap[--h->heap_n];
-        size_t i = 0;
-        for (size_t child = 1; child < h->heap_n; child = 2 * i + 1) {
-                if (child + 1 < h->heap_n && h->heap[child + 1].at_ms < h->heap[child].at_ms)
-                        child++;
-                if (h->heap[child].at_ms >= last.at_ms)
-                        break;
-                h->heap[i] = h->heap[child];
-                i = child;
-        }
-        if (h->heap_n)
-                h->heap[i] = last;
-}
-
-int64_t hypervisor_deadline(const struct hypervisor *h)
-{
-        return h->heap_n ? h->heap[0].at_ms : LEDGER_OPEN;
-}
 
 /* ---- life ---- */
 
@@ -303,9 +39,7 @@ static void drop_claims(struct hypervisor *h, struct entry *e)
         e->r.n_definitions = 0;
 }
 
-/* Its time may be over, but it is not back: it takes capacity until it is, even where somebody counted on
- * that from now on. */
-static void claims_overstay(struct hypervisor *h, const struct request *r)
+void claims_overstay(struct hypervisor *h, const struct request *r)
 {
         for (size_t i = 0; i < r->n_definitions && r->end_ms != LEDGER_OPEN; i++) {
                 uint32_t component = r->definitions[i].component;
@@ -341,17 +75,15 @@ static void history_remove(struct history *of, struct entry *e)
         of->n--;
 }
 
-/* It finished, and is not remembered any longer. */
-static void forget(struct hypervisor *h, struct entry *e, int64_t now_ms)
+void entry_forget(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         history_remove(history_of(h, e), e);
         effect_push(h, EFFECT_FORGET, &e->r, now_ms);
-        unchain(h, e);
+        entry_unchain(h, e);
         entry_free(e);
 }
 
-/* Remember it for a while; forget the one that finished first where there are too many. */
-static void finished(struct hypervisor *h, struct entry *e, int64_t now_ms)
+void entry_finished(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         struct history *of = history_of(h, e);
         e->finished_next = NULL;
@@ -362,7 +94,7 @@ static void finished(struct hypervisor *h, struct entry *e, int64_t now_ms)
         of->last = e;
         of->n++;
         while (of->n > h->config.finished_max)
-                forget(h, of->first, now_ms);
+                entry_forget(h, of->first, now_ms);
 }
 
 /* It was live and is final now. */
@@ -376,7 +108,7 @@ static void finish(struct hypervisor *h, struct entry *e, int64_t now_ms)
         h->live--;
         if (e->vm && e->r.kind == REQUEST_APP)
                 e->vm->live--;
-        finished(h, e, now_ms);
+        entry_finished(h, e, now_ms);
 }
 
 static void not_granted(struct request *r, enum reason reason, const char *sentence)
@@ -492,7 +224,7 @@ static void decided(struct hypervisor *h, struct entry *e, int64_t now_ms)
         if (r->state == REQUEST_REFUSED) {
                 moved(h, r, now_ms, "refused", r->sentence);
                 effect_push(h, EFFECT_ANSWER, r, now_ms);
-                finished(h, e, now_ms);
+                entry_finished(h, e, now_ms);
                 return;
         }
         h->live++;
@@ -575,7 +307,7 @@ static int ask_end(struct hypervisor *h, struct entry *e, int64_t now_ms, uint64
                    struct err *err)
 {
         *ret_serial = e->r.serial;
-        if (!keep(h, e)) {
+        if (!entry_keep(h, e)) {
                 drop_claims(h, e);
                 entry_free(e);
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
@@ -810,7 +542,7 @@ int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err
                 return err_set(err, REASON_BUSY, EBUSY, "VM %s still holds resources; stop it first", name);
         /* What it asked for once is forgotten with it: a new VM of that name starts afresh. */
         while (v->history.first)
-                forget(h, v->history.first, v->history.first->r.asked_ms);
+                entry_forget(h, v->history.first, v->history.first->r.asked_ms);
         *p = v->next;
         free(v);
         return 0;
@@ -837,7 +569,7 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
                 return 0;
         }
         if (base) /* the run before: its row makes way */
-                forget(h, base, now_ms);
+                entry_forget(h, base, now_ms);
         if (h->live >= h->config.live_max)
                 return err_set(err, REASON_BUSY, EBUSY, "this host holds as many requests as it may");
         struct entry *e = entry_new(h, REQUEST_VM, v, name, now_ms);
@@ -878,98 +610,6 @@ void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const 
         }
 }
 
-/* ---- restart ---- */
-
-int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms, struct err *err)
-{
-        struct vm_entry *vm = NULL;
-        if (row->kind != REQUEST_RESERVATION) {
-                vm = find_vm(h, row->vm);
-                if (!vm)
-                        return err_set(err, REASON_INTERNAL, ENOENT, "%s belongs to a VM that is not defined",
-                                       row->key);
-        }
-        if (find_key(h, row->key) || find_serial(h, row->serial))
-                return err_set(err, REASON_INTERNAL, EEXIST, "%s stands in the store twice", row->key);
-        struct entry *e = calloc(1, sizeof(*e));
-        if (!e)
-                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
-        e->r = *row;
-        e->vm = vm;
-        row->definitions = NULL;
-        row->n_definitions = 0;
-        if (row->serial >= h->next_serial)
-                h->next_serial = row->serial + 1;
-        if (!keep(h, e)) {
-                entry_free(e);
-                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
-        }
-        if (request_is_final(&e->r)) {
-                free(e->r.definitions);
-                e->r.definitions = NULL;
-                e->r.n_definitions = 0;
-                finished(h, e, now_ms);
-                return 0;
-        }
-        static const enum claim_state held_as[REQUEST_STATE_N] = {
-                [REQUEST_OFFERED] = CLAIM_HELD,
-                [REQUEST_ACTIVATING] = CLAIM_ALLOCATED,
-                [REQUEST_GRANTED] = CLAIM_ACTIVE,
-                [REQUEST_RELEASING] = CLAIM_ALLOCATED,
-        };
-        for (size_t i = 0; i < e->r.n_definitions; i++) {
-                struct definition *rc = &e->r.definitions[i];
-                struct claim c = {
-                        .component = rc->component,
-                        .state = e->r.kind == REQUEST_RESERVATION && e->r.state != REQUEST_OFFERED
-                                         ? CLAIM_RESERVED
-                                         : held_as[e->r.state],
-                        .amount = rc->amount,
-                        .holder = e->r.serial,
-                        .start_ms = e->r.start_ms,
-                        .end_ms = e->r.end_ms,
-                };
-                /* It was granted, so it stays granted, even where the host has become smaller meanwhile:
-                 * nothing more is then admitted until it fits again. */
-                int64_t owned = ledger_owned(h->ledger, c.component);
-                ledger_set_owned(h->ledger, c.component, UNITS_MAX);
-                int done = ledger_claim(h->ledger, &c, &rc->claim);
-                ledger_set_owned(h->ledger, c.component, owned);
-                if (done != 1)
-                        return err_set(err, REASON_INTERNAL, ENOMEM, "%s: its claims cannot be taken again",
-                                       e->r.key);
-                if (!vm || rc->slot < 0)
-                        continue;
-                if (rc->kind == VIRTUAL_VCPU) {
-                        vm->cpu_slots |= UINT64_C(1) << rc->slot;
-                } else if (rc->kind == VIRTUAL_DIMM) {
-                        vm->memory_slots |= UINT64_C(1) << rc->slot;
-                        vm->leased_bytes += rc->amount;
-                }
-        }
-        if (e->r.state == REQUEST_RELEASING) {
-                claims_overstay(h, &e->r);
-                h->returning++;
-                e->is_returning = true;
-        }
-        h->live++;
-        if (e->r.kind == REQUEST_APP)
-                vm->live++;
-        deadline_push(h, deadline_of(&e->r), e->r.serial);
-        return 0;
-}
-
-void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
-{
-        struct entry *next;
-        for (struct entry *e = h->oldest; e; e = next) {
-                next = e->newer;
-                if (e->r.state == REQUEST_ACTIVATING || e->r.state == REQUEST_RELEASING)
-                        walk_resume(h, e, now_ms);
-        }
-        hypervisor_tick(h, now_ms);
-}
-
 /* ---- the rest ---- */
 
 struct hypervisor *hypervisor_new(const struct hypervisor_config *config, const struct component *components,
@@ -987,7 +627,7 @@ struct hypervisor *hypervisor_new(const struct hypervisor_config *config, const 
                 h->ledger = ledger_new(owned, n_components, now_ms);
         }
         free(owned);
-        if (!h || !h->components || !h->ledger || !buckets_grow(h)) {
+        if (!h || !h->components || !h->ledger || !tables_grow(h)) {
                 hypervisor_free(h);
                 return NULL;
         }
@@ -1059,53 +699,4 @@ void request_granted_needs(const struct request *r, struct need ret[NEEDS_MAX])
                 if (r->met[i] > 0)
                         ret[i].amount = ret[i].amount_max = r->met[i];
         }
-}
-
-bool hypervisor_is_sound(const struct hypervisor *h)
-{
-        size_t live = 0, finished = 0, claims = 0, remembered = h->reservations.n;
-        if (!ledger_is_sound(h->ledger))
-                return false;
-        for (const struct vm_entry *v = h->vms; v; v = v->next) {
-                uint64_t cpus = 0, slots = 0;
-                int64_t bytes = 0;
-                size_t apps = 0;
-                for (const struct entry *e = h->oldest; e; e = e->newer) {
-                        if (e->vm != v)
-                                continue;
-                        apps += e->r.kind == REQUEST_APP && request_is_live(&e->r);
-                        for (size_t i = 0; i < e->r.n_definitions; i++) {
-                                const struct definition *c = &e->r.definitions[i];
-                                bool cpu = c->kind == VIRTUAL_VCPU;
-                                if (c->slot < 0 || (!cpu && c->kind != VIRTUAL_DIMM))
-                                        continue;
-                                uint64_t bit = UINT64_C(1) << c->slot;
-                                if ((cpu ? cpus : slots) & bit)
-                                        return false; /* one slot, two requests */
-                                *(cpu ? &cpus : &slots) |= bit;
-                                bytes += cpu ? 0 : c->amount;
-                        }
-                }
-                remembered += v->history.n;
-                if (v->history.n > h->config.finished_max || cpus != v->cpu_slots ||
-                    slots != v->memory_slots || bytes != v->leased_bytes || apps != v->live)
-                        return false;
-        }
-        for (const struct entry *e = h->oldest; e; e = e->newer) {
-                live += request_is_live(&e->r);
-                finished += request_is_final(&e->r);
-                claims += e->r.n_definitions;
-                if (request_is_final(&e->r) && e->r.n_definitions)
-                        return false;
-                for (size_t i = 0; i < e->r.n_definitions; i++) {
-                        const struct claim *c = ledger_find(h->ledger, e->r.definitions[i].claim);
-                        if (!c || c->holder != e->r.serial || c->amount != e->r.definitions[i].amount ||
-                            c->component != e->r.definitions[i].component)
-                                return false;
-                        if (e->r.state == REQUEST_RELEASING && c->end_ms != LEDGER_OPEN)
-                                return false; /* not back, and counted as free some day */
-                }
-        }
-        return live == h->live && finished == remembered && h->reservations.n <= h->config.finished_max &&
-               claims == ledger_claims(h->ledger) && live + finished == h->entries;
 }

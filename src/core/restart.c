@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/restart.c - the hypervisor made anew from what was recorded, and the check that it is sound. */
+#include "core/hypervisor-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/units.h"
+
+int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms, struct err *err)
+{
+        struct vm_entry *vm = NULL;
+        if (row->kind != REQUEST_RESERVATION) {
+                vm = find_vm(h, row->vm);
+                if (!vm)
+                        return err_set(err, REASON_INTERNAL, ENOENT, "%s belongs to a VM that is not defined",
+                                       row->key);
+        }
+        if (find_key(h, row->key) || find_serial(h, row->serial))
+                return err_set(err, REASON_INTERNAL, EEXIST, "%s stands in the store twice", row->key);
+        struct entry *e = calloc(1, sizeof(*e));
+        if (!e)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        e->r = *row;
+        e->vm = vm;
+        row->definitions = NULL;
+        row->n_definitions = 0;
+        if (row->serial >= h->next_serial)
+                h->next_serial = row->serial + 1;
+        if (!entry_keep(h, e)) {
+                entry_free(e);
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        }
+        if (request_is_final(&e->r)) {
+                free(e->r.definitions);
+                e->r.definitions = NULL;
+                e->r.n_definitions = 0;
+                entry_finished(h, e, now_ms);
+                return 0;
+        }
+        static const enum claim_state held_as[REQUEST_STATE_N] = {
+                [REQUEST_OFFERED] = CLAIM_HELD,
+                [REQUEST_ACTIVATING] = CLAIM_ALLOCATED,
+                [REQUEST_GRANTED] = CLAIM_ACTIVE,
+                [REQUEST_RELEASING] = CLAIM_ALLOCATED,
+        };
+        for (size_t i = 0; i < e->r.n_definitions; i++) {
+                struct definition *rc = &e->r.definitions[i];
+                struct claim c = {
+                        .component = rc->component,
+                        .state = e->r.kind == REQUEST_RESERVATION && e->r.state != REQUEST_OFFERED
+                                         ? CLAIM_RESERVED
+                                         : held_as[e->r.state],
+                        .amount = rc->amount,
+                        .holder = e->r.serial,
+                        .start_ms = e->r.start_ms,
+                        .end_ms = e->r.end_ms,
+                };
+                /* It was granted, so it stays granted, even where the host has become smaller meanwhile:
+                 * nothing more is then admitted until it fits again. */
+                int64_t owned = ledger_owned(h->ledger, c.component);
+                ledger_set_owned(h->ledger, c.component, UNITS_MAX);
+                int done = ledger_claim(h->ledger, &c, &rc->claim);
+                ledger_set_owned(h->ledger, c.component, owned);
+                if (done != 1)
+                        return err_set(err, REASON_INTERNAL, ENOMEM, "%s: its claims cannot be taken again",
+                                       e->r.key);
+                if (!vm || rc->slot < 0)
+                        continue;
+                if (rc->kind == VIRTUAL_VCPU) {
+                        vm->cpu_slots |= UINT64_C(1) << rc->slot;
+                } else if (rc->kind == VIRTUAL_DIMM) {
+                        vm->memory_slots |= UINT64_C(1) << rc->slot;
+                        vm->leased_bytes += rc->amount;
+                }
+        }
+        if (e->r.state == REQUEST_RELEASING) {
+                claims_overstay(h, &e->r);
+                h->returning++;
+                e->is_returning = true;
+        }
+        h->live++;
+        if (e->r.kind == REQUEST_APP)
+                vm->live++;
+        deadline_push(h, deadline_of(&e->r), e->r.serial);
+        return 0;
+}
+
+void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
+{
+        struct entry *next;
+        for (struct entry *e = h->oldest; e; e = next) {
+                next = e->newer;
+                if (e->r.state == REQUEST_ACTIVATING || e->r.state == REQUEST_RELEASING)
+                        walk_resume(h, e, now_ms);
+        }
+        hypervisor_tick(h, now_ms);
+}
+
+bool hypervisor_is_sound(const struct hypervisor *h)
+{
+        size_t live = 0, finished = 0, claims = 0, remembered = h->reservations.n;
+        if (!ledger_is_sound(h->ledger))
+                return false;
+        for (const struct vm_entry *v = h->vms; v; v = v->next) {
+                uint64_t cpus = 0, slots = 0;
+                int64_t bytes = 0;
+                size_t apps = 0;
+                for (const struct entry *e = h->oldest; e; e = e->newer) {
+                        if (e->vm != v)
+                                continue;
+                        apps += e->r.kind == REQUEST_APP && request_is_live(&e->r);
+                        for (size_t i = 0; i < e->r.n_definitions; i++) {
+                                const struct definition *c = &e->r.definitions[i];
+                                bool cpu = c->kind == VIRTUAL_VCPU;
+                                if (c->slot < 0 || (!cpu && c->kind != VIRTUAL_DIMM))
+                                        continue;
+                                uint64_t bit = UINT64_C(1) << c->slot;
+                                if ((cpu ? cpus : slots) & bit)
+                                        return false; /* one slot, two requests */
+                                *(cpu ? &cpus : &slots) |= bit;
+                                bytes += cpu ? 0 : c->amount;
+                        }
+                }
+                remembered += v->history.n;
+                if (v->history.n > h->config.finished_max || cpus != v->cpu_slots ||
+                    slots != v->memory_slots || bytes != v->leased_bytes || apps != v->live)
+                        return false;
+        }
+        for (const struct entry *e = h->oldest; e; e = e->newer) {
+                live += request_is_live(&e->r);
+                finished += request_is_final(&e->r);
+                claims += e->r.n_definitions;
+                if (request_is_final(&e->r) && e->r.n_definitions)
+                        return false;
+                for (size_t i = 0; i < e->r.n_definitions; i++) {
+                        const struct claim *c = ledger_find(h->ledger, e->r.definitions[i].claim);
+                        if (!c || c->holder != e->r.serial || c->amount != e->r.definitions[i].amount ||
+                            c->component != e->r.definitions[i].component)
+                                return false;
+                        if (e->r.state == REQUEST_RELEASING && c->end_ms != LEDGER_OPEN)
+                                return false; /* not back, and counted as free some day */
+                }
+        }
+        return live == h->live && finished == remembered && h->reservations.n <= h->config.finished_max &&
+               claims == ledger_claims(h->ledger) && live + finished == h->entries;
+}
