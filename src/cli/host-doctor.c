@@ -79,6 +79,8 @@ static void look_at_cpus(struct doctor *d)
                 (void)snprintf(text, sizeof(text), "held by %s%s%s", cpu_provider_id_name(h->id),
                                h->fallback[0] != '\0' ? ": " : "", h->fallback);
                 found(d, "CPU grants", h->fallback[0] != '\0' ? FINDING_FALLBACK : FINDING_OK, text);
+                if (h->provider->is_holding_shares)
+                        found(d, "exclusive CPUs", FINDING_FALLBACK, CPU_OUTSIDE);
         }
         free(h);
 }

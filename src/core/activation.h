@@ -56,8 +56,9 @@ struct definition {
         uint32_t component; /* index of the host resource */
         int64_t amount;     /* of it, in the component's unit */
         enum virtual_kind kind;
-        int16_t slot;  /* RAM: cell; DIMM, vCPU, NIC, disk: slot; -1: no virtual side */
-        bool prepares; /* its virtual side is prepared before its host side is activated */
+        int16_t slot;   /* RAM: cell; DIMM, vCPU, NIC, disk: slot; -1: no virtual side */
+        bool prepares;  /* its virtual side is prepared before its host side is activated */
+        bool exclusive; /* nobody else may use what backs it */
         bool host_active, active;
         bool configured;
         enum definition_way way;

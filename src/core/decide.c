@@ -123,9 +123,10 @@ static int take_slot(uint64_t *slots, int from, int limit)
 }
 
 /* Adds the claims of one placement to the request. */
-static int claim(struct hypervisor *h, struct entry *e, enum component_kind kind, const struct placement *p,
+static int claim(struct hypervisor *h, struct entry *e, const struct need *need, const struct placement *p,
                  enum claim_state state)
 {
+        enum component_kind kind = need->kind;
         struct request *r = &e->r;
         struct definition *grown = realloc(r->definitions, (r->n_definitions + p->n) * sizeof(*grown));
         if (!grown)
@@ -140,8 +141,12 @@ static int claim(struct hypervisor *h, struct entry *e, enum component_kind kind
                         .start_ms = r->start_ms,
                         .end_ms = r->end_ms, /* of an offer too: so that accepting it cannot fail */
                 };
-                struct definition rc = {
-                        .component = c.component, .amount = c.amount, .kind = VIRTUAL_NONE, .slot = -1};
+                struct definition rc = {.component = c.component,
+                                        .amount = c.amount,
+                                        .kind = VIRTUAL_NONE,
+                                        .slot = -1,
+                                        .exclusive = kind == COMPONENT_CPU &&
+                                                     need_parameter(need, PARAMETER_EXCLUSIVE)};
                 int fits = ledger_claim(h->ledger, &c, &rc.claim);
                 if (fits <= 0)
                         return fits < 0 ? fits : -ENOSPC;
@@ -200,7 +205,7 @@ static int claim_base_cpus(struct hypervisor *h, struct entry *e, struct err *er
                         return err_set(err, REASON_NO_CAPACITY, ENOSPC,
                                        "%lld of its %lld base vCPUs find a host CPU with their share free",
                                        (long long)r->met[0], (long long)r->needs[0].amount);
-                int done = placed < 0 ? placed : claim(h, e, COMPONENT_CPU, &p, CLAIM_ALLOCATED);
+                int done = placed < 0 ? placed : claim(h, e, &left, &p, CLAIM_ALLOCATED);
                 if (done < 0)
                         return err_set(err, REASON_INTERNAL, -done, "cannot claim a base vCPU");
                 r->met[0] += p.amount_met;
@@ -243,7 +248,7 @@ static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
                 return 0;
         }
         if (done > 0)
-                done = claim(h, e, COMPONENT_MEMORY, &p, CLAIM_ALLOCATED);
+                done = claim(h, e, &r->needs[1], &p, CLAIM_ALLOCATED);
         if (done < 0)
                 return err_set(err, REASON_INTERNAL, -done, "cannot claim base memory");
         r->met[1] = p.amount_met;
@@ -292,7 +297,7 @@ int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *er
                                                                   : CLAIM_ALLOCATED;
         for (size_t i = 0; i < r->n_needs; i++) {
                 r->met[i] = trials[i].placement.amount_met;
-                int done = claim(h, e, r->needs[i].kind, &trials[i].placement, state);
+                int done = claim(h, e, &r->needs[i], &trials[i].placement, state);
                 if (done == -ENOSPC) {
                         refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, "this VM has no free slot for it");
                         return 0;

@@ -34,8 +34,8 @@ const struct parameter_row parameter_rows[PARAMETER_N] = {
                 .maximum = 1,
                 .source = "ledger over the hwloc inventory",
                 .provider = "cpu (cgroup cpuset)",
-                .measured = "tests/system: no other VM's thread runs on the granted CPU",
-                .description = "Each granted CPU is a whole host CPU with nobody else on it.",
+                .measured = "tests/nested: no other thread of a VMM runs on the granted CPU",
+                .description = "Each granted CPU is a whole host CPU without any other thread of a VMM on it.",
         },
 };
 /* clang-format on */

@@ -455,6 +455,10 @@ static void test_refusals(void)
         g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
         r = get(&w, ask(&w, "c", "cpu:3,exclusive", false, NULL)); /* cpu:0 holds the base */
         g_assert_cmpint(r->state, ==, REQUEST_ACTIVATING);
+        g_assert_cmpuint(r->n_definitions, ==, 3);
+        for (size_t i = 0; i < r->n_definitions; i++)
+                g_assert_true(r->definitions[i].exclusive);
+        g_assert_false(hypervisor_find(w.h, "vm:v")->definitions[0].exclusive);
         r = get(&w, ask(&w, "d", "memory:128M cpu:1,share>=0.9", false, NULL));
         g_assert_cmpint(r->outcome, ==, OUTCOME_NOT_NOW);
         g_assert_cmpint(r->reason, ==, REASON_NO_CAPACITY);

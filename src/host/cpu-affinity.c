@@ -72,11 +72,14 @@ static int read_note(const struct cpu_host *h, const char *vm, const char *item,
         return r < 0 ? r : cpulist_parse(text, ret, err);
 }
 
+/* Nothing tells which threads there are to be kept off. */
 static int hold_item(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
-                     int share_milli, struct err *err)
+                     int share_milli, bool is_exclusive, struct err *err)
 {
         char name[NOTE_NAME], text[CPULIST_TEXT];
         int r = cpu_host_check_place(h, cpus, share_milli, err);
+        if (r == 0 && is_exclusive && !h->is_best_effort)
+                r = err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "%s", h->fallback);
         if (r == 0)
                 r = name_of(h, vm, item, name, err);
         return r < 0 ? r : cgroupfs_keep(h->keep_dir, name, cpulist_print(cpus, text), err);
@@ -100,7 +103,7 @@ static int read_item(const struct cpu_host *h, const char *vm, const char *item,
                      struct cpu_live *ret, struct err *err)
 {
         struct cpulist noted;
-        struct cpu_live live = {.share_milli = -1};
+        struct cpu_live live = {.share_milli = -1, .exclusive = -1};
         int r = read_note(h, vm, item, &noted, err);
         if (r < 0)
                 return r;

@@ -3,7 +3,9 @@
  * weights and the other about sets, v2 is one that does both and whose groups must be made threaded.
  *
  * Threads: everything but the prefix is one VM's, and whoever changes the groups of a VM holds that VM's
- * lock. So no sweep removes a group that another thread has just made and not yet entered. */
+ * lock. So no sweep removes a group that another thread has just made and not yet entered. The CPUs of
+ * emulator@VM and parked@VM depend on what all VMs have exclusively: whoever sets them, or changes that,
+ * holds `sharing`, taken behind the VM's lock. */
 #include "host/cpu.h"
 
 #include <dirent.h>
@@ -15,6 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/str.h"
+#include "host/cpu-exclusive.h"
 
 enum { GROUP_NAME = 96, V1_SHARES_MAX = 262144, V2_WEIGHT_MAX = 10000 };
 
@@ -22,6 +25,7 @@ enum { GROUP_NAME = 96, V1_SHARES_MAX = 262144, V2_WEIGHT_MAX = 10000 };
 #define LOCK    PTHREAD_MUTEX_INITIALIZER
 #define LOCKS_8 LOCK, LOCK, LOCK, LOCK, LOCK, LOCK, LOCK, LOCK
 static pthread_mutex_t locks[] = {LOCKS_8, LOCKS_8, LOCKS_8, LOCKS_8};
+static pthread_mutex_t sharing = LOCK;
 
 static pthread_mutex_t *lock_of(const char *vm)
 {
@@ -231,6 +235,161 @@ static const char *name_of_thread(char buf[GROUP_NAME], pid_t tid, const char *v
         return buf;
 }
 
+static bool is_there(const struct cpu_host *h, const char *group)
+{
+        char dir[CGROUPFS_PATH];
+        for (size_t i = 0; i < h->n_trees; i++)
+                if (access(path_of(h, i, group, dir), F_OK) < 0)
+                        return false;
+        return true;
+}
+
+/* ---- what is exclusive, and where all else may run ---- */
+
+/* Where everything of a VMM runs that is not placed. Where nothing would be left (best effort, or a
+ * configuration that changed meanwhile), it is as if nothing were exclusive. */
+static int find_shared(const struct cpu_host *h, struct cpulist *ret, struct err *err)
+{
+        struct cpulist taken = {0}, left = h->housekeeping;
+        int r = exclusive_cpus(h, NULL, is_there, &taken, err);
+        if (r < 0)
+                return r;
+        cpulist_remove(&left, &taken);
+        *ret = cpulist_count(&left) > 0 ? left : h->housekeeping;
+        return 0;
+}
+
+static bool is_shared_group(const char *group)
+{
+        return strncmp(group, "emulator@", 9) == 0 || strncmp(group, "parked@", 7) == 0;
+}
+
+/* For each group with threads that are not placed; until fn does not return 0, which is returned. */
+static int each_shared(const struct cpu_host *h,
+                       int (*fn)(const struct cpu_host *h, const char *dir, const struct cpulist *set,
+                                 struct err *err),
+                       const struct cpulist *set, struct err *err)
+{
+        int r = 0;
+        for (size_t i = 0; i < h->n_trees && r == 0; i++) {
+                char prefix[CGROUPFS_PATH], dir[CGROUPFS_PATH];
+                DIR *d = h->tree[i].sets ? opendir(path_of(h, i, "", prefix)) : NULL;
+                for (struct dirent *e; d && r == 0 && (e = readdir(d));) {
+                        if (!is_shared_group(e->d_name) || strlen(e->d_name) >= GROUP_NAME)
+                                continue;
+                        r = fn(h, path_of(h, i, e->d_name, dir), set, err);
+                        if (r < 0 && access(dir, F_OK) < 0)
+                                r = 0; /* its VM went meanwhile */
+                }
+                if (d)
+                        (void)closedir(d);
+        }
+        return r;
+}
+
+static int set_shared(const struct cpu_host *h, const char *dir, const struct cpulist *set, struct err *err)
+{
+        struct cpulist have = {0};
+        (void)read_set(dir, "cpuset.cpus", &have, NULL);
+        return cpulist_is_equal(set, &have) ? 0 : write_set(h, dir, set, err);
+}
+
+/* All of them follow what is exclusive now. */
+static int spread(const struct cpu_host *h, struct err *err)
+{
+        struct cpulist set;
+        int r = find_shared(h, &set, err);
+        return r < 0 ? r : each_shared(h, set_shared, &set, err);
+}
+
+static int is_taken(const struct cpu_host *h, const char *dir, const struct cpulist *set, struct err *err)
+{
+        struct cpulist have = {0};
+        const char *file = h->is_fake ? "cpuset.cpus"
+                           : is_v2(h) ? "cpuset.cpus.effective"
+                                      : "cpuset.effective_cpus";
+        int r = read_set(dir, file, &have, err);
+        return r < 0 ? r : cpulist_has_common(set, &have);
+}
+
+static bool has_room_for_others(const struct cpu_host *h)
+{
+        struct cpulist taken = {0}, left = h->housekeeping;
+        (void)exclusive_cpus(h, NULL, is_there, &taken, NULL);
+        cpulist_remove(&left, &taken);
+        return cpulist_count(&left) > 0;
+}
+
+/* 1: it was said to be, and is. -1: it was, and there is nowhere else for the others to run. */
+static int read_exclusive(const struct cpu_host *h, const char *group, const struct cpulist *cpus, int *ret,
+                          struct err *err)
+{
+        struct cpulist noted;
+        int taken = 1;
+        (void)pthread_mutex_lock(&sharing);
+        int r = exclusive_find(h, group, &noted, err);
+        bool is_noted = r == 1 && cpulist_is_equal(&noted, cpus);
+        if (is_noted)
+                r = taken = each_shared(h, is_taken, cpus, err);
+        if (r >= 0)
+                *ret = !is_noted ? 0 : taken == 0 ? 1 : has_room_for_others(h) ? 0 : -1;
+        (void)pthread_mutex_unlock(&sharing);
+        return r < 0 ? r : 0;
+}
+
+static int check_exclusive(const struct cpu_host *h, const char *group, const struct cpulist *cpus,
+                           bool is_exclusive, struct err *err)
+{
+        char text[CPULIST_TEXT];
+        struct cpulist taken = {0}, left = h->housekeeping;
+        int r = exclusive_cpus(h, group, is_there, &taken, err);
+        if (r < 0)
+                return r;
+        if (cpulist_has_common(cpus, &taken))
+                return err_set(err, REASON_BUSY, EBUSY, "another item has one of the CPUs %.60s exclusively",
+                               cpulist_print(cpus, text));
+        cpulist_remove(&left, &taken);
+        cpulist_remove(&left, cpus);
+        if (is_exclusive && cpulist_count(&left) == 0 && !h->is_best_effort)
+                return err_set(err, REASON_POLICY, EPERM,
+                               "with CPU %.60s exclusive no CPU would be left for everything of VMMs that is "
+                               "no vCPU: give mete-keeper other housekeeping CPUs",
+                               cpulist_print(cpus, text));
+        return 0;
+}
+
+/* The note of an item becomes what it shall be, and the others follow; all or nothing. `sharing` is held. */
+static int note_exclusive(const struct cpu_host *h, const char *group, const struct cpulist *cpus,
+                          bool is_exclusive, struct err *err)
+{
+        struct cpulist before = {0};
+        int had = exclusive_find(h, group, &before, NULL);
+        if (!is_exclusive && had == 0)
+                return 0;
+        int r = is_exclusive ? exclusive_note(h, group, cpus, err) : exclusive_forget(h, group, err);
+        if (r == 0)
+                r = spread(h, err);
+        if (r == 0)
+                return 0;
+        if (had == 1)
+                (void)exclusive_note(h, group, &before, NULL);
+        else
+                (void)exclusive_forget(h, group, NULL);
+        (void)spread(h, NULL);
+        return r;
+}
+
+/* What is gone has nothing exclusively any more. */
+static int free_exclusive(const struct cpu_host *h, const char *vm, struct err *err)
+{
+        (void)pthread_mutex_lock(&sharing);
+        int r = exclusive_count_stale(h, vm, is_there, err);
+        if (r > 0 && (r = spread(h, err)) == 0) /* first: while there are notes it is tried again */
+                r = exclusive_forget_stale(h, vm, is_there, err);
+        (void)pthread_mutex_unlock(&sharing);
+        return r;
+}
+
 /* v2: controllers must be handed down from each group to the next. */
 static int hand_down(const struct cpu_host *h, const char *dir, struct err *err)
 {
@@ -296,6 +455,10 @@ static int start(const struct cpu_host *h, struct err *err)
                 if (r < 0)
                         return r;
         }
+        /* The keeper before may have died in the middle of it. What cannot be set is no reason not to start:
+         * whoever reads an exclusive item hears of it. */
+        (void)spread(h, NULL);
+        (void)exclusive_forget_stale(h, NULL, is_there, NULL);
         return 0;
 }
 
@@ -309,14 +472,21 @@ static void finish(const struct cpu_host *h)
                 while (strlen(dir) > root && cgroupfs_remove(dir, h->is_fake, NULL) == 0)
                         *strrchr(dir, '/') = '\0';
         }
+        if (*h->keep_dir)
+                (void)rmdir(h->keep_dir);
 }
 
 static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
 {
         char group[GROUP_NAME];
+        struct cpulist shared;
         pthread_mutex_t *m = lock(vm);
-        int r = group_make(h, name_of(group, "emulator", vm), &h->housekeeping,
-                           (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
+        (void)pthread_mutex_lock(&sharing);
+        int r = find_shared(h, &shared, err);
+        if (r == 0)
+                r = group_make(h, name_of(group, "emulator", vm), &shared,
+                               (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
+        (void)pthread_mutex_unlock(&sharing);
         (void)pthread_mutex_unlock(m);
         return r;
 }
@@ -414,18 +584,16 @@ static int move(const struct cpu_host *h, const char *vm, const char *group, pid
         return r;
 }
 
-/* Into a group made for it. */
+/* Into a group made for it. The VM's lock is held. */
 static int set_and_move(const struct cpu_host *h, const char *vm, const char *group, pid_t tid,
                         const struct cpulist *cpus, long weight, struct err *err)
 {
         struct setting before;
-        pthread_mutex_t *m = lock(vm);
         int r = group_set(h, group, cpus, weight, &before, err);
         if (r == 0 && (r = move(h, vm, group, tid, err)) < 0)
                 put_back(h, group, &before);
         if (r == 0)
                 (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
-        (void)pthread_mutex_unlock(m);
         return r;
 }
 
@@ -434,28 +602,34 @@ static int place(const struct cpu_host *h, const char *vm, pid_t tid, const stru
 {
         char group[GROUP_NAME];
         int r = cpu_host_check_place(h, cpus, share_milli, err);
-        return r < 0 ? r
-                     : set_and_move(h, vm, name_of_thread(group, tid, vm), tid, cpus,
-                                    CPU_WEIGHT_FACTOR * (long)share_milli, err);
+        if (r < 0)
+                return r;
+        pthread_mutex_t *m = lock(vm);
+        (void)pthread_mutex_lock(&sharing);
+        r = check_exclusive(h, name_of_thread(group, tid, vm), cpus, false, err);
+        (void)pthread_mutex_unlock(&sharing);
+        if (r == 0)
+                r = set_and_move(h, vm, group, tid, cpus, CPU_WEIGHT_FACTOR * (long)share_milli, err);
+        (void)pthread_mutex_unlock(m);
+        return r;
 }
 
+/* Taking a group back that could not be entered sets it, too: so all of it is one turn. */
 static int park(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err)
 {
         char group[GROUP_NAME];
-        return set_and_move(h, vm, name_of(group, "parked", vm), tid, &h->housekeeping, is_v2(h) ? 1 : 2,
-                            err);
+        struct cpulist shared;
+        pthread_mutex_t *m = lock(vm);
+        (void)pthread_mutex_lock(&sharing);
+        int r = find_shared(h, &shared, err);
+        if (r == 0)
+                r = set_and_move(h, vm, name_of(group, "parked", vm), tid, &shared, is_v2(h) ? 1 : 2, err);
+        (void)pthread_mutex_unlock(&sharing);
+        (void)pthread_mutex_unlock(m);
+        return r;
 }
 
 /* ---- items ---- */
-
-static bool is_there(const struct cpu_host *h, const char *group)
-{
-        char dir[CGROUPFS_PATH];
-        for (size_t i = 0; i < h->n_trees; i++)
-                if (access(path_of(h, i, group, dir), F_OK) < 0)
-                        return false;
-        return true;
-}
 
 static int not_there(const char *vm, const char *item, struct err *err)
 {
@@ -476,7 +650,7 @@ static int check_room(const struct cpu_host *h, struct err *err)
 }
 
 static int hold(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
-                int share_milli, struct err *err)
+                int share_milli, bool is_exclusive, struct err *err)
 {
         char group[GROUP_NAME];
         struct setting before;
@@ -486,8 +660,14 @@ static int hold(const struct cpu_host *h, const char *vm, const char *item, cons
         pthread_mutex_t *m = lock(vm);
         if (!is_there(h, name_of(group, item, vm)))
                 r = check_room(h, err);
+        (void)pthread_mutex_lock(&sharing);
+        if (r == 0)
+                r = check_exclusive(h, group, cpus, is_exclusive, err);
         if (r == 0)
                 r = group_set(h, group, cpus, CPU_WEIGHT_FACTOR * (long)share_milli, &before, err);
+        if (r == 0 && (r = note_exclusive(h, group, cpus, is_exclusive, err)) < 0)
+                put_back(h, group, &before);
+        (void)pthread_mutex_unlock(&sharing);
         (void)pthread_mutex_unlock(m);
         return r;
 }
@@ -525,6 +705,8 @@ static int let_go(const struct cpu_host *h, const char *vm, const char *item, st
         int r = check_empty(h, name_of(group, item, vm), err);
         for (size_t i = 0; r == 0 && i < h->n_trees; i++)
                 r = cgroupfs_remove(path_of(h, i, group, dir), h->is_fake, err);
+        if (r == 0)
+                r = free_exclusive(h, vm, err);
         /* What its thread was put aside into, where that thread is gone since. */
         if (r == 0)
                 (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, "", NULL);
@@ -561,6 +743,8 @@ static int read_item(const struct cpu_host *h, const char *vm, const char *item,
                 return r;
         live.cpus = s.cpus;
         live.share_milli = (int)(s.weight / CPU_WEIGHT_FACTOR);
+        if ((r = read_exclusive(h, group, &s.cpus, &live.exclusive, err)) < 0)
+                return r;
         read_threads(h, group, &live);
         *ret = live;
         return 0;
@@ -620,6 +804,8 @@ static int vm_remove(const struct cpu_host *h, const char *vm, enum cpu_removal 
 {
         pthread_mutex_t *m = lock(vm);
         int r = sweep(h, vm, removal, NULL, err);
+        if (r == 0 && removal == CPU_REMOVE_ALL)
+                r = free_exclusive(h, vm, err);
         (void)pthread_mutex_unlock(m);
         return r;
 }

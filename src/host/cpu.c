@@ -64,9 +64,10 @@ static void choose(struct cpu_host *h, const struct cgroupfs_mounts *m, enum cpu
         } else if (only == 0 || only == CPU_AFFINITY) {
                 h->id = CPU_AFFINITY;
                 h->provider = &cpu_affinity;
-                (void)STR_COPY(h->fallback,
-                               "no cgroup hierarchy with cpu and cpuset may be written: CPUs are held by "
-                               "affinity alone, shares are not held");
+                (void)STR_COPY(
+                        h->fallback,
+                        "no cgroup with cpu and cpuset can be written: only affinity holds CPUs, shares are "
+                        "not held, nobody is kept off");
         }
 }
 

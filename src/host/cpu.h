@@ -10,6 +10,9 @@
  *                   bound to it. Removed by let_go() or vm_remove(), by nothing else
  *   thread-TID@VM   one placed thread, on its CPUs, with its weight
  *   parked@VM       threads put aside: least weight, on the housekeeping CPUs; never a quota, never frozen
+ * An item may have its CPUs exclusively: emulator@VM and parked@VM of all VMs, whenever they are made, leave
+ * them out for so long, and no other item gets them. Who is not mete's is not kept off
+ * (CPU_OUTSIDE): for that the CPUs would have to be no others' to begin with.
  * Side by side, not nested by VM, because weights compete among siblings only: nested, a vCPU of share 0.9
  * and one of another VM of share 0.1 on the same CPU would get half each. On v2 the whole prefix is
  * one threaded domain, since threads of one process may only be spread within one.
@@ -46,9 +49,12 @@ struct cpu_host;
 struct cpu_live {
         struct cpulist cpus; /* empty: not known */
         int share_milli;     /* -1: nothing holds a share */
+        int exclusive;       /* 1: no other thread of a VMM may run there; -1: nothing can say */
         pid_t threads[CPU_THREADS_MAX];
         size_t n_threads;
 };
+
+#define CPU_OUTSIDE "a CPU held exclusively is kept free of VMMs' threads, not of processes outside of mete"
 
 /* What vm_remove() removes of a VM: all, or all but its activated items. */
 enum cpu_removal { CPU_REMOVE_ALL = 1, CPU_REMOVE_BUT_ITEMS };
@@ -68,9 +74,11 @@ struct cpu_provider {
                      int share_milli, struct err *err);
         int (*park)(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err);
         /* An item has CPUs and a share from now on, and no thread yet. What it had is what it has again if
-         * this fails. `item` passed cpu_host_check_item(). */
+         * this fails. `item` passed cpu_host_check_item(). Exclusively: REASON_POLICY where no housekeeping
+         * CPU would be left, unless best effort was allowed. REASON_BUSY: another has one of them
+         * exclusively. */
         int (*hold)(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
-                    int share_milli, struct err *err);
+                    int share_milli, bool is_exclusive, struct err *err);
         /* A thread is held by it. REASON_NOT_FOUND: there is no such item. */
         int (*bind)(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err);
         /* -EBUSY: a thread is in it. Not there: no error. */
@@ -103,7 +111,8 @@ struct cpu_host {
         char prefix[CPU_PREFIX_SIZE];
         struct cpulist usable;       /* where threads may be placed */
         struct cpulist housekeeping; /* where everything else of a VMM runs */
-        bool is_best_effort;         /* affinity takes shares that it cannot hold */
+        bool is_best_effort; /* affinity takes what it cannot hold; the last housekeeping CPU may be exclusive
+                              */
         bool is_fake;
         nlink_t groups_max;           /* CPU_GROUPS_MAX; tests set less */
         char keep_dir[CGROUPFS_ROOT]; /* "" for none */
@@ -115,8 +124,9 @@ struct cpu_host_options {
         const char *cpus;          /* NULL: all that are on line */
         const char *housekeeping;  /* NULL: the same */
         const char *mountinfo;     /* NULL: /proc/self/mountinfo; tests give another */
-        const char *keep_dir;      /* where affinity notes what items have, as no object of the kernel's does;
-                                      it must not outlive a reboot. NULL: affinity has no items */
+        const char *keep_dir;      /* for notes of what no object of the kernel's says: the CPUs of affinity's
+                                      items, and which items are exclusive; it must not outlive a reboot. NULL:
+                                      there are neither */
         enum cpu_provider_id only; /* 0: the best there is */
         bool is_best_effort;
         bool is_fake; /* tests: plain directories instead of hierarchies */

@@ -117,3 +117,17 @@ void cpulist_join(struct cpulist *l, const struct cpulist *from)
         for (size_t i = 0; i < CPULIST_MAX / 64; i++)
                 l->bits[i] |= from->bits[i];
 }
+
+void cpulist_remove(struct cpulist *l, const struct cpulist *from)
+{
+        for (size_t i = 0; i < CPULIST_MAX / 64; i++)
+                l->bits[i] &= ~from->bits[i];
+}
+
+bool cpulist_has_common(const struct cpulist *a, const struct cpulist *b)
+{
+        for (size_t i = 0; i < CPULIST_MAX / 64; i++)
+                if (a->bits[i] & b->bits[i])
+                        return true;
+        return false;
+}

@@ -33,3 +33,7 @@ bool cpulist_is_equal(const struct cpulist *a, const struct cpulist *b);
 bool cpulist_is_within(const struct cpulist *part, const struct cpulist *whole);
 /* Adds every number of `from`. */
 void cpulist_join(struct cpulist *l, const struct cpulist *from);
+/* Takes every number of `from` away. */
+void cpulist_remove(struct cpulist *l, const struct cpulist *from);
+/* Have they a number in common? */
+bool cpulist_has_common(const struct cpulist *a, const struct cpulist *b);

@@ -189,9 +189,9 @@ static void test_items(void)
         g_assert_cmpint(p->bind(&t.host, "v", "vcpu3", 7, &err), ==, -ENOENT);
         g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
         g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v"));
-        ok(p->hold(&t.host, "v", "vcpu3", &one, 200, &err), &err);
+        ok(p->hold(&t.host, "v", "vcpu3", &one, 200, false, &err), &err);
         for (int again = 0; again < 2; again++)
-                ok(p->hold(&t.host, "v", "vcpu3", &two, 900, &err), &err);
+                ok(p->hold(&t.host, "v", "vcpu3", &two, 900, false, &err), &err);
         is(&t, "cpu/mete/a/vcpu3@v/cpu.shares", "9000");
         is(&t, "cpuset/mete/a/vcpu3@v/cpuset.cpus", "2-3");
         g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v/tasks"));
@@ -221,7 +221,7 @@ static void test_items(void)
         for (int again = 0; again < 2; again++)
                 ok(p->let_go(&t.host, "v", "vcpu3", &err), &err);
         g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v") || is_there(&t, "cpuset/mete/a/vcpu3@v"));
-        ok(p->hold(&t.host, "v", "vcpu4", &one, 200, &err), &err);
+        ok(p->hold(&t.host, "v", "vcpu4", &one, 200, false, &err), &err);
         ok(p->vm_remove(&t.host, "v", CPU_REMOVE_ALL, &err), &err);
         g_assert_false(is_there(&t, "cpu/mete/a/vcpu4@v"));
         tear_down(&t);
@@ -260,12 +260,12 @@ static void test_item_faults(void)
                         for (int at = 1; r < 0; at++) {
                                 fault_at = 0;
                                 ok(is_new ? p->let_go(&t.host, "v", "vcpu3", &err)
-                                          : p->hold(&t.host, "v", "vcpu3", &one, 200, &err),
+                                          : p->hold(&t.host, "v", "vcpu3", &one, 200, false, &err),
                                    &err);
                                 changes = 0;
                                 fault_at = at;
                                 cgroupfs_fault = fault;
-                                r = p->hold(&t.host, "v", "vcpu3", &two, 900, &err);
+                                r = p->hold(&t.host, "v", "vcpu3", &two, 900, false, &err);
                                 cgroupfs_fault = NULL;
                                 if (r == 0) {
                                         g_assert_cmpint(changes, <, at);
@@ -284,6 +284,186 @@ static void test_item_faults(void)
                 }
                 tear_down(&t);
         }
+}
+
+/* What stands below the prefix in the one or other kind of tree. */
+static const struct kind {
+        const char *name, *mounts;
+        enum cpu_provider_id id;
+        const char *sets;
+} kinds[] = {
+        {"v1", v1_mounts, CPU_CGROUP_V1, "cpuset/mete/a" },
+        {"v2", v2_mounts, CPU_CGROUP_V2, "unified/mete/a"},
+};
+
+static void set_up_kind(struct tree *t, const struct kind *k)
+{
+        struct err err = {0};
+        set_up(t, k->mounts, k->id);
+        (void)g_snprintf(t->host.keep_dir, sizeof(t->host.keep_dir), "%s/held", t->dir);
+        ok(t->host.provider->start(&t->host, &err), &err);
+        ok(t->host.provider->vm_make(&t->host, "v", &err), &err);
+        ok(t->host.provider->vm_make(&t->host, "w", &err), &err);
+        ok(t->host.provider->park(&t->host, "w", 8, &err), &err);
+}
+
+static char *sets_of(const struct kind *k, const char *group)
+{
+        return g_strdup_printf("%s/%s/cpuset.cpus", k->sets, group);
+}
+
+static void runs_on(struct tree *t, const struct kind *k, const char *group, const char *cpus)
+{
+        g_autofree char *path = sets_of(k, group);
+        is(t, path, cpus);
+}
+
+static void by_hand(struct tree *t, const struct kind *k, const char *group, const char *cpus)
+{
+        g_autofree char *path = sets_of(k, group);
+        put_away(t, path, cpus);
+}
+
+static int exclusive_of(struct tree *t, const char *vm, const char *item)
+{
+        struct err err = {0};
+        struct cpu_live live;
+        ok(t->host.provider->read(&t->host, vm, item, 0, &live, &err), &err);
+        return live.exclusive;
+}
+
+static void test_exclusive(gconstpointer arg)
+{
+        const struct kind *k = arg;
+        struct tree t;
+        struct err err = {0};
+        struct cpulist zero = set_of("0"), one = set_of("1");
+        set_up_kind(&t, k);
+        const struct cpu_provider *p = t.host.provider;
+        for (int again = 0; again < 2; again++)
+                ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err), &err);
+        g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 1);
+        ok(p->vm_make(&t.host, "x", &err), &err);
+        ok(p->park(&t.host, "v", 9, &err), &err);
+        for (const char *const *g = (const char *const[]){"emulator@v", "emulator@w", "emulator@x",
+                                                          "parked@v", "parked@w", NULL};
+             *g; g++)
+                runs_on(&t, k, *g, "7");
+        /* It is nobody else's; another that is no housekeeping CPU changes nothing for them. */
+        g_assert_cmpint(p->hold(&t.host, "w", "vcpu0", &zero, 100, false, &err), ==, -EBUSY);
+        g_assert_cmpint(err.reason, ==, REASON_BUSY);
+        g_assert_cmpint(p->place(&t.host, "w", 10, &zero, 100, &err), ==, -EBUSY);
+        ok(p->hold(&t.host, "w", "vcpu1", &one, 1000, true, &err), &err);
+        g_assert_cmpint(exclusive_of(&t, "w", "vcpu1"), ==, 1);
+        runs_on(&t, k, "emulator@w", "7");
+        /* Changed by hand: it is seen, and the same call mends it. */
+        by_hand(&t, k, "parked@w", "0-7\n");
+        g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 0);
+        ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err), &err);
+        g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 1);
+        runs_on(&t, k, "parked@w", "7");
+        /* No longer exclusive, and again; gone with the item, or with the VM. */
+        ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, false, &err), &err);
+        g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 0);
+        runs_on(&t, k, "emulator@x", "0,7");
+        ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err), &err);
+        ok(p->let_go(&t.host, "v", "vcpu3", &err), &err);
+        runs_on(&t, k, "parked@w", "0,7");
+        g_assert_false(is_there(&t, "held/vcpu3@v"));
+        ok(p->hold(&t.host, "x", "vcpu0", &zero, 1000, true, &err), &err);
+        runs_on(&t, k, "emulator@v", "7");
+        ok(p->vm_remove(&t.host, "x", CPU_REMOVE_ALL, &err), &err);
+        runs_on(&t, k, "emulator@v", "0,7");
+        g_assert_false(is_there(&t, "held/vcpu0@x"));
+        g_assert_true(is_there(&t, "held/vcpu1@w"));
+        g_assert_true(is_there(&t, "held/vcpu1@w"));
+        tear_down(&t);
+}
+
+/* Whoever died in between left a note whose item is not there, or one that not all followed yet. */
+static void test_exclusive_restart(gconstpointer arg)
+{
+        const struct kind *k = arg;
+        struct tree t;
+        struct err err = {0};
+        struct cpulist zero = set_of("0");
+        set_up_kind(&t, k);
+        const struct cpu_provider *p = t.host.provider;
+        ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err), &err);
+        by_hand(&t, k, "emulator@w", "0,7\n");
+        put_away(&t, "held/vcpu9@w", "7");
+        put_away(&t, "held/.vcpu9@w.new", "7");
+        ok(p->start(&t.host, &err), &err);
+        runs_on(&t, k, "emulator@w", "7");
+        g_assert_false(is_there(&t, "held/vcpu9@w"));
+        g_assert_true(is_there(&t, "held/vcpu3@v"));
+        g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 1);
+        tear_down(&t);
+}
+
+/* Something is left for VMMs to run on; or they stay where they are, by policy. */
+static void test_exclusive_last(gconstpointer arg)
+{
+        const struct kind *k = arg;
+        struct tree t;
+        struct err err = {0};
+        struct cpulist zero = set_of("0"), one = set_of("1");
+        set_up_kind(&t, k);
+        const struct cpu_provider *p = t.host.provider;
+        t.host.housekeeping = set_of("0-1");
+        ok(p->start(&t.host, &err), &err);
+        ok(p->hold(&t.host, "v", "vcpu1", &one, 1000, true, &err), &err);
+        runs_on(&t, k, "emulator@w", "0");
+        g_assert_cmpint(p->hold(&t.host, "w", "vcpu0", &zero, 1000, true, &err), ==, -EPERM);
+        g_assert_cmpint(err.reason, ==, REASON_POLICY);
+        g_assert_nonnull(strstr(err.sentence, "housekeeping"));
+        g_assert_cmpint(p->read(&t.host, "w", "vcpu0", 0, &(struct cpu_live){0}, &err), ==, -ENOENT);
+        runs_on(&t, k, "emulator@w", "0");
+        t.host.is_best_effort = true;
+        ok(p->hold(&t.host, "w", "vcpu0", &zero, 1000, true, &err), &err);
+        runs_on(&t, k, "emulator@w", "0-1");
+        g_assert_cmpint(exclusive_of(&t, "w", "vcpu0"), ==, -1);
+        ok(p->let_go(&t.host, "w", "vcpu0", &err), &err);
+        runs_on(&t, k, "emulator@w", "0");
+        tear_down(&t);
+}
+
+/* Each change of a file fails once: nothing is exclusive then, and everything runs where it did. */
+static void test_exclusive_faults(gconstpointer arg)
+{
+        const struct kind *k = arg;
+        struct tree t;
+        struct err err = {0};
+        struct cpulist zero = set_of("0");
+        set_up_kind(&t, k);
+        const struct cpu_provider *p = t.host.provider;
+        int r = -1, back = -1;
+        for (int at = 1; r < 0; at++) {
+                changes = 0;
+                fault_at = at;
+                cgroupfs_fault = fault;
+                r = p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err);
+                cgroupfs_fault = NULL;
+                g_assert_true(r == 0 ? at > 7 : true);
+                if (r == 0)
+                        break;
+                g_assert_false(is_there(&t, "held/vcpu3@v"));
+                runs_on(&t, k, "emulator@v", "0,7");
+                runs_on(&t, k, "parked@w", "0,7");
+                g_assert_cmpint(p->read(&t.host, "v", "vcpu3", 0, &(struct cpu_live){0}, NULL), ==, -ENOENT);
+        }
+        /* The way back is tried until all of it is done. */
+        for (int at = 1; back < 0; at++) {
+                changes = 0;
+                fault_at = at;
+                cgroupfs_fault = fault;
+                back = p->let_go(&t.host, "v", "vcpu3", &err);
+                cgroupfs_fault = NULL;
+        }
+        g_assert_false(is_there(&t, "held/vcpu3@v"));
+        runs_on(&t, k, "emulator@v", "0,7");
+        runs_on(&t, k, "parked@w", "0,7");
+        tear_down(&t);
 }
 
 static void test_item_names(void)
@@ -439,7 +619,16 @@ static void test_affinity(void)
         ok(t.host.provider->place(&t.host, "v", gettid(), &t.host.usable, 1000, &err), &err);
         g_assert_cmpint(sched_getaffinity(0, sizeof(now), &now), ==, 0);
         g_assert_true(CPU_COUNT(&now) == 1 && CPU_ISSET(cpu, &now));
+        /* Nobody can be kept off: exclusive is refused, or taken for what it is worth. */
+        (void)g_snprintf(t.host.keep_dir, sizeof(t.host.keep_dir), "%s/held", t.dir);
+        ok(t.host.provider->start(&t.host, &err), &err);
+        g_assert_cmpint(t.host.provider->hold(&t.host, "v", "vcpu0", &t.host.usable, 1000, true, &err), ==,
+                        -EOPNOTSUPP);
+        g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
+        ok(t.host.provider->hold(&t.host, "v", "vcpu0", &t.host.usable, 1000, false, &err), &err);
         t.host.is_best_effort = true;
+        ok(t.host.provider->hold(&t.host, "v", "vcpu0", &t.host.usable, 1000, true, &err), &err);
+        g_assert_cmpint(exclusive_of(&t, "v", "vcpu0"), ==, -1);
         ok(t.host.provider->place(&t.host, "v", gettid(), &t.host.usable, 500, &err), &err);
         g_assert_cmpint(sched_setaffinity(0, sizeof(before), &before), ==, 0);
         g_assert_cmpint(t.host.provider->place(&t.host, "v", INT_MAX, &t.host.usable, 1000, &err), ==,
@@ -455,6 +644,22 @@ int main(int argc, char **argv)
         g_test_add_func("/cpu/v2", test_v2);
         g_test_add_func("/cpu/items", test_items);
         g_test_add_func("/cpu/item-faults", test_item_faults);
+        for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+                static const struct {
+                        const char *name;
+                        GTestDataFunc fn;
+                } tests[] = {
+                        {"",         test_exclusive        },
+                        {"-restart", test_exclusive_restart},
+                        {"-last",    test_exclusive_last   },
+                        {"-faults",  test_exclusive_faults },
+                };
+                for (size_t n = 0; n < G_N_ELEMENTS(tests); n++) {
+                        g_autofree char *name =
+                                g_strdup_printf("/cpu/%s/exclusive%s", kinds[i].name, tests[n].name);
+                        g_test_add_data_func(name, &kinds[i], tests[n].fn);
+                }
+        }
         g_test_add_func("/cpu/item-names", test_item_names);
         g_test_add_func("/cpu/place-refused", test_place_refused);
         g_test_add_func("/cpu/not-taken", test_not_taken);

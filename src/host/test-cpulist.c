@@ -68,6 +68,11 @@ static void test_sets(void)
         g_assert_false(cpulist_is_within(&b, &a));
         g_assert_cmpint(cpulist_next(&b, 3), ==, 70);
         g_assert_cmpint(cpulist_next(&b, 71), ==, -1);
+        g_assert_true(cpulist_has_common(&a, &b));
+        cpulist_remove(&b, &a);
+        g_assert_false(cpulist_has_common(&a, &b));
+        g_assert_true(cpulist_has(&b, 0) && cpulist_has(&b, 70) && cpulist_count(&b) == 2);
+        cpulist_join(&b, &a);
         cpulist_join(&a, &b);
         g_assert_true(cpulist_is_equal(&a, &b));
 }

@@ -23,7 +23,8 @@ static int cpu_check(const struct api_keeper_hold *p, struct err *err)
 
 static int cpu_activate(const struct hold *h, struct err *err)
 {
-        return h->cpu->provider->hold(h->cpu, h->vmm.vm, h->item, &h->cpus, h->share_milli, err);
+        return h->cpu->provider->hold(h->cpu, h->vmm.vm, h->item, &h->cpus, h->share_milli, h->is_exclusive,
+                                      err);
 }
 
 /* Looked at before and after, as in vmms_place(). */
@@ -66,6 +67,8 @@ static int cpu_read(const struct hold *h, struct err *err)
                 h->live->cpus[h->live->n_cpus++] = cpu;
         h->live->has_share_milli = live.share_milli >= 0;
         h->live->share_milli = live.share_milli;
+        h->live->has_exclusive = live.exclusive >= 0;
+        h->live->exclusive = live.exclusive == 1;
         for (size_t i = 0; i < live.n_threads; i++)
                 h->live->threads[h->live->n_threads++] = live.threads[i];
         return 0;
@@ -80,8 +83,9 @@ static const char *memory_held_by(const struct hold *h)
 
 static int memory_check(const struct api_keeper_hold *p, struct err *err)
 {
-        if (p->n_cpus > 0 || p->has_share_milli)
-                return err_set(err, REASON_INVALID, EINVAL, "kind memory takes neither cpus nor share_milli");
+        if (p->n_cpus > 0 || p->has_share_milli || p->has_exclusive)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "kind memory takes neither cpus nor share_milli nor exclusive");
         if (!p->has_bytes)
                 return err_set(err, REASON_INVALID, EINVAL, "kind memory needs bytes");
         return 0;

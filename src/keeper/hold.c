@@ -135,6 +135,7 @@ static int take_hold(struct hold_job *j, const json_t *params, uint64_t *ret_act
         (void)STR_COPY(hold->item, p.item);
         hold->kind = p.kind;
         hold->share_milli = p.has_share_milli ? (int)p.share_milli : CPU_SHARE_MAX;
+        hold->is_exclusive = p.has_exclusive && p.exclusive;
         hold->bytes = p.bytes;
         hold->node = p.has_node ? p.node : -1;
         return 0;

@@ -49,6 +49,7 @@ struct hold {
         int64_t tid;
         struct cpulist cpus; /* host-activate from here on */
         int share_milli;
+        bool is_exclusive;
         int64_t bytes, node; /* node -1: any */
         struct api_keeper_live *live;
 };

@@ -297,7 +297,7 @@ static int act(struct probe *p)
         char item[CPU_ITEM_SIZE];
         struct cpulist one = {0};
         (void)cpulist_add(&one, (uint32_t)p->number % 6);
-        return host.provider->hold(&host, vm_of(p), item_of(p, item), &one, p->number + 1, NULL);
+        return host.provider->hold(&host, vm_of(p), item_of(p, item), &one, p->number + 1, false, NULL);
 }
 
 static int look(struct probe *p)

@@ -73,6 +73,8 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
         (void)STR_COPY(info.keeper, METE_VERSION);
         if (*v->cpu->fallback)
                 info.n_fallbacks += STR_COPY(info.fallbacks[0], v->cpu->fallback);
+        if (v->cpu->provider->is_holding_shares)
+                info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], CPU_OUTSIDE);
         if (!v->vmms->memory)
                 info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], VMM_NO_BOUND);
         rpc_reply(call, api_keeper_info_emit(&info));

@@ -65,6 +65,7 @@ void host_activate(struct step *s)
                 p->cpus[p->n_cpus++] = c->os_index;
                 p->has_share_milli = true;
                 p->share_milli = step_item(s)->amount;
+                p->has_exclusive = p->exclusive = step_item(s)->exclusive;
         } else {
                 p->has_bytes = p->has_node = true;
                 p->bytes = step_item(s)->amount;
@@ -162,6 +163,9 @@ static int is_what_was_granted(const struct step *s, const struct api_keeper_liv
                 return err_set(err, REASON_STALE, EPROTO,
                                "its share is %lld thousandths where %" PRId64 " were granted",
                                (long long)live->share_milli, step_item(s)->amount);
+        if (step_item(s)->exclusive && live->has_exclusive && !live->exclusive)
+                return err_set(err, REASON_STALE, EPROTO,
+                               "others may run on CPU %u, which was granted exclusively", want);
         for (size_t i = 0; cpu && i < live->n_threads; i++)
                 if (live->threads[i] == cpu->tid)
                         return 0;

@@ -283,6 +283,8 @@ static void definitions_out(const struct request *r, void *arg)
                                             .host_active = d->host_active,
                                             .active = d->active,
                                             .configured = d->configured,
+                                            .has_exclusive = d->exclusive,
+                                            .exclusive = d->exclusive,
                                             .held = d->way == WAY_HELD};
                 (void)snprintf(to.vm, sizeof(to.vm), "%s", r->vm);
                 (void)snprintf(to.item, sizeof(to.item), "%s%d", virtual_kind_name(d->kind), (int)d->slot);

@@ -76,6 +76,7 @@ static void sample(struct request *r, uint64_t serial)
                                                 .kind = VIRTUAL_VCPU,
                                                 .slot = 3,
                                                 .amount = 900,
+                                                .exclusive = true,
                                                 .host_active = true,
                                                 .active = true,
                                                 .configured = true};
@@ -138,6 +139,7 @@ static void test_round_trip(void)
         g_assert_true(l->definitions[0].kind == VIRTUAL_VCPU && l->definitions[0].host_active &&
                       l->definitions[0].active && l->definitions[0].configured &&
                       !l->definitions[0].prepares && l->definitions[0].way == WAY_NONE);
+        g_assert_true(l->definitions[0].exclusive && !l->definitions[1].exclusive);
         g_assert_true(l->definitions[1].kind == VIRTUAL_DIMM && l->definitions[1].prepares &&
                       !l->definitions[1].host_active && l->definitions[1].way == WAY_HELD);
         g_assert_true(activation_parse("back bind 1 of end 0", &r.activation));

@@ -11,6 +11,62 @@ def vm(nested):
     return nested.vm("v", cpus="1..3", memory="128M..512M", share="0.2", agent=True)
 
 
+def test_an_exclusive_cpu_is_its_vcpus_own(nested, vm):
+    other = nested.vm("w", share="0.2")
+    shared = nested.check("cat /sys/fs/cgroup/mete/emulator@w/cpuset.cpus").strip()
+
+    def may_run_on(pid):
+        return nested.check(f"grep Cpus_allowed_list /proc/{pid}/status").split()[1]
+
+    def where_seen(pid, times=40):
+        """CPUs on which it was, in so many looks."""
+        text = nested.check(f"n=0; while [ $n -lt {times} ]; do cut -d' ' -f39 /proc/{pid}/stat; usleep 20000; n=$((n + 1)); done")
+        return set(text.split())
+
+    with vm.agent() as agent:
+        # A share of all of it: others weigh little, and run there.
+        assert agent.reserve("shared", {"kind": "cpu", "amount": 1, "parameters": [least(1000)]})["outcome"] == "granted"
+        thread, cpu = vm.threads()[1], vm.cpus(1)
+        vm.work()
+        spinners = [nested.spin(cpu, group=f"mete/emulator@{name}") for name in ("v", "w")]
+        ours, *others = nested.shares(thread, *spinners)
+        print(f"a share of 1: {ours:.3f}, spinners in emulator groups " + " ".join(f"{s:.4f}" for s in others))
+        assert all(s > 0 for s in others) and where_seen(spinners[0]) == {cpu}
+        agent.release("shared")
+        agent.wait_until(lambda: vm.group(1) == "mete/parked@v")
+        # Exclusively: whoever was there is elsewhere.
+        verdict = agent.reserve("lease", {"kind": "cpu", "amount": 1, "parameters": [{"name": "exclusive", "relation": "="}]})
+        assert verdict["outcome"] == "granted", verdict
+        assert any("outside of mete" in f for f in verdict["fallbacks"])
+        slot, = verdict["cpus"]
+        thread, cpu = vm.threads()[slot], vm.cpus(slot)
+        late = nested.vm("late", share="0.2")
+        assert vm.group(slot) == f"mete/vcpu{slot}@v"
+        vm.work()
+        spinners += [nested.spin(group=f"mete/emulator@{name}") for name in ("v", "w", "late") for _ in range(2)]
+        ours, *others = nested.shares(thread, *spinners)
+        print(f"exclusive CPU {cpu}: {ours:.3f}, spinners elsewhere " + " ".join(f"{s:.3f}" for s in others))
+        assert ours > 0.9
+        for pid in [*spinners, vm.pid(), other.pid(), late.pid()]:
+            assert cpu not in expand(may_run_on(pid))
+            assert cpu not in where_seen(pid, 10)
+        lines = [d for d in nested.mete_json("definition", "list")["definitions"] if d.get("exclusive")]
+        assert [d["item"] for d in lines] == [f"vcpu{slot}"]
+        agent.release("lease")
+        agent.wait_until(lambda: vm.group(slot) == "mete/parked@v")
+        nested.wait_for("CPUs are shared again", f"[ \"$(cat /sys/fs/cgroup/mete/emulator@w/cpuset.cpus)\" = {shared} ]")
+        assert cpu in expand(may_run_on(spinners[-1]))
+
+
+def expand(cpus):
+    """The CPUs of a list such as 0-1,3, as texts."""
+    found = set()
+    for part in cpus.split(","):
+        first, _, last = part.partition("-")
+        found |= {str(i) for i in range(int(first), int(last or first) + 1)}
+    return found
+
+
 def least(share):
     return {"name": "share", "relation": ">=", "value": share}
 

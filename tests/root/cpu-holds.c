@@ -172,7 +172,7 @@ static void put_thread(enum from from, pid_t tid, const struct cpulist *cpus)
 {
         const struct cpu_provider *p = host.provider;
         struct err err;
-        CHECK(p->hold(&host, "v", "vcpu8", cpus, 800, &err) == 0);
+        CHECK(p->hold(&host, "v", "vcpu8", cpus, 800, false, &err) == 0);
         if (from == FROM_EMULATOR) {
                 char dir[CGROUPFS_PATH], text[16];
                 (void)snprintf(text, sizeof(text), "%d\n", (int)tid);
@@ -224,12 +224,12 @@ static int none_held(int arg)
 
 static int other_held(int arg)
 {
-        return host.provider->hold(&host, "v", "vcpu9", &item_cpus, 100, NULL);
+        return host.provider->hold(&host, "v", "vcpu9", &item_cpus, 100, false, NULL);
 }
 
 static int held(int arg)
 {
-        return host.provider->hold(&host, "v", "vcpu9", &item_cpus, 900, NULL);
+        return host.provider->hold(&host, "v", "vcpu9", &item_cpus, 900, false, NULL);
 }
 
 static int ready_to_bind(int from)
@@ -274,8 +274,8 @@ static void try_items(const char *prefix, pid_t pid, pid_t tid, const struct cpu
         CHECK(cases >= 12);
         /* No more groups than there may be. */
         host.groups_max = 1;
-        CHECK(p->hold(&host, "v", "vcpu7", cpus, 1, &err) == -EBUSY);
-        CHECK(p->hold(&host, "v", "vcpu9", cpus, 1, &err) == 0); /* is there */
+        CHECK(p->hold(&host, "v", "vcpu7", cpus, 1, false, &err) == -EBUSY);
+        CHECK(p->hold(&host, "v", "vcpu9", cpus, 1, false, &err) == 0); /* is there */
         host.groups_max = CPU_GROUPS_MAX;
         put_thread(FROM_EMULATOR, tid, cpus);
         CHECK(p->let_go(&host, "v", "vcpu8", &err) == 0 && p->let_go(&host, "v", "vcpu9", &err) == 0);

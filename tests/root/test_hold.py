@@ -329,6 +329,75 @@ def test_who_has_hung_up_is_not_answered(keeper):  # noqa: F811
         assert keeper.groups() == set()
 
 
+# -- exclusive CPUs
+
+def shared_cpus(keeper):  # noqa: F811
+    """{group: CPUs} of what is not placed, and where its threads may really run."""
+    found = {}
+    for top in trees(keeper):
+        for path in glob.glob(f"{top}/emulator@*") + glob.glob(f"{top}/parked@*"):
+            if os.path.exists(f"{path}/cpuset.cpus"):
+                tasks = f"{path}/tasks" if os.path.exists(f"{path}/tasks") else f"{path}/cgroup.threads"
+                with open(tasks) as f:
+                    allowed = [os.sched_getaffinity(int(tid)) for tid in f]
+                with open(f"{path}/cpuset.cpus") as f:
+                    found[os.path.basename(path)] = (f.read().strip(), set().union(*allowed))
+    return found
+
+
+def test_exclusive(keeper, session):  # noqa: F811
+    """No thread of any VMM is on a CPU that is held exclusively; not after a restart of the keeper, either."""
+    if provider_of(keeper) == "affinity" or len(CPUS) < 2:
+        pytest.skip("takes cgroups and two CPUs")
+    *rest, own = CPUS
+    _, (tid, aside) = start_spare(keeper)
+    session("host-prepare", "v", "vcpu1", tid=aside)
+    start_spare(keeper, "w", 1)
+    before = shared_cpus(keeper)
+    assert set(before) == {"emulator@v", "parked@v", "emulator@w"} and all(a == set(CPUS) for _, a in before.values())
+    for _ in range(2):
+        session("host-activate", "v", "vcpu0", cpus=[own], exclusive=True)
+    session("host-bind", "v", "vcpu0", tid=tid)
+    assert session("host-read", "v", "vcpu0", tid=tid)["exclusive"] is True
+
+    def is_alone():
+        return all(allowed <= set(rest) for _, allowed in shared_cpus(keeper).values())
+    assert is_alone() and os.sched_getaffinity(tid) == {own}
+    start_spare(keeper, "x", 2)
+    assert is_alone() and "emulator@x" in shared_cpus(keeper)
+    refused("busy", session, "host-activate", "w", "vcpu0", cpus=[own], share_milli=10)
+    # Something must be left for the VMMs themselves.
+    if len(rest) == 1:
+        e = refused("policy", session, "host-activate", "w", "vcpu0", cpus=rest, exclusive=True)
+        assert "housekeeping" in e.message
+        refused("not-found", session, "host-read", "w", "vcpu0")
+    # Changed by hand: seen, and mended by the same call.
+    path = next(p for top in trees(keeper) for p in [f"{top}/emulator@w/cpuset.cpus"] if os.path.exists(p))
+    with open(path, "w") as f:
+        f.write(",".join(map(str, CPUS)))
+    assert session("host-read", "v", "vcpu0", tid=tid)["exclusive"] is False
+    session("host-activate", "v", "vcpu0", cpus=[own], exclusive=True)
+    assert session("host-read", "v", "vcpu0", tid=tid)["exclusive"] is True and is_alone()
+    with open(path, "w") as f:
+        f.write(",".join(map(str, CPUS)))
+    keeper.process.kill()
+    keeper.process.wait()
+    keeper.start()
+    assert is_alone(), "derived from the keeper's notes"
+    with Session(keeper) as s:
+        assert s("host-read", "v", "vcpu0", tid=tid)["exclusive"] is True
+        s("host-prepare", "v", "vcpu0", tid=tid)
+        assert is_alone(), "until it is given back"
+        s("host-deactivate", "v", "vcpu0")
+        after = shared_cpus(keeper)
+        assert {g: c for g, c in after.items() if g != "emulator@x"} == before
+        s("host-activate", "x", "vcpu0", cpus=[own], exclusive=True)
+        assert is_alone()
+        keeper.end_vmm("x")
+        assert shared_cpus(keeper) == before
+    assert not os.path.exists(f"{keeper.run}/held") or os.listdir(f"{keeper.run}/held") == []
+
+
 # -- a keeper that dies
 
 @pytest.mark.parametrize("kills_at", range(1, 6))
