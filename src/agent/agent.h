@@ -48,5 +48,6 @@ void desk_changed(struct agent *a); /* a row is dirty: written before anything o
 void rows_want(const struct table *t, const struct row *like, struct hold_want *ret); /* pure */
 void rows_hold(
         struct row *row); /* granted: before the application hears of it; the verdict says what is not held */
+void rows_join(struct row *row);     /* it will probably be granted; undone by rows_unhold() */
 void rows_unhold(struct row *row);   /* no longer granted: before the host hears of it */
 void rows_hold_all(struct agent *a); /* at the start */

@@ -23,7 +23,8 @@ enum {
         OFFER_GRACE_MS = 1000,
         RELEASE_ANSWER_MS = 30000, /* the host answers a release once it is recorded */
         RELEASE_FIRST_MS = 100,
-        RELEASE_MAX_MS = 10000
+        RELEASE_MAX_MS = 10000,
+        JOIN_AFTER_MS = 5
 };
 
 /* A call whose answer is for a row, which may be gone by then. */
@@ -110,7 +111,16 @@ static void set_verdict(struct row *row, enum api_outcome outcome, enum reason r
 void desk_row_end(struct row *row)
 {
         loop_timer_cancel(&row->timer);
+        loop_timer_cancel(&row->join);
         proc_hold_drop(&row->process);
+}
+
+/* It is no longer being asked for, or no longer granted. */
+static void let_go(struct row *row, bool was_granted)
+{
+        loop_timer_cancel(&row->join);
+        if (was_granted || row->is_joined)
+                rows_unhold(row);
 }
 
 static void finished(struct row *row)
@@ -171,8 +181,7 @@ void desk_give_back(struct row *row, enum api_release_cause cause, enum reason r
 
         if (row_step(row, ROW_EV_GIVE_BACK, NULL) != 1)
                 return;
-        if (was_granted)
-                rows_unhold(row);
+        let_go(row, was_granted);
         row->cause = cause;
         if (was_asking)
                 set_verdict(row, API_OUTCOME_NOT_NOW, reason, sentence);
@@ -201,8 +210,7 @@ void desk_taken(struct row *row, enum reason reason, const char *sentence)
 
         if (row_step(row, ROW_EV_TAKEN, NULL) != 1)
                 return;
-        if (was_granted)
-                rows_unhold(row);
+        let_go(row, was_granted);
         set_verdict(row, API_OUTCOME_NOT_NOW, reason, sentence);
         answer_asked(row);
         if (was_had)
@@ -227,6 +235,15 @@ static void on_due(void *arg)
                                                         : "there was no decision in time");
 }
 
+/* A refusal comes sooner; what takes longer is being made. */
+static void on_join(void *arg)
+{
+        struct row *row = arg;
+
+        if (row->is_asking)
+                rows_join(row);
+}
+
 static void on_exit_of(void *arg)
 {
         desk_give_back(arg, API_RELEASE_CAUSE_EXITED, REASON_CANCELLED, "the application has ended");
@@ -246,6 +263,7 @@ void desk_row_begin(struct agent *a, struct row *row)
         row->agent = a;
         row->serial = ++a->last_serial;
         loop_timer_init(&row->timer, on_due, row);
+        loop_timer_init(&row->join, on_join, row);
         if (!row_is_open(row) || row->state == ROW_RELEASING)
                 return;
         if (row->state != ROW_GRANTED)
@@ -332,6 +350,8 @@ static void take_verdict(struct row *row, const json_t *result, const struct err
         if (row->state == ROW_OFFERED)
                 set_due(row, (v.has_valid_ms ? v.valid_ms : 0) + OFFER_GRACE_MS);
         answer_asked(row);
+        if (row->state != ROW_GRANTED)
+                let_go(row, false);
         finished(row);
 }
 
@@ -411,6 +431,15 @@ static void send_release(struct row *row)
                 release_later(row);
 }
 
+static void ask_host(struct row *row)
+{
+        row->is_asking = row->state == ROW_SENT
+                                 ? call_host(row, API_GUEST_RESERVE, reserve_json(row), 0, on_verdict)
+                                 : call_host(row, API_GUEST_ACCEPT, id_json(row), 0, on_verdict);
+        if (row->is_asking)
+                loop_timer_in(&row->join, JOIN_AFTER_MS);
+}
+
 void desk_pursue(struct row *row)
 {
         if (!row_is_open(row))
@@ -426,10 +455,8 @@ void desk_pursue(struct row *row)
                 (void)row_step(row, ROW_EV_SEND, NULL);
                 desk_changed(row->agent);
         }
-        if (row->state == ROW_SENT && !row->is_asking)
-                row->is_asking = call_host(row, API_GUEST_RESERVE, reserve_json(row), 0, on_verdict);
-        else if (row->state == ROW_ACCEPTING && !row->is_asking)
-                row->is_asking = call_host(row, API_GUEST_ACCEPT, id_json(row), 0, on_verdict);
+        if ((row->state == ROW_SENT || row->state == ROW_ACCEPTING) && !row->is_asking)
+                ask_host(row);
         else if (row->state == ROW_RELEASING && !row->is_releasing && !row->is_waiting)
                 send_release(row);
 }
@@ -476,6 +503,7 @@ static int row_make(struct agent *a, const struct app *app, const struct api_app
                        app->proc.start_ticks);
         memcpy(row->needs, q->needs, sizeof(row->needs));
         loop_timer_init(&row->timer, on_due, row);
+        loop_timer_init(&row->join, on_join, row);
         *ret = row;
         return 0;
 }

@@ -28,6 +28,7 @@ struct held {
 
 struct hold_provider {
         const char *name;
+        bool may_enter_first; /* a group that has nothing yet can be entered */
         /* The group (it is there) has just these vCPUs, and nobody else has; none: as if we had never been.
          */
         int (*cpus)(struct holds *h, struct held *of, const struct cpulist *cpus, struct err *err);

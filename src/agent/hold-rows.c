@@ -72,10 +72,19 @@ void rows_hold(struct row *row)
                 add_fallback(row, said.text[i]);
 }
 
+void rows_join(struct row *row)
+{
+        struct hold_who who = {row->pid, row->start_ticks};
+
+        holds_join(row->agent->holds, &who);
+        row->is_joined = true;
+}
+
 void rows_unhold(struct row *row)
 {
         struct hold_said said;
 
+        row->is_joined = false;
         set(row, &said);
         log_said(row, &said); /* of what other leases of this process are to keep */
 }

@@ -135,5 +135,9 @@ static int v2_clear(struct holds *h, struct err *err)
         return 0;
 }
 
-const struct hold_provider hold_v2 = {
-        .name = "cgroup-v2", .cpus = v2_cpus, .memory = v2_memory, .home = v2_home, .clear = v2_clear};
+const struct hold_provider hold_v2 = {.name = "cgroup-v2",
+                                      .may_enter_first = true,
+                                      .cpus = v2_cpus,
+                                      .memory = v2_memory,
+                                      .home = v2_home,
+                                      .clear = v2_clear};

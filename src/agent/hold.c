@@ -410,6 +410,19 @@ static void settle(const struct holds *h, struct hold_want *want, struct hold_sa
                 want->memory_bytes = 0;
 }
 
+void holds_join(struct holds *h, const struct hold_who *who)
+{
+        struct held *of;
+        char dir[CGROUPFS_PATH];
+
+        if (h->provider == NULL || !h->provider->may_enter_first || find(h, who) != NULL)
+                return;
+        of = add(h, who);
+        of->is_moved = false; /* as in holds_set() */
+        if (cgroupfs_make(hold_dir(h, of->name, dir), NULL) < 0 || enter(h, of, NULL) < 0)
+                (void)drop(h, of, NULL);
+}
+
 void holds_set(struct holds *h, const struct hold_who *who, const struct hold_want *wanted,
                struct hold_said *ret)
 {

@@ -49,6 +49,10 @@ void holds_free(struct holds *h); /* groups stay: another agent takes them over 
 /* "cgroup-v2", "cgroup-v1", or "none"; *ret_lack: what cannot be had, in words, "" where nothing. */
 const char *holds_provider(const struct holds *h, const char **ret_lack);
 
+/* The process will probably be granted something: what takes longest, to make its group and to enter it, is
+ * done already, and nothing is held yet. holds_set() follows, wanting nothing where it was refused. What
+ * cannot be done here is left to that, which says so. */
+void holds_join(struct holds *h, const struct hold_who *who);
 /* From now on just this is held for the process. Each of the two, vCPUs and memory, is held wholly or is
  * named in *ret; another part that was held before stays. Wanting nothing gives all back. Idempotent. */
 void holds_set(struct holds *h, const struct hold_who *who, const struct hold_want *want,

@@ -72,6 +72,8 @@ struct row {
         int64_t wait_ms;          /* how long it waited the last time; 0: it did not yet */
         struct waiters ask, done; /* applications that wait: for a verdict, for a release */
         struct loop_timer timer;
+        struct loop_timer join;   /* while is_asking: its process is then prepared for the grant */
+        bool is_joined;           /* it was */
         struct proc_hold process; /* nothing: the process is gone, or the row finished */
 };
 

@@ -236,6 +236,40 @@ static void test_v2(void)
         tear_down(&t);
 }
 
+/* While the host is still at it; then it is granted, or refused. */
+static void test_joined(void)
+{
+        struct hold_who who = {100, 1000};
+        for (int version = V1; version <= V2; version++) {
+                struct tree t;
+                set_up(&t, version);
+                g_autofree char *before = all_of(&t);
+                for (int is_granted = 0; is_granted < 2; is_granted++) {
+                        holds_join(t.holds, &who);
+                        if (version == V1) { /* a group without CPUs takes nobody */
+                                same(&t, before);
+                        } else {
+                                is(&t, G "cgroup.procs", "100 101 102");
+                                is(&t, G "cpuset.cpus.partition", "(none)");
+                                is(&t, G "memory.min", "(none)");
+                        }
+                        if (is_granted) {
+                                silent(set(&t, 100, "2", 0));
+                                is(&t, G "cgroup.procs", "100 101 102");
+                                is(&t, G "cpuset.cpus", "2");
+                                holds_join(t.holds, &who); /* for a second lease: it is there */
+                                is(&t, G "cpuset.cpus", "2");
+                        }
+                        silent(set(&t, 100, "", 0));
+                        same(&t, before);
+                }
+                struct hold_who gone = {100, 999};
+                holds_join(t.holds, &gone);
+                same(&t, before);
+                tear_down(&t);
+        }
+}
+
 static void test_two_leases_of_one(void)
 {
         struct tree t;
@@ -802,6 +836,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/agent/hold/v2", test_v2);
         g_test_add_func("/agent/hold/v1", test_v1);
+        g_test_add_func("/agent/hold/joined", test_joined);
         g_test_add_func("/agent/hold/family", test_family);
         g_test_add_func("/agent/hold/rows", test_rows);
         g_test_add_func("/agent/hold/two-leases-of-one", test_two_leases_of_one);

@@ -214,6 +214,27 @@ def test_the_agent_is_killed_while_it_holds(host, guest):
     off_line_again(guest)
 
 
+def test_killed_while_the_host_is_still_at_it(host, guest):
+    """Its group is made meanwhile (src/agent/hold.h), holds nothing yet, and goes with it."""
+    tree, free = guest.check(TREE), host.free()
+    fault = host.path("run", "fault")  # meted waits before it plugs the memory (src/meted/crash.h)
+    with open(fault, "w") as f:
+        f.write("virtual dimm hold\n")
+    host.kill_meted()
+    host.start_meted({"METE_FAULTS": fault})
+    guest.wait_agent()
+    with App(guest, "early") as app:
+        app.send({"jsonrpc": "2.0", "id": 1, "method": "request", "params": {"id": "early", "needs": ["memory:128M"]}})
+        wait_for("it is about to be plugged", lambda: os.path.exists(fault + ".held"))
+        wait_for("its process is in a group", lambda: group_of(guest, app.pid).startswith("/mete."), 20, 0.1)
+        assert guest.check(f"cat /sys/fs/cgroup{group_of(guest, app.pid)}/memory.min") == "0"
+        app.kill()
+        wait_for("the tree is as before", lambda: guest.check(TREE) == tree, 20, 0.1)
+        os.unlink(fault + ".held")
+    host.wait_free(free)
+    assert "hold." not in guest.check("ls /run/mete/requests")
+
+
 def test_two_leases_and_a_child(host, guest):
     """A process with two leases has the vCPUs of both; a child of it that is forked later is in; a second application is apart."""
     tree = guest.check(TREE)
