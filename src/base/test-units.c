@@ -71,6 +71,22 @@ static void test_bytes(void)
                 is_not(units_parse_bytes, bad[i]);
 }
 
+static void test_rate(void)
+{
+        static const char *const bad[] = {"",      "1KiB",   "1m",  "1 M",    "1.5",
+                                          "1Mbit", "10000T", "-1M", "1Mbit/S"};
+        is(units_parse_rate, "64000", 64000);
+        is(units_parse_rate, "64K", 64000);
+        is(units_parse_rate, "1.5G", 1500000000);
+        is(units_parse_rate, "200Mbit/s", 200000000);
+        is(units_parse_rate, "64kbit/s", 64000);
+        is(units_parse_rate, "1Gbit/s", 1000000000);
+        is(units_parse_rate, "8bit/s", 8);
+        is(units_parse_rate, "9007T", INT64_C(9007000000000000));
+        for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+                is_not(units_parse_rate, bad[i]);
+}
+
 static void test_milli(void)
 {
         is(units_parse_milli, "0.9", 900);
@@ -116,6 +132,8 @@ static void test_print(void)
         g_assert_cmpstr(units_print_bytes(1023, buf), ==, "1023");
         g_assert_cmpstr(units_print_bytes(INT64_C(1536) << 20, buf), ==, "1536M");
         g_assert_cmpstr(units_print_bytes(INT64_C(4096) << 40, buf), ==, "4096T");
+        g_assert_cmpstr(units_print_rate(INT64_C(1500000000), buf), ==, "1500M");
+        g_assert_cmpstr(units_print_rate(1024, buf), ==, "1024");
         g_assert_cmpstr(units_print_milli(900, buf), ==, "0.9");
         g_assert_cmpstr(units_print_milli(1000, buf), ==, "1");
         g_assert_cmpstr(units_print_milli(10000, buf), ==, "10");
@@ -135,6 +153,7 @@ static void test_round_trip(void)
                 v &= ~((INT64_C(1) << (10 * g_rand_int_range(rand, 0, 5))) - 1);
                 char buf[UNITS_TEXT];
                 is(units_parse_bytes, units_print_bytes(v, buf), v);
+                is(units_parse_rate, units_print_rate(v, buf), v);
                 is(units_parse_milli, units_print_milli(v, buf), v);
         }
         g_rand_free(rand);
@@ -144,6 +163,7 @@ int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/base/units/bytes", test_bytes);
+        g_test_add_func("/base/units/rate", test_rate);
         g_test_add_func("/base/units/milli", test_milli);
         g_test_add_func("/base/units/ms", test_ms);
         g_test_add_func("/base/units/count", test_count);

@@ -23,6 +23,19 @@ static const struct suffix bytes_suffix[] = {
         {"TiB", INT64_C(1) << 40},
         {NULL,  0               },
 };
+static const struct suffix rate_suffix[] = {
+        {"",       1                     },
+        {"bit/s",  1                     },
+        {"K",      1000                  },
+        {"kbit/s", 1000                  },
+        {"M",      1000000               },
+        {"Mbit/s", 1000000               },
+        {"G",      1000000000            },
+        {"Gbit/s", 1000000000            },
+        {"T",      INT64_C(1000000000000)},
+        {"Tbit/s", INT64_C(1000000000000)},
+        {NULL,     0                     },
+};
 static const struct suffix milli_suffix[] = {
         {"",   1000},
         {NULL, 0   }
@@ -81,6 +94,11 @@ int units_parse_bytes(const char *text, int64_t *ret_bytes, struct err *err)
         return parse(text, bytes_suffix, "a size (such as 512M or 4G)", ret_bytes, err);
 }
 
+int units_parse_rate(const char *text, int64_t *ret_bps, struct err *err)
+{
+        return parse(text, rate_suffix, "a rate in bits a second (such as 200M or 1G)", ret_bps, err);
+}
+
 int units_parse_milli(const char *text, int64_t *ret_milli, struct err *err)
 {
         return parse(text, milli_suffix, "a fraction (such as 0.9)", ret_milli, err);
@@ -96,19 +114,29 @@ int units_parse_count(const char *text, int64_t *ret_count, struct err *err)
         return parse(text, count_suffix, "a whole number", ret_count, err);
 }
 
-const char *units_print_bytes(int64_t bytes, char buf[UNITS_TEXT])
+static const char *print(int64_t amount, int64_t step, char buf[UNITS_TEXT])
 {
         static const char letter[] = {0, 'K', 'M', 'G', 'T'};
         int unit = 0;
-        while (unit < 4 && bytes != 0 && bytes % 1024 == 0) {
-                bytes /= 1024;
+        while (unit < 4 && amount != 0 && amount % step == 0) {
+                amount /= step;
                 unit++;
         }
         if (letter[unit])
-                (void)snprintf(buf, UNITS_TEXT, "%lld%c", (long long)bytes, letter[unit]);
+                (void)snprintf(buf, UNITS_TEXT, "%lld%c", (long long)amount, letter[unit]);
         else
-                (void)snprintf(buf, UNITS_TEXT, "%lld", (long long)bytes);
+                (void)snprintf(buf, UNITS_TEXT, "%lld", (long long)amount);
         return buf;
+}
+
+const char *units_print_bytes(int64_t bytes, char buf[UNITS_TEXT])
+{
+        return print(bytes, 1024, buf);
+}
+
+const char *units_print_rate(int64_t bps, char buf[UNITS_TEXT])
+{
+        return print(bps, 1000, buf);
 }
 
 const char *units_print_milli(int64_t milli, char buf[UNITS_TEXT])

@@ -5,6 +5,7 @@
 #include <glib.h>
 #include <string.h>
 #include "base/str.h"
+#include "keeper/launch.h"
 
 static const char sandbox[] = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
@@ -38,35 +39,38 @@ static bool is_asking_for_kvm(const char *before, const char *argument)
         return g_str_has_suffix(before, "-machine") && strstr(argument, "accel=kvm");
 }
 
-static char *with_ram_dir(const char *argument, const char *ram_dir)
+static char *filled_in(const char *argument, const char *mark, const char *text)
 {
-        g_autofree char *value = g_strconcat("=", ram_dir, NULL);
-        g_auto(GStrv) parts = g_strsplit(argument, "=@RAM@", -1);
+        g_autofree char *value = g_strconcat("=", text, NULL);
+        g_auto(GStrv) parts = g_strsplit(argument, mark, -1);
         return g_strjoinv(value, parts);
 }
 
 int keeper_argv_make(char *const *qemu, const struct api_keeper_vmm_start *s, const char *ram_dir,
-                     char ***ret, bool *ret_is_kvm, struct err *err)
+                     struct keeper_argv *ret, struct err *err)
 {
         if (s->n_argv == 0 || !g_strv_contains((const char *const *)qemu, s->argv[0]))
                 return err_set(err, REASON_DENIED, EPERM,
                                "\"%.100s\" is not among the programs of qemu= in keeper.conf",
                                s->n_argv ? s->argv[0] : "");
-        bool is_kvm = false;
+        struct keeper_argv a = {0};
         for (size_t i = 1; i < s->n_argv; i++) {
                 int r = check(s->argv[i], err);
                 if (r < 0)
                         return r;
-                is_kvm |= is_asking_for_kvm(s->argv[i - 1], s->argv[i]);
+                a.is_kvm |= is_asking_for_kvm(s->argv[i - 1], s->argv[i]);
+                a.has_tap |= strstr(s->argv[i], "=@TAP@") != NULL;
         }
-        char **argv = g_new0(char *, s->n_argv + 3);
+        g_autofree char *tap = g_strdup_printf("%d", LAUNCH_FIRST_FD + (int)s->fds);
+        a.words = g_new0(char *, s->n_argv + 3);
         size_t n = 0;
-        argv[n++] = g_strdup(s->argv[0]);
-        argv[n++] = g_strdup("-sandbox");
-        argv[n++] = g_strdup(sandbox);
-        for (size_t i = 1; i < s->n_argv; i++)
-                argv[n++] = with_ram_dir(s->argv[i], ram_dir);
-        *ret = argv;
-        *ret_is_kvm = is_kvm;
+        a.words[n++] = g_strdup(s->argv[0]);
+        a.words[n++] = g_strdup("-sandbox");
+        a.words[n++] = g_strdup(sandbox);
+        for (size_t i = 1; i < s->n_argv; i++) {
+                g_autofree char *with_tap = filled_in(s->argv[i], "=@TAP@", tap);
+                a.words[n++] = filled_in(with_tap, "=@RAM@", ram_dir);
+        }
+        *ret = a;
         return 0;
 }

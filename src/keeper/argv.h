@@ -10,7 +10,12 @@
 #include "base/err.h"
 #include "json/api.h"
 
-/* New array of strings, ending in NULL; free with g_strfreev(). "=@RAM@" becomes "=RAM_DIR".
- * *ret_is_kvm: it asks for /dev/kvm. REASON_DENIED, REASON_INVALID. */
+struct keeper_argv {
+        char **words; /* ends in NULL; free with g_strfreev() */
+        bool is_kvm;  /* it asks for /dev/kvm */
+        bool has_tap; /* and for its tap, as the descriptor behind those that were passed */
+};
+
+/* "=@RAM@" becomes "=RAM_DIR", "=@TAP@" the number of that descriptor. REASON_DENIED, REASON_INVALID. */
 int keeper_argv_make(char *const *qemu, const struct api_keeper_vmm_start *s, const char *ram_dir,
-                     char ***ret, bool *ret_is_kvm, struct err *err);
+                     struct keeper_argv *ret, struct err *err);

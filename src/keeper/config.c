@@ -2,40 +2,71 @@
 #include "keeper/config.h"
 
 #include <errno.h>
+#include <net/if.h>
 #include <pwd.h>
 #include <stdint.h>
 #include <string.h>
 #include "base/str.h"
+#include "base/units.h"
 
-static const char group[] = "keeper";
-static const char *const keys[] = {"run_dir",   "socket",       "ram_dir",    "cgroup_prefix",
-                                   "cpus",      "housekeeping", "qemu",       "uid_first",
-                                   "uid_count", "meted_user",   "best_effort"};
+#define KEEPER "keeper"
+#define NET    "net"
 
-static int bad(struct err *err, const char *key, const char *why)
+/* man/mete.conf.5 and dist/keeper.conf have the same rows. */
+static const struct {
+        const char *group, *name;
+} keys[] = {
+        {"keeper", "run_dir"      },
+        {"keeper", "socket"       },
+        {"keeper", "ram_dir"      },
+        {"keeper", "cgroup_prefix"},
+        {"keeper", "cpus"         },
+        {"keeper", "housekeeping" },
+        {"keeper", "qemu"         },
+        {"keeper", "uid_first"    },
+        {"keeper", "uid_count"    },
+        {"keeper", "meted_user"   },
+        {"keeper", "best_effort"  },
+        {"net",    "manage"       },
+        {"net",    "bridge"       },
+        {"net",    "uplink"       },
+        {"net",    "rate"         },
+};
+
+static int bad(struct err *err, const char *group, const char *key, const char *why)
 {
-        return err_set(err, REASON_INVALID, EINVAL, "[keeper] %s: %s", key, why);
+        return err_set(err, REASON_INVALID, EINVAL, "[%s] %s: %s", group, key, why);
 }
 
-static int check_keys(GKeyFile *f, struct err *err)
+static int check_group(GKeyFile *f, const char *group, struct err *err)
 {
-        g_auto(GStrv) groups = g_key_file_get_groups(f, NULL);
-        for (char **g = groups; *g; g++)
-                if (strcmp(*g, group) != 0)
-                        return err_set(err, REASON_INVALID, EINVAL, "unknown section [%.60s]", *g);
+        bool is_group = false;
+        for (size_t i = 0; i < ARRAY_N(keys); i++)
+                is_group |= strcmp(group, keys[i].group) == 0;
+        if (!is_group)
+                return err_set(err, REASON_INVALID, EINVAL, "unknown section [%.60s]", group);
         g_auto(GStrv) names = g_key_file_get_keys(f, group, NULL, NULL);
         for (char **n = names; n && *n; n++) {
                 bool is_known = false;
                 for (size_t i = 0; i < ARRAY_N(keys); i++)
-                        is_known |= strcmp(*n, keys[i]) == 0;
+                        is_known |= strcmp(group, keys[i].group) == 0 && strcmp(*n, keys[i].name) == 0;
                 if (!is_known)
-                        return err_set(err, REASON_INVALID, EINVAL, "[keeper] %.60s: there is no such key",
+                        return err_set(err, REASON_INVALID, EINVAL, "[%s] %.60s: there is no such key", group,
                                        *n);
         }
         return 0;
 }
 
-static char *text_of(GKeyFile *f, const char *key, const char *otherwise)
+static int check_keys(GKeyFile *f, struct err *err)
+{
+        g_auto(GStrv) groups = g_key_file_get_groups(f, NULL);
+        int r = 0;
+        for (char **g = groups; *g && r == 0; g++)
+                r = check_group(f, *g, err);
+        return r;
+}
+
+static char *text_of(GKeyFile *f, const char *group, const char *key, const char *otherwise)
 {
         char *text = g_key_file_get_string(f, group, key, NULL);
         return text ? g_strstrip(text) : g_strdup(otherwise);
@@ -44,16 +75,16 @@ static char *text_of(GKeyFile *f, const char *key, const char *otherwise)
 static int read_path(GKeyFile *f, const char *key, const char *otherwise, size_t max, char **ret,
                      struct err *err)
 {
-        *ret = text_of(f, key, otherwise);
+        *ret = text_of(f, KEEPER, key, otherwise);
         if ((*ret)[0] != '/' || strstr(*ret, "/../") || g_str_has_suffix(*ret, "/"))
-                return bad(err, key, "must be an absolute path, without a slash at its end");
-        return strlen(*ret) > max ? bad(err, key, "is too long") : 0;
+                return bad(err, KEEPER, key, "must be an absolute path, without a slash at its end");
+        return strlen(*ret) > max ? bad(err, KEEPER, key, "is too long") : 0;
 }
 
 static int read_number(GKeyFile *f, const char *key, guint64 otherwise, guint64 min, guint64 max,
                        guint64 *ret, struct err *err)
 {
-        g_autofree char *text = text_of(f, key, NULL);
+        g_autofree char *text = text_of(f, KEEPER, key, NULL);
         *ret = otherwise;
         if (text && !g_ascii_string_to_unsigned(text, 10, min, max, ret, NULL))
                 return err_set(err, REASON_INVALID, EINVAL,
@@ -65,7 +96,7 @@ static int read_number(GKeyFile *f, const char *key, guint64 otherwise, guint64 
 
 static int read_user(GKeyFile *f, struct keeper_config *c, struct err *err)
 {
-        g_autofree char *name = text_of(f, "meted_user", "mete");
+        g_autofree char *name = text_of(f, KEEPER, "meted_user", "mete");
         guint64 uid;
         struct passwd *p = g_ascii_string_to_unsigned(name, 10, 0, G_MAXUINT32 - 1, &uid, NULL)
                                    ? getpwuid((uid_t)uid)
@@ -80,16 +111,45 @@ static int read_user(GKeyFile *f, struct keeper_config *c, struct err *err)
 
 static int read_qemu(GKeyFile *f, struct keeper_config *c, struct err *err)
 {
-        c->qemu = g_key_file_get_string_list(f, group, "qemu", NULL, NULL);
+        c->qemu = g_key_file_get_string_list(f, KEEPER, "qemu", NULL, NULL);
         if (!c->qemu)
                 c->qemu = g_strsplit("/usr/bin/qemu-system-x86_64", ";", -1);
         if (!c->qemu[0])
-                return bad(err, "qemu", "names no program");
+                return bad(err, KEEPER, "qemu", "names no program");
         for (char **q = c->qemu; *q; q++) {
                 g_strstrip(*q);
                 if ((*q)[0] != '/')
-                        return bad(err, "qemu", "must be absolute paths with semicolons between them");
+                        return bad(err, KEEPER, "qemu",
+                                   "must be absolute paths with semicolons between them");
         }
+        return 0;
+}
+
+static int read_link(GKeyFile *f, const char *key, char **ret, struct err *err)
+{
+        *ret = text_of(f, NET, key, NULL);
+        if (!*ret || (str_is_name(*ret) && strlen(*ret) < IFNAMSIZ))
+                return 0;
+        return bad(err, NET, key, "must be the name of a network interface");
+}
+
+static int read_net(GKeyFile *f, struct keeper_config *c, struct err *err)
+{
+        g_autofree char *manage = text_of(f, NET, "manage", "no"), *rate = text_of(f, NET, "rate", NULL);
+        int64_t bps = 0;
+        c->manages_net = strcmp(manage, "yes") == 0;
+        if (!c->manages_net && strcmp(manage, "no") != 0)
+                return bad(err, NET, "manage", "must be yes or no");
+        int r = read_link(f, "bridge", &c->bridge, err);
+        if (r == 0)
+                r = read_link(f, "uplink", &c->uplink, err);
+        if (r == 0 && rate && units_parse_rate(rate, &bps, err) < 0)
+                r = err_note(err, "[net] rate");
+        if (r < 0)
+                return r;
+        c->link_bps = (uint64_t)bps;
+        if (c->manages_net && (!c->bridge || !c->uplink))
+                return bad(err, NET, "manage", "needs bridge= and uplink=");
         return 0;
 }
 
@@ -119,16 +179,16 @@ static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
         c->uid_first = (uid_t)first;
         c->uid_count = (unsigned)count;
         if (c->meted_uid >= c->uid_first && c->meted_uid - c->uid_first < c->uid_count)
-                return bad(err, "uid_first", "the uids for VMs include meted's own");
-        c->cgroup_prefix = text_of(f, "cgroup_prefix", "mete");
-        c->cpus = text_of(f, "cpus", NULL);
-        c->housekeeping = text_of(f, "housekeeping", NULL);
+                return bad(err, KEEPER, "uid_first", "the uids for VMs include meted's own");
+        c->cgroup_prefix = text_of(f, KEEPER, "cgroup_prefix", "mete");
+        c->cpus = text_of(f, KEEPER, "cpus", NULL);
+        c->housekeeping = text_of(f, KEEPER, "housekeeping", NULL);
         GError *e = NULL;
-        c->is_best_effort = g_key_file_get_boolean(f, group, "best_effort", &e);
+        c->is_best_effort = g_key_file_get_boolean(f, KEEPER, "best_effort", &e);
         if (g_error_matches(e, G_KEY_FILE_ERROR, G_KEY_FILE_ERROR_INVALID_VALUE))
-                r = bad(err, "best_effort", "must be true or false");
+                r = bad(err, KEEPER, "best_effort", "must be true or false");
         g_clear_error(&e);
-        return r;
+        return r < 0 ? r : read_net(f, c, err);
 }
 
 int keeper_config_parse(const char *text, struct keeper_config *ret, struct err *err)
@@ -165,5 +225,7 @@ void keeper_config_done(struct keeper_config *c)
         g_free(c->cpus);
         g_free(c->housekeeping);
         g_strfreev(c->qemu);
+        g_free(c->bridge);
+        g_free(c->uplink);
         *c = (struct keeper_config){0};
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include <glib.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 #include "base/err.h"
 
@@ -27,6 +28,9 @@ struct keeper_config {
         gid_t meted_gid;
         uid_t uid_first; /* slot 0 */
         unsigned uid_count;
+        bool manages_net;      /* [net] manage */
+        char *bridge, *uplink; /* behind the one are the VMs' taps, the other leads out; NULL: not named */
+        uint64_t link_bps;     /* of the uplink; 0: as it says itself */
 };
 
 /* Unknown keys are refused: a misspelt one would silently not hold. *ret is untouched on failure. */

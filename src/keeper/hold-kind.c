@@ -14,11 +14,32 @@ static const char *cpu_held_by(const struct hold *h)
         return cpu_provider_id_name(h->cpu->id);
 }
 
+/* What belongs to one kind alone. */
+enum { SAYS_CPU = 1, SAYS_MEMORY = 2, SAYS_NET = 4 };
+
+static int check_only(const struct api_keeper_hold *p, int allowed, struct err *err)
+{
+        int said = (p->n_cpus > 0 || p->has_share_milli || p->has_exclusive ? SAYS_CPU : 0) |
+                   (p->has_bytes || p->has_node ? SAYS_MEMORY : 0) |
+                   (p->has_rate_bps || p->has_ceiling_bps ? SAYS_NET : 0);
+        static const struct {
+                int what;
+                const char *names;
+        } rows[] = {
+                {SAYS_CPU,    "cpus nor share_milli nor exclusive"},
+                {SAYS_MEMORY, "bytes nor node"                    },
+                {SAYS_NET,    "rate_bps nor ceiling_bps"          }
+        };
+        for (size_t i = 0; i < ARRAY_N(rows); i++)
+                if (said & ~allowed & rows[i].what)
+                        return err_set(err, REASON_INVALID, EINVAL, "kind %s takes neither %s",
+                                       api_host_kind_name(p->kind), rows[i].names);
+        return 0;
+}
+
 static int cpu_check(const struct api_keeper_hold *p, struct err *err)
 {
-        if (p->has_bytes || p->has_node)
-                return err_set(err, REASON_INVALID, EINVAL, "kind cpu takes neither bytes nor node");
-        return 0; /* of CPUs and share the provider has a sentence */
+        return check_only(p, SAYS_CPU, err); /* of CPUs and share the provider has a sentence */
 }
 
 static int cpu_activate(const struct hold *h, struct err *err)
@@ -83,12 +104,9 @@ static const char *memory_held_by(const struct hold *h)
 
 static int memory_check(const struct api_keeper_hold *p, struct err *err)
 {
-        if (p->n_cpus > 0 || p->has_share_milli || p->has_exclusive)
-                return err_set(err, REASON_INVALID, EINVAL,
-                               "kind memory takes neither cpus nor share_milli nor exclusive");
         if (!p->has_bytes)
                 return err_set(err, REASON_INVALID, EINVAL, "kind memory needs bytes");
-        return 0;
+        return check_only(p, SAYS_MEMORY, err);
 }
 
 /* The RAM file itself is the VMM's to make; here is only asked whether there is room for it. */
@@ -116,6 +134,43 @@ static int memory_read(const struct hold *h, struct err *err)
         return r < 0 ? r : 0;
 }
 
+/* ---- net ---- */
+
+static const char *net_held_by(const struct hold *h)
+{
+        return "htb";
+}
+
+static int net_check(const struct api_keeper_hold *p, struct err *err)
+{
+        if (!p->has_rate_bps)
+                return err_set(err, REASON_INVALID, EINVAL, "kind net needs rate_bps");
+        return check_only(p, SAYS_NET, err);
+}
+
+static int net_activate(const struct hold *h, struct err *err)
+{
+        return nics_hold(h->nics, h->vmm.vm, h->item, &h->rate, err);
+}
+
+static int net_deactivate(const struct hold *h, struct err *err)
+{
+        return nics_let_go(h->nics, h->vmm.vm, h->item, err);
+}
+
+static int net_read(const struct hold *h, struct err *err)
+{
+        struct nic_live live;
+        int r = nics_read(h->nics, h->vmm.vm, h->item, &live, err);
+        if (r < 0)
+                return r;
+        h->live->has_rate_bps = h->live->has_vm_rate_bps = h->live->has_ceiling_bps = true;
+        h->live->rate_bps = (int64_t)live.rate_bps;
+        h->live->vm_rate_bps = (int64_t)live.set.rate_bps;
+        h->live->ceiling_bps = (int64_t)live.set.ceiling_bps;
+        return 0;
+}
+
 const struct hold_kind hold_kinds[API_HOST_KIND_N] = {
         [API_HOST_KIND_CPU] = {.held_by = cpu_held_by,
                                .check = cpu_check,
@@ -129,4 +184,9 @@ const struct hold_kind hold_kinds[API_HOST_KIND_N] = {
                                .activate = memory_activate,
                                .deactivate = memory_deactivate,
                                .read = memory_read},
+        [API_HOST_KIND_NET] = {.held_by = net_held_by,
+                               .check = net_check,
+                               .activate = net_activate,
+                               .deactivate = net_deactivate,
+                               .read = net_read   },
 };

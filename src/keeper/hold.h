@@ -41,6 +41,7 @@ void holds_forget(struct holds *h, const void *owner);
 /* One call, as a provider sees it. */
 struct hold {
         const struct cpu_host *cpu;
+        struct nics *nics;
         int ram_fd;         /* borrowed */
         struct vmm_ref vmm; /* pid_fd -1: it does not run */
         char item[CPU_ITEM_SIZE];
@@ -51,6 +52,7 @@ struct hold {
         int share_milli;
         bool is_exclusive;
         int64_t bytes, node; /* node -1: any */
+        struct net_rate rate;
         struct api_keeper_live *live;
 };
 

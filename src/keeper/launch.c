@@ -23,7 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { FIRST_FD = 3, ASIDE_FD = 64, NOFILE = 4096, NPROC = 512, EXEC_WAIT_MS = 10000 };
+enum { ASIDE_FD = 64, NOFILE = 4096, NPROC = 512, EXEC_WAIT_MS = 10000 };
 
 /* Steps that can fail, as they are told to the parent. */
 enum step {
@@ -64,10 +64,10 @@ static int arrange_fds(const struct launch_options *o, int *gate_fd, int *fault_
         if (dup2(null_fd, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0)
                 return -1;
         for (size_t i = 0; i < o->n_fds; i++)
-                if (dup2(aside[i], FIRST_FD + (int)i) < 0)
+                if (dup2(aside[i], LAUNCH_FIRST_FD + (int)i) < 0)
                         return -1;
         /* These two keep their close-on-exec flag; everything else from here on goes. */
-        int last = FIRST_FD + (int)o->n_fds;
+        int last = LAUNCH_FIRST_FD + (int)o->n_fds;
         if (dup3(*gate_fd, last, O_CLOEXEC) < 0 || dup3(*fault_fd, last + 1, O_CLOEXEC) < 0)
                 return -1;
         *gate_fd = last;

@@ -10,7 +10,7 @@ struct launch_options {
         char *const *argv; /* argv[0] is the path; ends in NULL */
         uid_t uid;         /* also its gid */
         gid_t gid_extra;   /* one supplementary group, or 0 for none */
-        const int *fds;    /* become 3, 4, ... */
+        const int *fds;    /* become LAUNCH_FIRST_FD and on */
         size_t n_fds;
         int stderr_fd; /* for stdout and stderr */
 };
@@ -22,7 +22,8 @@ struct launch {
         int fault_fd; /* owned; closed by a successful exec */
 };
 
-enum { LAUNCH_FDS_MAX = 16 };
+/* What a caller may pass along, and a tap. */
+enum { LAUNCH_FIRST_FD = 3, LAUNCH_FDS_MAX = 17 };
 
 /* Forks; the child waits at the gate, and goes away by itself if the keeper dies. */
 int launch_begin(struct launch *l, const struct launch_options *o, struct err *err);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "host/cpu.h"
+#include "host/net.h"
 #include "keeper/config.h"
 #include "keeper/verbs.h"
 #include "keeper/vmm.h"
@@ -59,12 +60,18 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
 {
         struct vmms vmms;
         struct verbs verbs;
+        static struct nics nics;
         const struct memory_host *memory = probe_memory(config, cpu);
         if (!memory)
                 log_warn("%s", VMM_NO_BOUND);
-        int r = vmms_init(&vmms, config, cpu, memory, err);
+        int r = nics_init(&nics, config, err);
         if (r < 0)
                 return r;
+        r = vmms_init(&vmms, config, cpu, memory, &nics, err);
+        if (r < 0) {
+                nics_done(&nics);
+                return r;
+        }
         unsigned adopted = vmms_adopt(&vmms);
         r = verbs_init(&verbs, &vmms, err);
         if (r == 0) {
@@ -76,7 +83,29 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
                 verbs_done(&verbs);
         }
         vmms_done(&vmms);
+        nics_done(&nics);
         return r;
+}
+
+/* Looks, and makes nothing that stays. */
+static int check_net(const struct keeper_config *config, struct err *err)
+{
+        struct net_host net;
+        struct net_host_options o = {.bridge = config->bridge,
+                                     .uplink = config->uplink,
+                                     .rate_bps = config->link_bps,
+                                     .is_managed = config->manages_net,
+                                     .is_best_effort = config->is_best_effort};
+        int r = net_host_init(&net, &o, err);
+        if (r < 0)
+                return err_note(err, "[net]");
+        if (config->manages_net)
+                g_print("bandwidth of %s: %" G_GUINT64_FORMAT " bit/s, taps behind %s\n", net.uplink,
+                        net.rate_bps, net.bridge);
+        if (*net.fallback)
+                g_print("fallback: %s\n", net.fallback);
+        net_host_done(&net);
+        return 0;
 }
 
 static int probe(const struct keeper_config *config, struct cpu_host *cpu, struct err *err)
@@ -109,6 +138,8 @@ static int run(const char *path, bool is_check, struct err *err)
                         g_print("fallback: %s\n", cpu.fallback);
                 if (!probe_memory(&config, &cpu))
                         g_print("fallback: %s\n", VMM_NO_BOUND);
+                r = check_net(&config, err);
+                is_config_wrong = r < 0;
         } else if (r == 0) {
                 if (*cpu.fallback)
                         log_warn("%s", cpu.fallback);

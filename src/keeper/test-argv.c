@@ -17,14 +17,16 @@ static struct api_keeper_vmm_start *start_of(const char *line)
 static void makes(const char *line, const char *expected, bool expected_kvm)
 {
         g_autofree struct api_keeper_vmm_start *s = start_of(line);
-        g_auto(GStrv) argv = NULL;
+        struct keeper_argv argv;
         struct err err = {0};
-        bool is_kvm;
-        if (keeper_argv_make(qemu, s, "/dev/shm/mete/v", &argv, &is_kvm, &err) < 0)
+        s->fds = 5;
+        if (keeper_argv_make(qemu, s, "/dev/shm/mete/v", &argv, &err) < 0)
                 g_error("%s: %s", line, err.sentence);
-        g_autofree char *joined = g_strjoinv(" ", argv);
+        g_autofree char *joined = g_strjoinv(" ", argv.words);
         g_assert_cmpstr(joined, ==, expected);
-        g_assert_cmpint(is_kvm, ==, expected_kvm);
+        g_assert_cmpint(argv.is_kvm, ==, expected_kvm);
+        g_assert_cmpint(argv.has_tap, ==, strstr(line, "=@TAP@") != NULL);
+        g_strfreev(argv.words);
 }
 
 #define SANDBOX "-sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -49,16 +51,21 @@ static void test_made(void)
         g_autofree char *g = g_strdup_printf("%s -append kvm -accel tcg", q);
         g_autofree char *h = g_strdup_printf("%s " SANDBOX " -append kvm -accel tcg", q);
         makes(g, h, false);
+        g_autofree char *i = g_strdup_printf("%s -netdev tap,id=n,fd=@TAP@", q);
+        g_autofree char *j = g_strdup_printf("%s " SANDBOX " -netdev tap,id=n,fd=8", q);
+        makes(i, j, false);
+        g_autofree char *k = g_strdup_printf("%s -name @TAP@", q);
+        g_autofree char *l = g_strdup_printf("%s " SANDBOX " -name @TAP@", q);
+        makes(k, l, false);
 }
 
 static void is_refused(struct api_keeper_vmm_start *s, enum reason reason)
 {
-        char **argv = (char **)1;
-        bool is_kvm;
+        struct keeper_argv argv = {.words = (char **)1};
         struct err err = {0};
-        g_assert_cmpint(keeper_argv_make(qemu, s, "/r", &argv, &is_kvm, &err), <, 0);
+        g_assert_cmpint(keeper_argv_make(qemu, s, "/r", &argv, &err), <, 0);
         g_assert_cmpint(err.reason, ==, reason);
-        g_assert_true(argv == (char **)1);
+        g_assert_true(argv.words == (char **)1);
         g_test_message("%s", err.sentence);
 }
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
@@ -77,6 +78,14 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
                 info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], CPU_OUTSIDE);
         if (!v->vmms->memory)
                 info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], VMM_NO_BOUND);
+        const char *lacking = nics_fallback(v->vmms->nics);
+        if (*lacking)
+                (void)snprintf(info.fallbacks[info.n_fallbacks++], sizeof(info.fallbacks[0]), "%s", lacking);
+        if (v->config->manages_net && v->vmms->nics->is_ready) {
+                info.has_net_uplink = info.has_net_rate_bps = true;
+                (void)STR_COPY(info.net_uplink, v->vmms->nics->net.uplink);
+                info.net_rate_bps = (int64_t)v->vmms->nics->net.rate_bps;
+        }
         rpc_reply(call, api_keeper_info_emit(&info));
 }
 

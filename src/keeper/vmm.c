@@ -94,12 +94,17 @@ static int open_dir(const char *path, mode_t mode, gid_t gid, struct err *err)
 }
 
 int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
-              const struct memory_host *memory, struct err *err)
+              const struct memory_host *memory, struct nics *nics, struct err *err)
 {
         g_autofree char *records = g_build_filename(config->run_dir, "vm", NULL);
         g_autofree char *logs = g_build_filename(config->run_dir, "log", NULL);
-        *v = (struct vmms){
-                .config = config, .cpu = cpu, .memory = memory, .ram_fd = -1, .record_fd = -1, .log_fd = -1};
+        *v = (struct vmms){.config = config,
+                           .cpu = cpu,
+                           .memory = memory,
+                           .nics = nics,
+                           .ram_fd = -1,
+                           .record_fd = -1,
+                           .log_fd = -1};
         v->by_name = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, vmm_free);
         int r = v->record_fd = open_dir(records, 0700, 0, err);
         if (r >= 0)
@@ -341,6 +346,8 @@ static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, struct
                         : 0;
         if (r == 0)
                 r = remove_groups(v, vm, removal, err);
+        if (r == 0 && removal == CPU_REMOVE_ALL)
+                r = nics_drop(v->nics, vm, err);
         if (r == 0)
                 r = ramdir_drop(v->ram_fd, vm, err);
         if (r == 0 && v->memory)
@@ -356,14 +363,15 @@ static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, struct
 int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *fds, size_t n_fds,
                struct vmm **ret, struct err *err)
 {
-        bool is_kvm;
-        g_auto(GStrv) argv = NULL;
+        struct keeper_argv made = {0};
+        int with_tap[LAUNCH_FDS_MAX];
         g_autofree char *ram_dir = g_build_filename(v->config->ram_dir, s->vm, NULL);
         struct launch_options o = {.uid = v->config->uid_first + (uid_t)s->slot, .fds = fds, .n_fds = n_fds};
         int r = check_slot(v, s, err);
         if (r == 0)
-                r = keeper_argv_make(v->config->qemu, s, ram_dir, &argv, &is_kvm, err);
-        if (r == 0 && is_kvm)
+                r = keeper_argv_make(v->config->qemu, s, ram_dir, &made, err);
+        g_auto(GStrv) argv = made.words;
+        if (r == 0 && made.is_kvm)
                 r = kvm_group(&o.gid_extra, err);
         if (r < 0)
                 return r;
@@ -371,12 +379,20 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
          * so before its start, and does not end with a start that fails. */
         if (g_hash_table_contains(v->by_name, s->vm) && (r = drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, err)) < 0)
                 return r;
+        if (made.has_tap) {
+                for (size_t i = 0; i < n_fds; i++)
+                        with_tap[i] = fds[i];
+                if ((r = nics_tap(v->nics, s->vm, &with_tap[n_fds], err)) < 0)
+                        return r;
+                o.fds = with_tap;
+                o.n_fds = n_fds + 1;
+        }
         o.argv = argv;
         struct vmm *m = vmm_new(v);
         (void)STR_COPY(m->record.vm, s->vm);
         m->record.uid = o.uid;
         (void)g_hash_table_insert(v->by_name, m->record.vm, m);
-        r = prepare_and_run(m, &o, s->memory_bytes, is_kvm, err);
+        r = prepare_and_run(m, &o, s->memory_bytes, made.is_kvm, err);
         if (r < 0) {
                 /* What cannot be removed now belongs to that uid still: it keeps its slot until it is. */
                 struct err why;
@@ -387,6 +403,8 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                 }
                 return r;
         }
+        if (made.has_tap)
+                nics_taken(v->nics, s->vm);
         log_note("%s: started VMM %d as uid %u", m->record.vm, (int)m->record.pid, (unsigned)m->record.uid);
         *ret = m;
         return 0;

@@ -12,6 +12,7 @@
 #include "host/memory.h"
 #include "json/api.h"
 #include "keeper/config.h"
+#include "keeper/nic.h"
 #include "keeper/outlet.h"
 #include "keeper/record.h"
 #include "loop/loop.h"
@@ -35,8 +36,9 @@ struct vmms {
         const struct keeper_config *config;
         const struct cpu_host *cpu;
         const struct memory_host *memory; /* NULL: nothing bounds what a VMM uses */
-        int ram_fd, record_fd, log_fd;    /* directories; owned */
-        GHashTable *by_name;              /* name -> struct vmm, owned */
+        struct nics *nics;
+        int ram_fd, record_fd, log_fd; /* directories; owned */
+        GHashTable *by_name;           /* name -> struct vmm, owned */
         /* The VMM has ended; vmm->waiting is taken by this and empty afterwards. */
         void (*on_gone)(void *arg, struct vmm *vmm);
         void *arg;
@@ -49,9 +51,9 @@ struct vmm_ref {
         int pid_fd; /* owned; -1: it does not run */
 };
 
-/* Borrows config, cpu and memory, which may be NULL. Makes the directories. */
+/* Borrows config, cpu, memory, which may be NULL, and nics. Makes the directories. */
 int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
-              const struct memory_host *memory, struct err *err);
+              const struct memory_host *memory, struct nics *nics, struct err *err);
 void vmms_done(struct vmms *v); /* the VMMs run on */
 /* Reads the records: those whose process is still there are watched again. Returns how many. */
 unsigned vmms_adopt(struct vmms *v);

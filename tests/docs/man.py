@@ -28,8 +28,8 @@ def keys_of_source(source):
     meted = {(g, n): d for g, n, d in re.findall(
         r'\{"(\w+)",\s*"(\w+)",\s*[A-Z0-9]+,\s*(?:AT\(\w+\)|0,\s*0),\s*"([^"]*)"', (source / "src/meted/config.c").read_text())}
     text = (source / "src/keeper/config.c").read_text()
-    names = re.findall(r'"(\w+)"', text[text.index("keys[] = {"):text.index("};", text.index("keys[] = {"))])
-    return {"mete.conf": meted, "keeper.conf": {("keeper", n): None for n in names}}
+    rows = re.findall(r'\{"(\w+)",\s*"(\w+)"\s*\}', text[text.index("keys[] = {"):text.index("};", text.index("keys[] = {"))])
+    return {"mete.conf": meted, "keeper.conf": {row: None for row in rows}}
 
 
 def keys_of_page(text):

@@ -81,7 +81,8 @@ def confined_as_unit():
 
 
 class Keeper:
-    def __init__(self, cpus=None, extra=""):
+    def __init__(self, cpus=None, extra="", prefix=()):
+        self.prefix = prefix
         self.dir = tempfile.mkdtemp(prefix="mete-keeper-", dir="/tmp")
         os.chmod(self.dir, 0o755)
         self.name = os.path.basename(self.dir)
@@ -125,7 +126,7 @@ class Keeper:
         env = {"PATH": os.environ["PATH"], "ASAN_OPTIONS": "detect_leaks=1:exitcode=99",
                "UBSAN_OPTIONS": "halt_on_error=1:exitcode=99"}
         with open(f"{self.dir}/log", "ab") as log:
-            return subprocess.Popen([*confined_as_unit(), f"{BUILD}/src/keeper/mete-keeper", "--config", self.conf],
+            return subprocess.Popen([*self.prefix, *confined_as_unit(), f"{BUILD}/src/keeper/mete-keeper", "--config", self.conf],
                                     env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def start(self):

@@ -1,0 +1,341 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Order: the record says what shall be before it is made, and says less only after less is there. So whatever
+ * is in the kernel is in a record, and whoever repeats the call, or drops the VM, finds it. */
+#include "keeper/nic.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include "base/log.h"
+#include "keeper/nic-record.h"
+
+/* ---- the host ---- */
+
+static int begin(struct nics *n, struct err *err)
+{
+        const struct keeper_config *c = n->config;
+        struct net_host_options o = {.bridge = c->bridge,
+                                     .uplink = c->uplink,
+                                     .rate_bps = c->link_bps,
+                                     .is_managed = c->manages_net,
+                                     .is_best_effort = c->is_best_effort};
+        if (n->is_ready)
+                return 0;
+        int r = net_host_init(&n->net, &o, err);
+        if (r == 0 && c->manages_net && (r = net_host_start(&n->net, err)) < 0)
+                net_host_done(&n->net);
+        n->is_ready = r == 0;
+        if (r < 0)
+                n->why = *err;
+        return r;
+}
+
+static int open_dir(const struct keeper_config *c, struct err *err)
+{
+        g_autofree char *path = g_build_filename(c->run_dir, "nic", NULL);
+        if (g_mkdir_with_parents(path, 0700) < 0)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
+        int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        return fd < 0 ? err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno)) : fd;
+}
+
+static void close_tap(void *fd)
+{
+        (void)close(GPOINTER_TO_INT(fd));
+}
+
+int nics_init(struct nics *n, const struct keeper_config *config, struct err *err)
+{
+        struct err why = {0};
+        *n = (struct nics){.config = config, .dir_fd = -1};
+        if (config->manages_net && (n->dir_fd = open_dir(config, err)) < 0)
+                return n->dir_fd;
+        n->taps = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, close_tap);
+        (void)pthread_mutex_init(&n->lock, NULL);
+        if (begin(n, &why) < 0)
+                log_error("no VM has bandwidth, it is tried again when one wants some: %s", why.sentence);
+        else if (config->manages_net && *n->net.fallback)
+                log_warn("%s", n->net.fallback);
+        return 0;
+}
+
+static void count(const struct nic_record *r, void *arg)
+{
+        (void)r;
+        (*(unsigned *)arg)++;
+}
+
+void nics_done(struct nics *n)
+{
+        unsigned left = 0;
+        struct err err = {0};
+        if (!n->taps)
+                return;
+        if (n->dir_fd >= 0) {
+                unsigned bad = nic_records_each(n->dir_fd, count, &left);
+                left += bad;
+                (void)close(n->dir_fd);
+        }
+        g_hash_table_unref(n->taps);
+        n->taps = NULL;
+        if (n->is_ready && n->config->manages_net && left == 0 && net_host_finish(&n->net, &err) < 0)
+                log_error("what held bandwidth stays: %s", err.sentence);
+        if (n->is_ready)
+                net_host_done(&n->net);
+        (void)pthread_mutex_destroy(&n->lock);
+}
+
+const char *nics_fallback(const struct nics *n)
+{
+        if (!n->config->manages_net)
+                return "";
+        return n->is_ready ? n->net.fallback : n->why.sentence;
+}
+
+/* ---- taps ---- */
+
+struct numbers {
+        bool taken[NET_SLOT_MAX];
+};
+
+static void note_number(const struct nic_record *r, void *arg)
+{
+        ((struct numbers *)arg)->taken[r->tap] = true;
+}
+
+/* The lowest number that no VM has and no interface. */
+static int choose_number(const struct nics *n, unsigned *ret, struct err *err)
+{
+        g_autofree struct numbers *numbers = g_new0(struct numbers, 1);
+        if (nic_records_each(n->dir_fd, note_number, numbers) > 0)
+                return err_set(err, REASON_INTERNAL, EIO,
+                               "a record of a network card cannot be read, so its tap is not known");
+        for (unsigned i = 0; i < NET_SLOT_MAX; i++) {
+                char name[IFNAMSIZ];
+                (void)snprintf(name, sizeof(name), "mete-%u", i);
+                if (numbers->taken[i] || if_nametoindex(name))
+                        continue;
+                *ret = i;
+                return 0;
+        }
+        return err_set(err, REASON_BUSY, EBUSY, "there are %d taps already", NET_SLOT_MAX);
+}
+
+/* Made where there is none. 1: it was. The owner of a tap may attach to it without privilege: nobody. */
+static int ensure_tap(struct nics *n, const struct nic_record *r, struct err *err)
+{
+        int fd, made = net_tap_make(&n->net, r->tap, 0, &fd, err);
+        if (made == -EBUSY)
+                return 0;
+        if (made < 0)
+                return made;
+        (void)g_hash_table_replace(n->taps, g_strdup(r->vm), GINT_TO_POINTER(fd));
+        return 1;
+}
+
+static struct net_vm_rates rates_of(const struct nic_record *r)
+{
+        struct net_rate one = {.rate_bps = nic_record_rate(r), .ceiling_bps = r->ceiling_bps};
+        if (one.ceiling_bps && one.ceiling_bps < one.rate_bps)
+                one.ceiling_bps = one.rate_bps;
+        return (struct net_vm_rates){.to = one, .from = one};
+}
+
+static int apply(struct nics *n, const struct nic_record *r, struct err *err)
+{
+        struct net_vm_rates rates = rates_of(r);
+        int made = ensure_tap(n, r, err);
+        if (made < 0)
+                return made;
+        int done = net_vm_activate(&n->net, r->tap, &rates, err);
+        if (done < 0 && made)
+                (void)g_hash_table_remove(n->taps, r->vm);
+        return done;
+}
+
+/* ---- items ---- */
+
+/* 1: it has something. 0: it has nothing. */
+static int find(const struct nics *n, const char *vm, struct nic_record *ret, struct err *err)
+{
+        struct err why = {0};
+        int r = n->dir_fd < 0 ? 0 : nic_record_read(n->dir_fd, vm, ret, &why);
+        if (n->dir_fd < 0 || why.reason == REASON_NOT_FOUND)
+                return 0;
+        if (r < 0) {
+                if (err)
+                        *err = why;
+                return r;
+        }
+        return 1;
+}
+
+static int hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate,
+                struct err *err)
+{
+        struct nic_record before = {0}, now;
+        int had, r = begin(n, err);
+        if (r < 0 || (r = had = find(n, vm, &before, err)) < 0)
+                return r;
+        now = before;
+        if (!had) {
+                /* unmanaged: refused here, with the sentence of why */
+                if (!n->config->manages_net)
+                        return net_vm_activate(&n->net, 0, &(struct net_vm_rates){0}, err);
+                (void)g_strlcpy(now.vm, vm, sizeof(now.vm));
+                if ((r = choose_number(n, &now.tap, err)) < 0)
+                        return r;
+        }
+        now.ceiling_bps = rate->ceiling_bps;
+        r = nic_record_set(&now, item, rate->rate_bps, err);
+        if (r == 0)
+                r = nic_record_write(n->dir_fd, &now, err);
+        if (r == 0 && (r = apply(n, &now, err)) < 0) {
+                struct err more;
+                int undone = had ? nic_record_write(n->dir_fd, &before, &more)
+                                 : nic_record_remove(n->dir_fd, vm, &more);
+                if (undone < 0)
+                        (void)err_note(err, "its record says more than there is (%.100s)", more.sentence);
+        }
+        return r;
+}
+
+/* Its tap, its rates, its record. */
+static int remove_all(struct nics *n, const struct nic_record *r, struct err *err)
+{
+        int done = begin(n, err);
+        if (done == 0)
+                done = net_vm_deactivate(&n->net, r->tap, err);
+        if (done == 0)
+                done = net_tap_remove(&n->net, r->tap, err);
+        if (done < 0)
+                return done;
+        (void)g_hash_table_remove(n->taps, r->vm);
+        return nic_record_remove(n->dir_fd, r->vm, err);
+}
+
+static int let_go(struct nics *n, const char *vm, const char *item, struct err *err)
+{
+        struct nic_record r;
+        uint64_t rate_bps;
+        int done = find(n, vm, &r, err);
+        if (done <= 0 || !nic_record_has(&r, item, &rate_bps))
+                return done < 0 ? done : 0;
+        nic_record_take_out(&r, item);
+        if (r.n_items == 0)
+                return remove_all(n, &r, err);
+        struct net_vm_rates rates = rates_of(&r);
+        done = begin(n, err);
+        if (done == 0)
+                done = net_vm_activate(&n->net, r.tap, &rates, err);
+        if (done == -ENODEV) /* its VMM has ended, and the tap with it */
+                done = net_vm_deactivate(&n->net, r.tap, err);
+        return done < 0 ? done : nic_record_write(n->dir_fd, &r, err);
+}
+
+static int read_back(struct nics *n, const char *vm, const char *item, struct nic_live *ret, struct err *err)
+{
+        struct nic_record r;
+        struct nic_live live = {0};
+        struct net_vm_figures f;
+        char difference[NET_SENTENCE];
+        int done = find(n, vm, &r, err);
+        if (done < 0)
+                return done;
+        if (done == 0 || !nic_record_has(&r, item, &live.rate_bps))
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "it is not activated");
+        struct net_vm_rates rates = rates_of(&r);
+        done = begin(n, err);
+        if (done == 0)
+                done = net_vm_verify(&n->net, r.tap, &rates, difference, err);
+        if (done == 1)
+                done = err_set(err, REASON_STALE, EPROTO, "it was changed behind our back: %.150s",
+                               difference);
+        if (done == 0)
+                done = net_vm_read(&n->net, r.tap, &f, err);
+        if (done < 0)
+                return done;
+        live.set = f.set.to;
+        *ret = live;
+        return 0;
+}
+
+static int give_tap(struct nics *n, const char *vm, int *ret_fd, struct err *err)
+{
+        struct nic_record r;
+        void *fd;
+        int done = find(n, vm, &r, err);
+        if (done == 0)
+                done = err_set(err, REASON_NOT_FOUND, ENOENT, "no network card of %s is activated", vm);
+        if (done < 0)
+                return done;
+        /* That of a VMM which has ended went with it, and so did all that no VMM had when a keeper ended. */
+        if (!g_hash_table_contains(n->taps, vm)) {
+                done = begin(n, err);
+                if (done == 0)
+                        done = apply(n, &r, err);
+                if (done < 0)
+                        return done;
+        }
+        if (!g_hash_table_lookup_extended(n->taps, vm, NULL, &fd))
+                return err_set(err, REASON_BUSY, EBUSY,
+                               "the tap mete-%u of %s is there, and a process has it", r.tap, vm);
+        *ret_fd = GPOINTER_TO_INT(fd);
+        return 0;
+}
+
+/* ---- one at a time ---- */
+
+int nics_hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate, struct err *err)
+{
+        (void)pthread_mutex_lock(&n->lock);
+        int r = hold(n, vm, item, rate, err);
+        (void)pthread_mutex_unlock(&n->lock);
+        return r;
+}
+
+int nics_let_go(struct nics *n, const char *vm, const char *item, struct err *err)
+{
+        (void)pthread_mutex_lock(&n->lock);
+        int r = let_go(n, vm, item, err);
+        (void)pthread_mutex_unlock(&n->lock);
+        return r;
+}
+
+int nics_read(struct nics *n, const char *vm, const char *item, struct nic_live *ret, struct err *err)
+{
+        (void)pthread_mutex_lock(&n->lock);
+        int r = read_back(n, vm, item, ret, err);
+        (void)pthread_mutex_unlock(&n->lock);
+        return r;
+}
+
+int nics_drop(struct nics *n, const char *vm, struct err *err)
+{
+        struct nic_record record;
+        (void)pthread_mutex_lock(&n->lock);
+        int r = find(n, vm, &record, err);
+        if (r == 1)
+                r = remove_all(n, &record, err);
+        (void)pthread_mutex_unlock(&n->lock);
+        return r;
+}
+
+int nics_tap(struct nics *n, const char *vm, int *ret_fd, struct err *err)
+{
+        (void)pthread_mutex_lock(&n->lock);
+        int r = give_tap(n, vm, ret_fd, err);
+        (void)pthread_mutex_unlock(&n->lock);
+        return r;
+}
+
+void nics_taken(struct nics *n, const char *vm)
+{
+        (void)pthread_mutex_lock(&n->lock);
+        (void)g_hash_table_remove(n->taps, vm);
+        (void)pthread_mutex_unlock(&n->lock);
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* keeper/nic.h - the VMs' network cards on the host: a tap each behind the operator's bridge, and the rates
+ * that it is held to.
+ *
+ * The first item that is activated for a VM makes its tap, whose descriptor stays here until the VMM starts
+ * and takes it; from then on the tap lives as long as the VMM. The guarantees of a VM's items add up. What
+ * was activated is recorded (keeper/nic-record.h), so that after a restart of the keeper, which loses the
+ * taps that no VMM has yet, each call goes on from there: it makes anew what is missing.
+ *
+ * Any thread may call these; one at a time gets through. Each is idempotent. */
+#pragma once
+#include <glib.h>
+#include <pthread.h>
+#include "base/err.h"
+#include "host/net.h"
+#include "keeper/config.h"
+
+struct nics {
+        const struct keeper_config *config;
+        struct net_host net;
+        bool is_ready;    /* net_host_init() and _start() succeeded */
+        struct err why;   /* of the last time they did not */
+        int dir_fd;       /* of the records; owned; -1 where nothing is managed */
+        GHashTable *taps; /* name of a VM -> descriptor, for those that no VMM has taken yet */
+        pthread_mutex_t lock;
+};
+
+struct nic_live {
+        uint64_t rate_bps;   /* of the item */
+        struct net_rate set; /* of the VM, as the kernel has it */
+};
+
+/* Where [net] manage is not yes, nothing is looked at, and all calls that want something are refused with a
+ * sentence. A network that is not as configured is no failure either: it is tried again by each call. */
+int nics_init(struct nics *n, const struct keeper_config *config, struct err *err);
+/* The uplink is as it was, where no VM has anything. */
+void nics_done(struct nics *n);
+/* What is lacking here, in words; "" where nothing is, and where there is no kind net at all. */
+const char *nics_fallback(const struct nics *n);
+
+/* On failure all is as before. ceiling_bps 0: the link's rate. */
+int nics_hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate, struct err *err);
+/* With the last item of a VM go its rates and its tap. */
+int nics_let_go(struct nics *n, const char *vm, const char *item, struct err *err);
+/* REASON_NOT_FOUND: not activated. REASON_STALE: changed behind our back. */
+int nics_read(struct nics *n, const char *vm, const char *item, struct nic_live *ret, struct err *err);
+/* All items of the VM. */
+int nics_drop(struct nics *n, const char *vm, struct err *err);
+
+/* The tap of a VM that starts; *ret_fd is borrowed until nics_taken(). REASON_NOT_FOUND: nothing is activated
+ * for it. */
+int nics_tap(struct nics *n, const char *vm, int *ret_fd, struct err *err);
+/* The VMM runs and has it. */
+void nics_taken(struct nics *n, const char *vm);
