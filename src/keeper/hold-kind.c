@@ -48,7 +48,7 @@ static int cpu_activate(const struct hold *h, struct err *err)
                                       err);
 }
 
-/* Looked at before and after, as in vmms_place(). */
+/* Looked at before and after: its number may be used again in between. */
 static int cpu_bind(const struct hold *h, struct err *err)
 {
         struct err gone;

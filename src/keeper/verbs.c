@@ -144,22 +144,6 @@ static void vmm_list(struct verbs *v, struct rpc_call *call)
         g_free(list);
 }
 
-static void cpu_place(struct verbs *v, struct rpc_call *call, const json_t *params, bool is_parking)
-{
-        static struct api_keeper_cpu_place p;
-        struct api_keeper_thread t;
-        struct err err = {0};
-        int r = is_parking ? api_keeper_thread_parse(params, &t, &err)
-                           : api_keeper_cpu_place_parse(params, &p, &err);
-        if (r < 0) {
-                wrong_params(call, &err);
-                return;
-        }
-        struct api_keeper_cpu_placed placed = {.held_by = held_by[v->cpu->id]};
-        r = is_parking ? vmms_park(v->vmms, &t, &err) : vmms_place(v->vmms, &p, &err);
-        answer(call, r, r < 0 ? NULL : api_keeper_cpu_placed_emit(&placed), &err);
-}
-
 /* Both verbs that take nothing but a VM's name. */
 static void vm_verb(struct client *c, struct rpc_call *call, const json_t *params, bool is_drop)
 {
@@ -214,12 +198,6 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                 return;
         case API_KEEPER_VM_DROP:
                 vm_verb(c, call, params, true);
-                return;
-        case API_KEEPER_CPU_PLACE:
-                cpu_place(v, call, params, false);
-                return;
-        case API_KEEPER_CPU_PARK:
-                cpu_place(v, call, params, true);
                 return;
         case API_KEEPER_HOST_ACTIVATE:
         case API_KEEPER_HOST_BIND:

@@ -467,51 +467,6 @@ int vmms_refer(const struct vmms *v, struct vmm_ref *ret, struct err *err)
         return 0;
 }
 
-/* For as long as the loop does nothing else; pid_fd is borrowed. */
-static struct vmm_ref borrow(const struct vmms *v, const char *vm)
-{
-        const struct vmm *m = g_hash_table_lookup(v->by_name, vm);
-        struct vmm_ref ref = {.pid_fd = m ? m->pid_fd : -1, .pid = m ? m->record.pid : 0};
-        (void)STR_COPY(ref.vm, vm);
-        return ref;
-}
-
-static int check_moved(const struct vmms *v, const struct vmm_ref *ref, int64_t tid, int moved,
-                       struct err *err)
-{
-        struct err gone;
-        if (vmm_ref_check_moved(v->cpu, ref, tid, &gone) == 0)
-                return moved;
-        if (err)
-                *err = gone;
-        return -gone.code;
-}
-
-int vmms_place(struct vmms *v, const struct api_keeper_cpu_place *p, struct err *err)
-{
-        struct cpulist cpus = {0};
-        const struct vmm_ref ref = borrow(v, p->vm);
-        int r = vmm_ref_find_thread(&ref, p->tid, err);
-        for (size_t i = 0; r == 0 && i < p->n_cpus; i++)
-                if (!cpulist_add(&cpus, (uint32_t)p->cpus[i]))
-                        r = err_set(err, REASON_INVALID, EINVAL, "there is no CPU %lld",
-                                    (long long)p->cpus[i]);
-        if (r < 0)
-                return r;
-        r = v->cpu->provider->place(v->cpu, p->vm, (pid_t)p->tid, &cpus, (int)p->share_milli, err);
-        return check_moved(v, &ref, p->tid, r, err);
-}
-
-int vmms_park(struct vmms *v, const struct api_keeper_thread *t, struct err *err)
-{
-        const struct vmm_ref ref = borrow(v, t->vm);
-        int r = vmm_ref_find_thread(&ref, t->tid, err);
-        if (r < 0)
-                return r;
-        r = v->cpu->provider->park(v->cpu, t->vm, (pid_t)t->tid, err);
-        return check_moved(v, &ref, t->tid, r, err);
-}
-
 bool vmm_describe(const struct vmm *m, struct api_keeper_vmm *ret)
 {
         if (m->pid_fd < 0)

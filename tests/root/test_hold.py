@@ -165,21 +165,22 @@ def test_a_drop_waits_for_what_is_under_way(keeper, session):  # noqa: F811
         session.end(i + 1)
 
 
-def test_old_and_new_verbs_side_by_side(keeper, session):  # noqa: F811
-    """A sweep after an old place or park leaves items alone, empty as they are."""
+def test_a_bound_thread_leaves_the_rest_alone(keeper, session):  # noqa: F811
+    """What is bound and put aside leaves other items alone, empty as they are."""
     if not trees(keeper):
         pytest.skip("no cgroups here")
     pid, (one, two) = start_spare(keeper)
     session.activate("v", "vcpu0")
-    keeper.call("cpu-place", {"vm": "v", "tid": one, "cpus": [0], "share_milli": 100})
-    keeper.call("cpu-park", {"vm": "v", "tid": one})
-    keeper.call("cpu-park", {"vm": "v", "tid": two})
-    assert keeper.groups() == {"emulator@v", "parked@v", "vcpu0@v"}
+    keeper.hold("v", "vcpu1", one, [0], 100)
+    keeper.put_aside("v", "vcpu1", one)
+    keeper.put_aside("v", "vcpu1", two)
+    assert keeper.groups() == {"emulator@v", "parked@v", "vcpu0@v", "vcpu1@v"}
     session("host-bind", "v", "vcpu0", tid=one)
     assert name_of_group(pid, one) == "vcpu0@v" and name_of_group(pid, two) == "parked@v"
-    keeper.call("cpu-place", {"vm": "v", "tid": one, "cpus": [0], "share_milli": 100})
+    keeper.hold("v", "vcpu1", one, [0], 100)
     session("host-deactivate", "v", "vcpu0")
-    assert keeper.groups() == {"emulator@v", "parked@v", f"thread-{one}@v"}
+    assert keeper.groups() == {"emulator@v", "parked@v", "vcpu1@v"}
+    assert name_of_group(pid, one) == "vcpu1@v"
 
 
 def test_memory(keeper, session):  # noqa: F811

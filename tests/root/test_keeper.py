@@ -156,6 +156,22 @@ class Keeper:
         return self.call("vmm-start", {"vm": vm, "slot": slot, "argv": argv, "fds": len(fds),
                                        "memory_bytes": memory_bytes}, fds)
 
+    def hold(self, vm, item, tid, cpus, share):
+        """An item has CPUs and a share, and the thread is held by it. Returns what holds it."""
+        what = {"activation": 1, "vm": vm, "item": item, "kind": "cpu"}
+        with self.client() as c:
+            c.call("host-activate", {**what, "cpus": list(cpus), "share_milli": share})
+            held = c.call("host-bind", {**what, "tid": tid})
+            c.call("activation-end", {"activation": 1})
+            return held["held_by"]
+
+    def put_aside(self, vm, item, tid):
+        what = {"activation": 1, "vm": vm, "item": item, "kind": "cpu", "tid": tid}
+        with self.client() as c:
+            held = c.call("host-prepare", what)
+            c.call("activation-end", {"activation": 1})
+            return held["held_by"]
+
     def vmms(self):
         return {v["vm"]: v["pid"] for v in self.call("vmm-list")["vmms"]}
 
@@ -396,8 +412,8 @@ def test_growth_works_in_the_sandbox(keeper):
         st = os.stat(f"{ram}/{name}")
         assert st.st_uid == UID_FIRST and st.st_mode & 0o777 == 0o600
     new = (set(after) - set(before)).pop()
-    keeper.call("cpu-place", {"vm": "v", "tid": new, "cpus": [0], "share_milli": 500})
-    assert name_of_group(pid, new) == f"thread-{new}@v"
+    keeper.hold("v", "vcpu1", new, [0], 500)
+    assert name_of_group(pid, new) == "vcpu1@v"
 
 
 def test_early_death_is_told(keeper):
@@ -532,43 +548,46 @@ def test_log_is_bounded(keeper):
 
 # -- CPUs
 
-def test_place_and_park(keeper):
+def test_bind_and_put_aside(keeper):
     pid, qmp = start_qemu(keeper, "v", 0, "-machine", "q35", "-accel", "tcg", "-smp", "2", "-m", "64", "-S")
     other, _ = start_qemu(keeper, "w", 1, "-machine", "none")
     first, second = vcpu_tids(qmp)
     provider = keeper.call("hello", {"version": 1})["cpu_provider"]
 
-    def place(tid, cpus=(0,), share=900, vm="v"):
-        return keeper.call("cpu-place", {"vm": vm, "tid": tid, "cpus": list(cpus), "share_milli": share})
+    def hold(tid, cpus=(0,), share=900, vm="v", item="vcpu0"):
+        return keeper.hold(vm, item, tid, cpus, share)
     for _ in range(2):
-        assert place(first) == {"held_by": provider}
+        assert hold(first) == provider
         assert os.sched_getaffinity(first) == {0}
-    assert name_of_group(pid, first) == f"thread-{first}@v"
+    assert name_of_group(pid, first) == "vcpu0@v"
     assert name_of_group(pid, second) == name_of_group(pid, pid) == "emulator@v"
-    place(first, share=100)
-    place(first, cpus=sorted(os.sched_getaffinity(0)), share=1000)
+    hold(first, share=100)
+    hold(first, cpus=sorted(os.sched_getaffinity(0)), share=1000)
     assert os.sched_getaffinity(first) == os.sched_getaffinity(0)
-    place(second)
+    hold(second, item="vcpu1")
     for tid in (first, second, first):
-        assert keeper.call("cpu-park", {"vm": "v", "tid": tid}) == {"held_by": provider}
+        assert keeper.put_aside("v", "vcpu0", tid) == provider
         assert name_of_group(pid, tid) == "parked@v"
-    assert not [g for g in keeper.groups() if g.startswith("thread-")]
-    place(first)
+    hold(first)
     assert name_of_group(pid, second) == "parked@v"
 
-    for tid in (os.getpid(), 1, other, keeper.process.pid, 2 ** 31, 2 ** 32 - 1, 4194303):
-        refused("not-found", place, tid)
-        refused("not-found", keeper.call, "cpu-park", {"vm": "v", "tid": tid})
-    refused("not-found", place, first, vm="nobody")
-    refused("denied", place, first, cpus=(4000,))
-    refused("invalid", place, first, cpus=(65535,))
-    refused("invalid", place, first, cpus=())
-    refused("invalid", place, first, share=0)
-    refused("invalid", place, first, share=1001)
-    assert name_of_group(pid, first) == f"thread-{first}@v"
+    strangers = (os.getpid(), 1, other, keeper.process.pid)
+    before = [(os.sched_getaffinity(tid), group_of(tid, tid)) for tid in strangers]
+    for tid in (*strangers, 2 ** 31, 2 ** 32 - 1, 4194303):
+        refused("not-found", hold, tid)
+        assert keeper.put_aside("v", "vcpu0", tid) == provider  # nothing of this VM, so nothing to do
+    assert [(os.sched_getaffinity(tid), group_of(tid, tid)) for tid in strangers] == before
+    refused("not-found", hold, first, vm="nobody")
+    keeper.call("vm-drop", {"vm": "nobody"})
+    refused("denied", hold, first, cpus=(4000,))
+    refused("invalid", hold, first, cpus=(65535,))
+    refused("invalid", hold, first, cpus=())
+    refused("invalid", hold, first, share=0)
+    refused("invalid", hold, first, share=1001)
+    assert name_of_group(pid, first) == "vcpu0@v"
 
 
-def test_a_failed_place_changes_nothing(keeper):
+def test_a_failed_hold_changes_nothing(keeper):
     """The kernel refuses the CPUs: share, CPUs and group stay as they were."""
     if not trees(keeper) or os.cpu_count() < 2:
         pytest.skip("needs cgroups and two CPUs")
@@ -578,28 +597,25 @@ def test_a_failed_place_changes_nothing(keeper):
     keeper.process.wait()
     keeper.start()
     pid, qmp = start_qemu(keeper, "v", 0, "-machine", "q35", "-accel", "tcg", "-smp", "3", "-m", "64", "-S")
-    placed, parked, plain = vcpu_tids(qmp)
-
-    def place(tid, cpu, share):
-        return keeper.call("cpu-place", {"vm": "v", "tid": tid, "cpus": [cpu], "share_milli": share})
+    bound, parked, plain = vcpu_tids(qmp)
 
     def weights():
         found = [open(p).read() for t in trees(keeper) for name in ("cpu.shares", "cpu.weight")
-                 for p in glob.glob(f"{t}/thread-{placed}@v/{name}")]
+                 for p in glob.glob(f"{t}/vcpu0@v/{name}")]
         assert len(found) == 1
         return int(found[0])
-    place(placed, 0, 900)
-    keeper.call("cpu-park", {"vm": "v", "tid": parked})
+    keeper.hold("v", "vcpu0", bound, [0], 900)
+    keeper.put_aside("v", "vcpu1", parked)
     for t in trees(keeper):
         if os.path.exists(f"{t}/cpuset.cpus"):
             with open(f"{t}/cpuset.cpus", "w") as f:
                 f.write("0")
-    for tid, group in ((placed, f"thread-{placed}@v"), (parked, "parked@v"), (plain, "emulator@v")):
-        refused("internal", place, tid, 1, 100)
+    for item, (tid, group) in enumerate(((bound, "vcpu0@v"), (parked, "parked@v"), (plain, "emulator@v"))):
+        refused("internal", keeper.hold, "v", f"vcpu{item}", tid, [1], 100)
         assert name_of_group(pid, tid) == group
         assert os.sched_getaffinity(tid) == {0}
         assert weights() == 9000
-    assert keeper.groups() == {f"thread-{placed}@v", "parked@v", "emulator@v"}
+    assert keeper.groups() == {"vcpu0@v", "parked@v", "emulator@v"}
 
 
 def busy_ticks(pid, tid):
@@ -625,14 +641,14 @@ def test_share_is_held(keeper):
         return used[0] / sum(used)
     for shares in ((900, 100), (500, 500), (250, 750)):
         for (vm, _, tid), share in zip(spinners, shares):
-            keeper.call("cpu-place", {"vm": vm, "tid": tid, "cpus": [1 % os.cpu_count()], "share_milli": share})
+            keeper.hold(vm, "vcpu0", tid, [1 % os.cpu_count()], share)
         time.sleep(0.3)
         got, wanted = share_of_first(), shares[0] / sum(shares)
         print(f"share {wanted:.3f} measured {got:.3f}")
         assert abs(got - wanted) < 0.05
-    # Parked beside a placed one: what is left of it is next to nothing, but it is not stopped.
-    keeper.call("cpu-place", {"vm": "v", "tid": spinners[0][2], "cpus": [1 % os.cpu_count()], "share_milli": 1000})
-    keeper.call("cpu-park", {"vm": "w", "tid": spinners[1][2]})
+    # Parked beside a bound one: what is left of it is next to nothing, but it is not stopped.
+    keeper.hold("v", "vcpu0", spinners[0][2], [1 % os.cpu_count()], 1000)
+    keeper.put_aside("w", "vcpu0", spinners[1][2])
     os.sched_setaffinity(spinners[1][2], {1 % os.cpu_count()})
     time.sleep(0.3)
     got = share_of_first()
@@ -656,8 +672,8 @@ def test_successor_adopts(keeper):
     refused("busy", keeper.start_vmm, "x", [keeper.scripts["tell"]], 1)
     refused("busy", keeper.start_vmm, "v", [keeper.scripts["tell"]], 0)
     tid = vcpu_tids(qmp)[0]
-    keeper.call("cpu-place", {"vm": "v", "tid": tid, "cpus": [0], "share_milli": 500})
-    assert name_of_group(pid, tid) == f"thread-{tid}@v"
+    keeper.hold("v", "vcpu0", tid, [0], 500)
+    assert name_of_group(pid, tid) == "vcpu0@v"
     # Its end is noticed, and waited for, though it is no child.
     keeper.call("vmm-kill", {"vm": "v"})
     assert keeper.vmms() == {}
