@@ -92,6 +92,10 @@ static void back_from_start(struct activation *a)
 void activation_turn(struct activation *a, struct definition *d, size_t n, bool lazily)
 {
         if (a->is_back) {
+                /* Some may have come back but for the host side, while others are held. */
+                for (size_t i = 0; i < n && a->is_lazy && !lazily; i++)
+                        if (d[i].way == WAY_NONE && d[i].host_active)
+                                d[i].way = WAY_GOING;
                 a->is_lazy = a->is_lazy && lazily;
                 return;
         }
@@ -105,7 +109,8 @@ void activation_turn(struct activation *a, struct definition *d, size_t n, bool 
 
 void activation_reclaim(struct activation *a, struct definition *d, size_t n)
 {
-        *a = (struct activation){.reached = PHASE_N};
+        assert(n > 0);
+        *a = (struct activation){.reached = PHASE_HOST, .reached_item = (uint16_t)(n - 1)};
         back_from_start(a);
         for (size_t i = 0; i < n; i++)
                 d[i].way = WAY_GOING;
@@ -144,9 +149,12 @@ static bool is_wanted(const struct activation *a, const struct definition *d, si
                 return false;
         if (!a->is_back)
                 return p != PHASE_HOST || !x->host_active; /* kept from a lazy way back */
-        if (x->way != WAY_GOING || !was_begun(a, p, a->item))
+        if (x->way != WAY_GOING)
                 return false;
-        return !(a->is_lazy && x->host_active && (p == PHASE_HOST || p == PHASE_PREPARE));
+        if (x->host_active &&
+            (p == PHASE_HOST || p == PHASE_PREPARE)) /* in this walk, or by the run before */
+                return !a->is_lazy;
+        return was_begun(a, p, a->item);
 }
 
 /* The engine's own steps. */
@@ -163,8 +171,8 @@ static void do_own(const struct activation *a, struct definition *d, size_t n)
                 } else if (d[i].way == WAY_GOING) {
                         d[i].way = WAY_NONE;
                         d[i].active = false;
-                        if (!a->is_lazy && was_begun(a, PHASE_HOST, i))
-                                d[i].host_active = false;
+                        if (!a->is_lazy)
+                                d[i].host_active = d[i].kept = false;
                 }
         }
 }

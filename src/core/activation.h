@@ -27,7 +27,7 @@
  * to it, and the walk is to be repeated for what is held.
  *
  * A lazy way back leaves the host side bound (3.21): it ends behind `virtual`. Going up again finds it
- * active; reclaiming it is the rest of the way back.
+ * active, and takes it back too where that fails; reclaiming it is the rest of the way back.
  *
  * The walk is journalled before each step acts: so it is repeated after a crash, and each step must be
  * idempotent. '-' steps are the engine's own and act in the journal alone. Pure. */
@@ -60,6 +60,7 @@ struct definition {
         bool prepares;  /* its virtual side is prepared before its host side is activated */
         bool exclusive; /* nobody else may use what backs it */
         bool host_active, active;
+        bool kept; /* its host side was taken over from the run before (3.21), what it contains too */
         bool configured;
         enum definition_way way;
 };
@@ -94,7 +95,7 @@ void definitions_sort(struct definition *d, size_t n);
 
 void activation_begin(struct activation *a);
 /* Back from where it is. Lazily: the host side stays bound where it is active. On the way back already:
- * nothing changes, but that what was to be lazy no longer is. */
+ * nothing changes, but that what was to be lazy no longer is, unless it is asked for again. */
 void activation_turn(struct activation *a, struct definition *d, size_t n, bool lazily);
 /* Back from behind `virtual`: the rest of a lazy way back. */
 void activation_reclaim(struct activation *a, struct definition *d, size_t n);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core/hypervisor-internal.h - shared by hypervisor.c (life), tables.c, restart.c, decide.c (verdicts) and
- * walks.c (activations) only. */
+/* core/hypervisor-internal.h - shared by hypervisor.c (life), tables.c, restart.c, decide.c (verdicts),
+ * walks.c (activations) and kept.c only. */
 #pragma once
 #include "core/hypervisor.h"
 
@@ -33,11 +33,15 @@ struct entry {
         struct entry *older, *newer;          /* all that are kept, by serial */
         struct entry *finished_next;          /* in its history */
         struct entry *walk_next;
-        bool is_walking;             /* in its VM's queue */
-        bool is_returning;           /* counted in hypervisor.returning */
-        bool is_resumed;             /* its step was journalled before a restart: that one first */
-        int64_t retry_at_ms;         /* something is held: when the way back is tried again. 0: it is not */
-        int32_t retry_in_ms;         /* and how long after that */
+        struct entry *kept_next, *wait_next;
+        bool is_walking;     /* in its VM's queue */
+        bool may_keep;       /* its way back is to be a lazy one */
+        int64_t wait_end_ms; /* in the list of those that wait for a reclaim, until then. 0: it is not */
+        uint64_t waits_for;  /* the serial of the one that it waits for, whatever else there is room for */
+        bool is_returning;   /* counted in hypervisor.returning */
+        bool is_resumed;     /* its step was journalled before a restart: that one first */
+        int64_t retry_at_ms; /* something is held: when the way back is tried again. 0: it is not */
+        int32_t retry_in_ms; /* and how long after that */
         bool may_hurry, is_hurried;  /* one try out of turn between two of the others */
         char held[REQUEST_SENTENCE]; /* why it is held */
 };
@@ -56,6 +60,9 @@ struct hypervisor {
         uint64_t next_serial, next_token;
         size_t live, returning; /* of those that are live, how many are on their way back */
         struct history reservations;
+        struct entry *kept_first; /* what is kept or being reclaimed, that which was kept first first */
+        struct entry
+                *waiting_first; /* activations that have not begun, as something must be reclaimed first */
         struct entry **by_key, **by_serial;
         size_t buckets; /* a power of two */
         size_t entries;
@@ -82,6 +89,7 @@ struct vm_entry *find_vm(const struct hypervisor *h, const char *name);
 /* The request for the base resources of a VM. */
 struct entry *base_of(const struct hypervisor *h, const char *name);
 bool tables_grow(struct hypervisor *h);
+void entry_rename(struct hypervisor *h, struct entry *e, const char *key);
 /* Enters it into every table; it must have its serial and key. false: no memory. */
 bool entry_keep(struct hypervisor *h, struct entry *e);
 void entry_unchain(struct hypervisor *h, struct entry *e);
@@ -93,6 +101,8 @@ void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial);
 void deadline_pop(struct hypervisor *h);
 
 /* hypervisor.c */
+/* Its claims are the ledger's again, and the slots its VM's; its definitions stay. */
+void claims_release(struct hypervisor *h, struct entry *e);
 /* Its time may be over, but it is not back: it takes capacity until it is, even where somebody counted on
  * that from now on. */
 void claims_overstay(struct hypervisor *h, const struct request *r);
@@ -110,6 +120,25 @@ void came_back(struct hypervisor *h, struct entry *e, int64_t now_ms);
 void walk_start(struct hypervisor *h, struct entry *e, int64_t now_ms);
 void walk_resume(struct hypervisor *h, struct entry *e, int64_t now_ms);
 /* It ended without a walk. */
-void walk_forget(struct entry *e);
+void walk_forget(struct hypervisor *h, struct entry *e);
+/* Something was reclaimed: those that wait for it and have room now begin. */
+void walks_go_on(struct hypervisor *h, int64_t now_ms);
 /* What was held is tried again. */
 void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms);
+
+/* kept.c */
+/* At the end of a lazy way back. false: there is nothing to keep, it has ended. */
+bool kept_begin(struct hypervisor *h, struct entry *e, int64_t now_ms);
+/* For the next run of the same VM: its claims are what was kept, where nobody else has that by now. */
+bool kept_take_over(struct hypervisor *h, struct entry *e, int64_t now_ms);
+/* May this activation begin? What is in its way is being reclaimed; false: it is to wait for that. */
+bool kept_makes_room(struct hypervisor *h, const struct entry *e, int64_t now_ms);
+/* The host turned out to have less room than the books say: the serial of something that is being
+ * reclaimed; 0: nothing is kept. */
+uint64_t kept_make_more_room(struct hypervisor *h, int64_t now_ms);
+void kept_reclaim(struct hypervisor *h, struct entry *k, const char *why, int64_t now_ms);
+void kept_came_back(struct hypervisor *h, struct entry *k, int64_t now_ms);
+/* A restart: into the list, and later a look at whether it can still be kept. */
+void kept_restore(struct hypervisor *h, struct entry *k);
+void kept_check(struct hypervisor *h, int64_t now_ms);
+struct entry *kept_of(const struct hypervisor *h, const char *vm);

@@ -19,12 +19,13 @@
 
 /* ---- life ---- */
 
-static void drop_claims(struct hypervisor *h, struct entry *e)
+void claims_release(struct hypervisor *h, struct entry *e)
 {
         for (size_t i = 0; i < e->r.n_definitions; i++) {
-                const struct definition *c = &e->r.definitions[i];
+                struct definition *c = &e->r.definitions[i];
                 bool had = c->claim == 0 || ledger_release(h->ledger, c->claim);
                 assert(had);
+                c->claim = 0;
                 if (!e->vm || c->slot < 0)
                         continue;
                 if (c->kind == VIRTUAL_VCPU) {
@@ -34,6 +35,11 @@ static void drop_claims(struct hypervisor *h, struct entry *e)
                         e->vm->leased_bytes -= c->amount;
                 }
         }
+}
+
+static void drop_claims(struct hypervisor *h, struct entry *e)
+{
+        claims_release(h, e);
         free(e->r.definitions);
         e->r.definitions = NULL;
         e->r.n_definitions = 0;
@@ -100,7 +106,7 @@ void entry_finished(struct hypervisor *h, struct entry *e, int64_t now_ms)
 /* It was live and is final now. */
 static void finish(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
-        walk_forget(e);
+        walk_forget(h, e);
         h->returning -= e->is_returning;
         e->is_returning = false;
         effect_push(h, EFFECT_ENDED, &e->r, now_ms);
@@ -134,7 +140,7 @@ static void release_begun(struct hypervisor *h, struct entry *e, const char *eve
         claims_overstay(h, r);
         h->returning++;
         e->is_returning = true;
-        activation_turn(&r->activation, r->definitions, r->n_definitions, false);
+        activation_turn(&r->activation, r->definitions, r->n_definitions, e->may_keep);
         moved(h, r, now_ms, event, text);
         walk_start(h, e, now_ms);
 }
@@ -407,20 +413,38 @@ int hypervisor_accept(struct hypervisor *h, const char *key, int64_t now_ms, uin
         return 0;
 }
 
-int hypervisor_release(struct hypervisor *h, const char *key, const char *cause, int64_t now_ms,
-                       uint64_t *ret_serial, struct err *err)
+static int release(struct hypervisor *h, const char *key, const char *cause, bool lazily, int64_t now_ms,
+                   uint64_t *ret_serial, struct err *err)
 {
         struct entry *e = find_key(h, key);
         if (!e)
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "no request is called %s", key);
         *ret_serial = e->r.serial;
-        if (e->r.state != REQUEST_RELEASING && request_is_live(&e->r)) {
+        if (e->r.state == REQUEST_RELEASING && e->r.activation.is_lazy && !lazily) {
+                activation_turn(&e->r.activation, e->r.definitions, e->r.n_definitions, false);
+                moved(h, &e->r, now_ms, "not-kept", cause);
+        } else if (e->r.state != REQUEST_RELEASING && request_is_live(&e->r)) {
                 char text[64];
+                e->may_keep = lazily && h->config.keeps && e->r.state == REQUEST_GRANTED;
                 (void)snprintf(text, sizeof(text), "by its holder: %s", cause);
                 give_back(h, e, REQUEST_EV_RELEASE, "released", REASON_CANCELLED, text, now_ms);
         }
         effect_push(h, EFFECT_RELEASED, NULL, now_ms)->serial = *ret_serial; /* e may be forgotten by now */
         return 0;
+}
+
+int hypervisor_release(struct hypervisor *h, const char *key, const char *cause, int64_t now_ms,
+                       uint64_t *ret_serial, struct err *err)
+{
+        return release(h, key, cause, false, now_ms, ret_serial, err);
+}
+
+int hypervisor_vm_stopped(struct hypervisor *h, const char *name, const char *cause, int64_t now_ms,
+                          uint64_t *ret_serial, struct err *err)
+{
+        char key[REQUEST_KEY];
+        (void)snprintf(key, sizeof(key), "vm:%s", name);
+        return release(h, key, cause, true, now_ms, ret_serial, err);
 }
 
 /* ---- the ends of walks ---- */
@@ -453,7 +477,7 @@ static void vm_came_back(struct hypervisor *h, struct entry *base, int64_t now_m
         struct entry *next;
         for (struct entry *e = h->oldest; e; e = next) {
                 next = e->newer;
-                if (e->vm != base->vm || e == base || request_is_final(&e->r))
+                if (e->vm != base->vm || e == base || !request_is_live(&e->r))
                         continue;
                 give_back(h, e, REQUEST_EV_GONE, "ended", REASON_CANCELLED, "its VM has ended", now_ms);
                 next = h->oldest; /* finishing may forget any finished one: begin anew */
@@ -462,8 +486,14 @@ static void vm_came_back(struct hypervisor *h, struct entry *base, int64_t now_m
 
 void came_back(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
+        if (e->r.state == REQUEST_RECLAIMING) {
+                kept_came_back(h, e, now_ms);
+                return;
+        }
         if (e->r.kind == REQUEST_VM)
                 vm_came_back(h, e, now_ms);
+        if (kept_begin(h, e, now_ms))
+                return;
         int moved_on = request_step(&e->r, REQUEST_EV_TAKEN_BACK, NULL);
         assert(moved_on == 1);
         moved(h, &e->r, now_ms, "ended", "everything is back");
@@ -480,6 +510,13 @@ void hypervisor_tick(struct hypervisor *h, int64_t now_ms)
                         continue; /* stale: it finished, or its time was changed */
                 if (e->retry_at_ms && e->retry_at_ms <= now_ms) {
                         walk_retry(h, e, now_ms);
+                        continue;
+                }
+                if (e->wait_end_ms && e->wait_end_ms <= now_ms && deadline_of(&e->r) > now_ms) {
+                        struct err late = {0};
+                        (void)err_set(&late, REASON_TIMEOUT, ETIMEDOUT,
+                                      "what stopped VMs have kept of it could not be reclaimed in time");
+                        became_unusable(h, e, &late, now_ms);
                         continue;
                 }
                 bool was_granted = e->r.state == REQUEST_GRANTED;
@@ -538,7 +575,8 @@ int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err
         if (!v)
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", name);
         const struct entry *base = base_of(h, name);
-        if (v->live || (base && request_is_live(&base->r)))
+        const struct entry *kept = kept_of(h, name);
+        if (v->live || (base && request_is_live(&base->r)) || (kept && !request_is_final(&kept->r)))
                 return err_set(err, REASON_BUSY, EBUSY, "VM %s still holds resources; stop it first", name);
         /* What it asked for once is forgotten with it: a new VM of that name starts afresh. */
         while (v->history.first)
@@ -587,7 +625,7 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
         r->needs[1] = (struct need){.kind = COMPONENT_MEMORY,
                                     .amount = v->shape.memory_bytes,
                                     .amount_max = v->shape.memory_bytes};
-        int bad = decide(h, e, now_ms, err);
+        int bad = kept_take_over(h, e, now_ms) ? 0 : decide(h, e, now_ms, err);
         if (bad) {
                 drop_claims(h, e);
                 entry_free(e);

@@ -36,6 +36,9 @@ struct hypervisor_config {
                                    together, so that asking again is answered; one VM cannot push out others' */
         uint64_t first_serial;  /* above every serial in the store; 1 for a new one */
         int32_t retry_first_ms, retry_max_ms; /* what could not be taken back is tried again after this */
+        bool keeps; /* the host resources of a VM that was stopped stay bound while nobody needs them (3.21)
+                     */
+        int64_t reclaim_ms; /* how long an activation waits for those to be taken back */
 };
 
 /* What the hypervisor must know of a VM to admit its growth. */
@@ -94,12 +97,23 @@ void hypervisor_note(struct hypervisor *h, int64_t now_ms, const char *trace, co
 int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *shape, struct err *err);
 /* Before a new one is defined: REASON_NO_CAPACITY for a shape that can never start here. */
 int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *shape, struct err *err);
-/* REASON_BUSY while it holds anything; REASON_NOT_FOUND. */
+/* REASON_BUSY while it holds or keeps anything; REASON_NOT_FOUND. */
 int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err);
 const struct vm_shape *hypervisor_vm(const struct hypervisor *h, const char *name);
 /* Claims the base resources: an EFFECT_ANSWER follows now (refused) or after activation.
  * Running or starting already: 0, and the answer that is due. */
 int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, struct err *err);
+/* The guest powered down: the VM's resources come back, but its host side may be kept (core/kept.c). Else as
+ * hypervisor_release(). */
+int hypervisor_vm_stopped(struct hypervisor *h, const char *name, const char *cause, int64_t now_ms,
+                          uint64_t *ret_serial, struct err *err);
+/* What is kept of a VM that is stopped; NULL: nothing. Kept since start_ms. */
+const struct request *hypervisor_kept(const struct hypervisor *h, const char *name);
+/* What is kept of it is taken back: 1, and an EFFECT_ENDED comes for *ret_serial. 0: nothing is kept. */
+int hypervisor_vm_reclaim(struct hypervisor *h, const char *name, const char *why, int64_t now_ms,
+                          uint64_t *ret_serial);
+/* Before hypervisor_recover(): the machine was booted again, so that nothing that the books call kept is. */
+void hypervisor_kept_lost(struct hypervisor *h, const char *why, int64_t now_ms);
 /* The guest restarted or lost its agent's memory: its process leases end (1.14). */
 void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms);
 

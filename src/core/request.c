@@ -12,13 +12,15 @@ enum { LATE = -1, BAD = -2 };
 
 static const int8_t move[REQUEST_STATE_N][REQUEST_EV_N] = {
   /* clang-format off */
-        /*                       ACCEPT              ACTIVATED        FAILED             RELEASE            EXPIRE             TAKEN_BACK     GONE */
-        [REQUEST_OFFERED]    = { REQUEST_ACTIVATING, BAD,             BAD,               REQUEST_ENDED,     REQUEST_ENDED,     BAD,           REQUEST_ENDED },
-        [REQUEST_ACTIVATING] = { LATE,               REQUEST_GRANTED, REQUEST_RELEASING, REQUEST_RELEASING, REQUEST_RELEASING, BAD,           REQUEST_ENDED },
-        [REQUEST_GRANTED]    = { LATE,               LATE,            REQUEST_RELEASING, REQUEST_RELEASING, REQUEST_RELEASING, BAD,           REQUEST_ENDED },
-        [REQUEST_RELEASING]  = { BAD,                LATE,            LATE,              LATE,              LATE,              REQUEST_ENDED, REQUEST_ENDED },
-        [REQUEST_REFUSED]    = { BAD,                LATE,            LATE,              LATE,              LATE,              LATE,          LATE          },
-        [REQUEST_ENDED]      = { BAD,                LATE,            LATE,              LATE,              LATE,              LATE,          LATE          },
+        /*                       ACCEPT              ACTIVATED        FAILED             RELEASE            EXPIRE             TAKEN_BACK     GONE           KEPT          RECLAIM            */
+        [REQUEST_OFFERED]    = { REQUEST_ACTIVATING, BAD,             BAD,               REQUEST_ENDED,     REQUEST_ENDED,     BAD,           REQUEST_ENDED, BAD,          BAD                },
+        [REQUEST_ACTIVATING] = { LATE,               REQUEST_GRANTED, REQUEST_RELEASING, REQUEST_RELEASING, REQUEST_RELEASING, BAD,           REQUEST_ENDED, BAD,          BAD                },
+        [REQUEST_GRANTED]    = { LATE,               LATE,            REQUEST_RELEASING, REQUEST_RELEASING, REQUEST_RELEASING, BAD,           REQUEST_ENDED, BAD,          BAD                },
+        [REQUEST_RELEASING]  = { BAD,                LATE,            LATE,              LATE,              LATE,              REQUEST_ENDED, REQUEST_ENDED, REQUEST_KEPT, BAD                },
+        [REQUEST_KEPT]       = { BAD,                LATE,            LATE,              LATE,              LATE,              BAD,           LATE,          LATE,         REQUEST_RECLAIMING },
+        [REQUEST_RECLAIMING] = { BAD,                LATE,            LATE,              LATE,              LATE,              REQUEST_ENDED, LATE,          LATE,         LATE               },
+        [REQUEST_REFUSED]    = { BAD,                LATE,            LATE,              LATE,              LATE,              LATE,          LATE,          LATE,         LATE               },
+        [REQUEST_ENDED]      = { BAD,                LATE,            LATE,              LATE,              LATE,              LATE,          LATE,          LATE,         LATE               },
   /* clang-format on */
 };
 
@@ -28,15 +30,18 @@ static const char *const state_name[REQUEST_STATE_N] = {
         [REQUEST_ACTIVATING] = "activating",
         [REQUEST_GRANTED] = "granted",
         [REQUEST_RELEASING] = "releasing",
+        [REQUEST_KEPT] = "kept",
+        [REQUEST_RECLAIMING] = "reclaiming",
         [REQUEST_REFUSED] = "refused",
         [REQUEST_ENDED] = "ended",
 };
 
 static const char *const event_name[REQUEST_EV_N] = {
-        [REQUEST_EV_ACCEPT] = "accept", [REQUEST_EV_ACTIVATED] = "activated",
-        [REQUEST_EV_FAILED] = "failed", [REQUEST_EV_RELEASE] = "release",
-        [REQUEST_EV_EXPIRE] = "expire", [REQUEST_EV_TAKEN_BACK] = "taken-back",
-        [REQUEST_EV_GONE] = "gone",
+        [REQUEST_EV_ACCEPT] = "accept",   [REQUEST_EV_ACTIVATED] = "activated",
+        [REQUEST_EV_FAILED] = "failed",   [REQUEST_EV_RELEASE] = "release",
+        [REQUEST_EV_EXPIRE] = "expire",   [REQUEST_EV_TAKEN_BACK] = "taken-back",
+        [REQUEST_EV_GONE] = "gone",       [REQUEST_EV_KEPT] = "keep",
+        [REQUEST_EV_RECLAIM] = "reclaim",
 };
 
 static const char *const kind_name[REQUEST_KIND_N] = {
@@ -81,7 +86,7 @@ bool request_is_final(const struct request *r)
 
 bool request_is_live(const struct request *r)
 {
-        return !request_is_final(r);
+        return !request_is_final(r) && r->state != REQUEST_KEPT && r->state != REQUEST_RECLAIMING;
 }
 
 const char *request_state_name(enum request_state s)

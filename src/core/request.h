@@ -7,10 +7,11 @@
  *   (decided) -> refused
  *             -> offered -> accepted: activating
  *             -> activating -> granted -> releasing -> ended
+ *                                                   -> kept -> reclaiming -> ended
  *
  * Its claims are in the ledger from 'offered' or 'activating' until it leaves 'releasing': what has not
- * come back yet is never counted as free. Pure; the hypervisor owns requests and is the only one to call
- * request_step(). */
+ * come back yet is never counted as free. What is kept (core/kept.c) is bound without a claim. Pure; the
+ * hypervisor owns requests and is the only one to call request_step(). */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -35,6 +36,8 @@ enum request_state {
         REQUEST_ACTIVATING,  /* granted in the ledger, being made usable */
         REQUEST_GRANTED,     /* usable */
         REQUEST_RELEASING,   /* being taken back */
+        REQUEST_KEPT,        /* a VM's that was stopped: its host side stays bound while nobody needs it */
+        REQUEST_RECLAIMING,  /* somebody does */
         REQUEST_REFUSED,     /* final: not-now or never, holds nothing */
         REQUEST_ENDED,       /* final: held something once, holds nothing now */
         REQUEST_STATE_N
@@ -48,6 +51,8 @@ enum request_event {
         REQUEST_EV_EXPIRE,     /* the offer lapsed, or the lease reached its end */
         REQUEST_EV_TAKEN_BACK, /* everything is back */
         REQUEST_EV_GONE,       /* the VM is gone, and all of its resources are back */
+        REQUEST_EV_KEPT,       /* it is back but for the host side, which stays */
+        REQUEST_EV_RECLAIM,    /* what was kept is needed */
         REQUEST_EV_N
 };
 
@@ -84,7 +89,7 @@ int request_step(struct request *r, enum request_event ev, struct err *err);
  * guests' own choice; else the id. */
 void request_trace(const struct request *r, char ret[REQUEST_TRACE]);
 bool request_is_final(const struct request *r);
-/* Holds claims. */
+/* Holds claims. Neither final nor live: what is kept. */
 bool request_is_live(const struct request *r);
 
 const char *request_state_name(enum request_state s);

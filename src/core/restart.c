@@ -38,6 +38,10 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                 entry_finished(h, e, now_ms);
                 return 0;
         }
+        if (!request_is_live(&e->r)) {
+                kept_restore(h, e);
+                return 0;
+        }
         static const enum claim_state held_as[REQUEST_STATE_N] = {
                 [REQUEST_OFFERED] = CLAIM_HELD,
                 [REQUEST_ACTIVATING] = CLAIM_ALLOCATED,
@@ -89,9 +93,11 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
 void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
 {
         struct entry *next;
+        kept_check(h, now_ms);
         for (struct entry *e = h->oldest; e; e = next) {
                 next = e->newer;
-                if (e->r.state == REQUEST_ACTIVATING || e->r.state == REQUEST_RELEASING)
+                if (e->r.state == REQUEST_ACTIVATING || e->r.state == REQUEST_RELEASING ||
+                    e->r.state == REQUEST_RECLAIMING)
                         walk_resume(h, e, now_ms);
         }
         hypervisor_tick(h, now_ms);
@@ -99,7 +105,7 @@ void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
 
 bool hypervisor_is_sound(const struct hypervisor *h)
 {
-        size_t live = 0, finished = 0, claims = 0, remembered = h->reservations.n;
+        size_t live = 0, finished = 0, kept = 0, listed = 0, claims = 0, remembered = h->reservations.n;
         if (!ledger_is_sound(h->ledger))
                 return false;
         for (const struct vm_entry *v = h->vms; v; v = v->next) {
@@ -107,7 +113,7 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                 int64_t bytes = 0;
                 size_t apps = 0;
                 for (const struct entry *e = h->oldest; e; e = e->newer) {
-                        if (e->vm != v)
+                        if (e->vm != v || !request_is_live(&e->r))
                                 continue;
                         apps += e->r.kind == REQUEST_APP && request_is_live(&e->r);
                         for (size_t i = 0; i < e->r.n_definitions; i++) {
@@ -127,9 +133,22 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                     slots != v->memory_slots || bytes != v->leased_bytes || apps != v->live)
                         return false;
         }
+        for (const struct entry *k = h->kept_first; k; k = k->kept_next) {
+                listed++;
+                if (request_is_live(&k->r) || request_is_final(&k->r) || k->r.n_definitions == 0 ||
+                    kept_of(h, k->r.vm) != k || (k->kept_next && k->r.start_ms > k->kept_next->r.start_ms))
+                        return false;
+        }
+        for (const struct entry *e = h->waiting_first; e; e = e->wait_next)
+                if (!e->wait_end_ms || e->is_walking || e->r.state != REQUEST_ACTIVATING || !h->kept_first)
+                        return false; /* for ever */
         for (const struct entry *e = h->oldest; e; e = e->newer) {
                 live += request_is_live(&e->r);
                 finished += request_is_final(&e->r);
+                if (!request_is_live(&e->r) && !request_is_final(&e->r)) {
+                        kept++;
+                        continue;
+                }
                 claims += e->r.n_definitions;
                 if (request_is_final(&e->r) && e->r.n_definitions)
                         return false;
@@ -143,5 +162,5 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                 }
         }
         return live == h->live && finished == remembered && h->reservations.n <= h->config.finished_max &&
-               claims == ledger_claims(h->ledger) && live + finished == h->entries;
+               claims == ledger_claims(h->ledger) && kept == listed && live + finished + kept == h->entries;
 }

@@ -163,12 +163,27 @@ bool entry_keep(struct hypervisor *h, struct entry *e)
         return true;
 }
 
-void entry_unchain(struct hypervisor *h, struct entry *e)
+static void unchain_key(struct hypervisor *h, struct entry *e)
 {
         struct entry **p = &h->by_key[hash_text(e->r.key) & (h->buckets - 1)];
         while (*p != e)
                 p = &(*p)->key_next;
         *p = e->key_next;
+}
+
+void entry_rename(struct hypervisor *h, struct entry *e, const char *key)
+{
+        unchain_key(h, e);
+        (void)snprintf(e->r.key, sizeof(e->r.key), "%s", key);
+        struct entry **k = &h->by_key[hash_text(e->r.key) & (h->buckets - 1)];
+        e->key_next = *k;
+        *k = e;
+}
+
+void entry_unchain(struct hypervisor *h, struct entry *e)
+{
+        struct entry **p;
+        unchain_key(h, e);
         p = &h->by_serial[hash_serial(e->r.serial) & (h->buckets - 1)];
         while (*p != e)
                 p = &(*p)->serial_next;
@@ -204,7 +219,9 @@ int64_t deadline_of(const struct request *r)
 int64_t next_deadline(const struct entry *e)
 {
         int64_t at_ms = deadline_of(&e->r);
-        return e->retry_at_ms && e->retry_at_ms < at_ms ? e->retry_at_ms : at_ms;
+        if (e->retry_at_ms && e->retry_at_ms < at_ms)
+                at_ms = e->retry_at_ms;
+        return e->wait_end_ms && e->wait_end_ms < at_ms ? e->wait_end_ms : at_ms;
 }
 
 static void deadline_put(struct hypervisor *h, struct deadline d)

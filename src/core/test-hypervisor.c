@@ -52,6 +52,8 @@ static const struct hypervisor_config config = {.cpu_overcommit = 2,
                                                 .finished_max = 64,
                                                 .retry_first_ms = 100,
                                                 .retry_max_ms = 1000,
+                                                .keeps = true,
+                                                .reclaim_ms = 20000,
                                                 .first_serial = 1};
 
 static const struct vm_shape shapes[] = {
@@ -93,6 +95,8 @@ struct world {
         GHashTable *disk;  /* serial -> struct request, definitions copied */
         GQueue work;       /* of struct work */
         GHashTable *sides; /* "v vcpu 2" -> phases that were carried out on it and not undone */
+        GHashTable *bound; /* the same -> what its host side takes: component << 48 | amount */
+        GString *log;      /* "trace event; " */
         int64_t now;
         unsigned answers, released, events, ended;
         uint64_t last_answer;
@@ -100,6 +104,8 @@ struct world {
         GHashTable *told; /* serial -> the outcome that was last told */
         bool smaller;     /* the host, from its next boot on */
         bool disk_fails;  /* the next turn cannot be recorded */
+        bool keeps_nothing;
+        bool no_capacity; /* that is why steps fail */
 };
 
 static void row_free(gpointer p)
@@ -146,17 +152,25 @@ static void tell(struct world *w, const struct request *r)
 static void sum_used(const struct request *r, void *arg)
 {
         int64_t *used = arg;
-        for (size_t i = 0; i < r->n_definitions && r->kind != REQUEST_RESERVATION; i++)
+        for (size_t i = 0; i < r->n_definitions && r->kind != REQUEST_RESERVATION && request_is_live(r); i++)
                 used[r->definitions[i].component] += r->definitions[i].amount;
 }
 
 static void check(const struct world *w)
 {
-        int64_t used[G_N_ELEMENTS(machine)] = {0};
+        int64_t used[G_N_ELEMENTS(machine)] = {0}, bound[G_N_ELEMENTS(machine)] = {0};
+        GHashTableIter i;
+        gpointer value;
         g_assert_true(hypervisor_is_sound(w->h));
         hypervisor_each(w->h, sum_used, used);
-        for (size_t c = 0; c < G_N_ELEMENTS(machine); c++)
+        g_hash_table_iter_init(&i, w->bound);
+        while (g_hash_table_iter_next(&i, NULL, &value))
+                bound[GPOINTER_TO_SIZE(value) >> 48] +=
+                        (int64_t)(GPOINTER_TO_SIZE(value) & ((UINT64_C(1) << 48) - 1));
+        for (size_t c = 0; c < G_N_ELEMENTS(machine); c++) {
                 g_assert_cmpint(used[c], <=, machine[c].owned);
+                g_assert_cmpint(bound[c], <=, machine[c].owned); /* kept or not */
+        }
 }
 
 static void reload(struct world *w);
@@ -216,6 +230,7 @@ static void turn(struct world *w)
                         g_hash_table_remove(w->disk, GSIZE_TO_POINTER(f.serial));
                 else if (f.kind == EFFECT_EVENT) {
                         w->events++;
+                        g_string_append_printf(w->log, "%s %s; ", f.trace, f.event);
                         /* two guests may choose the same id: their lines are told apart */
                         if (strchr(f.subject, '/'))
                                 g_assert_cmpstr(f.trace, ==, f.subject + strlen("vm:"));
@@ -256,6 +271,7 @@ static void boot(struct world *w)
 {
         struct err err = {0};
         struct hypervisor_config c = config;
+        c.keeps = !w->keeps_nothing;
         GList *serials = g_list_sort(g_hash_table_get_keys(w->disk), by_serial);
         GList *last = g_list_last(serials);
         c.first_serial = last ? GPOINTER_TO_SIZE(last->data) + 1 : 1;
@@ -292,6 +308,8 @@ static void world_init(struct world *w)
         w->waits = g_array_new(FALSE, FALSE, sizeof(struct wait));
         w->told = g_hash_table_new(NULL, NULL);
         w->sides = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+        w->bound = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+        w->log = g_string_new(NULL);
         boot(w);
 }
 
@@ -302,7 +320,33 @@ static void world_done(struct world *w)
         g_hash_table_destroy(w->told);
         g_array_free(w->waits, TRUE);
         g_hash_table_destroy(w->sides);
+        g_hash_table_destroy(w->bound);
+        g_string_free(w->log, TRUE);
         g_queue_clear_full(&w->work, g_free);
+}
+
+/* The VMM is gone, and the host side of the VM with it, what it was lent included; of a lazy way back, only
+ * that. */
+static void all_goes(struct world *w, const struct request *r)
+{
+        GHashTable *const tables[] = {w->sides, w->bound};
+        for (size_t t = 0; t < G_N_ELEMENTS(tables); t++) {
+                GHashTableIter i;
+                gpointer k, v;
+                g_hash_table_iter_init(&i, tables[t]);
+                while (g_hash_table_iter_next(&i, &k, &v)) {
+                        bool stays = strncmp(k, r->vm, strlen(r->vm)) != 0 || strstr(k, " ram ");
+                        for (size_t d = 0; d < r->n_definitions && r->activation.is_lazy && !stays; d++) {
+                                char *key = g_strdup_printf("%s %s %d", r->vm,
+                                                            virtual_kind_name(r->definitions[d].kind),
+                                                            r->definitions[d].slot);
+                                stays = strcmp(k, key) == 0;
+                                g_free(key);
+                        }
+                        if (!stays)
+                                g_hash_table_iter_remove(&i);
+                }
+        }
 }
 
 static void act(struct world *w, const struct request *r, const struct activation *step)
@@ -313,16 +357,17 @@ static void act(struct world *w, const struct request *r, const struct activatio
         char *key = g_strdup_printf("%s %s %d", r->vm, virtual_kind_name(d->kind), d->slot);
         guint bits = GPOINTER_TO_UINT(g_hash_table_lookup(w->sides, key)), bit = 1U << step->phase;
         bits = step->is_back ? bits & ~bit : bits | bit;
+        if (step->phase == PHASE_HOST && step->is_back)
+                g_hash_table_remove(w->bound, key);
+        else if (step->phase == PHASE_HOST)
+                g_hash_table_insert(w->bound, g_strdup(key),
+                                    GSIZE_TO_POINTER((gsize)d->component << 48 | (gsize)d->amount));
+        if (step->phase == PHASE_VIRTUAL && !step->is_back) /* nothing is used that was not made ready */
+                g_assert_true(bits & (1U << PHASE_HOST));
         g_hash_table_insert(w->sides, key, GUINT_TO_POINTER(bits));
-        if (!step->is_back || step->phase != PHASE_HOST || d->kind != VIRTUAL_RAM)
-                return;
-        /* The VMM is gone, and the host side of the VM with it, what it was lent included. */
-        GHashTableIter i;
-        gpointer k, v;
-        g_hash_table_iter_init(&i, w->sides);
-        while (g_hash_table_iter_next(&i, &k, &v))
-                if (strncmp(k, r->vm, strlen(r->vm)) == 0 && !strstr(k, " ram "))
-                        g_hash_table_iter_replace(&i, NULL);
+        if (step->is_back && d->kind == VIRTUAL_RAM &&
+            (step->phase == PHASE_HOST || (step->phase == PHASE_VIRTUAL && step->is_lazy)))
+                all_goes(w, r);
 }
 
 static bool nothing_held(const struct world *w)
@@ -345,7 +390,10 @@ static void work_one(struct world *w, bool fails)
         const struct request *r = hypervisor_request(w->h, work->serial);
         if (r && work->token && (!fails || w->now % 2))
                 act(w, r, &work->step);
-        (void)err_set(&err, REASON_TIMEOUT, 110, "the guest did not answer");
+        if (w->no_capacity)
+                (void)err_set(&err, REASON_NO_CAPACITY, 28, "there is less than it seemed");
+        else
+                (void)err_set(&err, REASON_TIMEOUT, 110, "the guest did not answer");
         hypervisor_step_done(w->h, work->serial, work->token, fails ? &err : NULL, NULL, w->now);
         g_free(work);
         turn(w);
@@ -756,12 +804,327 @@ static void test_host_became_smaller(void)
         world_done(&w);
 }
 
+/* ---- what is kept ---- */
+
+static uint64_t stop_vm(struct world *w, const char *vm)
+{
+        struct err err = {0};
+        uint64_t serial;
+        g_assert_cmpint(hypervisor_vm_stopped(w->h, vm, "shut down", w->now, &serial, &err), ==, 0);
+        turn(w);
+        work_all(w);
+        g_assert_cmpint(get(w, serial)->state, ==, REQUEST_KEPT);
+        g_assert_true(hypervisor_kept(w->h, vm) == get(w, serial));
+        g_assert_null(base_of(w->h, vm));
+        return serial;
+}
+
+/* How often it is on the log. */
+static int logged(const struct world *w, const char *what)
+{
+        int n = 0;
+        for (const char *at = w->log->str; (at = strstr(at, what)); at++)
+                n++;
+        return n;
+}
+
+/* Stopped, it holds nothing in the ledger and is bound still; the next run takes all of it over. */
+static void test_kept_taken_over(void)
+{
+        struct world w;
+        world_init(&w);
+        start_vm(&w);
+        (void)ask(&w, "a", "cpu:1 memory:256M", false, NULL);
+        work_all(&w);
+        unsigned ended = w.ended;
+        uint64_t old = stop_vm(&w, "v");
+        g_assert_cmpuint(w.ended, ==, ended + 2); /* what it was lent, and itself */
+        g_assert_cmpint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
+        g_assert_cmpuint(g_hash_table_size(w.bound), ==, 2); /* the base, and nothing that was lent */
+        w.now += 1000;
+        for (int again = 0; again < 2; again++) {
+                g_assert_cmpint(get(&w, old)->state, ==, REQUEST_KEPT);
+                reload(&w); /* nor does a restart change it */
+        }
+        g_string_truncate(w.log, 0);
+        start_vm(&w);
+        g_assert_null(hypervisor_request(w.h, old));
+        g_assert_cmpint(logged(&w, "v taken-over;"), ==, 1);
+        g_assert_cmpint(logged(&w, "host-activated"), ==, 0);
+        const struct request *r = hypervisor_find(w.h, "vm:v");
+        g_assert_nonnull(strstr(r->sentence, ", as kept"));
+        for (size_t i = 0; i < r->n_definitions; i++)
+                g_assert_true(r->definitions[i].kept && r->definitions[i].host_active);
+        (void)stop_vm(&w, "v");
+        start_vm(&w);
+        g_assert_cmpint(logged(&w, "v taken-over;"), ==, 2);
+        g_assert_cmpuint(strlen(strstr(hypervisor_find(w.h, "vm:v")->sentence, ", as kept")), ==,
+                         strlen(", as kept"));
+        world_done(&w);
+}
+
+/* It counts as free, and nobody who has room beside it touches it. */
+static void test_kept_is_free(void)
+{
+        struct world w;
+        struct err err = {0};
+        world_init(&w);
+        start_vm(&w);
+        uint64_t kept = stop_vm(&w, "v");
+        g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_KEPT);
+        uint64_t all = ask_for(&w, NULL, "all", "memory:3840M", false, 0, LEDGER_OPEN, NULL);
+        g_assert_cmpint(get(&w, all)->outcome, ==, OUTCOME_GRANTED);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "v", w.now, &err), ==, 0);
+        turn(&w);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:v")->outcome, ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_KEPT); /* it may be wanted yet */
+        world_done(&w);
+}
+
+/* Fills node by node, so that what is kept is in the way. */
+static void test_kept_makes_way(void)
+{
+        for (int fault = 0; fault < 5; fault++) {
+                struct world w;
+                struct err err = {0};
+                world_init(&w);
+                start_vm(&w);
+                uint64_t kept = stop_vm(&w, "v");
+                uint32_t node = 0;
+                for (size_t i = 0; i < get(&w, kept)->n_definitions; i++)
+                        if (machine[get(&w, kept)->definitions[i].component].kind == COMPONENT_MEMORY)
+                                node = get(&w, kept)->definitions[i].component;
+                /* an operator takes the other node, and all of this one but what u needs */
+                (void)ask_for(&w, NULL, "one", "memory:2G", false, 0, LEDGER_OPEN, NULL);
+                bool was_other = ledger_claimed(hypervisor_ledger(w.h), node) == 0;
+                (void)ask_for(&w, NULL, "two", "memory:2G", false, 0, LEDGER_OPEN, NULL);
+                uint64_t ended;
+                g_assert_cmpint(hypervisor_release(w.h, was_other ? "reservation:two" : "reservation:one",
+                                                   "released", w.now, &ended, &err),
+                                ==, 0);
+                turn(&w);
+                g_assert_cmpint(ledger_claimed(hypervisor_ledger(w.h), node), ==, 0);
+                (void)ask_for(&w, NULL, "most", "memory:1664M", false, 0, LEDGER_OPEN, NULL);
+                g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_KEPT); /* reservations bind nothing */
+                g_string_truncate(w.log, 0);
+                g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+                turn(&w);
+                g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_RECLAIMING);
+                g_assert_cmpint(logged(&w, "u waits;"), ==, 1);
+                if (fault == 1) { /* it fails, and is tried again */
+                        while (!strstr(w.log->str, "v still-held;"))
+                                work_one(&w, true);
+                        g_assert_cmpint(logged(&w, "u prepared;"), ==, 0);
+                        g_assert_cmpint(hypervisor_deadline(w.h), ==, w.now + config.retry_first_ms);
+                        w.now += config.retry_first_ms;
+                        hypervisor_tick(w.h, w.now);
+                        turn(&w);
+                }
+                /* meted dies at each of its steps, which are then all repeated */
+                for (int good = 0; fault == 2 && get(&w, kept)->state == REQUEST_RECLAIMING; good++) {
+                        g_queue_clear_full(&w.work, g_free);
+                        reload(&w);
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:u")->state, ==, REQUEST_ACTIVATING);
+                        for (int i = 0; i < good; i++)
+                                work_one(&w, false);
+                }
+                if (fault == 3) { /* not in time */
+                        g_queue_clear_full(&w.work, g_free);
+                        w.now += config.reclaim_ms;
+                        hypervisor_tick(w.h, w.now);
+                        turn(&w);
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:u")->outcome, ==, OUTCOME_NOT_NOW);
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:u")->reason, ==, REASON_TIMEOUT);
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:u")->state, ==, REQUEST_ENDED);
+                        world_done(&w);
+                        continue;
+                }
+                if (fault == 4) { /* whoever waits gives up */
+                        uint64_t serial;
+                        g_assert_cmpint(hypervisor_release(w.h, "vm:u", "killed", w.now, &serial, &err), ==,
+                                        0);
+                        turn(&w);
+                        work_all(&w);
+                        g_assert_cmpint(get(&w, serial)->state, ==, REQUEST_ENDED);
+                        g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_ENDED);
+                        g_assert_true(nothing_held(&w));
+                        world_done(&w);
+                        continue;
+                }
+                work_all(&w);
+                g_assert_cmpint(hypervisor_find(w.h, "vm:u")->state, ==, REQUEST_GRANTED);
+                g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_ENDED);
+                const char *back = strstr(w.log->str, "v reclaimed;"),
+                           *first = strstr(w.log->str, "u prepared;");
+                g_assert_true(back && first && back < first);
+                world_done(&w);
+        }
+}
+
+/* The first to be kept is the first to go, and only as many as are in the way. */
+static void test_kept_oldest_first(void)
+{
+        struct world w;
+        struct err err = {0};
+        world_init(&w);
+        start_vm(&w);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        uint64_t u = stop_vm(&w, "u");
+        w.now += 10;
+        uint64_t v = stop_vm(&w, "v");
+        g_assert_true(w.h->kept_first->r.serial == u && w.h->kept_first->kept_next->r.serial == v);
+        reload(&w);
+        g_assert_true(w.h->kept_first->r.serial == u && w.h->kept_first->kept_next->r.serial == v);
+        uint64_t serial;
+        g_assert_cmpint(hypervisor_vm_forget(w.h, "u", &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_BUSY);
+        g_assert_cmpint(hypervisor_vm_reclaim(w.h, "u", "deleted", w.now, &serial), ==, 1);
+        g_assert_cmpuint(serial, ==, u);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(get(&w, u)->state, ==, REQUEST_ENDED);
+        g_assert_cmpint(hypervisor_vm_reclaim(w.h, "u", "deleted", w.now, &serial), ==, 0);
+        g_assert_cmpint(hypervisor_vm_forget(w.h, "u", &err), ==, 0);
+        turn(&w);
+        g_assert_null(hypervisor_request(w.h, u));
+        /* the machine was booted: nothing of what the books say is there */
+        hypervisor_kept_lost(w.h, "booted", w.now);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(get(&w, v)->state, ==, REQUEST_ENDED);
+        g_assert_true(nothing_held(&w));
+        world_done(&w);
+}
+
+/* There is less room than the books say: what is kept goes, and the step is tried again. */
+static void test_kept_less_than_it_seemed(void)
+{
+        for (int crashes = 0; crashes < 2; crashes++) {
+                struct world w;
+                struct err err = {0};
+                world_init(&w);
+                start_vm(&w);
+                uint64_t kept = stop_vm(&w, "v");
+                g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+                turn(&w);
+                work_one(&w, false); /* prepare */
+                w.no_capacity = true;
+                w.now += w.now % 2; /* the step fails without having acted */
+                work_one(&w, true);
+                g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_RECLAIMING);
+                g_assert_cmpint(hypervisor_find(w.h, "vm:u")->state, ==, REQUEST_ACTIVATING);
+                g_assert_cmpint(logged(&w, "u step-failed;"), ==, 0);
+                if (crashes) {
+                        g_queue_clear_full(&w.work, g_free);
+                        reload(&w);
+                }
+                work_all(&w);
+                g_assert_cmpint(hypervisor_find(w.h, "vm:u")->state, ==, REQUEST_GRANTED);
+                /* nothing is kept any more: then it is a failure like any other */
+                (void)ask_for(&w, "u", "a", "memory:128M", false, 0, LEDGER_OPEN, NULL);
+                w.now += w.now % 2;
+                work_one(&w, true);
+                g_assert_cmpint(hypervisor_find(w.h, "vm:u/a")->outcome, ==, OUTCOME_NOT_NOW);
+                work_all(&w);
+                world_done(&w);
+        }
+}
+
+/* What is not kept: what was killed, also when it had begun to be; anything, where nothing is to be. */
+static void test_not_kept(void)
+{
+        struct world w;
+        struct err err = {0};
+        uint64_t serial;
+        world_init(&w);
+        start_vm(&w);
+        g_assert_cmpint(hypervisor_vm_stopped(w.h, "v", "shut down", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_one(&w, false);
+        g_assert_cmpint(hypervisor_release(w.h, "vm:v", "killed", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(get(&w, serial)->state, ==, REQUEST_ENDED);
+        g_assert_null(hypervisor_kept(w.h, "v"));
+        g_assert_true(nothing_held(&w));
+        /* a start from what is kept that fails leaves nothing */
+        start_vm(&w);
+        uint64_t kept = stop_vm(&w, "v");
+        g_assert_cmpint(hypervisor_vm_start(w.h, "v", w.now, &err), ==, 0);
+        turn(&w);
+        work_one(&w, true);
+        work_all(&w);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:v")->state, ==, REQUEST_ENDED);
+        g_assert_true(nothing_held(&w));
+        g_assert_null(hypervisor_request(w.h, kept));
+        /* by configuration: from now on, and what there is */
+        start_vm(&w);
+        kept = stop_vm(&w, "v");
+        w.keeps_nothing = true;
+        reload(&w);
+        g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_RECLAIMING);
+        work_all(&w);
+        g_assert_true(nothing_held(&w));
+        start_vm(&w);
+        g_assert_cmpint(hypervisor_vm_stopped(w.h, "v", "shut down", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(get(&w, serial)->state, ==, REQUEST_ENDED);
+        g_assert_true(nothing_held(&w));
+        world_done(&w);
+}
+
+/* Somebody else has its CPU by now: what it kept goes, and it is placed anew. */
+static void test_kept_placed_anew(void)
+{
+        struct world w;
+        struct err err = {0};
+        world_init(&w);
+        start_vm(&w);
+        uint64_t kept = stop_vm(&w, "v");
+        uint32_t cpu = get(&w, kept)->definitions[1].component; /* memory comes first */
+        g_assert_cmpint(machine[cpu].kind, ==, COMPONENT_CPU);
+        /* all but one of the others are free again */
+        for (int i = 0; i < 4; i++) {
+                char id[16];
+                (void)snprintf(id, sizeof(id), "x%d", i);
+                (void)ask_for(&w, NULL, id, "cpu:1,exclusive", false, 0, LEDGER_OPEN, NULL);
+        }
+        for (int i = 0; i < 4; i++) {
+                char key[32];
+                uint64_t serial;
+                (void)snprintf(key, sizeof(key), "reservation:x%d", i);
+                if (hypervisor_find(w.h, key)->definitions[0].component == cpu)
+                        continue;
+                g_assert_cmpint(hypervisor_release(w.h, key, "released", w.now, &serial, &err), ==, 0);
+                turn(&w);
+        }
+        g_string_truncate(w.log, 0);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "v", w.now, &err), ==, 0);
+        turn(&w);
+        g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_RECLAIMING);
+        work_all(&w);
+        const char *back = strstr(w.log->str, "v reclaimed;"), *first = strstr(w.log->str, "v prepared;");
+        g_assert_true(back && first && back < first);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:v")->state, ==, REQUEST_GRANTED);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:v")->definitions[1].component, !=, cpu);
+        g_assert_false(hypervisor_find(w.h, "vm:v")->definitions[0].kept);
+        world_done(&w);
+}
+
 /* ---- random events and crashes ---- */
 
 static void sum_live(const struct request *r, void *arg)
 {
         GString *s = arg;
-        g_string_append_printf(s, "%s %s %d", r->key, request_state_name(r->state), r->outcome);
+        /* a window that has begun meanwhile may have something reclaimed that was only kept */
+        enum request_state state = r->state == REQUEST_RECLAIMING ? REQUEST_KEPT : r->state;
+        g_string_append_printf(s, "%s %s %d", r->key, request_state_name(state), r->outcome);
         for (size_t i = 0; i < r->n_definitions; i++)
                 g_string_append_printf(s, " %u=%lld@%d", r->definitions[i].component,
                                        (long long)r->definitions[i].amount, r->definitions[i].slot);
@@ -831,6 +1194,10 @@ static void random_event(struct world *w, GRand *rand)
                 (void)snprintf(key, sizeof(key), "vm:%s", vm);
                 if (g_rand_int_range(rand, 0, 20) == 0)
                         (void)hypervisor_release(w->h, key, "killed", w->now, &serial, &err);
+                else if (g_rand_int_range(rand, 0, 5) == 0)
+                        (void)hypervisor_vm_stopped(w->h, vm, "shut down", w->now, &serial, &err);
+                else if (g_rand_int_range(rand, 0, 20) == 0)
+                        (void)hypervisor_vm_reclaim(w->h, vm, "an operator wants it", w->now, &serial);
                 else
                         hypervisor_vm_hurry(w->h, vm, w->now + 1);
                 break;
@@ -858,6 +1225,7 @@ static void random_event(struct world *w, GRand *rand)
                 break;
         case 8:
         case 9:
+                w->no_capacity = g_rand_boolean(rand);
                 work_one(w, g_rand_int_range(rand, 0, 5) == 0);
                 break;
         default:
@@ -903,10 +1271,18 @@ static void test_random(void)
                 work_all(&w);
                 release_all(&w);
                 work_all(&w);
+                for (size_t i = 0; i < G_N_ELEMENTS(shapes); i++) {
+                        uint64_t serial;
+                        (void)hypervisor_vm_reclaim(w.h, shapes[i].name, "it ends", w.now, &serial);
+                }
+                turn(&w);
+                work_all(&w);
                 w.now += config.retry_max_ms; /* what failed to come back, once more */
                 hypervisor_tick(w.h, w.now);
                 turn(&w);
                 work_all(&w);
+                g_assert_null(w.h->kept_first);
+                g_assert_null(w.h->waiting_first);
                 g_assert_cmpuint(w.waits->len, ==, 0);
                 g_assert_true(nothing_held(&w));
                 g_assert_cmpuint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
@@ -952,6 +1328,13 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/lease-overstays", test_lease_overstays);
         g_test_add_func("/hypervisor/offer-within-its-window", test_offer_within_its_window);
         g_test_add_func("/hypervisor/host-became-smaller", test_host_became_smaller);
+        g_test_add_func("/hypervisor/kept-taken-over", test_kept_taken_over);
+        g_test_add_func("/hypervisor/kept-is-free", test_kept_is_free);
+        g_test_add_func("/hypervisor/kept-makes-way", test_kept_makes_way);
+        g_test_add_func("/hypervisor/kept-oldest-first", test_kept_oldest_first);
+        g_test_add_func("/hypervisor/kept-less-than-it-seemed", test_kept_less_than_it_seemed);
+        g_test_add_func("/hypervisor/kept-placed-anew", test_kept_placed_anew);
+        g_test_add_func("/hypervisor/not-kept", test_not_kept);
         g_test_add_func("/hypervisor/random", test_random);
         return g_test_run();
 }

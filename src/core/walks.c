@@ -65,8 +65,36 @@ static void queue_push(struct entry *e)
         e->is_walking = true;
 }
 
-void walk_forget(struct entry *e)
+static void wait_begin(struct hypervisor *h, struct entry *e, uint64_t for_serial, int64_t now_ms)
 {
+        struct entry **p = &h->waiting_first;
+        while (*p)
+                p = &(*p)->wait_next;
+        *p = e;
+        e->wait_next = NULL;
+        e->waits_for = for_serial;
+        e->wait_end_ms = now_ms + h->config.reclaim_ms;
+        deadline_push(h, e->wait_end_ms, e->r.serial);
+        char trace[REQUEST_TRACE];
+        request_trace(&e->r, trace);
+        hypervisor_note(h, now_ms, trace, e->r.key, "waits", "for what is kept of others to be reclaimed");
+}
+
+static void wait_forget(struct hypervisor *h, struct entry *e)
+{
+        if (!e->wait_end_ms)
+                return;
+        struct entry **p = &h->waiting_first;
+        while (*p != e)
+                p = &(*p)->wait_next;
+        *p = e->wait_next;
+        e->wait_end_ms = 0;
+        e->waits_for = 0;
+}
+
+void walk_forget(struct hypervisor *h, struct entry *e)
+{
+        wait_forget(h, e);
         e->retry_at_ms = 0;
         if (!e->is_walking)
                 return;
@@ -135,7 +163,7 @@ static void go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms)
                         send_step(h, e, now_ms);
                         continue;
                 }
-                walk_forget(e);
+                walk_forget(h, e);
                 if (next == ACTIVATION_USABLE)
                         became_usable(h, e, now_ms);
                 else if (next == ACTIVATION_BACK)
@@ -145,11 +173,16 @@ static void go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms)
         }
 }
 
-/* The VM itself goes: what it was lent goes with it, without a way back of its own. */
-static void take_all_out(struct vm_entry *vm)
+/* The VM itself goes: what it was lent goes with it, without a way back of its own. What was kept of the run
+ * before has one. */
+static void take_all_out(struct hypervisor *h, struct vm_entry *vm)
 {
-        while (vm->walk_first)
-                walk_forget(vm->walk_first);
+        struct entry *next;
+        for (struct entry *e = vm->walk_first; e; e = next) {
+                next = e->walk_next;
+                if (e->r.state != REQUEST_RECLAIMING)
+                        walk_forget(h, e);
+        }
 }
 
 static bool vm_goes(const struct hypervisor *h, const struct vm_entry *vm)
@@ -161,9 +194,9 @@ static bool vm_goes(const struct hypervisor *h, const struct vm_entry *vm)
 static void walk(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         struct vm_entry *vm = e->vm;
-        if (e->r.kind == REQUEST_VM && e->r.activation.is_back) {
-                take_all_out(vm);
-                if (vm->is_step_out)
+        if (e->r.state == REQUEST_RELEASING && e->r.kind == REQUEST_VM) {
+                take_all_out(h, vm);
+                if (vm->is_step_out && !vm->walk_first)
                         effect_push(h, EFFECT_HURRY, &e->r, now_ms);
         } else if (e->r.kind == REQUEST_APP && vm_goes(h, vm)) {
                 return; /* it ends with its VM */
@@ -172,26 +205,51 @@ static void walk(struct hypervisor *h, struct entry *e, int64_t now_ms)
         go_on(h, vm, now_ms);
 }
 
+/* Up: only when what is kept leaves room for it (3.22). */
+static void begin(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        if (!e->r.activation.is_back && !kept_makes_room(h, e, now_ms))
+                wait_begin(h, e, 0, now_ms);
+        else
+                walk(h, e, now_ms);
+}
+
 void walk_start(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
+        wait_forget(h, e);
         e->retry_at_ms = 0;
-        walk(h, e, now_ms);
+        begin(h, e, now_ms);
+}
+
+void walks_go_on(struct hypervisor *h, int64_t now_ms)
+{
+        struct entry *e = h->waiting_first;
+        while (e) {
+                const struct entry *k = e->waits_for ? find_serial(h, e->waits_for) : NULL;
+                if ((k && k->r.state == REQUEST_RECLAIMING) || !kept_makes_room(h, e, now_ms)) {
+                        e = e->wait_next;
+                        continue;
+                }
+                wait_forget(h, e);
+                walk(h, e, now_ms);
+                e = h->waiting_first; /* whatever that has done to the list */
+        }
 }
 
 void walk_resume(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
-        if (e->is_walking || e->retry_at_ms)
+        if (e->is_walking || e->retry_at_ms || e->wait_end_ms)
                 return; /* something has set it going since the restart */
         e->is_resumed = true;
         if (e->r.activation.is_back)
                 activation_repeat(&e->r.activation, e->r.definitions, e->r.n_definitions);
-        walk(h, e, now_ms);
+        begin(h, e, now_ms);
 }
 
 void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         e->retry_at_ms = 0;
-        if (e->r.state != REQUEST_RELEASING)
+        if (e->r.state != REQUEST_RELEASING && e->r.state != REQUEST_RECLAIMING)
                 return;
         activation_repeat(&e->r.activation, e->r.definitions, e->r.n_definitions);
         walk(h, e, now_ms);
@@ -220,7 +278,15 @@ void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token,
         vm->is_step_out = false;
         struct request *r = &e->r;
         struct activation *a = &r->activation;
-        if (e == vm->walk_first && a->is_back == vm->is_step_back) {
+        bool is_awaited = e == vm->walk_first && a->is_back == vm->is_step_back;
+        uint64_t reclaimed = is_awaited && err && !a->is_back && err->reason == REASON_NO_CAPACITY
+                                     ? kept_make_more_room(h, now_ms)
+                                     : 0;
+        if (reclaimed) { /* and then the same step again */
+                walk_forget(h, e);
+                e->is_resumed = true;
+                wait_begin(h, e, reclaimed, now_ms);
+        } else if (is_awaited) {
                 note_step(h, e, err ? "step-failed" : done_event(a->phase, a->is_back),
                           err ? err->sentence : detail, now_ms);
                 activation_report(a, r->definitions, r->n_definitions, !err);

@@ -248,14 +248,14 @@ static void bind_text(sqlite3_stmt *q, int i, const char *text)
 enum { DEFINITIONS_TEXT = 160 * 88 };
 
 /* "cpu:0=900@1/vcpu/ha": component, amount, slot, what it backs, and what is true of it: p it is prepared
- * first, h host side active, a active, c in the I/O configuration, g on the way back, x held there, e
- * exclusive. */
+ * first, h host side active, k taken over from the run before, a active, c in the I/O configuration, g on the
+ * way back, x held there, e exclusive. */
 static void add_definition(const struct store *s, struct text *t, const struct definition *d)
 {
-        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s", t->at ? " " : "", s->components[d->component].id,
+        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s", t->at ? " " : "", s->components[d->component].id,
             d->amount, d->slot, virtual_kind_name(d->kind), d->prepares ? "p" : "", d->host_active ? "h" : "",
-            d->active ? "a" : "", d->configured ? "c" : "", d->way == WAY_GOING ? "g" : "",
-            d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "");
+            d->kept ? "k" : "", d->active ? "a" : "", d->configured ? "c" : "",
+            d->way == WAY_GOING ? "g" : "", d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "");
 }
 
 int store_put_request(struct store *s, const struct request *r, struct err *err)
@@ -445,6 +445,9 @@ static bool parse_definition(const char *text, struct definition *ret)
                         break;
                 case 'h':
                         ret->host_active = true;
+                        break;
+                case 'k':
+                        ret->kept = true;
                         break;
                 case 'a':
                         ret->active = true;

@@ -78,6 +78,7 @@ static void sample(struct request *r, uint64_t serial)
                                                 .amount = 900,
                                                 .exclusive = true,
                                                 .host_active = true,
+                                                .kept = true,
                                                 .active = true,
                                                 .configured = true};
         r->definitions[1] = (struct definition){
@@ -137,8 +138,9 @@ static void test_round_trip(void)
         g_assert_true(l->definitions[0].slot == 3 && l->definitions[0].amount == 900 &&
                       l->definitions[1].component == 1);
         g_assert_true(l->definitions[0].kind == VIRTUAL_VCPU && l->definitions[0].host_active &&
-                      l->definitions[0].active && l->definitions[0].configured &&
-                      !l->definitions[0].prepares && l->definitions[0].way == WAY_NONE);
+                      l->definitions[0].kept && !l->definitions[1].kept && l->definitions[0].active &&
+                      l->definitions[0].configured && !l->definitions[0].prepares &&
+                      l->definitions[0].way == WAY_NONE);
         g_assert_true(l->definitions[0].exclusive && !l->definitions[1].exclusive);
         g_assert_true(l->definitions[1].kind == VIRTUAL_DIMM && l->definitions[1].prepares &&
                       !l->definitions[1].host_active && l->definitions[1].way == WAY_HELD);
