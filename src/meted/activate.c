@@ -374,7 +374,7 @@ void activate_adopt(struct machine *v)
 {
         const struct request *base = machine_base(v);
         if (!v->pid) {
-                machine_died(v, "its VMM ended while meted was away");
+                machine_died(v, "its VMM ended while nobody was attached to it");
                 return;
         }
         if (v->step) { /* after that; it may need nobody who is attached */
@@ -384,6 +384,7 @@ void activate_adopt(struct machine *v)
         }
         if (v->vm)
                 return;
+        loop_timer_cancel(&v->adopt_retry);
         struct step *s = step_new(v, base);
         s->is_adoption = true;
         s->at.phase = PHASE_VIRTUAL; /* of the base memory, which comes first */

@@ -20,7 +20,7 @@ void activate_step(struct meted *m, const struct effect *f);
 void activate_hurry(struct meted *m, const struct request *r);
 /* No more steps of its way up, or of its way back, come: their thread in the keeper may end. */
 void activate_end(struct meted *m, const struct request *r, bool is_back);
-/* After a restart of meted: find the VMM that runs, or that it died meanwhile. */
+/* After a restart of meted or of the keeper: attach to the VMM that runs, or find that it died meanwhile. */
 void activate_adopt(struct machine *v);
 /* The hypervisor was made anew: what is under way reports to nobody. */
 void activate_void(struct machine *v);

@@ -100,6 +100,17 @@ static void clear_dirs(struct meted *m, const struct api_keeper_vmm_list *list)
 
 static void on_vmms(void *arg, const json_t *result, const struct err *err);
 
+/* Who is attached to a VMM hears of its end from its monitor, and who carries out a step for it from that. Of
+ * any other only the keeper knows whether it is there. */
+static void forget_vmms(struct meted *m)
+{
+        for (guint i = 0; i < m->machines->len; i++) {
+                struct machine *v = g_ptr_array_index(m->machines, i);
+                if (!v->vm && !v->step)
+                        v->pid = 0;
+        }
+}
+
 static void list_vmms(void *arg)
 {
         struct meted *m = arg;
@@ -118,11 +129,14 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
         if (!err && api_keeper_vmm_list_parse(result, list, &bad))
                 err = &bad;
         if (err) {
+                g_free(list);
+                if (m->adopted && !keeper_info(m->keeper))
+                        return; /* it is asked when it is back */
                 log_error("cannot learn which VMMs are there: %s; asking again", err->sentence);
                 loop_timer_in(&m->list, LIST_RETRY_MS);
-                g_free(list);
                 return;
         }
+        forget_vmms(m);
         for (size_t i = 0; i < list->n_vmms; i++) {
                 struct machine *v = machine_find(m, list->vmms[i].vm);
                 const struct request *base = v ? machine_base(v) : NULL;
@@ -133,16 +147,19 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                 v->pid = (pid_t)list->vmms[i].pid;
                 (void)snprintf(v->ram_dir, sizeof(v->ram_dir), "%s", list->vmms[i].ram_dir);
         }
-        clear_dirs(m, list);
-        g_free(list);
+        bool is_first = !m->adopted;
         m->adopted = true;
+        if (is_first)
+                clear_dirs(m, list);
+        g_free(list);
         for (guint i = 0; i < m->machines->len; i++) {
                 struct machine *v = g_ptr_array_index(m->machines, i);
                 const struct request *base = machine_base(v);
-                if (base && base->state == REQUEST_GRANTED)
+                if (base && base->state == REQUEST_GRANTED && !v->step && !v->is_dead)
                         activate_adopt(v);
         }
-        hypervisor_recover(m->hv, loop_now_ms());
+        if (is_first)
+                hypervisor_recover(m->hv, loop_now_ms());
         meted_changed(m);
 }
 
@@ -153,6 +170,8 @@ static void on_keeper(void *arg, bool connected)
                         "%s",
                         connected ? "mete-keeper is there" : "mete-keeper is away; what needs it waits");
         meted_changed(m);
+        if (connected && m->adopted)
+                list_vmms(m); /* VMMs may have ended meanwhile, and some be left that nobody could end */
 }
 
 /* ---- consoles ---- */

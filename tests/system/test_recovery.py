@@ -10,7 +10,8 @@ import subprocess
 import threading
 import time
 
-from host import ROOT, Host, wait_for
+from host import ROOT, UID_COUNT, Host, wait_for
+from rpc import Client
 
 
 @contextlib.contextmanager
@@ -302,4 +303,42 @@ def test_slow_vmm_is_not_killed(image):
         finally:
             os.kill(pid, signal.SIGCONT)
         wait_for("it is adopted", lambda: any(e["event"] == "adopted" for e in host.events("w")), 40, 0.5)
+        assert state_of(host) == "running" and host.mete_json("vm", "show", "w")["pid"] == pid
+
+
+def test_vmm_dies_while_keeper_and_meted_are_away(image):
+    """Nobody is attached to it when it ends: it is found dead when the keeper says which VMMs are there."""
+    with small_host() as host:
+        full = host.free()
+        host.mete("vm", "start", "w")
+        pid = host.mete_json("vm", "show", "w")["pid"]
+        host.kill_meted()
+        os.kill(pid, signal.SIGSTOP)
+        host.start_meted()  # it is about to attach, and hears nothing
+        host.kill_keeper()
+        os.kill(pid, signal.SIGKILL)
+        host.start_keeper()
+        wait_for("the death is noticed", lambda: state_of(host) == "stopped", 40, 0.1)
+        host.wait_free(full)
+        assert [e["event"] for e in host.events("w")].count("died") == 1
+        host.mete("vm", "start", "w")
+
+
+def test_stray_is_ended_when_the_keeper_is_back(image):
+    """A VMM that no record accounts for must not keep what the ledger takes for free; the others run on."""
+    with small_host() as host:
+        host.mete("vm", "start", "w")
+        pid = host.mete_json("vm", "show", "w")["pid"]
+        with Client(host.keeper_socket) as keeper:
+            stray = keeper.call("vmm-start", {"vm": "stray", "slot": UID_COUNT - 1, "fds": 0, "memory_bytes": 0, "argv": [
+                host.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "none"]})["pid"]
+            assert stray in [v["pid"] for v in keeper.call("vmm-list")["vmms"]]
+        host.kill_keeper()
+        assert os.path.exists(f"/proc/{stray}")
+        host.start_keeper()
+
+        def listed():
+            with Client(host.keeper_socket) as keeper:
+                return {v["vm"]: v["pid"] for v in keeper.call("vmm-list")["vmms"]}
+        wait_for("the stray is ended", lambda: listed() == {"w": pid}, 20, 0.1)
         assert state_of(host) == "running" and host.mete_json("vm", "show", "w")["pid"] == pid
