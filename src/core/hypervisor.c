@@ -357,7 +357,7 @@ int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, 
 int hypervisor_refuse(struct hypervisor *h, const struct ask *ask, enum reason reason, const char *sentence,
                       int64_t now_ms, uint64_t *ret_serial, struct err *err)
 {
-        struct entry *e;
+        struct entry *e = NULL;
         struct ask bare = *ask;
         bare.n_needs = 0;
         bare.end_ms = LEDGER_OPEN;
