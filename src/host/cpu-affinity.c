@@ -164,6 +164,25 @@ static int vm_remove(const struct cpu_host *h, const char *vm, enum cpu_removal 
         return first;
 }
 
+static int prune(const struct cpu_host *h, const char *vm, const char (*keep)[CPU_ITEM_SIZE], size_t n_keep,
+                 struct err *err)
+{
+        DIR *d = *h->keep_dir ? opendir(h->keep_dir) : NULL;
+        int r = 0;
+        for (struct dirent *e; d && r == 0 && (e = readdir(d));) {
+                const char *at = strchr(e->d_name, '@');
+                bool stays = !at || strcmp(at + 1, vm) != 0;
+                for (size_t i = 0; at && i < n_keep && !stays; i++)
+                        stays = strlen(keep[i]) == (size_t)(at - e->d_name) &&
+                                strncmp(keep[i], e->d_name, strlen(keep[i])) == 0;
+                if (!stays)
+                        r = cgroupfs_forget(h->keep_dir, e->d_name, err);
+        }
+        if (d)
+                (void)closedir(d);
+        return r;
+}
+
 const struct cpu_provider cpu_affinity = {
         .is_holding_shares = false,
         .vm_make = vm_make,
@@ -176,6 +195,7 @@ const struct cpu_provider cpu_affinity = {
         .read = read_item,
         .give_back = give_back,
         .vm_remove = vm_remove,
+        .prune = prune,
         .start = start,
         .finish = finish,
 };

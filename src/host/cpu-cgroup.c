@@ -810,6 +810,37 @@ static int vm_remove(const struct cpu_host *h, const char *vm, enum cpu_removal 
         return r;
 }
 
+static bool is_kept(const char *group, const char (*keep)[CPU_ITEM_SIZE], size_t n_keep)
+{
+        size_t n = strcspn(group, "@");
+        for (size_t i = 0; i < n_keep; i++)
+                if (strlen(keep[i]) == n && strncmp(keep[i], group, n) == 0)
+                        return true;
+        return false;
+}
+
+/* One at a time is looked for and let go, so that nothing has to be remembered. */
+static int prune(const struct cpu_host *h, const char *vm, const char (*keep)[CPU_ITEM_SIZE], size_t n_keep,
+                 struct err *err)
+{
+        int r = 0;
+        for (size_t i = 0; r == 0 && i < h->n_trees;) {
+                char dir[CGROUPFS_PATH], item[CPU_ITEM_SIZE] = "";
+                DIR *d = opendir(path_of(h, i, "", dir));
+                for (struct dirent *e; d && !*item && (e = readdir(d));)
+                        if (is_of(e->d_name, vm) && !is_own(e->d_name) && !is_kept(e->d_name, keep, n_keep))
+                                (void)snprintf(item, sizeof(item), "%.*s", (int)strcspn(e->d_name, "@"),
+                                               e->d_name);
+                if (d)
+                        (void)closedir(d);
+                if (*item)
+                        r = let_go(h, vm, item, err);
+                else
+                        i++;
+        }
+        return r;
+}
+
 const struct cpu_provider cpu_cgroup = {
         .is_holding_shares = true,
         .vm_make = vm_make,
@@ -822,6 +853,7 @@ const struct cpu_provider cpu_cgroup = {
         .read = read_item,
         .give_back = give_back,
         .vm_remove = vm_remove,
+        .prune = prune,
         .start = start,
         .finish = finish,
 };

@@ -91,6 +91,9 @@ struct cpu_provider {
         void (*give_back)(const struct cpu_host *h, const char *vm, pid_t tid);
         /* -EBUSY: something still runs there. */
         int (*vm_remove)(const struct cpu_host *h, const char *vm, enum cpu_removal removal, struct err *err);
+        /* Lets go of all items but those that are named. -EBUSY: a thread is in one of the others. */
+        int (*prune)(const struct cpu_host *h, const char *vm, const char (*keep)[CPU_ITEM_SIZE],
+                     size_t n_keep, struct err *err);
         /* The prefix, made before the first VM and removed after the last. */
         int (*start)(const struct cpu_host *h, struct err *err);
         void (*finish)(const struct cpu_host *h);

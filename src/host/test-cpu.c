@@ -227,6 +227,48 @@ static void test_items(void)
         tear_down(&t);
 }
 
+/* All items of the VM go but those that are named; nothing of another VM's, and no group of our own. */
+static void test_prune(void)
+{
+        static const char keep[][CPU_ITEM_SIZE] = {"vcpu1", "vcpu10", "vcpu7"};
+        static const struct {
+                const char *mounts, *sets;
+                enum cpu_provider_id id;
+        } rows[] = {
+                {v1_mounts, "cpuset/mete/a",  CPU_CGROUP_V1},
+                {v2_mounts, "unified/mete/a", CPU_CGROUP_V2},
+        };
+        struct cpulist one = set_of("1");
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                struct tree t;
+                struct err err = {0};
+                static const char *const items[] = {"vcpu0", "vcpu1", "vcpu10", "vcpu2"};
+                set_up(&t, rows[i].mounts, rows[i].id);
+                const struct cpu_provider *p = t.host.provider;
+                ok(p->start(&t.host, &err), &err);
+                ok(p->vm_make(&t.host, "v", &err), &err);
+                for (size_t n = 0; n < G_N_ELEMENTS(items); n++) {
+                        ok(p->hold(&t.host, "v", items[n], &one, 100, false, &err), &err);
+                        ok(p->hold(&t.host, "w", items[n], &one, 100, false, &err), &err);
+                }
+                for (int again = 0; again < 2; again++) {
+                        ok(p->prune(&t.host, "v", keep, G_N_ELEMENTS(keep), &err), &err);
+                        for (size_t n = 0; n < G_N_ELEMENTS(items); n++) {
+                                g_autofree char *own = g_strdup_printf("%s/%s@v", rows[i].sets, items[n]);
+                                g_autofree char *other = g_strdup_printf("%s/%s@w", rows[i].sets, items[n]);
+                                g_assert_cmpint(is_there(&t, own), ==, n == 1 || n == 2);
+                                g_assert_true(is_there(&t, other));
+                        }
+                        g_autofree char *emulator = g_strdup_printf("%s/emulator@v", rows[i].sets);
+                        g_assert_true(is_there(&t, emulator));
+                }
+                ok(p->prune(&t.host, "v", NULL, 0, &err), &err);
+                g_autofree char *last = g_strdup_printf("%s/vcpu1@v", rows[i].sets);
+                g_assert_false(is_there(&t, last));
+                tear_down(&t);
+        }
+}
+
 static int changes, fault_at;
 
 static int fault(const char *path)
@@ -643,6 +685,7 @@ int main(int argc, char **argv)
         g_test_add_func("/cpu/v1", test_v1);
         g_test_add_func("/cpu/v2", test_v2);
         g_test_add_func("/cpu/items", test_items);
+        g_test_add_func("/cpu/prune", test_prune);
         g_test_add_func("/cpu/item-faults", test_item_faults);
         for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
                 static const struct {

@@ -27,7 +27,7 @@ struct note {
         struct work work;
         struct rpc_call *call;
         const void *owner;
-        char vm[64];
+        struct api_keeper_vm_drop drop;
 };
 
 static struct hold_job *job_of(struct work *w)
@@ -58,10 +58,10 @@ static bool is_busy(const struct holds *h, const char *vm)
         return false;
 }
 
-static void drop(struct holds *h, struct rpc_call *call, const char *vm)
+static void drop(struct holds *h, struct rpc_call *call, const struct api_keeper_vm_drop *p)
 {
         struct err err = {0};
-        if (vmms_drop(h->vmms, vm, &err) < 0)
+        if (vmms_drop(h->vmms, p, &err) < 0)
                 rpc_refuse(call, RPC_REFUSED, &err);
         else
                 rpc_reply(call, NULL);
@@ -72,10 +72,10 @@ static void drop_what_waited(struct holds *h)
         for (GSList *each = h->drops, *next; each; each = next) {
                 struct note *n = each->data;
                 next = each->next;
-                if (is_busy(h, n->vm))
+                if (is_busy(h, n->drop.vm))
                         continue;
                 h->drops = g_slist_delete_link(h->drops, each);
-                drop(h, n->call, n->vm);
+                drop(h, n->call, &n->drop);
                 g_free(n);
         }
 }
@@ -227,16 +227,22 @@ void hold_activation_end(struct holds *h, struct rpc_call *call, const json_t *p
         activation_end(&h->activations, (uint64_t)p.activation, &n->work);
 }
 
-void hold_drop(struct holds *h, const void *owner, struct rpc_call *call, const char *vm)
+void hold_drop(struct holds *h, const void *owner, struct rpc_call *call, const json_t *params)
 {
-        if (!is_busy(h, vm)) {
-                drop(h, call, vm);
+        struct api_keeper_vm_drop p;
+        struct err err = {0};
+        if (api_keeper_vm_drop_parse(params, &p, &err) < 0) {
+                rpc_refuse(call, RPC_WRONG_PARAMS, &err);
+                return;
+        }
+        if (!is_busy(h, p.vm)) {
+                drop(h, call, &p);
                 return;
         }
         struct note *n = g_new0(struct note, 1);
         n->call = call;
         n->owner = owner;
-        (void)STR_COPY(n->vm, vm);
+        n->drop = p;
         h->drops = g_slist_append(h->drops, n);
 }
 

@@ -32,7 +32,7 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
                const json_t *params);
 void hold_activation_end(struct holds *h, struct rpc_call *call, const json_t *params);
 /* vm-drop, behind whatever is under way for that VM: nothing may be made for it afterwards. */
-void hold_drop(struct holds *h, const void *owner, struct rpc_call *call, const char *vm);
+void hold_drop(struct holds *h, const void *owner, struct rpc_call *call, const json_t *params);
 /* What waits of a client who is gone is not done. */
 void holds_forget(struct holds *h, const void *owner);
 

@@ -69,7 +69,18 @@ static int flatten(int top_fd, const char *name, unsigned *fresh, int *budget)
         return r < 0 ? r : unlinkat(top_fd, name, AT_REMOVEDIR) < 0 ? -errno : 0;
 }
 
-static int empty(int fd)
+/* Only a plain file, of whoever owns the directory. */
+static bool stays(int fd, const char *name, const struct ramdir_keep *keep)
+{
+        struct stat st, dir;
+        for (size_t i = 0; i < keep->n; i++)
+                if (strcmp(keep->names[i], name) == 0)
+                        return fstatat(fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && fstat(fd, &dir) == 0 &&
+                               S_ISREG(st.st_mode) && st.st_uid == dir.st_uid;
+        return false;
+}
+
+static int empty(int fd, const struct ramdir_keep *keep)
 {
         DIR *d = fdopendir(fd);
         if (!d) {
@@ -84,7 +95,8 @@ static int empty(int fd)
                 is_found = false;
                 rewinddir(d);
                 for (struct dirent *e; r == 0 && (e = readdir(d));) {
-                        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
+                        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+                            stays(dirfd(d), e->d_name, keep))
                                 continue;
                         is_found = true;
                         if (--budget < 0)
@@ -99,19 +111,36 @@ static int empty(int fd)
         return r;
 }
 
-int ramdir_drop(int base_fd, const char *vm, struct err *err)
+static int clear(int base_fd, const char *vm, const struct ramdir_keep *keep, bool is_last, struct err *err)
 {
         int fd = openat(base_fd, vm, OPEN_DIR);
         if (fd < 0 && errno == ENOENT)
                 return 0;
-        int r = fd < 0 ? -errno : empty(fd);
-        if (r == 0 && unlinkat(base_fd, vm, AT_REMOVEDIR) < 0)
+        int r = fd < 0 ? -errno : empty(fd, keep);
+        if (r == 0 && is_last && unlinkat(base_fd, vm, AT_REMOVEDIR) < 0)
                 r = -errno;
         if (r == -EAGAIN)
                 return err_set(err, REASON_BUSY, EAGAIN, "%s left very many files behind: drop it again", vm);
         if (r < 0)
                 return err_set(err, REASON_INTERNAL, -r, "RAM files of %s: %s", vm, strerror(-r));
         return 0;
+}
+
+int ramdir_drop(int base_fd, const char *vm, struct err *err)
+{
+        return clear(base_fd, vm, &(struct ramdir_keep){0}, true, err);
+}
+
+int ramdir_prune(int base_fd, const char *vm, const struct ramdir_keep *keep, struct err *err)
+{
+        return clear(base_fd, vm, keep, false, err);
+}
+
+/* What it has of another uid, from before a change of the configuration, is not its own. */
+static bool belongs_to(int base_fd, const char *vm, uid_t uid)
+{
+        struct stat st;
+        return fstatat(base_fd, vm, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode) && st.st_uid == uid;
 }
 
 int ramdir_check_free(int base_fd, const char *vm, int64_t bytes, struct err *err)
@@ -203,21 +232,28 @@ int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_byt
         return found;
 }
 
-int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes, struct err *err)
+int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes,
+                const struct ramdir_keep *keep, struct err *err)
 {
-        int r = ramdir_drop(base_fd, vm, err);
+        bool is_kept = keep->n > 0 && belongs_to(base_fd, vm, uid);
+        int r = is_kept ? ramdir_prune(base_fd, vm, keep, err) : ramdir_drop(base_fd, vm, err);
+        for (size_t i = 0; is_kept && r == 0 && i < keep->n; i++) {
+                int64_t taken = 0;
+                r = ramdir_taken(base_fd, vm, keep->names[i], &taken, err);
+                memory_bytes -= taken < memory_bytes ? taken : memory_bytes;
+                r = r < 0 ? r : 0;
+        }
+        if (r == 0)
+                r = ramdir_check_free(base_fd, vm, memory_bytes, err);
         if (r < 0)
                 return r;
-        r = ramdir_check_free(base_fd, vm, memory_bytes, err);
-        if (r < 0)
-                return r;
-        if (mkdirat(base_fd, vm, 0700) < 0)
+        if (!is_kept && mkdirat(base_fd, vm, 0700) < 0)
                 return err_set(err, REASON_INTERNAL, errno, "RAM files of %s: %s", vm, strerror(errno));
         int fd = openat(base_fd, vm, OPEN_DIR);
         /* Owner first: chmod afterwards, as a change of owner may clear bits of the mode. */
         if (fd < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, 0750) < 0) {
                 r = err_set(err, REASON_INTERNAL, errno, "RAM files of %s: %s", vm, strerror(errno));
-                (void)unlinkat(base_fd, vm, AT_REMOVEDIR);
+                (void)unlinkat(base_fd, vm, AT_REMOVEDIR); /* where it is empty */
         }
         if (fd >= 0)
                 (void)close(fd);

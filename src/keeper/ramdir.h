@@ -10,16 +10,24 @@
 #include "base/err.h"
 
 /* Entries removed in one call, so that a VM that made millions of files cannot hold the keeper for long. */
-enum { RAMDIR_BUDGET = 20000 };
+enum { RAMDIR_BUDGET = 20000, RAMDIR_NAME = 32 };
 
 /* Opens the base, made where missing. REASON_POLICY: somebody else than root may write it. Returns a
  * descriptor. */
 int ramdir_open_base(const char *path, struct err *err);
-/* Empty afterwards, whatever was there. REASON_NO_CAPACITY: the file system has less than memory_bytes free.
- */
-int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes, struct err *err);
+/* Names of files that stay; all NULL and 0 for none. */
+struct ramdir_keep {
+        const char (*names)[RAMDIR_NAME];
+        size_t n;
+};
+/* Empty afterwards but for what is kept (plain files of that uid), whatever was there. REASON_NO_CAPACITY:
+ * the file system has less than memory_bytes, of which that is a part, free. */
+int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes,
+                const struct ramdir_keep *keep, struct err *err);
 /* Not there: no error. REASON_BUSY: there was so much in it that it takes another call. */
 int ramdir_drop(int base_fd, const char *vm, struct err *err);
+/* The same of all but what is kept; the directory stays. */
+int ramdir_prune(int base_fd, const char *vm, const struct ramdir_keep *keep, struct err *err);
 
 /* What the file of an item takes: ITEM, or ITEM-SIZE. 1, or 0: there is none. What the VM put there is only
  * ever counted; at most RAMDIR_BUDGET names are looked at. */

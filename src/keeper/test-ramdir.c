@@ -10,6 +10,7 @@
 
 static char *base;
 static int base_fd;
+static const struct ramdir_keep none;
 
 static void begin(void)
 {
@@ -41,7 +42,7 @@ static void test_make(void)
         struct stat st;
         begin();
         for (int again = 0; again < 2; again++) {
-                if (ramdir_make(base_fd, "v", getuid(), getgid(), 4096, &err) < 0)
+                if (ramdir_make(base_fd, "v", getuid(), getgid(), 4096, &none, &err) < 0)
                         g_error("%s", err.sentence);
                 g_assert_cmpint(fstatat(base_fd, "v/ram0", &st, 0), ==, -1); /* what was there is gone */
                 g_autofree char *file = g_build_filename(base, "v", "ram0", NULL);
@@ -49,9 +50,55 @@ static void test_make(void)
         }
         g_assert_cmpint(fstatat(base_fd, "v", &st, AT_SYMLINK_NOFOLLOW), ==, 0);
         g_assert_cmpint(st.st_mode & 07777, ==, 0750);
-        g_assert_cmpint(ramdir_make(base_fd, "w", getuid(), getgid(), INT64_C(1) << 52, &err), <, 0);
+        g_assert_cmpint(ramdir_make(base_fd, "w", getuid(), getgid(), INT64_C(1) << 52, &none, &err), <, 0);
         g_assert_cmpint(err.reason, ==, REASON_NO_CAPACITY);
         drop("v");
+        drop("v");
+        end();
+}
+
+/* Only plain files of the VM's own stay, by their names; they count as its own room. */
+static void test_keep(void)
+{
+        static const char names[][RAMDIR_NAME] = {"ram0", "ram1", "ram2"};
+        const struct ramdir_keep keep = {names, G_N_ELEMENTS(names)};
+        struct err err = {0};
+        struct stat st;
+        begin();
+        g_assert_cmpint(ramdir_make(base_fd, "v", getuid(), getgid(), 4096, &keep, &err), ==, 0);
+        int fd = openat(base_fd, "v", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        for (int again = 0; again < 2; again++) {
+                g_autofree char *file = g_build_filename(base, "v", "ram0", NULL);
+                g_autofree char *other = g_build_filename(base, "v", "dimm0", NULL);
+                g_autofree char *longer = g_build_filename(base, "v", "ram00", NULL);
+                if (!again)
+                        g_assert_true(g_file_set_contents(file, "x", 1, NULL));
+                g_assert_true(g_file_set_contents(other, "x", 1, NULL));
+                g_assert_true(g_file_set_contents(longer, "x", 1, NULL));
+                g_assert_cmpint(symlinkat("/etc", fd, "ram1"), ==, 0);
+                g_assert_cmpint(mkdirat(fd, "ram2", 0700), ==, 0);
+                g_assert_cmpint(mkdirat(fd, "ram2/ram0", 0700), ==, 0);
+                if (again)
+                        g_assert_cmpint(ramdir_make(base_fd, "v", getuid(), getgid(), 4096, &keep, &err), ==,
+                                        0);
+                else
+                        g_assert_cmpint(ramdir_prune(base_fd, "v", &keep, &err), ==, 0);
+                g_assert_cmpint(fstatat(fd, "ram0", &st, AT_SYMLINK_NOFOLLOW), ==, 0);
+                g_assert_cmpint(st.st_size, ==, 1);
+                static const char *const gone[] = {"ram00", "ram1", "ram2", "dimm0", ".up-0"};
+                for (size_t i = 0; i < G_N_ELEMENTS(gone); i++)
+                        g_assert_cmpint(fstatat(fd, gone[i], &st, AT_SYMLINK_NOFOLLOW), ==, -1);
+        }
+        g_assert_cmpint(ramdir_prune(base_fd, "w", &keep, &err), ==, 0); /* not there */
+        if (getuid() == 0) {                                             /* of another uid: none of its own */
+                g_assert_cmpint(fchownat(fd, "ram0", 70001, 70001, 0), ==, 0);
+                g_assert_cmpint(ramdir_prune(base_fd, "v", &keep, &err), ==, 0);
+                g_assert_cmpint(fstatat(fd, "ram0", &st, AT_SYMLINK_NOFOLLOW), ==, -1);
+                g_assert_cmpint(mknodat(fd, "ram0", S_IFREG | 0600, 0), ==, 0);
+                g_assert_cmpint(ramdir_make(base_fd, "v", 70001, getgid(), 4096, &keep, &err), ==, 0);
+                g_assert_cmpint(fstatat(base_fd, "v/ram0", &st, AT_SYMLINK_NOFOLLOW), ==, -1);
+        }
+        (void)close(fd);
         drop("v");
         end();
 }
@@ -142,7 +189,7 @@ static void test_taken(void)
         int64_t bytes = -1;
         begin();
         g_assert_cmpint(ramdir_taken(base_fd, "v", "dimm1", &bytes, &err), ==, 0); /* no such VM */
-        g_assert_cmpint(ramdir_make(base_fd, "v", getuid(), getgid(), 0, &err), ==, 0);
+        g_assert_cmpint(ramdir_make(base_fd, "v", getuid(), getgid(), 0, &none, &err), ==, 0);
         g_assert_cmpint(ramdir_taken(base_fd, "v", "dimm1", &bytes, &err), ==, 0);
         g_assert_cmpint(bytes, ==, -1);
         put("v/dimm1-1M", 1 << 20);
@@ -207,6 +254,7 @@ int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/ramdir/make", test_make);
+        g_test_add_func("/ramdir/keep", test_keep);
         g_test_add_func("/ramdir/taken", test_taken);
         g_test_add_func("/ramdir/node", test_node);
         g_test_add_func("/ramdir/links", test_links);

@@ -144,16 +144,12 @@ static void vmm_list(struct verbs *v, struct rpc_call *call)
         g_free(list);
 }
 
-/* Both verbs that take nothing but a VM's name. */
-static void vm_verb(struct client *c, struct rpc_call *call, const json_t *params, bool is_drop)
+static void kill_verb(struct verbs *v, struct rpc_call *call, const json_t *params)
 {
-        struct verbs *v = c->verbs;
         struct api_keeper_vm p;
         struct err err = {0};
         if (api_keeper_vm_parse(params, &p, &err) < 0)
                 wrong_params(call, &err);
-        else if (is_drop)
-                hold_drop(&v->holds, c, call, p.vm);
         else
                 vmm_kill(v, call, &p);
 }
@@ -188,7 +184,7 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                 vmm_start(v, call, params);
                 return;
         case API_KEEPER_VMM_KILL:
-                vm_verb(c, call, params, false);
+                kill_verb(v, call, params);
                 return;
         case API_KEEPER_VMM_LIST:
                 if (api_empty_parse(params, &nothing, &err) < 0)
@@ -197,7 +193,7 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                         vmm_list(v, call);
                 return;
         case API_KEEPER_VM_DROP:
-                vm_verb(c, call, params, true);
+                hold_drop(&v->holds, c, call, params);
                 return;
         case API_KEEPER_HOST_ACTIVATE:
         case API_KEEPER_HOST_BIND:

@@ -300,12 +300,14 @@ static int run(struct vmm *m, const struct launch_options *o, struct err *err)
 /* More vCPUs than any definition has: the bound is a fence, and the command line is not ours to read. */
 enum { BOUND_VCPUS = 64 };
 
-static int prepare_and_run(struct vmm *m, struct launch_options *o, int64_t memory_bytes, bool is_kvm,
-                           struct err *err)
+static int prepare_and_run(struct vmm *m, struct launch_options *o, const struct api_keeper_vmm_start *s,
+                           bool is_kvm, struct err *err)
 {
+        const struct ramdir_keep keep = {s->keep, s->n_keep};
+        int64_t memory_bytes = s->memory_bytes;
         struct vmms *v = m->owner;
         const char *vm = m->record.vm;
-        int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, v->config->meted_gid, memory_bytes, err);
+        int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, v->config->meted_gid, memory_bytes, &keep, err);
         if (r < 0)
                 return r;
         r = v->cpu->provider->vm_make(v->cpu, vm, err);
@@ -333,7 +335,9 @@ static int remove_groups(struct vmms *v, const char *vm, enum cpu_removal remova
         return r;
 }
 
-static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, struct err *err)
+/* What is kept is kept with the slot, as that uid owns it. */
+static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, const struct ramdir_keep *keep,
+                struct err *err)
 {
         struct vmm *m = g_hash_table_lookup(v->by_name, vm);
         if (m && m->pid_fd >= 0)
@@ -349,10 +353,10 @@ static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, struct
         if (r == 0 && removal == CPU_REMOVE_ALL)
                 r = nics_drop(v->nics, vm, err);
         if (r == 0)
-                r = ramdir_drop(v->ram_fd, vm, err);
+                r = keep->n ? ramdir_prune(v->ram_fd, vm, keep, err) : ramdir_drop(v->ram_fd, vm, err);
         if (r == 0 && v->memory)
                 r = memory_limit_lift(v->memory, vm, err);
-        if (r < 0)
+        if (r < 0 || keep->n)
                 return r;
         outlet_remove(v->log_fd, vm);
         record_remove(v->record_fd, vm);
@@ -377,8 +381,14 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                 return r;
         /* One that ended and was not dropped makes room for its successor. What was activated for this VM was
          * so before its start, and does not end with a start that fails. */
-        if (g_hash_table_contains(v->by_name, s->vm) && (r = drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, err)) < 0)
+        const struct ramdir_keep keep = {s->keep, s->n_keep};
+        if (g_hash_table_contains(v->by_name, s->vm) &&
+            (r = drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &keep, err)) < 0)
                 return r;
+        if (s->n_keep > 0) { /* its place in the table, which it has kept too */
+                outlet_remove(v->log_fd, s->vm);
+                (void)g_hash_table_remove(v->by_name, s->vm);
+        }
         if (made.has_tap) {
                 for (size_t i = 0; i < n_fds; i++)
                         with_tap[i] = fds[i];
@@ -392,11 +402,11 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         (void)STR_COPY(m->record.vm, s->vm);
         m->record.uid = o.uid;
         (void)g_hash_table_insert(v->by_name, m->record.vm, m);
-        r = prepare_and_run(m, &o, s->memory_bytes, made.is_kvm, err);
+        r = prepare_and_run(m, &o, s, made.is_kvm, err);
         if (r < 0) {
                 /* What cannot be removed now belongs to that uid still: it keeps its slot until it is. */
                 struct err why;
-                if (drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &why) < 0) {
+                if (drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &(struct ramdir_keep){0}, &why) < 0) {
                         log_error("%s: did not start, and what it left stays until it is dropped: %s", s->vm,
                                   why.sentence);
                         outlet_close(&m->outlet);
@@ -423,9 +433,13 @@ int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err)
         return 1;
 }
 
-int vmms_drop(struct vmms *v, const char *vm, struct err *err)
+int vmms_drop(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *err)
 {
-        return drop(v, vm, CPU_REMOVE_ALL, err);
+        const struct ramdir_keep keep = {p->keep, p->n_keep};
+        if (p->n_keep == 0)
+                return drop(v, p->vm, CPU_REMOVE_ALL, &keep, err);
+        int r = drop(v, p->vm, CPU_REMOVE_BUT_ITEMS, &keep, err);
+        return r < 0 ? r : v->cpu->provider->prune(v->cpu, p->vm, p->keep, p->n_keep, err);
 }
 
 /* The thread must be the VMM's at this moment. It may end at any other, and its number be a stranger's, so

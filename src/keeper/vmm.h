@@ -63,7 +63,7 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                struct vmm **ret, struct err *err);
 /* 1: killed, on_gone() follows. 0: is gone already, or was never there. */
 int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err);
-int vmms_drop(struct vmms *v, const char *vm, struct err *err);
+int vmms_drop(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *err);
 /* What the contract says of a VMM that runs. false: it is gone. */
 bool vmm_describe(const struct vmm *vmm, struct api_keeper_vmm *ret);
 

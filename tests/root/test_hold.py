@@ -66,11 +66,12 @@ def state(keeper):  # noqa: F811
     return found
 
 
-def start_spare(keeper, vm="v", slot=0, vcpus=2):  # noqa: F811
+def start_spare(keeper, vm="v", slot=0, vcpus=2, keep=()):  # noqa: F811
     """A VMM that does nothing, with threads to hold."""
     if os.path.exists(f"{keeper.dir}/{vm}.qmp"):
         os.unlink(f"{keeper.dir}/{vm}.qmp")
-    pid, qmp = start_qemu(keeper, vm, slot, "-machine", "q35", "-accel", "tcg", "-smp", str(vcpus), "-m", "16", "-S")
+    pid, qmp = start_qemu(keeper, vm, slot, "-machine", "q35", "-accel", "tcg", "-smp", str(vcpus), "-m", "16", "-S",
+                          keep=keep)
     return pid, vcpu_tids(qmp)
 
 
@@ -150,6 +151,38 @@ def test_a_drop_takes_all(keeper, session):  # noqa: F811
     session("host-read", "w", "vcpu0")
     keeper.call("vm-drop", {"vm": "w"})
     assert keeper.groups() == set()
+
+
+def test_what_is_kept_outlives_a_drop(keeper, session):  # noqa: F811
+    """Items and RAM files that are named stay, with the slot, until the next drop."""
+    kept = ["ram0", "vcpu0"]
+    start_spare(keeper)
+    for item in ("vcpu0", "vcpu1", "vcpu10"):
+        session.activate("v", item)
+    session.activate("w", "vcpu1")
+    for name in ("ram0", "dimm0"):
+        with open(f"{keeper.ram}/v/{name}", "wb") as f:
+            f.write(name.encode())
+        os.chown(f"{keeper.ram}/v/{name}", os.stat(f"{keeper.ram}/v").st_uid, 0)
+    refused("busy", keeper.call, "vm-drop", {"vm": "v", "keep": kept})
+    keeper.call("vmm-kill", {"vm": "v"})
+    for _ in range(2):
+        keeper.call("vm-drop", {"vm": "v", "keep": kept})
+        assert keeper.groups() == ({"vcpu0@v", "vcpu1@w"} if trees(keeper) else set())
+        assert os.listdir(f"{keeper.ram}/v") == ["ram0"]
+        refused("busy", start_spare, keeper, "w", 0)  # the files are that uid's
+    start_spare(keeper, keep=kept)
+    with open(f"{keeper.ram}/v/ram0") as f:
+        assert f.read() == "ram0"
+    assert session("host-read", "v", "vcpu0")["share_milli"] == 500
+    keeper.call("vmm-kill", {"vm": "v"})
+    keeper.call("vm-drop", {"vm": "v", "keep": kept})
+    start_spare(keeper)  # nothing is said to be kept
+    assert not os.path.exists(f"{keeper.ram}/v/ram0")
+    keeper.call("vmm-kill", {"vm": "v"})
+    for vm in ("v", "w"):
+        keeper.call("vm-drop", {"vm": vm})
+    assert keeper.groups() == set() and not os.path.exists(f"{keeper.ram}/v")
 
 
 def test_a_drop_waits_for_what_is_under_way(keeper, session):  # noqa: F811

@@ -152,9 +152,9 @@ class Keeper:
         with self.client() as c:
             return c.call(method, params, fds)
 
-    def start_vmm(self, vm, argv, slot=0, fds=(), memory_bytes=0):
+    def start_vmm(self, vm, argv, slot=0, fds=(), memory_bytes=0, keep=()):
         return self.call("vmm-start", {"vm": vm, "slot": slot, "argv": argv, "fds": len(fds),
-                                       "memory_bytes": memory_bytes}, fds)
+                                       "memory_bytes": memory_bytes, **({"keep": list(keep)} if keep else {})}, fds)
 
     def hold(self, vm, item, tid, cpus, share):
         """An item has CPUs and a share, and the thread is held by it. Returns what holds it."""
@@ -258,11 +258,11 @@ class Qmp:
             assert "error" not in answer, answer
 
 
-def start_qemu(keeper, vm, slot, *args):
+def start_qemu(keeper, vm, slot, *args, keep=()):
     qmp = Qmp(keeper.dir, vm)
     started = keeper.start_vmm(vm, [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-chardev",
                                     "socket,id=m,fd=3,server=on,wait=off", "-mon", "chardev=m,mode=control", *args],
-                               slot, [qmp.listener.fileno()])
+                               slot, [qmp.listener.fileno()], keep=keep)
     qmp.connect()
     return started["pid"], qmp
 
