@@ -21,7 +21,7 @@ def guest_on(h):
 
 
 def new_host(**options):
-    h = host(memory="16G", cpu_overcommit=8, **options)
+    h = host(**{"memory": "16G", "cpu_overcommit": 8, **options})
     build_image()
     return h
 

@@ -64,16 +64,26 @@ def build_image():
                     "--add-file", f"{release}/bench/bench-guest:/usr/bin/bench-guest"], check=True)
 
 
-def take_uids():
-    """(first uid of a range that no other Host has, socket that holds it)"""
+def take_uids(count):
+    """(first of so many uids that no other Host has, sockets that hold them)"""
+    locks = []
     for n in range(1, UID_RANGES):
         lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        locks.append(lock)
         try:
             lock.bind(f"\0mete-test-uids-{n}")  # no file that could stay behind
-            return UID_FIRST + n * UID_COUNT, lock
         except OSError:
-            lock.close()
+            give_back(locks)
+            continue
+        if len(locks) * UID_COUNT >= count:
+            return UID_FIRST + (n + 1 - len(locks)) * UID_COUNT, locks
+    give_back(locks)
     raise HostError(f"{UID_RANGES - 1} other hosts run here")
+
+
+def give_back(locks):
+    while locks:
+        locks.pop().close()
 
 
 def kvm_group():
@@ -100,7 +110,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 class Host:
     def __init__(self, cpus=None, memory="4G", cpu_overcommit=1, offer="5s", source="live", qemu=None, build=None,
-                 meted_env=None, extra="", keep=False, title="testhost"):
+                 meted_env=None, extra="", keep=False, title="testhost", vms=UID_COUNT):
         self.build = os.path.join(ROOT, build or os.environ.get("METE_BUILD") or "build/debug")
         self.release = os.path.join(ROOT, os.environ.get("METE_RELEASE") or "build/release")
         self.qemu = qemu or os.environ.get("METE_QEMU") or "/usr/bin/qemu-system-x86_64"
@@ -112,7 +122,7 @@ class Host:
         self.keeper = self.meted = None
         self.vms = {}
         self.dir = None
-        self.uid_first = self._uid_lock = None
+        self.uid_first, self.uid_count, self._uid_locks = None, vms, []
 
     # -- coming and going
 
@@ -137,7 +147,7 @@ class Host:
     def prepare(self):
         if os.geteuid() != 0:
             raise HostError("the keeper needs root")
-        self.uid_first, self._uid_lock = take_uids()
+        self.uid_first, self._uid_locks = take_uids(self.uid_count)
         self.dir = tempfile.mkdtemp(prefix="mete-test-", dir="/tmp")
         os.chmod(self.dir, 0o755)
         self.name = os.path.basename(self.dir)
@@ -159,7 +169,7 @@ class Host:
         o = self.options
         with open(self.path("keeper.conf"), "w") as f:
             f.write(f"[keeper]\nrun_dir={self.path('keeper')}\nsocket={self.keeper_socket}\nram_dir={self.ram_dir}\n"
-                    f"cgroup_prefix={self.name}\nqemu={self.qemu}\nuid_first={self.uid_first}\nuid_count={UID_COUNT}\n"
+                    f"cgroup_prefix={self.name}\nqemu={self.qemu}\nuid_first={self.uid_first}\nuid_count={self.uid_count}\n"
                     f"meted_user={METED_USER}\n")
             if o["cpus"]:
                 f.write(f"cpus={o['cpus']}\n")
@@ -253,7 +263,7 @@ class Host:
         """Ends and removes everything; returns what was wrong on the way, as sentences."""
         problems = []
         if self.dir is None:
-            self._give_uids_back()
+            give_back(self._uid_locks)
             return problems
         for vm in self.vms.values():
             vm.disconnect()
@@ -282,13 +292,8 @@ class Host:
             if found:
                 problems.append(f"{name}: {found.group(1)[:300]}")
         self._remove()
-        self._give_uids_back()
+        give_back(self._uid_locks)
         return problems
-
-    def _give_uids_back(self):
-        if self._uid_lock is not None:
-            self._uid_lock.close()
-            self._uid_lock = None
 
     def _kill_vmms(self):
         """VMMs that are left, known by their uid and by our directory on their command line."""
