@@ -34,14 +34,16 @@ struct entry {
         struct entry *finished_next;          /* in its history */
         struct entry *walk_next;
         struct entry *kept_next, *wait_next;
-        bool is_walking;     /* in its VM's queue */
-        bool may_keep;       /* its way back is to be a lazy one */
-        int64_t wait_end_ms; /* in the list of those that wait for a reclaim, until then. 0: it is not */
-        uint64_t waits_for;  /* the serial of the one that it waits for, whatever else there is room for */
-        bool is_returning;   /* counted in hypervisor.returning */
-        bool is_resumed;     /* its step was journalled before a restart: that one first */
-        int64_t retry_at_ms; /* something is held: when the way back is tried again. 0: it is not */
-        int32_t retry_in_ms; /* and how long after that */
+        bool is_walking;       /* in its VM's queue */
+        bool may_keep;         /* its way back is to be a lazy one */
+        int64_t wait_end_ms;   /* in the list of those that wait for a reclaim, until then. 0: it is not */
+        uint64_t waits_for;    /* the serial of the one that it waits for, whatever else there is room for */
+        bool is_returning;     /* counted in hypervisor.returning */
+        bool is_resumed;       /* its step was journalled before a restart: that one first */
+        int64_t retry_at_ms;   /* something is held: when the way back is tried again. 0: it is not */
+        int32_t retry_in_ms;   /* and how long after that */
+        bool is_held_by_guest; /* the last try failed at the virtual side */
+        int64_t force_at_ms;   /* then the VM is ended for it. 0: no */
         bool may_hurry, is_hurried;  /* one try out of turn between two of the others */
         char held[REQUEST_SENTENCE]; /* why it is held */
 };

@@ -36,6 +36,8 @@ struct hypervisor_config {
                                    together, so that asking again is answered; one VM cannot push out others' */
         uint64_t first_serial;  /* above every serial in the store; 1 for a new one */
         int32_t retry_first_ms, retry_max_ms; /* what could not be taken back is tried again after this */
+        int64_t force_after_ms; /* what a guest does not let go of for so long is taken with its VM (2.23); 0:
+                                   never */
         bool keeps; /* the host resources of a VM that was stopped stay bound while nobody needs them (3.21)
                      */
         int64_t reclaim_ms; /* how long an activation waits for those to be taken back */

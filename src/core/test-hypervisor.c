@@ -104,6 +104,7 @@ struct world {
         GHashTable *told; /* serial -> the outcome that was last told */
         bool smaller;     /* the host, from its next boot on */
         bool disk_fails;  /* the next turn cannot be recorded */
+        int64_t force_after_ms;
         bool keeps_nothing;
         bool no_capacity; /* that is why steps fail */
 };
@@ -272,6 +273,7 @@ static void boot(struct world *w)
         struct err err = {0};
         struct hypervisor_config c = config;
         c.keeps = !w->keeps_nothing;
+        c.force_after_ms = w->force_after_ms;
         GList *serials = g_list_sort(g_hash_table_get_keys(w->disk), by_serial);
         GList *last = g_list_last(serials);
         c.first_serial = last ? GPOINTER_TO_SIZE(last->data) + 1 : 1;
@@ -1035,6 +1037,54 @@ static void test_kept_less_than_it_seemed(void)
         }
 }
 
+/* A guest that does not let go of its memory loses it with its VM, after one last try; but not because a step
+ * of the host side fails. */
+static void test_forced(void)
+{
+        for (int is_guest = 0; is_guest < 2; is_guest++) {
+                struct world w;
+                struct err err = {0};
+                uint64_t serial;
+                world_init(&w);
+                w.force_after_ms = 250;
+                reload(&w);
+                start_vm(&w);
+                (void)ask_for(&w, "v", "a", "memory:128M", false, 0, LEDGER_OPEN, NULL);
+                work_all(&w);
+                g_assert_cmpint(hypervisor_release(w.h, "vm:v/a", "released", w.now, &serial, &err), ==, 0);
+                turn(&w);
+                int64_t since = w.now;
+                for (int tries = 0; tries < 8 && hypervisor_find(w.h, "vm:v")->state == REQUEST_GRANTED;
+                     tries++) {
+                        while (!g_queue_is_empty(&w.work)) {
+                                const struct work *next = g_queue_peek_head(&w.work);
+                                work_one(&w,
+                                         next->serial == serial &&
+                                                 next->step.phase == (is_guest ? PHASE_VIRTUAL : PHASE_HOST));
+                        }
+                        if (hypervisor_find(w.h, "vm:v")->state != REQUEST_GRANTED)
+                                break;
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:v/a")->state, ==, REQUEST_RELEASING);
+                        w.now = hypervisor_deadline(w.h);
+                        hypervisor_tick(w.h, w.now);
+                        turn(&w);
+                }
+                g_assert_cmpint(logged(&w, "v/a forced;"), ==, is_guest);
+                if (is_guest) {
+                        g_assert_cmpint(w.now, ==, since + w.force_after_ms);
+                        work_all(&w);
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:v")->state, ==, REQUEST_ENDED);
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:v/a")->state, ==, REQUEST_ENDED);
+                        g_assert_null(hypervisor_kept(w.h, "v"));
+                        g_assert_true(nothing_held(&w));
+                } else {
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:v")->state, ==, REQUEST_GRANTED);
+                        work_all(&w);
+                }
+                world_done(&w);
+        }
+}
+
 /* What is not kept: what was killed, also when it had begun to be; anything, where nothing is to be. */
 static void test_not_kept(void)
 {
@@ -1334,6 +1384,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/kept-oldest-first", test_kept_oldest_first);
         g_test_add_func("/hypervisor/kept-less-than-it-seemed", test_kept_less_than_it_seemed);
         g_test_add_func("/hypervisor/kept-placed-anew", test_kept_placed_anew);
+        g_test_add_func("/hypervisor/forced", test_forced);
         g_test_add_func("/hypervisor/not-kept", test_not_kept);
         g_test_add_func("/hypervisor/random", test_random);
         return g_test_run();

@@ -142,7 +142,33 @@ static void is_held(struct hypervisor *h, struct entry *e, int64_t now_ms)
         e->retry_at_ms = now_ms + e->retry_in_ms;
         e->retry_in_ms =
                 e->retry_in_ms > h->config.retry_max_ms / 2 ? h->config.retry_max_ms : 2 * e->retry_in_ms;
+        if (e->force_at_ms > now_ms && e->retry_at_ms > e->force_at_ms)
+                e->retry_at_ms = e->force_at_ms; /* the last try */
         deadline_push(h, e->retry_at_ms, e->r.serial);
+}
+
+/* Of what the host side did not give back alone there is no hurry: that a keeper is away is no fault of the
+ * guest's. */
+static bool is_overdue(const struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        if (!h->config.force_after_ms || !e->is_held_by_guest)
+                e->force_at_ms = 0;
+        else if (!e->force_at_ms)
+                e->force_at_ms = now_ms + h->config.force_after_ms;
+        return e->force_at_ms && e->force_at_ms <= now_ms;
+}
+
+/* A guest that does not co-operate never blocks the host (2.23): what it has is taken with its VMM. */
+static void force(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        char trace[REQUEST_TRACE];
+        uint64_t serial;
+        struct entry *base = base_of(h, e->vm->shape.name);
+        request_trace(&e->r, trace);
+        hypervisor_note(h, now_ms, trace, e->r.key, "forced",
+                        "the VM is ended, as its guest does not let go");
+        int bad = hypervisor_release(h, base->r.key, "forced", now_ms, &serial, NULL);
+        assert(!bad);
 }
 
 static void go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms)
@@ -168,6 +194,8 @@ static void go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms)
                         became_usable(h, e, now_ms);
                 else if (next == ACTIVATION_BACK)
                         came_back(h, e, now_ms);
+                else if (is_overdue(h, e, now_ms))
+                        force(h, e, now_ms);
                 else
                         is_held(h, e, now_ms);
         }
@@ -249,6 +277,7 @@ void walk_resume(struct hypervisor *h, struct entry *e, int64_t now_ms)
 void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         e->retry_at_ms = 0;
+        e->is_held_by_guest = false;
         if (e->r.state != REQUEST_RELEASING && e->r.state != REQUEST_RECLAIMING)
                 return;
         activation_repeat(&e->r.activation, e->r.definitions, e->r.n_definitions);
@@ -290,9 +319,10 @@ void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token,
                 note_step(h, e, err ? "step-failed" : done_event(a->phase, a->is_back),
                           err ? err->sentence : detail, now_ms);
                 activation_report(a, r->definitions, r->n_definitions, !err);
-                if (err && vm->is_step_back)
+                if (err && vm->is_step_back) {
                         (void)snprintf(e->held, sizeof(e->held), "%s", err->sentence);
-                else if (err)
+                        e->is_held_by_guest |= a->phase == PHASE_VIRTUAL && r->kind == REQUEST_APP;
+                } else if (err)
                         became_unusable(h, e, err, now_ms); /* which goes on with the way back */
         }
         go_on(h, vm, now_ms);

@@ -369,6 +369,7 @@ int meted_load(struct meted *m, struct err *err)
                 .first_serial = last + 1,
                 .retry_first_ms = (int32_t)m->config.retry_ms,
                 .retry_max_ms = RETRY_MAX_MS,
+                .force_after_ms = m->config.force_after_ms,
         };
         int64_t now = loop_now_ms();
         struct hypervisor *hv = hypervisor_new(&c, m->inventory.components, m->inventory.n, now);

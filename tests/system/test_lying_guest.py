@@ -95,3 +95,27 @@ def test_greets_without_end(hasty, port):
             break
     assert "failed" in ended and "ended" in ended, ended
     assert port.answer(number)["outcome"] == "not-now"
+
+
+def test_memory_is_taken_with_its_vm(image):
+    """A guest that has put its own data where the lent memory was cannot give it back. It is said, tried again, never counted
+    as free, and by policy taken at last."""
+    with Host(memory="2G", extra="retry=500ms\nforce_after=4s\n") as host:
+        guest = host.vm("v", start=False)
+        idle = host.free()
+        guest.start()
+        app = App(guest, "hoard")  # which goes with the guest
+        assert app.call("request", {"id": "hoard", "needs": ["memory:512M"]})["outcome"] == "granted"
+        lent = host.free()
+        guest.check("mount -t tmpfs -o size=600M hoard /mnt && dd if=/dev/zero of=/mnt/hoard bs=1M count=450")
+        app.send({"jsonrpc": "2.0", "id": 9, "method": "release", "params": {"id": "hoard"}})
+
+        def said(event):
+            return [e for e in host.events("v/hoard") if e["event"] == event]
+        wait_for("it is said to be held", lambda: said("still-held"), 60, 0.1)
+        assert not said("ended")
+        assert host.free() == lent or said("forced")
+        wait_for("it is taken", lambda: said("forced"), 90, 0.1)
+        host.wait_free(idle, 30)
+        assert host.mete_json("vm", "show", "v")["state"] == "stopped"
+        guest.start()  # and it may run again
