@@ -170,6 +170,8 @@ void host_amount(struct table *t, const char *component, int64_t amount)
                 table_bytes(t, amount);
         else if (strncmp(component, "cpu", 3) == 0)
                 table_text(t, units_print_milli(amount, text));
+        else if (strncmp(component, "net", 3) == 0)
+                table_text(t, units_print_rate(amount, text));
         else
                 table_number(t, amount);
 }

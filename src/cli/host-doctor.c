@@ -141,6 +141,30 @@ static void away(struct doctor *d, const char *what, const char *sentence, const
         found(d, what, FINDING_MISSING, text);
 }
 
+static void look_at_links(struct doctor *d, const json_t *host)
+{
+        size_t i;
+        json_t *c;
+        char text[256];
+        char rate[UNITS_TEXT];
+        bool is_there = false;
+
+        json_array_foreach(json_object_get(host, "components"), i, c)
+        {
+                if (strcmp(host_text(c, "kind"), "net") != 0)
+                        continue;
+                is_there = true;
+                (void)snprintf(text, sizeof(text), "%s bit/s of %s may be guaranteed (%s)",
+                               units_print_rate(host_number(c, "capacity"), rate), host_text(c, "id"),
+                               host_text(c, "source"));
+                found(d, "bandwidth", FINDING_OK, text);
+        }
+        if (!is_there)
+                found(d, "bandwidth", FINDING_FALLBACK,
+                      "there is no kind net: [net] manage is not yes in mete.conf, so VMs have no network "
+                      "card");
+}
+
 static void look_at_daemons(struct doctor *d)
 {
         json_t *health = NULL;
@@ -173,6 +197,7 @@ static void look_at_daemons(struct doctor *d)
                 found(d, "this host", FINDING_MISSING, err.sentence);
                 return;
         }
+        look_at_links(d, host);
         json_array_foreach(json_object_get(host, "fallbacks"), i, fallback)
                 found(d, "in force", FINDING_FALLBACK, json_string_value(fallback));
         json_decref(host);

@@ -72,6 +72,31 @@ static int set_range(json_t *body, const struct arguments *a, const char *option
         return 0;
 }
 
+/* NETWORK:RATE[..CEILING] */
+static int create_net(const struct arguments *a, json_t *body, struct err *err)
+{
+        const char *text = arguments_option(a, "--net");
+        const char *rates = text != NULL ? strchr(text, ':') : NULL;
+        char network[64];
+        int64_t rate = 0, ceiling = -1;
+
+        if (text == NULL)
+                return 0;
+        if (rates == NULL || (size_t)(rates - text) >= sizeof(network))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "--net %.60s: NETWORK:RATE is wanted, such as lan:200M or lan:200M..1G", text);
+        memcpy(network, text, (size_t)(rates - text));
+        network[rates - text] = '\0';
+        int r = range_parse("--net", rates + 1, units_parse_rate, &rate, &ceiling, err);
+        if (r < 0)
+                return r;
+        json_object_set_new(body, "network", json_string(network));
+        json_object_set_new(body, "net_rate_bps", json_integer(rate));
+        if (ceiling >= 0)
+                json_object_set_new(body, "net_ceiling_bps", json_integer(ceiling));
+        return 0;
+}
+
 static int create_body(const struct arguments *a, json_t *body, struct err *err)
 {
         static const char *const plain[][2] = {
@@ -99,6 +124,9 @@ static int create_body(const struct arguments *a, json_t *body, struct err *err)
                         return err_note(err, "--share %s", share);
                 json_object_set_new(body, "share_milli", json_integer(milli));
         }
+        r = create_net(a, body, err);
+        if (r < 0)
+                return r;
         for (size_t i = 0; i < ARRAY_N(plain); i++) {
                 const char *value = arguments_option(a, plain[i][0]);
                 if (value != NULL)
@@ -129,6 +157,17 @@ static const char *range_text(int64_t low, int64_t high, bool bytes, char *buf, 
         return buf;
 }
 
+static void print_net(const json_t *vm)
+{
+        char rate[UNITS_TEXT], most[UNITS_TEXT], now[UNITS_TEXT];
+        int64_t ceiling = host_number(vm, "net_ceiling_bps");
+
+        (void)printf("network:   %s, %s bit/s guaranteed, %s at most, now %s\n", host_text(vm, "network"),
+                     units_print_rate(host_number(vm, "net_rate_bps"), rate),
+                     ceiling > 0 ? units_print_rate(ceiling, most) : "as the link has",
+                     units_print_rate(host_number(vm, "net_now_bps"), now));
+}
+
 static void print_vm(const json_t *vm)
 {
         char text[2 * UNITS_TEXT + 4];
@@ -151,6 +190,8 @@ static void print_vm(const json_t *vm)
                                 text, sizeof(text)),
                      units_print_bytes(host_number(vm, "unit_bytes"), small));
         (void)printf(", now %s\n", units_print_bytes(host_number(vm, "memory_now_bytes"), small));
+        if (host_text(vm, "network")[0] != '\0')
+                print_net(vm);
         (void)printf("machine:   %s, CPU %s, %s, QEMU %s\n", host_text(vm, "machine"),
                      host_text(vm, "cpu_model"), host_text(vm, "accelerator"), host_text(vm, "qemu"));
         (void)printf("grows by:  memory %s, vCPUs taken back by %s\n", host_text(vm, "memory_mechanism"),

@@ -11,17 +11,21 @@ static const struct option_row create_options[] = {
         {"--initrd",                                                                               "FILE", "its initial RAM disk, likewise", false},
         {"--append",                                                                            "TEXT", "the kernel's command line", false},
         {"--disk", "FILE", "raw disk, a file in the image directory", false},
-        {NULL                                                                                   },
+        {"--net",                                                                                    "NETWORK:RATE[..CEILING]",
+         "network card on that network of the host: what is guaranteed to it, and what it never exceeds, in "
+         "bits a "
+         "second, such as lan:200M..1G", false},
+        {NULL                                        },
 };
 static const struct option_row stop_options[] = {
         {"--timeout",                                           "TIME", "how long to wait for the guest to power down (30s)", false},
         {NULL},
 };
 static const struct option_row reserve_options[] = {
-        {"--need",                                          "NEED", "what to reserve: cpu:2,share>=0.9 or memory:1G", true},
+        {"--need",                                                    "NEED", "what to reserve: cpu:2,share>=0.9, memory:1G or net:200M", true},
         {"--start", "TIME", "begin of the window, from now on: 10m, 1h (now)", false},
-        {"--for",                                                 "TIME", "length of the window (until it is released)", false},
-        {NULL                                          },
+        {"--for",                                                           "TIME", "length of the window (until it is released)", false},
+        {NULL                                                    },
 };
 static const struct option_row events_options[] = {
         {"--follow",                                                NULL, "go on with what happens from now on, until interrupted", false},

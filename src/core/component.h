@@ -14,7 +14,7 @@ enum component_kind {
         COMPONENT_MEMORY,  /* memory of one NUMA node; unit: bytes */
         COMPONENT_CACHE,
         COMPONENT_MEMBW,
-        COMPONENT_NET,
+        COMPONENT_NET, /* a link, the same in each direction; unit: bits a second */
         COMPONENT_BLOCK,
         COMPONENT_DEVICE,
         COMPONENT_KIND_N
@@ -42,4 +42,8 @@ struct component {
         bool healthy;
 };
 
-enum { CPU_WHOLE_MILLI = 1000 };
+enum {
+        CPU_WHOLE_MILLI = 1000,
+        NET_UNIT_BPS = 8000,   /* amounts are multiples of it: whole bytes a millisecond */
+        NET_LEAST_BPS = 64000, /* no rate below it is held */
+};

@@ -27,14 +27,6 @@ struct trial {
         char why[REQUEST_SENTENCE];
 };
 
-static const char *amount_text(enum component_kind kind, int64_t amount, char buf[UNITS_TEXT])
-{
-        if (kind == COMPONENT_MEMORY)
-                return units_print_bytes(amount, buf);
-        (void)snprintf(buf, UNITS_TEXT, "%lld", (long long)amount);
-        return buf;
-}
-
 static void blocked(struct trial *t, enum outcome outcome, enum reason reason, const char *fmt, ...)
         __attribute__((format(printf, 4, 5)));
 static void blocked(struct trial *t, enum outcome outcome, enum reason reason, const char *fmt, ...)
@@ -58,6 +50,11 @@ static void room_of(const struct entry *e, enum component_kind kind, int64_t *re
         if (kind == COMPONENT_CPU) {
                 *ret_total = s->cpus_max - s->cpus;
                 *ret_now = s->cpus_max - __builtin_popcountll(e->vm->cpu_slots);
+        } else if (kind == COMPONENT_NET) {
+                *ret_total = s->net_bps == 0 ? 0 : s->net_max_bps ? s->net_max_bps - s->net_bps : UNITS_MAX;
+                *ret_now = *ret_total - e->vm->leased_bps;
+                if (__builtin_popcountll(e->vm->nic_slots) >= SHAPE_NIC_SLOTS)
+                        *ret_now = 0;
         } else {
                 *ret_total = s->memory_max_bytes - s->memory_bytes;
                 *ret_now = *ret_total - e->vm->leased_bytes;
@@ -66,16 +63,23 @@ static void room_of(const struct entry *e, enum component_kind kind, int64_t *re
         }
 }
 
+static int64_t unit_of(const struct entry *e, enum component_kind kind)
+{
+        if (kind == COMPONENT_NET)
+                return NET_UNIT_BPS;
+        return kind == COMPONENT_MEMORY && e->vm ? e->vm->shape.unit_bytes : 1;
+}
+
 static void try_need(struct hypervisor *h, const struct entry *e, const struct need *need, struct trial *t)
 {
         const struct request *r = &e->r;
-        int64_t unit = need->kind == COMPONENT_MEMORY ? (e->vm ? e->vm->shape.unit_bytes : 1) : 1;
+        int64_t unit = unit_of(e, need->kind);
         int64_t room_total, room_now;
         room_of(e, need->kind, &room_total, &room_now);
         t->wanted = round_up(need->amount, unit);
         int64_t most = round_up(need->amount_max, unit);
         struct need range = *need;
-        range.amount = unit;
+        range.amount = need->kind == COMPONENT_NET ? NET_LEAST_BPS : unit;
         range.amount_max = most < room_now ? most : room_now;
         t->placement = (struct placement){0};
         int64_t share = hypervisor_default_share(h);
@@ -88,24 +92,29 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                 return;
         char asked[UNITS_TEXT], have[UNITS_TEXT];
         const char *kind = component_kinds[need->kind].name;
-        amount_text(need->kind, t->wanted, asked);
+        need_amount_print(need->kind, t->wanted, asked);
         int64_t limit = place_limit(h->components, h->n_components, need, share, unit);
-        if (t->wanted > room_total)
+        if (need->kind == COMPONENT_NET && e->vm && e->vm->shape.net_bps == 0)
+                blocked(t, OUTCOME_NEVER, REASON_UNSUPPORTED,
+                        "net:%s is asked for, and this VM has no network card of its own (mete vm create "
+                        "--net)",
+                        asked);
+        else if (t->wanted > room_total)
                 blocked(t, OUTCOME_NEVER, REASON_POLICY,
                         "%s:%s is asked for, and the definition of this VM lets it grow by %s", kind, asked,
-                        amount_text(need->kind, room_total, have));
+                        need_amount_print(need->kind, room_total, have));
         else if (t->wanted > limit)
                 blocked(t, OUTCOME_NEVER, REASON_NO_CAPACITY,
                         "%s:%s is asked for, and this host has %s in all", kind, asked,
-                        amount_text(need->kind, limit, have));
+                        need_amount_print(need->kind, limit, have));
         else if (t->wanted > room_now)
                 blocked(t, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
                         "%s:%s is asked for, and other leases of this VM leave it room to grow by %s", kind,
-                        asked, amount_text(need->kind, room_now > 0 ? room_now : 0, have));
+                        asked, need_amount_print(need->kind, room_now > 0 ? room_now : 0, have));
         else
                 blocked(t, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
                         "%s:%s is asked for, and %s that meets it is free on this host%s", kind, asked,
-                        t->placement.amount_met ? amount_text(need->kind, t->placement.amount_met, have)
+                        t->placement.amount_met ? need_amount_print(need->kind, t->placement.amount_met, have)
                                                 : "none",
                         h->returning ? "; something is just being given back: ask again" : "");
 }
@@ -158,6 +167,12 @@ static int claim(struct hypervisor *h, struct entry *e, const struct need *need,
                 if (kind == COMPONENT_CPU) {
                         d->kind = VIRTUAL_VCPU;
                         slot = take_slot(&e->vm->cpu_slots, 0, e->vm->shape.cpus_max);
+                } else if (kind == COMPONENT_NET) {
+                        bool is_base = r->kind == REQUEST_VM;
+                        d->kind = VIRTUAL_NIC;
+                        slot = take_slot(&e->vm->nic_slots, is_base ? 0 : 1, is_base ? 1 : SHAPE_NIC_SLOTS);
+                        if (slot > 0)
+                                e->vm->leased_bps += c.amount;
                 } else if (r->kind == REQUEST_VM) {
                         d->kind = VIRTUAL_RAM;
                         d->prepares = true;
@@ -221,6 +236,29 @@ static void refuse(struct request *r, enum outcome outcome, enum reason reason, 
         memset(r->met, 0, sizeof(r->met));
 }
 
+static int claim_base_net(struct hypervisor *h, struct entry *e, struct err *err)
+{
+        struct request *r = &e->r;
+        struct placement p = {0};
+        int done = place_need(h->ledger, h->components, h->n_components, &r->needs[2],
+                              hypervisor_default_share(h), NET_UNIT_BPS, r->start_ms, r->end_ms, &p, err);
+        if (done == 0) {
+                char asked[UNITS_TEXT], have[UNITS_TEXT], why[REQUEST_SENTENCE];
+                (void)snprintf(why, sizeof(why),
+                               "%s bit/s for its network card are not free on this host, but %s are",
+                               units_print_rate(r->needs[2].amount, asked),
+                               units_print_rate(p.amount_met, have));
+                refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, why);
+                return 0;
+        }
+        if (done > 0)
+                done = claim(h, e, &r->needs[2], &p, CLAIM_ALLOCATED);
+        if (done < 0)
+                return err_set(err, REASON_INTERNAL, -done, "cannot claim bandwidth");
+        r->met[2] = p.amount_met;
+        return 0;
+}
+
 static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
 {
         struct request *r = &e->r;
@@ -253,7 +291,7 @@ static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
                 return err_set(err, REASON_INTERNAL, -done, "cannot claim base memory");
         r->met[1] = p.amount_met;
         r->outcome = OUTCOME_GRANTED;
-        return 0;
+        return r->n_needs > 2 ? claim_base_net(h, e, err) : 0;
 }
 
 /* All needs are tried first; only then is anything claimed. */

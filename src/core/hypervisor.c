@@ -33,6 +33,9 @@ void claims_release(struct hypervisor *h, struct entry *e)
                 } else if (c->kind == VIRTUAL_DIMM) {
                         e->vm->memory_slots &= ~(UINT64_C(1) << c->slot);
                         e->vm->leased_bytes -= c->amount;
+                } else if (c->kind == VIRTUAL_NIC) {
+                        e->vm->nic_slots &= ~(UINT64_C(1) << c->slot);
+                        e->vm->leased_bps -= c->slot > 0 ? c->amount : 0;
                 }
         }
 }
@@ -535,6 +538,14 @@ void hypervisor_tick(struct hypervisor *h, int64_t now_ms)
 
 /* ---- VMs ---- */
 
+static bool is_net_valid(const struct vm_shape *s)
+{
+        if (s->net_bps == 0)
+                return s->net_max_bps == 0;
+        return s->net_bps >= NET_LEAST_BPS && s->net_bps < UNITS_MAX && s->net_bps % NET_UNIT_BPS == 0 &&
+               (s->net_max_bps == 0 || s->net_max_bps >= s->net_bps) && s->net_max_bps < UNITS_MAX;
+}
+
 int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct err *err)
 {
         if (find_vm(h, s->name))
@@ -543,7 +554,7 @@ int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct 
             s->share_milli < 0 || s->share_milli > CPU_WHOLE_MILLI || s->unit_bytes < 1 ||
             s->memory_bytes < s->unit_bytes || s->memory_max_bytes < s->memory_bytes ||
             s->memory_max_bytes >= UNITS_MAX || s->memory_slots < 0 || s->memory_slots > SHAPE_SLOTS_MAX ||
-            s->memory_bytes % s->unit_bytes || s->memory_max_bytes % s->unit_bytes)
+            s->memory_bytes % s->unit_bytes || s->memory_max_bytes % s->unit_bytes || !is_net_valid(s))
                 return err_set(err, REASON_INVALID, EINVAL, "the shape of VM %s is not a valid one", s->name);
         struct vm_entry *v = calloc(1, sizeof(*v));
         if (!v)
@@ -556,13 +567,20 @@ int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct 
 
 int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *s, struct err *err)
 {
-        int64_t memory = 0;
+        int64_t memory = 0, net = 0;
         for (size_t i = 0; i < h->n_components; i++)
                 if (h->components[i].kind == COMPONENT_MEMORY)
                         memory += h->components[i].owned;
+                else if (h->components[i].kind == COMPONENT_NET && h->components[i].owned > net)
+                        net = h->components[i].owned;
         if (s->memory_bytes > memory)
                 return err_set(err, REASON_NO_CAPACITY, ENOSPC,
                                "VM %s starts with more memory than this host gives away", s->name);
+        if (s->net_bps > net)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                               "VM %s starts with %lld bit/s for its network card, and this host gives away "
+                               "%lld",
+                               s->name, (long long)s->net_bps, (long long)net);
         return 0;
 }
 
@@ -625,6 +643,9 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
         r->needs[1] = (struct need){.kind = COMPONENT_MEMORY,
                                     .amount = v->shape.memory_bytes,
                                     .amount_max = v->shape.memory_bytes};
+        if (v->shape.net_bps)
+                r->needs[r->n_needs++] = (struct need){
+                        .kind = COMPONENT_NET, .amount = v->shape.net_bps, .amount_max = v->shape.net_bps};
         int bad = kept_take_over(h, e, now_ms) ? 0 : decide(h, e, now_ms, err);
         if (bad) {
                 drop_claims(h, e);

@@ -52,9 +52,11 @@ struct vm_shape {
         int64_t memory_max_bytes; /* at most */
         int64_t unit_bytes;       /* growth unit of memory */
         int32_t memory_slots;     /* DIMM slots (<= 64) */
+        int64_t net_bps;          /* guaranteed to its network card from its start on; 0: it has none */
+        int64_t net_max_bps;      /* up to which leases may raise that; 0: as far as the link goes */
 };
 
-enum { SHAPE_CPUS_MAX = 64, SHAPE_SLOTS_MAX = 64 };
+enum { SHAPE_CPUS_MAX = 64, SHAPE_SLOTS_MAX = 64, SHAPE_NIC_SLOTS = 64 };
 
 enum effect_kind {
         EFFECT_PERSIST = 1, /* write the row of the request */

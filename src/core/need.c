@@ -40,6 +40,32 @@ const struct parameter_row parameter_rows[PARAMETER_N] = {
 };
 /* clang-format on */
 
+static const char *print_count(int64_t count, char buf[UNITS_TEXT])
+{
+        (void)snprintf(buf, UNITS_TEXT, "%lld", (long long)count);
+        return buf;
+}
+
+/* How amounts of a kind are written. A kind that is not here is written in bytes. */
+static const struct {
+        int (*parse)(const char *text, int64_t *ret, struct err *err);
+        const char *(*print)(int64_t amount, char buf[UNITS_TEXT]);
+        int64_t least;
+} amounts[COMPONENT_KIND_N] = {
+        [COMPONENT_CPU] = {units_parse_count, print_count,      1            },
+        [COMPONENT_NET] = {units_parse_rate,  units_print_rate, NET_LEAST_BPS},
+};
+
+int need_amount_parse(enum component_kind kind, const char *text, int64_t *ret, struct err *err)
+{
+        return amounts[kind].parse ? amounts[kind].parse(text, ret, err) : units_parse_bytes(text, ret, err);
+}
+
+const char *need_amount_print(enum component_kind kind, int64_t amount, char buf[UNITS_TEXT])
+{
+        return amounts[kind].print ? amounts[kind].print(amount, buf) : units_print_bytes(amount, buf);
+}
+
 /* Parameters that cannot be asked for together, and why. */
 static const struct {
         enum parameter_id a, b;
@@ -158,8 +184,12 @@ static int parameter_check(enum component_kind kind, const struct parameter *p, 
 static int amounts_check(const struct need *need, struct err *err)
 {
         const char *name = component_kinds[need->kind].name;
+        char text[UNITS_TEXT];
         if (need->amount < 1)
                 return err_set(err, REASON_INVALID, ERANGE, "%s: the amount must be at least 1", name);
+        if (need->amount < amounts[need->kind].least)
+                return err_set(err, REASON_INVALID, ERANGE, "%s: the amount must be at least %s", name,
+                               need_amount_print(need->kind, amounts[need->kind].least, text));
         if (need->amount_max < need->amount)
                 return err_set(err, REASON_INVALID, ERANGE, "%s: the range ends below its start", name);
         if (need->amount_max >= UNITS_MAX)
@@ -226,20 +256,15 @@ static bool cut(char *dst, size_t size, const char *text, size_t n)
         return true;
 }
 
-static int amount_parse(enum component_kind kind, const char *text, int64_t *ret, struct err *err)
-{
-        return kind == COMPONENT_CPU ? units_parse_count(text, ret, err) : units_parse_bytes(text, ret, err);
-}
-
 /* AMOUNT or AMOUNT..AMOUNT */
 static int range_parse(const char *text, struct need *need, struct err *err)
 {
         char low[NEED_TEXT];
         const char *dots = strstr(text, "..");
         (void)cut(low, sizeof(low), text, dots ? (size_t)(dots - text) : strlen(text));
-        int r = amount_parse(need->kind, low, &need->amount, err);
+        int r = need_amount_parse(need->kind, low, &need->amount, err);
         if (r == 0 && dots)
-                return amount_parse(need->kind, dots + 2, &need->amount_max, err);
+                return need_amount_parse(need->kind, dots + 2, &need->amount_max, err);
         need->amount_max = need->amount;
         return r;
 }
@@ -401,11 +426,7 @@ bool need_equal(const struct need *a, const struct need *b)
 static void amount_append(char buf[NEED_TEXT], enum component_kind kind, int64_t amount)
 {
         char text[UNITS_TEXT];
-        if (kind == COMPONENT_CPU)
-                (void)snprintf(text, sizeof(text), "%lld", (long long)amount);
-        else
-                (void)units_print_bytes(amount, text);
-        append(buf, NEED_TEXT, text);
+        append(buf, NEED_TEXT, need_amount_print(kind, amount, text));
 }
 
 const char *need_print(const struct need *need, char buf[NEED_TEXT])

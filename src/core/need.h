@@ -2,14 +2,16 @@
 /* core/need.h - what is asked for: an amount of one kind, with performance parameters.
  *
  * Text form: KIND:AMOUNT[..AMOUNT][,PARAMETER...]   cpu:2,share>=0.9   memory:512M..2G   cpu:1,exclusive
- * Amounts: CPUs, or bytes with K M G T. A flag parameter stands alone; others are NAME RELATION VALUE.
- * Values are held in the parameter's base unit (share: thousandths), so that what is evaluated is what
- * was stated (1.4), and need_print() gives a text that parses to the same need. Pure, no allocation. */
+ * net:200M Amounts: CPUs; bytes with K M G T; bits a second with K M G T of 1000. A flag parameter stands
+ * alone; others are NAME RELATION VALUE. Values are held in the parameter's base unit (share: thousandths),
+ * so that what is evaluated is what was stated (1.4), and need_print() gives a text that parses to the same
+ * need. Pure, no allocation. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "base/units.h"
 #include "core/component.h"
 
 enum { NEED_PARAMETERS_MAX = 4, NEED_TEXT = 128, NEEDS_MAX = 4 };
@@ -41,7 +43,7 @@ struct parameter {
 
 struct need {
         enum component_kind kind;
-        int64_t amount;     /* the least that will do: CPUs, or bytes */
+        int64_t amount;     /* the least that will do: CPUs, bytes, or bits a second */
         int64_t amount_max; /* the most that is of use; == amount where no range was asked for */
         size_t n_parameters;
         struct parameter parameters[NEED_PARAMETERS_MAX];
@@ -51,6 +53,9 @@ struct need {
  * parameter twice, parameters that exclude each other, amounts of 0 or above 2^53-1: REASON_INVALID.
  * *ret is untouched on failure. */
 int need_parse(const char *text, struct need *ret, struct err *err);
+/* An amount alone, as its kind is written; need_amount_parse() refuses what is not one, but not 0. */
+int need_amount_parse(enum component_kind kind, const char *text, int64_t *ret, struct err *err);
+const char *need_amount_print(enum component_kind kind, int64_t amount, char buf[UNITS_TEXT]);
 /* Text form; always terminated, always fits. Returns buf. */
 const char *need_print(const struct need *need, char buf[NEED_TEXT]);
 /* The same checks on a need that came in parts (from the wire): */

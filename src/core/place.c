@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The model: a site is a component with enough room for at least one unit (a CPU, or unit_bytes of memory).
+/* The model: a site is a component with enough room for at least one unit (a CPU, or so many bytes or bits a
+ * second).
  * Sites of a node are neighbours in the table and make a group; how many units to take from which group is
  * one decision for both kinds, and which sites of a group, another. */
 #include "core/place.h"
@@ -73,7 +74,7 @@ static struct asked asked_of(const struct need *need, int64_t default_share_mill
 /* How many units the component has room for. */
 static int64_t room_for(const struct asked *a, int64_t free, int64_t owned)
 {
-        if (a->kind == COMPONENT_MEMORY)
+        if (a->kind != COMPONENT_CPU)
                 return free / a->unit;
         /* Exclusive means that nobody has any part of it, however much of it there is to give. */
         return free >= a->unit && (!a->exclusive || free == owned);
@@ -131,7 +132,7 @@ static void groups_find(struct places *p, const struct asked *a)
         p->n_groups = 0;
         p->available = 0;
         for (size_t i = 0; i < p->n_sites; i++) {
-                /* Each piece of memory is a group of its own, also where a node has several. */
+                /* Each piece of memory and each link is a group of its own, also where a node has several. */
                 bool same = i > 0 && p->site[i].node == p->site[i - 1].node && a->kind == COMPONENT_CPU;
                 if (!same)
                         p->group[p->n_groups++] = (struct group){.first = i};
@@ -141,7 +142,7 @@ static void groups_find(struct places *p, const struct asked *a)
         }
         qsort(p->group, p->n_groups, sizeof(p->group[0]), group_by_size);
         size_t usable = p->n_groups;
-        if (a->kind == COMPONENT_MEMORY && usable > PLACEMENT_NODES_MAX)
+        if (a->kind != COMPONENT_CPU && usable > PLACEMENT_NODES_MAX)
                 usable = PLACEMENT_NODES_MAX;
         for (size_t i = 0; i < usable; i++)
                 p->available += p->group[i].units;
@@ -194,12 +195,12 @@ static void items_fill(const struct places *p, const struct asked *a, const stru
 
 static int64_t amount_of(const struct asked *a, int64_t units)
 {
-        return a->kind == COMPONENT_MEMORY ? units * a->unit : units;
+        return a->kind == COMPONENT_CPU ? units : units * a->unit;
 }
 
 static bool is_placed_here(enum component_kind kind)
 {
-        return kind == COMPONENT_CPU || kind == COMPONENT_MEMORY;
+        return kind == COMPONENT_CPU || kind == COMPONENT_MEMORY || kind == COMPONENT_NET;
 }
 
 int place_need(const struct ledger *l, const struct component *components, size_t n, const struct need *need,

@@ -76,6 +76,9 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                 } else if (rc->kind == VIRTUAL_DIMM) {
                         vm->memory_slots |= UINT64_C(1) << rc->slot;
                         vm->leased_bytes += rc->amount;
+                } else if (rc->kind == VIRTUAL_NIC) {
+                        vm->nic_slots |= UINT64_C(1) << rc->slot;
+                        vm->leased_bps += rc->slot > 0 ? rc->amount : 0;
                 }
         }
         if (e->r.state == REQUEST_RELEASING) {
@@ -109,8 +112,8 @@ bool hypervisor_is_sound(const struct hypervisor *h)
         if (!ledger_is_sound(h->ledger))
                 return false;
         for (const struct vm_entry *v = h->vms; v; v = v->next) {
-                uint64_t cpus = 0, slots = 0;
-                int64_t bytes = 0;
+                uint64_t used[VIRTUAL_KIND_N] = {0}; /* slots */
+                int64_t bytes = 0, bps = 0;
                 size_t apps = 0;
                 for (const struct entry *e = h->oldest; e; e = e->newer) {
                         if (e->vm != v || !request_is_live(&e->r))
@@ -118,19 +121,20 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                         apps += e->r.kind == REQUEST_APP && request_is_live(&e->r);
                         for (size_t i = 0; i < e->r.n_definitions; i++) {
                                 const struct definition *c = &e->r.definitions[i];
-                                bool cpu = c->kind == VIRTUAL_VCPU;
-                                if (c->slot < 0 || (!cpu && c->kind != VIRTUAL_DIMM))
+                                if (c->slot < 0 || c->kind == VIRTUAL_RAM)
                                         continue;
                                 uint64_t bit = UINT64_C(1) << c->slot;
-                                if ((cpu ? cpus : slots) & bit)
+                                if (used[c->kind] & bit)
                                         return false; /* one slot, two requests */
-                                *(cpu ? &cpus : &slots) |= bit;
-                                bytes += cpu ? 0 : c->amount;
+                                used[c->kind] |= bit;
+                                bytes += c->kind == VIRTUAL_DIMM ? c->amount : 0;
+                                bps += c->kind == VIRTUAL_NIC && c->slot > 0 ? c->amount : 0;
                         }
                 }
                 remembered += v->history.n;
-                if (v->history.n > h->config.finished_max || cpus != v->cpu_slots ||
-                    slots != v->memory_slots || bytes != v->leased_bytes || apps != v->live)
+                if (v->history.n > h->config.finished_max || used[VIRTUAL_VCPU] != v->cpu_slots ||
+                    used[VIRTUAL_DIMM] != v->memory_slots || used[VIRTUAL_NIC] != v->nic_slots ||
+                    bytes != v->leased_bytes || bps != v->leased_bps || apps != v->live)
                         return false;
         }
         for (const struct entry *k = h->kept_first; k; k = k->kept_next) {

@@ -8,41 +8,47 @@
 
 #include "core/hypervisor-internal.h" /* to see that tables stay bounded */
 
-#define MIB (INT64_C(1) << 20)
+#define MIB  (INT64_C(1) << 20)
+#define MBIT INT64_C(1000000)
 
 static const struct component machine[] = {
-        {.id = "cpu:0",         .kind = COMPONENT_CPU, .capacity = 1000, .owned = 1000, .healthy = true},
-        { .id = "cpu:1",
+        {.id = "cpu:0",            .kind = COMPONENT_CPU, .capacity = 1000, .owned = 1000, .healthy = true},
+        {.id = "cpu:1",
          .kind = COMPONENT_CPU,
          .os_index = 1,
          .capacity = 1000,
          .owned = 1000,
          .healthy = true},
-        {                                                                                .id = "cpu:2",
+        {.id = "cpu:2",
          .kind = COMPONENT_CPU,
          .os_index = 2,
          .node = 1,
          .capacity = 1000,
          .owned = 1000,
          .healthy = true},
-        {                                                                                  .id = "cpu:3",
+        {.id = "cpu:3",
          .kind = COMPONENT_CPU,
          .os_index = 3,
          .node = 1,
          .capacity = 1000,
          .owned = 1000,
          .healthy = true},
-        {                                                                                    .id = "memory:node0",
+        {.id = "memory:node0",
          .kind = COMPONENT_MEMORY,
          .capacity = 2048 * MIB,
          .owned = 2048 * MIB,
-         .healthy = true                                                                           },
-        {                                                                                  .id = "memory:node1",
+         .healthy = true                                                                                },
+        {.id = "memory:node1",
          .kind = COMPONENT_MEMORY,
          .node = 1,
          .capacity = 2048 * MIB,
          .owned = 2048 * MIB,
          .healthy = true},
+        {.id = "net:eth0",
+         .kind = COMPONENT_NET,
+         .capacity = 1000 * MBIT,
+         .owned = 980 * MBIT,
+         .healthy = true                                                                                  },
 };
 
 static const struct hypervisor_config config = {.cpu_overcommit = 2,
@@ -64,14 +70,23 @@ static const struct vm_shape shapes[] = {
          .memory_bytes = 512 * MIB,
          .memory_max_bytes = 2048 * MIB,
          .unit_bytes = 128 * MIB,
-         .memory_slots = 4},
-        {.name = "u",
+         .memory_slots = 4                      },
+        { .name = "u",
          .cpus = 2,
          .cpus_max = 3,
          .memory_bytes = 256 * MIB,
          .memory_max_bytes = 1024 * MIB,
          .unit_bytes = 128 * MIB,
-         .memory_slots = 2},
+         .memory_slots = 2        },
+        {                                 .name = "n",
+         .cpus = 1,
+         .cpus_max = 2,
+         .share_milli = 100,
+         .memory_bytes = 128 * MIB,
+         .memory_max_bytes = 128 * MIB,
+         .unit_bytes = 128 * MIB,
+         .net_bps = 200 * MBIT,
+         .net_max_bps = 600 * MBIT},
 };
 
 /* The same after its memory was halved and half of its CPUs were taken out of use. */
@@ -516,6 +531,102 @@ static void test_refusals(void)
         (void)ask(&w, "d", "memory:256M", false, &bad);
         g_assert_cmpint(bad, ==, REASON_INVALID); /* the id with other needs */
         world_done(&w);
+}
+
+/* A network card: of the base, and what leases add to it. */
+static void test_net(void)
+{
+        struct world w;
+        uint64_t serial;
+        struct err err = {0};
+        world_init(&w);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "n", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        const struct ledger *l = hypervisor_ledger(w.h);
+        const uint32_t net = G_N_ELEMENTS(machine) - 1;
+        g_assert_cmpint(ledger_claimed(l, net), ==, 200 * MBIT);
+        const struct request *base = hypervisor_find(w.h, "vm:n");
+        const struct definition *nic = &base->definitions[base->n_definitions - 1];
+        g_assert_true(nic->kind == VIRTUAL_NIC && nic->slot == 0 && nic->component == net && nic->active);
+        uint64_t a = ask_for(&w, "n", "a", "net:100M", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, a)->outcome, ==, OUTCOME_GRANTED);
+        g_assert_cmpint(get(&w, a)->definitions[0].slot, ==, 1);
+        /* rounded up to whole units */
+        uint64_t b = ask_for(&w, "n", "b", "net:64001 cpu:1", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, b)->met[0], ==, 72000);
+        g_assert_cmpint(ledger_claimed(l, net), ==, 300 * MBIT + 72000);
+        const struct request *r = get(&w, ask_for(&w, "n", "c", "net:401M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        g_assert_cmpint(r->reason, ==, REASON_POLICY);
+        r = get(&w, ask_for(&w, "n", "d", "net:400M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NOT_NOW);
+        r = get(&w, ask_for(&w, "n", "e", "net:400M", true, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_COUNTER_OFFERED);
+        g_assert_nonnull(strstr(r->sentence, "offered net:299928K instead"));
+        g_assert_cmpint(ledger_claimed(l, net), ==, 600 * MBIT);
+        g_assert_cmpint(hypervisor_release(w.h, "vm:n/e", "declined", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        /* less than is worth holding is no offer */
+        uint64_t f = ask_for(&w, "n", "f", "net:299900K", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, f)->outcome, ==, OUTCOME_GRANTED);
+        g_assert_cmpint(get(&w, ask_for(&w, "n", "g", "net:1M", true, 0, LEDGER_OPEN, NULL))->outcome, ==,
+                        OUTCOME_NOT_NOW);
+        /* a reservation of the operator's, and what is over */
+        uint64_t s = ask_for(&w, NULL, "s", "net:380M", false, 0, LEDGER_OPEN, NULL);
+        g_assert_cmpint(get(&w, s)->outcome, ==, OUTCOME_GRANTED);
+        r = get(&w, ask_for(&w, NULL, "t", "net:1M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NOT_NOW);
+        r = get(&w, ask_for(&w, NULL, "x", "net:981M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        /* a VM without a card */
+        g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        r = get(&w, ask_for(&w, "u", "a", "net:100M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        g_assert_cmpint(r->reason, ==, REASON_UNSUPPORTED);
+        g_assert_nonnull(strstr(r->sentence, "no network card"));
+        for (const char *const *key = (const char *const[]){"vm:n/a", "vm:n/b", "vm:n/f", NULL}; *key; key++)
+                g_assert_cmpint(hypervisor_release(w.h, *key, "released", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(ledger_claimed(l, net), ==, 580 * MBIT);
+        g_assert_true(hypervisor_is_sound(w.h));
+        world_done(&w);
+}
+
+static void test_shapes(void)
+{
+        struct hypervisor *h = hypervisor_new(&config, machine, G_N_ELEMENTS(machine), 0);
+        static const struct {
+                int64_t rate, most;
+        } wrong[] = {
+                {0,         1000000},
+                {63000,     0      },
+                {64001,     0      },
+                {-8000,     0      },
+                {UNITS_MAX, 0      },
+                {128000,    64000  }
+        };
+        struct err err = {0};
+        struct vm_shape s = shapes[1];
+        for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++) {
+                s.net_bps = wrong[i].rate;
+                s.net_max_bps = wrong[i].most;
+                g_assert_cmpint(hypervisor_vm_define(h, &s, &err), <, 0);
+                g_assert_cmpint(err.reason, ==, REASON_INVALID);
+        }
+        s.net_max_bps = 0;
+        s.net_bps = 981 * MBIT;
+        g_assert_cmpint(hypervisor_vm_fits(h, &s, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_NO_CAPACITY);
+        s.net_bps = 980 * MBIT;
+        g_assert_cmpint(hypervisor_vm_fits(h, &s, &err), ==, 0);
+        hypervisor_free(h);
 }
 
 static void test_counter_offer(void)
@@ -1208,9 +1319,15 @@ static const char *random_key(GRand *rand, char key[32])
 
 static void random_ask(struct world *w, GRand *rand)
 {
-        static const char *const kinds[] = {
-                "cpu:1",           "cpu:2,share>=0.9",     "cpu:1,exclusive",           "memory:256M",
-                "memory:128M..1G", "cpu:1..3 memory:128M", "memory:1G cpu:1,share>=0.1"};
+        static const char *const kinds[] = {"cpu:1",
+                                            "cpu:2,share>=0.9",
+                                            "cpu:1,exclusive",
+                                            "memory:256M",
+                                            "memory:128M..1G",
+                                            "cpu:1..3 memory:128M",
+                                            "memory:1G cpu:1,share>=0.1",
+                                            "net:100M",
+                                            "net:50M..300M cpu:1"};
         static const char *const vms[] = {"v", "v", "u", NULL};
         char id[16];
         enum reason bad;
@@ -1368,6 +1485,8 @@ int main(int argc, char **argv)
         g_test_add_func("/request/cells", test_request_cells);
         g_test_add_func("/hypervisor/grant", test_grant);
         g_test_add_func("/hypervisor/refusals", test_refusals);
+        g_test_add_func("/hypervisor/net", test_net);
+        g_test_add_func("/hypervisor/shapes", test_shapes);
         g_test_add_func("/hypervisor/counter-offer", test_counter_offer);
         g_test_add_func("/hypervisor/failed-activation", test_failed_activation);
         g_test_add_func("/hypervisor/vm-gone", test_vm_gone);

@@ -66,6 +66,15 @@ static void test_parse(void)
         g_assert_cmpint(n.amount_max, ==, 4);
         g_assert_cmpint(n.parameters[0].value, ==, 1000);
 
+        n = parsed("net:200M");
+        g_assert_cmpint(n.kind, ==, COMPONENT_NET);
+        g_assert_cmpint(n.amount, ==, 200000000);
+        n = parsed("net:64K..1.5Gbit/s");
+        g_assert_cmpint(n.amount, ==, 64000);
+        g_assert_cmpint(n.amount_max, ==, 1500000000);
+        char text[NEED_TEXT];
+        g_assert_cmpstr(need_print(&n, text), ==, "net:64K..1500M");
+
         n = parsed("memory:9007199254740991");
         g_assert_cmpint(n.amount, ==, UNITS_MAX - 1);
 }
@@ -77,9 +86,12 @@ static void test_refuse(void)
         refused(":2", REASON_INVALID, "kind is a word");
         refused("CPU:2", REASON_INVALID, "kind is a word");
         refused("gpu:1", REASON_UNSUPPORTED,
-                "there is no kind \"gpu\"; what can be asked for here: cpu, memory");
+                "there is no kind \"gpu\"; what can be asked for here: cpu, memory, net");
         refused("none:1", REASON_UNSUPPORTED, "no kind \"none\"");
-        refused("net:1", REASON_UNSUPPORTED, "nothing provides the kind \"net\"");
+        refused("block:1", REASON_UNSUPPORTED, "nothing provides the kind \"block\"");
+        refused("net:63999", REASON_INVALID, "at least 64K");
+        refused("net:1KiB", REASON_INVALID, "rate");
+        refused("net:2M..1M", REASON_INVALID, "range");
         refused("cpu:", REASON_INVALID, "whole number");
         refused("cpu:0", REASON_INVALID, "at least 1");
         refused("cpu:-1", REASON_INVALID, "whole number");

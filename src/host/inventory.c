@@ -5,12 +5,14 @@
 #include <errno.h>
 #include <hwloc.h>
 #include <inttypes.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/str.h"
 #include "host/cpulist.h"
 
-enum { MIB_SHIFT = 20 };
+enum { MIB_SHIFT = 20, REST_PART = 50, LINK_LEAST_BPS = 10000000 };
 
 static int64_t whole_mib(int64_t bytes)
 {
@@ -239,6 +241,36 @@ out:
         return r;
 }
 
+static int add(struct inventory *inv, const struct component *c, struct err *err)
+{
+        struct component *grown = realloc(inv->components, (inv->n + 1) * sizeof(*grown));
+        if (!grown)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
+        inv->components = grown;
+        inv->components[inv->n++] = *c;
+        return 0;
+}
+
+static bool is_link_name(const char *name)
+{
+        return str_is_name(name) && strlen(name) < IFNAMSIZ;
+}
+
+int inventory_add_link(struct inventory *inv, const char *name, int64_t rate_bps, struct err *err)
+{
+        struct component c = {.kind = COMPONENT_NET, .capacity = rate_bps, .healthy = true};
+        if (!is_link_name(name))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "\"%.40s\" is not the name of a network interface", name);
+        if (rate_bps < LINK_LEAST_BPS)
+                return err_set(err, REASON_INVALID, ERANGE, "a link of %" PRId64 " bit/s (%d at least)",
+                               rate_bps, LINK_LEAST_BPS);
+        int64_t link_bytes = rate_bps / 8, rest_bytes = (link_bytes * 8 / REST_PART + 7) / 8;
+        c.owned = (link_bytes - rest_bytes) * 8 / NET_UNIT_BPS * NET_UNIT_BPS;
+        (void)snprintf(c.id, sizeof(c.id), "net:%s", name);
+        return add(inv, &c, err);
+}
+
 int inventory_add_missing(struct inventory *inv, const char *id, struct err *err)
 {
         struct component c = {0};
@@ -251,15 +283,14 @@ int inventory_add_missing(struct inventory *inv, const char *id, struct err *err
                 c.node = c.os_index;
                 (void)snprintf(again, sizeof(again), "memory:node%" PRIu32, c.os_index);
         }
+        if (strncmp(id, "net:", 4) == 0 && is_link_name(id + 4)) {
+                c.kind = COMPONENT_NET;
+                (void)snprintf(again, sizeof(again), "%s", id);
+        }
         if (!c.kind || strcmp(again, id) != 0)
                 return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not the name of a component", id);
         memcpy(c.id, again, sizeof(c.id));
-        struct component *grown = realloc(inv->components, (inv->n + 1) * sizeof(*grown));
-        if (!grown)
-                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
-        inv->components = grown;
-        inv->components[inv->n++] = c;
-        return 0;
+        return add(inv, &c, err);
 }
 
 void inventory_done(struct inventory *inv)

@@ -35,9 +35,12 @@ struct inventory {
  * REASON_INVALID: a CPU that is not there, a file or description that hwloc refuses.
  * REASON_NO_CAPACITY: more memory than there is. *ret is untouched on failure. */
 int inventory_read(const struct inventory_options *o, struct inventory *ret, struct err *err);
-/* A component that the machine had once ("cpu:5", "memory:node1"), behind the others: not healthy, of no
- * capacity, but with a name, so that what is claimed of it still stands in the books. REASON_INVALID: no name
- * of a component. */
+/* A link of which so much may be given away, in each direction; a fiftieth of it is left to what has no
+ * guarantee (host/net.h). Behind the others. REASON_INVALID: no name of an interface, or too slow. */
+int inventory_add_link(struct inventory *inv, const char *name, int64_t rate_bps, struct err *err);
+/* A component that the machine had once ("cpu:5", "memory:node1", "net:eth0"), behind the others: not
+ * healthy, of no capacity, but with a name, so that what is claimed of it still stands in the books.
+ * REASON_INVALID: no name of a component. */
 int inventory_add_missing(struct inventory *inv, const char *id, struct err *err);
 /* Idempotent. */
 void inventory_done(struct inventory *inv);

@@ -147,6 +147,34 @@ static void test_missing(void)
         inventory_done(&inv);
 }
 
+static void test_link(void)
+{
+        struct inventory inv =
+                read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, GIB, 0});
+        struct err err = {0};
+        size_t n = inv.n;
+        g_assert_cmpint(inventory_add_link(&inv, "eth0", 1000000000, &err), ==, 0);
+        const struct component *c = &inv.components[n];
+        g_assert_cmpstr(c->id, ==, "net:eth0");
+        g_assert_true(c->kind == COMPONENT_NET && c->healthy);
+        g_assert_cmpint(c->capacity, ==, 1000000000);
+        g_assert_cmpint(c->owned, ==, 980000000);
+        g_assert_cmpint(inventory_add_link(&inv, "a b", 1000000000, &err), <, 0);
+        g_assert_cmpint(inventory_add_link(&inv, "abcdefghijklmnop", 1000000000, &err), <, 0);
+        g_assert_cmpint(inventory_add_link(&inv, "eth1", 9999999, &err), <, 0);
+        g_assert_cmpuint(inv.n, ==, n + 1);
+        /* What is owned and the rest's part never exceed the link, in whole bytes. */
+        for (int64_t rate = 10000000; rate < 10100000; rate += 997) {
+                g_assert_cmpint(inventory_add_link(&inv, "eth1", rate, &err), ==, 0);
+                int64_t rest = (rate / 8 * 8 / 50 + 7) / 8;
+                g_assert_cmpint(inv.components[inv.n - 1].owned / 8 + rest, <=, rate / 8);
+                g_assert_cmpint(inv.components[inv.n - 1].owned, >, rate / 50 * 48);
+        }
+        g_assert_cmpint(inventory_add_missing(&inv, "net:eth9", &err), ==, 0);
+        g_assert_false(inv.components[inv.n - 1].healthy);
+        inventory_done(&inv);
+}
+
 static void test_live(void)
 {
         struct inventory inv = read_ok((struct inventory_options){INVENTORY_LIVE, NULL, NULL, 0, 0});
@@ -166,6 +194,7 @@ int main(int argc, char **argv)
         g_test_add_func("/inventory/refused", test_refused);
         g_test_add_func("/inventory/xml", test_xml);
         g_test_add_func("/inventory/missing", test_missing);
+        g_test_add_func("/inventory/link", test_link);
         g_test_add_func("/inventory/live", test_live);
         return g_test_run();
 }

@@ -237,6 +237,21 @@ static int let_go(struct nics *n, const char *vm, const char *item, struct err *
         return done < 0 ? done : nic_record_write(n->dir_fd, &r, err);
 }
 
+static int prune(struct nics *n, const char *vm, const char (*keep)[CPU_ITEM_SIZE], size_t n_keep,
+                 struct err *err)
+{
+        struct nic_record r;
+        int done = find(n, vm, &r, err);
+        for (size_t i = 0; done == 1 && i < r.n_items; i++) {
+                bool stays = false;
+                for (size_t k = 0; k < n_keep; k++)
+                        stays = stays || strcmp(r.items[i].name, keep[k]) == 0;
+                int each = stays ? 0 : let_go(n, vm, r.items[i].name, err);
+                done = each < 0 ? each : done;
+        }
+        return done < 0 ? done : 0;
+}
+
 static int read_back(struct nics *n, const char *vm, const char *item, struct nic_live *ret, struct err *err)
 {
         struct nic_record r;
@@ -310,6 +325,15 @@ int nics_read(struct nics *n, const char *vm, const char *item, struct nic_live 
 {
         (void)pthread_mutex_lock(&n->lock);
         int r = read_back(n, vm, item, ret, err);
+        (void)pthread_mutex_unlock(&n->lock);
+        return r;
+}
+
+int nics_prune(struct nics *n, const char *vm, const char (*keep)[CPU_ITEM_SIZE], size_t n_keep,
+               struct err *err)
+{
+        (void)pthread_mutex_lock(&n->lock);
+        int r = prune(n, vm, keep, n_keep, err);
         (void)pthread_mutex_unlock(&n->lock);
         return r;
 }

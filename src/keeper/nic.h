@@ -12,6 +12,7 @@
 #include <glib.h>
 #include <pthread.h>
 #include "base/err.h"
+#include "host/cpu.h"
 #include "host/net.h"
 #include "keeper/config.h"
 
@@ -44,6 +45,9 @@ int nics_hold(struct nics *n, const char *vm, const char *item, const struct net
 int nics_let_go(struct nics *n, const char *vm, const char *item, struct err *err);
 /* REASON_NOT_FOUND: not activated. REASON_STALE: changed behind our back. */
 int nics_read(struct nics *n, const char *vm, const char *item, struct nic_live *ret, struct err *err);
+/* All items of the VM but these. */
+int nics_prune(struct nics *n, const char *vm, const char (*keep)[CPU_ITEM_SIZE], size_t n_keep,
+               struct err *err);
 /* All items of the VM. */
 int nics_drop(struct nics *n, const char *vm, struct err *err);
 

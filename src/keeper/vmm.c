@@ -439,7 +439,9 @@ int vmms_drop(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *er
         if (p->n_keep == 0)
                 return drop(v, p->vm, CPU_REMOVE_ALL, &keep, err);
         int r = drop(v, p->vm, CPU_REMOVE_BUT_ITEMS, &keep, err);
-        return r < 0 ? r : v->cpu->provider->prune(v->cpu, p->vm, p->keep, p->n_keep, err);
+        if (r == 0)
+                r = v->cpu->provider->prune(v->cpu, p->vm, p->keep, p->n_keep, err);
+        return r < 0 ? r : nics_prune(v->nics, p->vm, p->keep, p->n_keep, err);
 }
 
 /* The thread must be the VMM's at this moment. It may end at any other, and its number be a stranger's, so

@@ -88,16 +88,14 @@ static int parameter_parse(enum component_kind kind, char *text, struct api_para
 
 static int amount_parse(enum component_kind kind, char *text, struct api_need *need, struct err *err)
 {
-        int (*parse)(const char *, int64_t *, struct err *) =
-                kind == COMPONENT_CPU ? units_parse_count : units_parse_bytes;
         char *dots = strstr(text, "..");
 
         if (dots != NULL)
                 *dots = '\0';
-        int r = parse(text, &need->amount, err);
+        int r = need_amount_parse(kind, text, &need->amount, err);
         if (r == 0 && dots != NULL) {
                 need->has_amount_max = true;
-                r = parse(dots + 2, &need->amount_max, err);
+                r = need_amount_parse(kind, dots + 2, &need->amount_max, err);
         }
         if (r < 0)
                 return err_note(err, "%s", need->kind);
@@ -171,10 +169,7 @@ static void amount_print(char buf[NEED_TEXT], enum component_kind kind, int64_t 
 {
         char text[UNITS_TEXT];
 
-        if (kind == COMPONENT_CPU)
-                append(buf, "%" PRId64, amount);
-        else
-                append(buf, "%s", units_print_bytes(amount, text));
+        append(buf, "%s", need_amount_print(kind, amount, text));
 }
 
 const char *need_text_print(const struct api_need *need, char buf[NEED_TEXT])

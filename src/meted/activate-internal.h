@@ -66,6 +66,7 @@ void vmm_hang_up(struct machine *v);
 step_fn host_activate, host_deactivate;
 step_fn vcpu_activate, vcpu_deactivate, vcpu_bind, vcpu_unbind, vcpu_finalise;
 step_fn dimm_activate, dimm_deactivate, dimm_finalise;
+step_fn nic_activate, nic_deactivate, nic_finalise;
 
 /* Where the host has several nodes, memory lies on the one that it was granted on. */
 bool host_has_nodes(const struct meted *m);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* vCPUs and DIMMs, and the host side of whatever is activated. */
+/* vCPUs, DIMMs and network cards, and the host side of whatever is activated. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/units.h"
 #include "meted/activate-internal.h"
 
 static const struct component *host_of(const struct step *s)
@@ -14,7 +15,10 @@ static const struct component *host_of(const struct step *s)
 
 static enum api_host_kind host_kind(const struct step *s)
 {
-        return host_of(s)->kind == COMPONENT_CPU ? API_HOST_KIND_CPU : API_HOST_KIND_MEMORY;
+        enum component_kind kind = host_of(s)->kind;
+        return kind == COMPONENT_CPU   ? API_HOST_KIND_CPU
+               : kind == COMPONENT_NET ? API_HOST_KIND_NET
+                                       : API_HOST_KIND_MEMORY;
 }
 
 static void item_name(const struct step *s, char *ret, size_t size)
@@ -66,6 +70,12 @@ void host_activate(struct step *s)
                 p->has_share_milli = true;
                 p->share_milli = step_item(s)->amount;
                 p->has_exclusive = p->exclusive = step_item(s)->exclusive;
+        } else if (p->kind == API_HOST_KIND_NET) {
+                const struct api_vm_definition *d = &s->v->definition;
+                p->has_rate_bps = true;
+                p->rate_bps = step_item(s)->amount;
+                p->has_ceiling_bps = d->has_net_ceiling_bps;
+                p->ceiling_bps = d->net_ceiling_bps;
         } else {
                 p->has_bytes = p->has_node = true;
                 p->bytes = step_item(s)->amount;
@@ -259,4 +269,46 @@ void dimm_finalise(struct step *s)
                 step_no_vmm(s);
         else
                 vm_refresh(s->v->vm, PLUG_MS, on_dimm_seen, s);
+}
+
+/* ---- network cards ---- */
+
+/* The card comes with the VMM and goes with it. What a lease adds is a rate on the host alone. */
+void nic_activate(struct step *s)
+{
+        step_done(s, NULL);
+}
+
+void nic_deactivate(struct step *s)
+{
+        step_done(s, NULL);
+}
+
+static void on_nic_read(void *arg, const json_t *result, const struct err *err)
+{
+        struct step *s = arg;
+        struct api_keeper_live *live = g_new0(struct api_keeper_live, 1);
+        struct err bad = {0};
+        char rate[UNITS_TEXT], all[UNITS_TEXT], most[UNITS_TEXT];
+        if (!err && api_keeper_live_parse(result, live, &bad))
+                err = &bad;
+        if (!err && !s->is_dropped && live->rate_bps != step_item(s)->amount) {
+                (void)err_set(&bad, REASON_STALE, EPROTO,
+                              "%" PRId64 " bit/s are held for it where %" PRId64 " were granted",
+                              live->rate_bps, step_item(s)->amount);
+                err = &bad;
+        }
+        if (!err && !s->is_dropped)
+                (void)snprintf(s->detail, sizeof(s->detail),
+                               "%s of %s of the VM, which has %s and %s at most, read back from %s",
+                               units_print_rate(live->rate_bps, rate), host_of(s)->id,
+                               units_print_rate(live->vm_rate_bps, all),
+                               units_print_rate(live->ceiling_bps, most), live->held_by);
+        g_free(live);
+        step_done(s, err);
+}
+
+void nic_finalise(struct step *s)
+{
+        item_call(s, API_KEEPER_HOST_READ, 0, on_nic_read);
 }

@@ -158,7 +158,8 @@ static int open_sockets(const struct machine *v, int fds[VM_FD_N], struct err *e
 static int launch(struct step *s, struct err *err)
 {
         struct machine *v = s->v;
-        struct vm_argv_options o = {.image_dir = v->m->config.image_dir, .ram_dir = "@RAM@", .first_fd = 3};
+        struct vm_argv_options o = {
+                .image_dir = v->m->config.image_dir, .ram_dir = "@RAM@", .tap = "@TAP@", .first_fd = 3};
         struct vm_argv argv = {0};
         int fds[VM_FD_N] = {-1, -1, -1, -1, -1};
         uint32_t nodes[SHAPE_CPUS_MAX];

@@ -20,7 +20,7 @@ static const struct {
         [VIRTUAL_RAM] = {[PHASE_PREPARE] = {vmm_prepare, vmm_unprepare},
                          [PHASE_HOST] = {host_activate, host_deactivate},
                          [PHASE_VIRTUAL] = {vmm_activate, vmm_deactivate},
-                         [PHASE_FINALISE] = {vmm_finalise, NULL} },
+                         [PHASE_FINALISE] = {vmm_finalise, NULL}},
         [VIRTUAL_DIMM] = {[PHASE_PREPARE] = {dimm_prepare, dimm_deactivate},
                          [PHASE_HOST] = {host_activate, host_deactivate},
                          [PHASE_VIRTUAL] = {dimm_activate, dimm_deactivate},
@@ -29,6 +29,9 @@ static const struct {
                          [PHASE_VIRTUAL] = {vcpu_activate, vcpu_deactivate},
                          [PHASE_BIND] = {vcpu_bind, vcpu_unbind},
                          [PHASE_FINALISE] = {vcpu_finalise, NULL}},
+        [VIRTUAL_NIC] = {[PHASE_HOST] = {host_activate, host_deactivate},
+                         [PHASE_VIRTUAL] = {nic_activate, nic_deactivate},
+                         [PHASE_FINALISE] = {nic_finalise, NULL}                                                },
 };
 
 /* The consumer is the VM, or the guest in it. */

@@ -112,6 +112,20 @@ static void answer_vm_created(struct meted *m, void *call, const struct request 
         pending_free(p);
 }
 
+/* By name: what it is on this host is the operator's. */
+static int check_network(const struct meted *m, const struct api_vm_create *in, struct err *err)
+{
+        if (in->has_network && !m->config.manages_net)
+                return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP,
+                               "network \"%s\": this host has no kind net, as [net] manage is not yes in "
+                               "mete.conf",
+                               in->network);
+        if (in->has_network && strcmp(in->network, m->config.network) != 0)
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "there is no network \"%s\" here, but \"%s\"",
+                               in->network, m->config.network);
+        return 0;
+}
+
 static void do_vm_create(struct meted *m, struct http_request *req, const json_t *body)
 {
         struct api_vm_create *in = g_new0(struct api_vm_create, 1);
@@ -134,7 +148,9 @@ static void do_vm_create(struct meted *m, struct http_request *req, const json_t
         } else {
                 struct vm_shape shape;
                 char *record = NULL;
-                bad = vm_definition_make(in, share, &m->probe, d, &err);
+                bad = check_network(m, in, &err);
+                if (!bad)
+                        bad = vm_definition_make(in, share, &m->probe, d, &err);
                 if (!bad) {
                         v = machine_add(m, d, machine_free_uid_slot(m));
                         v->is_new = true;

@@ -10,7 +10,7 @@
 #include "base/str.h"
 #include "base/units.h"
 
-enum type { TEXT, BYTES, MS, COUNT, OCTAL, OPERATORS, OBSERVERS, INT32 };
+enum type { TEXT, BYTES, MS, COUNT, OCTAL, OPERATORS, OBSERVERS, INT32, RATE, YESNO };
 
 /* One row a key: feeds the parser; man/mete.conf.5 has the same rows. */
 static const struct key {
@@ -32,6 +32,10 @@ static const struct key {
         {"host",   "memory",              BYTES,     AT(memory_bytes),    "0",                            0,    UNITS_MAX},
         {"host",   "reserve",             BYTES,     AT(reserve_bytes),   "512M",                         0,    UNITS_MAX},
         {"host",   "cpu_overcommit",      INT32,     AT(cpu_overcommit),  "1",                            1,    64       },
+        {"net",    "manage",              YESNO,     AT(manages_net),     "no",                           0,    0        },
+        {"net",    "network",             TEXT,      AT(network),         "lan",                          0,    0        },
+        {"net",    "uplink",              TEXT,      AT(uplink),          "",                             0,    0        },
+        {"net",    "rate",                RATE,      AT(link_bps),        "0",                            0,    UNITS_MAX},
         {"vm",     "qemu",                TEXT,      AT(qemu),            "/usr/bin/qemu-system-x86_64",  0,    0        },
         {"vm",     "image_dir",           TEXT,      AT(image_dir),       "/var/lib/mete/images",         0,    0        },
         {"limits", "offer",               MS,        AT(offer_ms),        "30s",                          100,  3600000  },
@@ -84,6 +88,14 @@ static int set(struct config *c, const struct key *k, const char *text, struct e
                         return err_set(err, REASON_INVALID, EINVAL, "must be all or none");
                 c->observers = strcmp(text, "all") == 0;
                 return 0;
+        case YESNO:
+                if (strcmp(text, "yes") != 0 && strcmp(text, "no") != 0)
+                        return err_set(err, REASON_INVALID, EINVAL, "must be yes or no");
+                *(bool *)at = strcmp(text, "yes") == 0;
+                return 0;
+        case RATE:
+                bad = units_parse_rate(text, &number, err);
+                break;
         case BYTES:
                 bad = units_parse_bytes(text, &number, err);
                 break;
@@ -148,6 +160,15 @@ static int take_group(GKeyFile *f, const char *group, struct config *c, struct e
         return bad;
 }
 
+static int check_net(const struct config *c, struct err *err)
+{
+        if (!str_is_name(c->network))
+                return err_set(err, REASON_INVALID, EINVAL, "[net] network: must be a name");
+        if (c->manages_net && (!*c->uplink || !c->link_bps))
+                return err_set(err, REASON_INVALID, EINVAL, "[net] manage: needs uplink= and rate=");
+        return 0;
+}
+
 int config_read(const char *path, struct config *ret, struct err *err)
 {
         struct config c = {0};
@@ -170,6 +191,8 @@ int config_read(const char *path, struct config *ret, struct err *err)
                 bad = take_group(f, *g, &c, err);
         g_strfreev(groups);
         g_key_file_free(f);
+        if (!bad)
+                bad = check_net(&c, err);
         if (bad) {
                 err_note(err, "%s", path);
                 return bad;

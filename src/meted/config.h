@@ -18,6 +18,10 @@ struct config {
         int64_t memory_bytes;    /* [host] memory: how much may be given away; 0 for all but the reserve */
         int64_t reserve_bytes;   /* [host] reserve */
         int32_t cpu_overcommit;  /* [host] cpu_overcommit */
+        bool manages_net;        /* [net] manage */
+        char network[64];        /* [net] network: what VMs call it */
+        char uplink[16];         /* [net] uplink: the link of which may be given away */
+        int64_t link_bps;        /* [net] rate */
         char qemu[256];          /* [vm] qemu */
         char image_dir[256];     /* [vm] image_dir */
         int64_t offer_ms;        /* [limits] offer: how long a counter-offer is held */

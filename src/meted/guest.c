@@ -78,7 +78,7 @@ void verdict_of(const struct meted *m, const struct request *r, struct api_verdi
                         const struct definition *c = &r->definitions[i];
                         if (m->inventory.components[c->component].kind == COMPONENT_MEMORY)
                                 bytes += c->amount;
-                        else if (c->slot >= 0 && ret->n_cpus < ARRAY_N(ret->cpus))
+                        else if (c->kind == VIRTUAL_VCPU && ret->n_cpus < ARRAY_N(ret->cpus))
                                 ret->cpus[ret->n_cpus++] = c->slot;
                 }
                 ret->has_memory_bytes = bytes > 0;

@@ -92,6 +92,8 @@ void machine_shape(const struct machine *v, struct vm_shape *ret)
                 .memory_max_bytes = d->memory_max_bytes,
                 .unit_bytes = d->unit_bytes,
                 .memory_slots = (int32_t)d->dimm_slots,
+                .net_bps = d->has_network ? d->net_rate_bps : 0,
+                .net_max_bps = d->has_net_ceiling_bps ? d->net_ceiling_bps : 0,
         };
         (void)snprintf(ret->name, sizeof(ret->name), "%s", d->name);
 }

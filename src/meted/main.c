@@ -46,6 +46,12 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[
                 (void)snprintf(ret[n++], 128, "the inventory is not this machine's but from %.90s",
                                m->config.source);
         const struct api_keeper_info *k = keeper_info(m->keeper);
+        if (m->config.manages_net && k &&
+            (!k->has_net_uplink || strcmp(k->net_uplink, m->config.uplink) != 0))
+                (void)snprintf(ret[n++], 128,
+                               "mete-keeper does not hold the bandwidth of %s: VMs with a network card "
+                               "do not start",
+                               m->config.uplink);
         for (size_t i = 0; k && i < k->n_fallbacks && n < 8; i++)
                 (void)snprintf(ret[n++], 128, "%s", k->fallbacks[i]);
         for (size_t i = 0; v && i < v->definition.n_fallbacks && n < 8; i++) {
@@ -212,7 +218,11 @@ static int read_inventory(struct meted *m, struct err *err)
                 return err_set(err, REASON_INVALID, EINVAL,
                                "source: must be live, xml:PATH or synthetic:TEXT");
         }
-        return inventory_read(&o, &m->inventory, err);
+        int bad = inventory_read(&o, &m->inventory, err);
+        if (!bad && m->config.manages_net &&
+            (bad = inventory_add_link(&m->inventory, m->config.uplink, m->config.link_bps, err)))
+                inventory_done(&m->inventory);
+        return bad;
 }
 
 /* All that a configuration can be wrong in: also that it gives away what this machine does not have. Returns

@@ -21,16 +21,13 @@ static json_t *done(json_t *v, struct err *err)
 
 json_t *view_health(const struct meted *m)
 {
-        struct api_health h = {.ok = !m->is_broken && keeper_info(m->keeper) && m->adopted};
+        struct api_health h = {.ok = !m->is_broken && keeper_info(m->keeper)};
         (void)snprintf(h.version, sizeof(h.version), "%s", METE_VERSION);
         h.uptime_ms = loop_mono_ms() - m->ready_mono_ms;
         if (!h.ok) {
                 h.has_problem = true;
                 (void)snprintf(h.problem, sizeof(h.problem), "%s",
-                               m->is_broken ? m->problem.sentence
-                               : !keeper_info(m->keeper)
-                                       ? "mete-keeper cannot be reached"
-                                       : "mete-keeper has not said yet which VMMs are running");
+                               m->is_broken ? m->problem.sentence : "mete-keeper cannot be reached");
         }
         return api_health_emit(&h);
 }
@@ -49,6 +46,9 @@ static void one_component(const struct meted *m, size_t i, struct api_component 
         c->free = ledger_owned(l, (uint32_t)i) - ledger_claimed(l, (uint32_t)i);
         if (c->free < 0)
                 c->free = 0;
+        c->has_source = from->kind == COMPONENT_NET;
+        if (c->has_source)
+                (void)snprintf(c->source, sizeof(c->source), "[net] rate in mete.conf, less a fiftieth");
 }
 
 static size_t components_out(const struct meted *m, struct api_component *to, size_t max)
@@ -96,7 +96,7 @@ struct vcpus {
         const struct machine *v;
         struct api_vm *to;
         uint64_t seen;
-        int64_t memory_bytes;
+        int64_t memory_bytes, net_bps;
 };
 
 static void vcpus_of(const struct request *r, void *arg)
@@ -109,6 +109,8 @@ static void vcpus_of(const struct request *r, void *arg)
                 const struct component *on = &s->v->m->inventory.components[c->component];
                 if (on->kind == COMPONENT_MEMORY && r->state != REQUEST_OFFERED)
                         s->memory_bytes += c->amount;
+                if (on->kind == COMPONENT_NET && r->state != REQUEST_OFFERED)
+                        s->net_bps += c->amount;
                 if (on->kind != COMPONENT_CPU || c->slot < 0 || r->state == REQUEST_OFFERED ||
                     s->to->n_vcpus == ARRAY_N(s->to->vcpus))
                         continue;
@@ -151,9 +153,15 @@ void view_vm(const struct machine *v, struct api_vm *to)
         (void)snprintf(to->cpu_mechanism, sizeof(to->cpu_mechanism), "%s",
                        api_cpu_mechanism_name(d->cpu_mechanism));
         (void)snprintf(to->agent, sizeof(to->agent), "%s", v->agent_version);
-        struct vcpus s = {v, to, 0, 0};
+        struct vcpus s = {.v = v, .to = to};
         hypervisor_each(v->m->hv, vcpus_of, &s);
         to->memory_now_bytes = s.memory_bytes;
+        to->has_network = to->has_net_rate_bps = to->has_net_now_bps = d->has_network;
+        (void)snprintf(to->network, sizeof(to->network), "%s", d->network);
+        to->net_rate_bps = d->net_rate_bps;
+        to->has_net_ceiling_bps = d->has_net_ceiling_bps;
+        to->net_ceiling_bps = d->net_ceiling_bps;
+        to->net_now_bps = s.net_bps;
         for (int slot = 0; v->vm && slot < d->cpus_max && to->n_vcpus < ARRAY_N(to->vcpus); slot++) {
                 if (s.seen & (UINT64_C(1) << slot) || !vm_cpu(v->vm, slot)->plugged)
                         continue;

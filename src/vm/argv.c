@@ -161,6 +161,17 @@ static void add_boot(struct builder *b, const struct api_vm_definition *d, const
         }
 }
 
+static void add_net(struct builder *b, const struct api_vm_definition *d, const char *tap)
+{
+        if (!d->has_network)
+                return;
+        add(b, "-netdev");
+        add(b, "tap,id=net0,fd=%s", tap);
+        add(b, "-device");
+        add(b, "virtio-net-pci,id=nic0,bus=pcie.0,addr=0x%jx,netdev=net0,mac=%s,disable-legacy=on,romfile=",
+            (uintmax_t)d->net_pci_slot, d->mac);
+}
+
 int vm_argv_make(const struct api_vm_definition *d, const struct vm_argv_options *o, struct vm_argv *ret,
                  struct err *err)
 {
@@ -176,6 +187,7 @@ int vm_argv_make(const struct api_vm_definition *d, const struct vm_argv_options
         add_memory(&b, d, o);
         add_channels(&b, d, o->first_fd);
         add_boot(&b, d, o);
+        add_net(&b, d, o->tap);
         if (b.r < 0)
                 vm_argv_done(ret);
         return b.r;

@@ -21,9 +21,11 @@ struct vm_argv {
 };
 
 struct vm_argv_options {
-        const char *image_dir;      /* of kernel, initrd and disk */
-        const char *ram_dir;        /* "@RAM@" where the keeper puts it in */
-        int first_fd;               /* 3 where the keeper starts it */
+        const char *image_dir; /* of kernel, initrd and disk */
+        const char *ram_dir;   /* "@RAM@" where the keeper puts it in */
+        const char
+                *tap; /* number of the descriptor of its tap, or "@TAP@" likewise; where it has a network */
+        int first_fd; /* 3 where the keeper starts it */
         const uint32_t *host_nodes; /* NUMA nodes of the host to which base memory is bound */
         size_t n_host_nodes;        /* 0: it lies anywhere */
 };

@@ -13,6 +13,7 @@
 
 #include "base/str.h"
 #include "base/units.h"
+#include "core/component.h"
 
 enum { PCI_SLOT_SERIAL = 3, PCI_SLOT_DISK = 4, PCI_SLOT_NET = 5, SHARE_WHOLE_MILLI = 1000 };
 
@@ -61,6 +62,27 @@ static int draw_identity(struct api_vm_definition *d, struct err *err)
         return 0;
 }
 
+static int make_net(const struct api_vm_create *wish, struct api_vm_definition *d, struct err *err)
+{
+        if (wish->has_network != wish->has_net_rate_bps)
+                return err_set(err, REASON_INVALID, EINVAL, "network and net_rate_bps: each needs the other");
+        if (wish->has_net_ceiling_bps && !wish->has_network)
+                return err_set(err, REASON_INVALID, EINVAL, "net_ceiling_bps: needs a network");
+        if (!(d->has_network = d->has_net_rate_bps = wish->has_network))
+                return 0;
+        STR_COPY(d->network, wish->network);
+        d->net_rate_bps = vm_round_up(wish->net_rate_bps, NET_UNIT_BPS);
+        d->has_net_ceiling_bps = wish->has_net_ceiling_bps;
+        d->net_ceiling_bps = wish->has_net_ceiling_bps ? vm_round_up(wish->net_ceiling_bps, NET_UNIT_BPS) : 0;
+        if (d->has_net_ceiling_bps && d->net_ceiling_bps < d->net_rate_bps)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "net_ceiling_bps: must be at least net_rate_bps (%jd)",
+                               (intmax_t)d->net_rate_bps);
+        if (d->net_rate_bps >= UNITS_MAX || d->net_ceiling_bps >= UNITS_MAX)
+                return err_set(err, REASON_INVALID, ERANGE, "net_rate_bps, net_ceiling_bps: too large");
+        return 0;
+}
+
 /* What the wish says about the machine, without identity: the part that a repeated wish must match. */
 static int make_machine(const struct api_vm_create *wish, int64_t share_milli, struct api_vm_definition *d,
                         struct err *err)
@@ -101,7 +123,7 @@ static int make_machine(const struct api_vm_create *wish, int64_t share_milli, s
                 STR_COPY(d->append, wish->append);
         if ((d->has_disk = wish->has_disk))
                 STR_COPY(d->disk, wish->disk);
-        return 0;
+        return make_net(wish, d, err);
 }
 
 static void say_fallbacks(struct api_vm_definition *d, const struct api_qemu_probe *probe)
@@ -173,15 +195,18 @@ int vm_definition_answers(const struct api_vm_definition *d, const struct api_vm
                 {"share_milli",      d->share_milli,      w.share_milli     },
                 {"memory_bytes",     d->memory_bytes,     w.memory_bytes    },
                 {"memory_max_bytes", d->memory_max_bytes, w.memory_max_bytes},
+                {"net_rate_bps",     d->net_rate_bps,     w.net_rate_bps    },
+                {"net_ceiling_bps",  d->net_ceiling_bps,  w.net_ceiling_bps },
         };
         const struct {
                 const char *name;
                 const char *is, *wished; /* NULL: none */
         } texts[] = {
-                {"kernel", d->has_kernel ? d->kernel : NULL, w.has_kernel ? w.kernel : NULL},
-                {"initrd", d->has_initrd ? d->initrd : NULL, w.has_initrd ? w.initrd : NULL},
-                {"append", d->has_append ? d->append : NULL, w.has_append ? w.append : NULL},
-                {"disk",   d->has_disk ? d->disk : NULL,     w.has_disk ? w.disk : NULL    },
+                {"kernel",  d->has_kernel ? d->kernel : NULL,   w.has_kernel ? w.kernel : NULL  },
+                {"initrd",  d->has_initrd ? d->initrd : NULL,   w.has_initrd ? w.initrd : NULL  },
+                {"append",  d->has_append ? d->append : NULL,   w.has_append ? w.append : NULL  },
+                {"disk",    d->has_disk ? d->disk : NULL,       w.has_disk ? w.disk : NULL      },
+                {"network", d->has_network ? d->network : NULL, w.has_network ? w.network : NULL},
         };
         for (size_t i = 0; i < ARRAY_N(numbers); i++) {
                 char is[24], wished[24];
@@ -247,6 +272,11 @@ int vm_definition_check(const struct api_vm_definition *d, struct err *err)
                 fault = "memory_mechanism: must be dimm";
         else if ((d->has_initrd || d->has_append) && !d->has_kernel)
                 fault = "initrd and append need a kernel";
+        else if (d->has_network != d->has_net_rate_bps || (d->has_net_ceiling_bps && !d->has_network))
+                fault = "network: needs net_rate_bps, and that and net_ceiling_bps need it";
+        else if (d->has_network && (d->net_rate_bps < NET_LEAST_BPS || d->net_rate_bps % NET_UNIT_BPS != 0 ||
+                                    (d->has_net_ceiling_bps && d->net_ceiling_bps < d->net_rate_bps)))
+                fault = "net_rate_bps, net_ceiling_bps: must be whole units of 8000 and in order";
         if (fault != NULL)
                 return err_set(err, REASON_INVALID, EINVAL, "definition of VM: %s", fault);
         return 0;

@@ -6,7 +6,8 @@
 
 #include "vm/test-sample.h"
 
-static const struct vm_argv_options options = {.image_dir = "/images", .ram_dir = "@RAM@", .first_fd = 3};
+static const struct vm_argv_options options = {
+        .image_dir = "/images", .ram_dir = "@RAM@", .tap = "@TAP@", .first_fd = 3};
 
 static char *joined(const struct api_vm_definition *d, const struct vm_argv_options *o)
 {
@@ -78,6 +79,19 @@ static void test_disk_and_kvm(void)
         g_free(text);
 }
 
+static void test_net(void)
+{
+        struct api_vm_definition d = sample_definition();
+        d.has_network = d.has_net_rate_bps = true;
+        STR_COPY(d.network, "lan");
+        d.net_rate_bps = 200000000;
+        char *text = joined(&d, &options);
+        g_assert_nonnull(strstr(text,
+                                "\n-netdev\ntap,id=net0,fd=@TAP@\n-device\nvirtio-net-pci,id=nic0,bus=pcie.0,"
+                                "addr=0x5,netdev=net0,mac=52:54:00:12:34:56,disable-legacy=on,romfile="));
+        g_free(text);
+}
+
 static void test_host_nodes(void)
 {
         static const uint32_t nodes[] = {1, 3};
@@ -118,6 +132,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/argv/golden", test_golden);
         g_test_add_func("/argv/disk-and-kvm", test_disk_and_kvm);
+        g_test_add_func("/argv/net", test_net);
         g_test_add_func("/argv/host-nodes", test_host_nodes);
         g_test_add_func("/argv/refused", test_refused);
         return g_test_run();

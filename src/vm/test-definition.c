@@ -150,6 +150,45 @@ static void test_round_trip(void)
         json_decref(v);
 }
 
+static void test_net(void)
+{
+        struct err err = {0};
+        struct api_qemu_probe probe = sample_probe();
+        struct api_vm_create wish = sample_wish(), other;
+        struct api_vm_definition d, again;
+        wish.has_network = wish.has_net_rate_bps = wish.has_net_ceiling_bps = true;
+        STR_COPY(wish.network, "lan");
+        wish.net_rate_bps = 200000001;
+        wish.net_ceiling_bps = 1000000000;
+        g_assert_cmpint(vm_definition_make(&wish, 1000, &probe, &d, &err), ==, 0);
+        g_assert_cmpstr(d.network, ==, "lan");
+        g_assert_cmpint(d.net_rate_bps, ==, 200008000); /* whole units */
+        g_assert_cmpint(d.net_ceiling_bps, ==, 1000000000);
+        g_assert_cmpint(vm_definition_answers(&d, &wish, 1000, &err), ==, 0);
+        other = wish;
+        other.net_rate_bps = 100000000;
+        assert_differs(&d, &other, 1000, "another net_rate_bps");
+        other = wish;
+        other.has_net_ceiling_bps = false;
+        assert_differs(&d, &other, 1000, "another net_ceiling_bps");
+        other = wish;
+        STR_COPY(other.network, "wan");
+        assert_differs(&d, &other, 1000, "another network");
+        other = wish;
+        other.has_network = other.has_net_ceiling_bps = false;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        other.has_net_rate_bps = false;
+        other.has_net_ceiling_bps = true;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        other = wish;
+        other.has_net_rate_bps = false;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        other = wish;
+        other.net_ceiling_bps = 100000000;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        g_assert_nonnull(strstr(err.sentence, "at least net_rate_bps"));
+}
+
 static void test_check(void)
 {
         struct api_vm_definition good = sample_definition(), d;
@@ -180,6 +219,10 @@ static void test_check(void)
         BROKEN(d.net_pci_slot = d.disk_pci_slot, "PCI");
         BROKEN(d.memory_mechanism = API_MEMORY_MECHANISM_VIRTIO_MEM, "memory_mechanism");
         BROKEN(d.has_kernel = false, "need a kernel");
+        BROKEN(d.has_network = true, "network");
+        BROKEN(d.has_net_ceiling_bps = true, "network");
+        BROKEN((d.has_network = d.has_net_rate_bps = true, d.net_rate_bps = 64001), "whole units");
+        BROKEN((d.has_network = d.has_net_rate_bps = true, d.net_rate_bps = 8000), "whole units");
 }
 
 int main(int argc, char **argv)
@@ -191,5 +234,6 @@ int main(int argc, char **argv)
         g_test_add_func("/definition/answers", test_answers);
         g_test_add_func("/definition/round-trip", test_round_trip);
         g_test_add_func("/definition/check", test_check);
+        g_test_add_func("/definition/net", test_net);
         return g_test_run();
 }

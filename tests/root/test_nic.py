@@ -134,6 +134,25 @@ def test_a_drop_takes_all(keeper, net):
     assert os.listdir(f"{keeper.run}/nic") == []
 
 
+def test_a_drop_leaves_what_is_to_be_kept(keeper, net):
+    """For the VM's next run: what its card is guaranteed stays, without a tap, which went with the VMM."""
+    before = net.state()
+    hold(keeper, "v", "nic0", 200 * M, 600 * M)
+    hold(keeper, "v", "nic1", 100 * M, 600 * M)
+    start_with_nic(keeper)
+    keeper.call("vmm-kill", {"vm": "v"})
+    keeper.call("vm-drop", {"vm": "v", "keep": ["nic0"]})
+    # The rest of a rate is not held for a card that is not there, but what is kept is known.
+    assert "mete-0" not in taps(net)
+    refused("not-found", read, keeper, "v", "nic1")
+    start_with_nic(keeper)
+    assert net.classes("up0")["4d45:1000"] == ("200Mbit", "600Mbit")
+    assert read(keeper, "v", "nic0")["vm_rate_bps"] == 200 * M
+    keeper.call("vmm-kill", {"vm": "v"})
+    keeper.call("vm-drop", {"vm": "v"})
+    assert net.state() == before
+
+
 def test_over_restarts_of_the_keeper(keeper, net):
     """What no VMM has yet is made anew; what one has goes on."""
     before = net.state()

@@ -15,6 +15,7 @@ import signal
 import pytest
 from app import App, AppError
 from host import Host, wait_for
+from netns import CannotRun, Network
 
 FAULT_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
 
@@ -24,14 +25,16 @@ UP = {
     "memory": ["prepare dimm", "host dimm", "virtual dimm", "confirm guest", "finalise dimm"],
     "vm": ["prepare ram", "host ram", "host vcpu", "virtual ram", "virtual vcpu", "bind vcpu", "confirm vm",
            "finalise ram", "finalise vcpu"],
+    "net": ["host nic", "virtual nic", "confirm guest", "finalise nic"],
 }
 BACK = {
     "cpu": ["back confirm guest", "back bind vcpu", "back virtual vcpu", "back host vcpu"],
     "memory": ["back confirm guest", "back virtual dimm", "back host dimm", "back prepare dimm"],
     "vm": ["back confirm vm", "back bind vcpu", "back virtual vcpu", "back virtual ram", "back host vcpu",
            "back host ram", "back prepare ram"],
+    "net": ["back virtual nic", "back host nic"],
 }
-NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"]}
+NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"], "net": ["net:100M"]}
 FAULTS = ["error", "late", "die", "meted", "keeper"]
 tried = {"cases": 0}
 
@@ -45,9 +48,10 @@ def join(kinds, table):
 
 
 class Rig:
-    """A host whose meted can be made to fail, with one VM."""
+    """A host whose meted can be made to fail, with one VM; with a network, where it has a card."""
 
-    def __init__(self, host):
+    def __init__(self, host, net=None):
+        self.net = net
         self.host = host
         self.dir = host.path("faults")
         os.mkdir(self.dir, 0o755)
@@ -58,7 +62,7 @@ class Rig:
         shutil.copy(os.path.join(os.path.dirname(__file__), "../..", FAULT_BUILD, "src/meted/meted"),
                     host.path("bin", "meted"))
         host.start_meted()
-        self.vm = host.vm("v", cpus="1..3", memory="256M..1G")
+        self.vm = host.vm("v", cpus="1..3", memory="256M..1G", net="lan:200M..600M" if net else None)
         self.app = App(self.vm, "faults")
         self.n = 0
 
@@ -155,6 +159,7 @@ class Rig:
             "definitions": self.host.get("/v1/definitions")["definitions"],
             "leases": [lease["holder"] for lease in self.host.leases()],
             "groups": self.groups(names),
+            "network": self.net.state() if self.net else None,
             "running": pid is not None,
             "maps": maps,
             "memory": {name: blocks for name, blocks in files.items() if blocks},
@@ -255,6 +260,15 @@ def rig():
         yield Rig(host)
 
 
+@pytest.fixture(scope="module")
+def net_rig():
+    try:
+        with Network() as net, Host(memory="2G", extra="retry=100ms\n", net=net) as host:
+            yield Rig(host, net)
+    except CannotRun as e:
+        pytest.skip(str(e))
+
+
 def cases(steps, faults):
     return [(step, fault) for step in steps for fault in faults]
 
@@ -289,6 +303,24 @@ def test_both(rig, step, fault):
 @pytest.mark.parametrize("step,fault", cases(UP["vm"] + BACK["vm"], FAULTS) + cases(WITH_VMM, ["vmm"]))
 def test_machine(rig, step, fault):
     rig.machine(step, fault)
+
+
+# The whole way of the card alone and beside a vCPU; and of the VM, whose other steps test_machine has.
+@pytest.mark.parametrize("step,fault", cases(UP["net"] + BACK["net"], FAULTS + ["vmm"]))
+def test_net(net_rig, step, fault):
+    net_rig.lease(NEEDS["net"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(join(["cpu", "net"], UP) + join(["cpu", "net"], BACK), ["error", "die"]))
+def test_net_and_cpu(net_rig, step, fault):
+    net_rig.lease(NEEDS["net"] + NEEDS["cpu"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(
+    ["host nic", "virtual nic", "finalise nic", "virtual ram", "confirm vm"] + BACK["net"] + ["back virtual ram", "back host ram"],
+    FAULTS) + cases(["virtual nic", "finalise nic", "back virtual nic"], ["vmm"]))
+def test_machine_with_a_card(net_rig, step, fault):
+    net_rig.machine(step, fault)
 
 
 def test_count(rig):
