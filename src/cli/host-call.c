@@ -94,7 +94,8 @@ int host_pages(const struct arguments *a, const char *path, json_t **ret, struct
         json_t *all = NULL;
         char next[512];
 
-        (void)snprintf(next, sizeof(next), "%s?limit=256", path);
+        const char *mark = strchr(path, '?') != NULL ? "&" : "?";
+        (void)snprintf(next, sizeof(next), "%s%slimit=256", path, mark);
         for (int page_number = 0; page_number < PAGES_MAX; page_number++) {
                 json_t *page = NULL;
                 int r = host_call(a, "GET", next, NULL, CALL_MS, &page, err);
@@ -104,7 +105,7 @@ int host_pages(const struct arguments *a, const char *path, json_t **ret, struct
                 }
                 const char *key = host_text(page, "next");
                 bool is_last = key[0] == '\0';
-                int n = snprintf(next, sizeof(next), "%s?limit=256&after=", path);
+                int n = snprintf(next, sizeof(next), "%s%slimit=256&after=", path, mark);
                 /* keys come from meted and may hold anything: written as a URL wants them */
                 for (; *key != '\0' && n + 4 < (int)sizeof(next); key++)
                         n += snprintf(next + n, sizeof(next) - (size_t)n, "%%%02X", (unsigned char)*key);

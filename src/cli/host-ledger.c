@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
+#include "base/str.h"
 #include "base/units.h"
 #include "cli/exit.h"
 #include "cli/host.h"
@@ -143,16 +144,18 @@ static int read_definitions(const struct arguments *a, const char *vm, const cha
                             struct err *err)
 {
         json_t *page = NULL;
-        int r = host_pages(a, "/v1/definitions", &page, err);
+        char path[128] = "/v1/definitions";
+        if (vm != NULL && !str_is_name(vm))
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", vm);
+        if (vm != NULL)
+                (void)snprintf(path, sizeof(path), "/v1/definitions?vm=%.63s", vm);
+        int r = host_pages(a, path, &page, err);
         if (r < 0)
                 return r;
         json_t *list = json_object_get(page, "definitions");
-        for (size_t i = json_array_size(list); i-- > 0;) {
-                const json_t *d = json_array_get(list, i);
-                if ((vm != NULL && strcmp(host_text(d, "vm"), vm) != 0) ||
-                    (item != NULL && strcmp(host_text(d, "item"), item) != 0))
+        for (size_t i = json_array_size(list); item != NULL && i-- > 0;)
+                if (strcmp(host_text(json_array_get(list, i), "item"), item) != 0)
                         (void)json_array_remove(list, i);
-        }
         *ret = page;
         return 0;
 }

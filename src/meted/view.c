@@ -172,20 +172,12 @@ void view_vm(const struct machine *v, struct api_vm *to)
         to->n_fallbacks = meted_fallbacks(v->m, v, to->fallbacks);
 }
 
-static int page_of(const char *query, struct api_page_query *q, size_t *ret_limit, struct err *err)
-{
-        memset(q, 0, sizeof(*q));
-        int bad = api_page_query_read(query, q, err);
-        *ret_limit = !bad && q->has_limit ? (size_t)q->limit : PAGE;
-        return bad;
-}
-
 json_t *view_vms(struct meted *m, const char *query, struct err *err)
 {
-        struct api_page_query q;
-        size_t limit, n = 0;
-        if (page_of(query, &q, &limit, err))
+        struct api_page_query q = {0};
+        if (api_page_query_read(query, &q, err))
                 return NULL;
+        size_t limit = q.has_limit ? (size_t)q.limit : PAGE, n = 0;
         struct api_vm *one = g_new(struct api_vm, 1);
         json_t *out = json_object(), *list = json_array();
         json_object_set_new(out, "vms", list);
@@ -216,6 +208,7 @@ static void holder_of(const struct request *r, char *to, size_t size)
 struct page {
         const struct meted *m;
         json_t *list;
+        const char *vm; /* NULL: of all */
         uint64_t after, last;
         size_t limit;
         bool more;
@@ -223,7 +216,7 @@ struct page {
 
 static bool takes(struct page *p, const struct request *r)
 {
-        if (r->serial <= p->after || request_is_final(r) || p->more)
+        if (r->serial <= p->after || request_is_final(r) || p->more || (p->vm && strcmp(r->vm, p->vm) != 0))
                 return false;
         if (json_array_size(p->list) >= p->limit) {
                 p->more = true;
@@ -306,17 +299,15 @@ static void definitions_out(const struct request *r, void *arg)
         }
 }
 
-static json_t *by_serial(struct meted *m, const char *query, const char *name,
-                         void (*fn)(const struct request *r, void *arg), bool *ret_first, struct err *err)
+static json_t *by_serial(struct meted *m, const struct api_definition_query *q, const char *name,
+                         void (*fn)(const struct request *r, void *arg), struct err *err)
 {
-        struct api_page_query q;
-        struct page p = {.m = m};
+        struct page p = {
+                .m = m, .vm = q->has_vm ? q->vm : NULL, .limit = q->has_limit ? (size_t)q->limit : PAGE};
         char *end = NULL;
-        if (page_of(query, &q, &p.limit, err))
-                return NULL;
-        if (q.has_after) {
-                p.after = strtoull(q.after, &end, 10);
-                if (end == q.after || *end) {
+        if (q->has_after) {
+                p.after = strtoull(q->after, &end, 10);
+                if (end == q->after || *end) {
                         (void)err_set(err, REASON_INVALID, EINVAL,
                                       "after: must be the 'next' of the page before");
                         return NULL;
@@ -331,21 +322,35 @@ static json_t *by_serial(struct meted *m, const char *query, const char *name,
                 (void)snprintf(next, sizeof(next), "%" PRIu64, p.last);
                 json_object_set_new(out, "next", json_string(next));
         }
-        *ret_first = !q.has_after;
         return done(out, err);
+}
+
+/* The lists that cannot be asked for by VM. */
+static int page_of(const char *query, struct api_definition_query *ret, struct err *err)
+{
+        struct api_page_query q = {0};
+        int r = api_page_query_read(query, &q, err);
+        if (r < 0)
+                return r;
+        *ret = (struct api_definition_query){
+                .has_after = q.has_after, .has_limit = q.has_limit, .limit = q.limit};
+        (void)STR_COPY(ret->after, q.after);
+        return 0;
 }
 
 json_t *view_ledger(struct meted *m, const char *query, struct err *err)
 {
-        bool first;
+        struct api_definition_query q;
+        if (page_of(query, &q, err))
+                return NULL;
         ledger_advance((struct ledger *)hypervisor_ledger(m->hv), loop_now_ms());
-        json_t *out = by_serial(m, query, "claims", claims_out, &first, err), *list = json_array();
+        json_t *out = by_serial(m, &q, "claims", claims_out, err), *list = json_array();
         if (!out) {
                 json_decref(list);
                 return NULL;
         }
         json_object_set_new(out, "components", list);
-        for (size_t i = 0; first && i < m->inventory.n; i++) {
+        for (size_t i = 0; !q.has_after && i < m->inventory.n; i++) {
                 struct api_component c = {0};
                 if (m->inventory.components[i].owned <= 0)
                         continue;
@@ -357,14 +362,16 @@ json_t *view_ledger(struct meted *m, const char *query, struct err *err)
 
 json_t *view_leases(struct meted *m, const char *query, struct err *err)
 {
-        bool first;
-        return by_serial(m, query, "leases", lease_out, &first, err);
+        struct api_definition_query q;
+        return page_of(query, &q, err) ? NULL : by_serial(m, &q, "leases", lease_out, err);
 }
 
 json_t *view_definitions(struct meted *m, const char *query, struct err *err)
 {
-        bool first;
-        return by_serial(m, query, "definitions", definitions_out, &first, err);
+        struct api_definition_query q = {0};
+        return api_definition_query_read(query, &q, err)
+                       ? NULL
+                       : by_serial(m, &q, "definitions", definitions_out, err);
 }
 
 /* ---- events ---- */

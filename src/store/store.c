@@ -226,6 +226,7 @@ void store_close(struct store *s)
 struct text {
         char *buf;
         size_t size, at;
+        bool is_short; /* something did not fit, and is not there */
 };
 
 static void add(struct text *t, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -235,8 +236,10 @@ static void add(struct text *t, const char *fmt, ...)
         va_start(ap, fmt);
         int n = vsnprintf(t->buf + t->at, t->size - t->at, fmt, ap);
         va_end(ap);
-        if (n > 0 && t->at + (size_t)n < t->size)
+        if (n >= 0 && t->at + (size_t)n < t->size)
                 t->at += (size_t)n;
+        else
+                t->is_short = true;
 }
 
 static void bind_text(sqlite3_stmt *q, int i, const char *text)
@@ -272,8 +275,8 @@ int store_put_request(struct store *s, const struct request *r, struct err *err)
         }
         char needs[NEEDS_MAX * NEED_TEXT], met[NEEDS_MAX * 24], definitions[DEFINITIONS_TEXT];
         char activation[ACTIVATION_TEXT];
-        struct text n = {needs, sizeof(needs), 0}, m = {met, sizeof(met), 0},
-                    c = {definitions, sizeof(definitions), 0};
+        struct text n = {needs, sizeof(needs), 0, false}, m = {met, sizeof(met), 0, false},
+                    c = {definitions, sizeof(definitions), 0, false};
         needs[0] = met[0] = definitions[0] = '\0';
         for (size_t i = 0; i < r->n_needs; i++) {
                 char one[NEED_TEXT];
@@ -282,6 +285,10 @@ int store_put_request(struct store *s, const struct request *r, struct err *err)
         }
         for (size_t i = 0; i < r->n_definitions; i++)
                 add_definition(s, &c, &r->definitions[i]);
+        /* Less than all of it would be given away again after a restart. */
+        if (n.is_short || m.is_short || c.is_short)
+                return err_set(err, REASON_INTERNAL, EOVERFLOW, "the record of %s has no room for all of it",
+                               r->key);
         sqlite3_stmt *q = s->stmt[PUT_REQUEST];
         sqlite3_bind_int64(q, 1, (int64_t)r->serial);
         bind_text(q, 2, r->key);

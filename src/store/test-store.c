@@ -112,6 +112,46 @@ static int load(struct store *s, struct found *f)
         return f->n;
 }
 
+/* As many definitions as a VM may have are kept whole; of more, none are kept. */
+static void test_too_long(void)
+{
+        enum { MOST = 160, TOO_MANY = 1000 };
+        struct place p;
+        struct request r;
+        struct found f;
+        struct err err = {0};
+        place_init(&p);
+        struct store *s = open_store(&p);
+        sample(&r, 1);
+        free(r.definitions);
+        r.definitions = calloc(TOO_MANY, sizeof(*r.definitions));
+        for (int i = 0; i < TOO_MANY; i++)
+                r.definitions[i] = (struct definition){.component = 1,
+                                                       .kind = VIRTUAL_DIMM,
+                                                       .slot = (int16_t)(i % 64),
+                                                       .amount = (INT64_C(1) << 53) - 1 - i,
+                                                       .prepares = true,
+                                                       .host_active = true,
+                                                       .active = true,
+                                                       .configured = true,
+                                                       .way = WAY_HELD};
+        r.n_definitions = TOO_MANY;
+        g_assert_cmpint(store_put_request(s, &r, &err), ==, -EOVERFLOW);
+        g_assert_cmpint(err.reason, ==, REASON_INTERNAL);
+        store_rollback(s);
+        g_assert_cmpint(load(s, &f), ==, 0);
+        r.n_definitions = MOST;
+        g_assert_cmpint(store_put_request(s, &r, &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        g_assert_cmpint(load(s, &f), ==, 1);
+        g_assert_cmpuint(f.last.n_definitions, ==, MOST);
+        g_assert_cmpint(f.last.definitions[MOST - 1].amount, ==, r.definitions[MOST - 1].amount);
+        free(f.last.definitions);
+        free(r.definitions);
+        store_close(s);
+        place_done(&p);
+}
+
 static void test_round_trip(void)
 {
         struct place p;
@@ -386,6 +426,7 @@ int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/store/round-trip", test_round_trip);
+        g_test_add_func("/store/too-long", test_too_long);
         g_test_add_func("/store/lock", test_lock);
         g_test_add_func("/store/crash", test_crash);
         g_test_add_func("/store/full-disk", test_full_disk);

@@ -201,6 +201,8 @@ def test_bad_lines_of_an_application(guest):
     ("GET", "/v1/vms?limit=0", None, 400),
     ("GET", "/v1/vms?limit=many", None, 400),
     ("GET", "/v1/vms?surprise=1", None, 400),
+    ("GET", "/v1/definitions?vm=a%20b", None, 400),
+    ("GET", "/v1/leases?vm=v", None, 400),
     ("GET", "/v1/events?after=-1", None, 400),
     ("POST", "/v1/reservations", '{"id":"x","needs":["cpu:0"]}', 400),
     ("POST", "/v1/reservations", '{"id":"x y","needs":["cpu:1"]}', 400),

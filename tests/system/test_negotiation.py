@@ -103,6 +103,9 @@ def test_order(host, guest):
         assert len(items) == 2 and all(d["host_active"] and d["active"] and d["configured"] for d in items.values())
         dimm, vcpu = sorted(items)
         assert (items[dimm]["kind"], items[vcpu]["kind"]) == ("dimm", "vcpu")
+        of_v = host.get("/v1/definitions?vm=v")["definitions"]
+        assert of_v == [d for d in host.get("/v1/definitions")["definitions"] if d["vm"] == "v"] and len(of_v) > 2
+        assert host.get("/v1/definitions?vm=nobody")["definitions"] == []
         shown = host.mete("definition", "show", f"v/{vcpu}").stdout
         assert items[vcpu]["component"] in shown
         app.call("release", {"id": "order"})
