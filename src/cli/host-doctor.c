@@ -18,8 +18,9 @@
 
 enum { CALL_MS = 5000, PROBE_MS = 20000 };
 
-/* What a finding means: missing is what mete cannot do without. */
-enum finding { FINDING_OK = 1, FINDING_FALLBACK, FINDING_MISSING, FINDING_N };
+/* What a finding means: changed is a grant that is not held as it was granted, missing is what mete cannot do
+ * without. */
+enum finding { FINDING_OK = 1, FINDING_FALLBACK, FINDING_CHANGED, FINDING_MISSING, FINDING_N };
 
 struct doctor {
         const struct arguments *arguments;
@@ -30,8 +31,10 @@ struct doctor {
 
 static void found(struct doctor *d, const char *what, enum finding finding, const char *text)
 {
-        static const char *const names[FINDING_N] = {
-                [FINDING_OK] = "ok", [FINDING_FALLBACK] = "fallback", [FINDING_MISSING] = "MISSING"};
+        static const char *const names[FINDING_N] = {[FINDING_OK] = "ok",
+                                                     [FINDING_FALLBACK] = "fallback",
+                                                     [FINDING_CHANGED] = "CHANGED",
+                                                     [FINDING_MISSING] = "MISSING"};
         json_t *row = json_object();
 
         json_object_set_new(row, "what", json_string(what));
@@ -41,7 +44,7 @@ static void found(struct doctor *d, const char *what, enum finding finding, cons
         table_text(d->table, what);
         table_text(d->table, names[finding]);
         table_text(d->table, text);
-        d->missing += finding == FINDING_MISSING;
+        d->missing += finding >= FINDING_CHANGED;
 }
 
 static void look_at_machine(struct doctor *d)
@@ -165,6 +168,29 @@ static void look_at_links(struct doctor *d, const json_t *host)
                       "card");
 }
 
+/* What was granted and is not held as it was. */
+static void look_at_vms(struct doctor *d)
+{
+        json_t *page = NULL;
+        struct err err = {0};
+        char text[512];
+        size_t i, k;
+        json_t *vm, *changed;
+
+        if (host_pages(d->arguments, "/v1/vms", &page, &err) < 0) {
+                found(d, "VMs", FINDING_MISSING, err.sentence);
+                return;
+        }
+        json_array_foreach(json_object_get(page, "vms"), i, vm)
+                json_array_foreach(json_object_get(vm, "changed"), k, changed)
+        {
+                (void)snprintf(text, sizeof(text), "%s, %.300s", host_text(vm, "name"),
+                               json_string_value(changed));
+                found(d, "VM", FINDING_CHANGED, text);
+        }
+        json_decref(page);
+}
+
 static void look_at_daemons(struct doctor *d)
 {
         json_t *health = NULL;
@@ -201,6 +227,7 @@ static void look_at_daemons(struct doctor *d)
         json_array_foreach(json_object_get(host, "fallbacks"), i, fallback)
                 found(d, "in force", FINDING_FALLBACK, json_string_value(fallback));
         json_decref(host);
+        look_at_vms(d);
 }
 
 int host_doctor(const struct arguments *a)

@@ -144,6 +144,15 @@ static void print_fallbacks(const json_t *answer)
         json_array_foreach(fallbacks, i, one)(void) printf("fallback: %s\n", json_string_value(one));
 }
 
+static void print_changed(const json_t *vm)
+{
+        size_t i;
+        json_t *one;
+
+        json_array_foreach(json_object_get(vm, "changed"), i, one)(void)
+                printf("changed:   %s\n", json_string_value(one));
+}
+
 static const char *range_text(int64_t low, int64_t high, bool bytes, char *buf, size_t size)
 {
         char one[UNITS_TEXT];
@@ -198,6 +207,7 @@ static void print_vm(const json_t *vm)
                      host_text(vm, "cpu_mechanism"));
         (void)printf("agent:     %s\n",
                      host_text(vm, "agent")[0] != '\0' ? host_text(vm, "agent") : "not connected");
+        print_changed(vm);
         print_fallbacks(vm);
         struct table *t = table_new((const char *const[]){">VCPU", "USE", "BACKED BY", ">SHARE", NULL});
         json_array_foreach(json_object_get(vm, "vcpus"), i, vcpu)
@@ -294,6 +304,25 @@ int host_vm_stop(const struct arguments *a)
 int host_vm_kill(const struct arguments *a)
 {
         return vm_act(a, "kill", NULL, CALL_MS);
+}
+
+int host_vm_verify(const struct arguments *a)
+{
+        json_t *vm = NULL;
+        struct err err = {0};
+        char path[128];
+
+        if (vm_path(a, "verify", path, sizeof(path), &err) < 0 ||
+            host_call(a, "POST", path, NULL, START_MS, &vm, &err) < 0)
+                return verb_fail(a, &err);
+        bool is_changed = json_array_size(json_object_get(vm, "changed")) > 0;
+        if (!host_json(a, vm)) {
+                print_changed(vm);
+                if (!is_changed)
+                        (void)printf("%s: all is held as it was granted\n", host_text(vm, "name"));
+        }
+        json_decref(vm);
+        return is_changed ? EXIT_FAILED : EXIT_OK;
 }
 
 int host_vm_delete(const struct arguments *a)

@@ -40,30 +40,32 @@ const struct verb host_verbs[] = {
          "A range gives it room to grow: applications in it may ask for what lies between. Memory is rounded "
          "up to "
          "whole growth units, and the answer says so. The same definition again is answered with what there "
-         "is.",                                                                                                                                                                                                 host_vm_create      },
-        {"vm start",        "NAME",    1, 1, false, NULL,            "Start a VM; returns when its VMM runs",                NULL,                                                                              host_vm_start       },
+         "is.",                                                                                                                                                                                                                 host_vm_create      },
+        {"vm start",        "NAME",    1, 1, false, NULL,            "Start a VM; returns when its VMM runs",                      NULL,                                                                                        host_vm_start       },
         {"vm stop",         "NAME",    1, 1, false, stop_options,    "Ask the guest to power down; returns when it is down",
-         "When the time is over the VM still runs, and the exit status is 75.",                                                                                                                                 host_vm_stop        },
-        {"vm kill",         "NAME",    1, 1, false, NULL,            "End a VM at once, without asking it",                  NULL,                                                                              host_vm_kill        },
-        {"vm delete",       "NAME",    1, 1, false, NULL,            "Remove the definition of a stopped VM",                NULL,
-         host_vm_delete                                                                                                                                                                                                             },
-        {"vm list",         "",        0, 0, false, NULL,            "List the VMs",                                         NULL,                                                                              host_vm_list        },
-        {"vm show",         "NAME",    1, 1, false, NULL,            "Show one VM: its definition, and what backs it",       NULL,
-         host_vm_show                                                                                                                                                                                                               },
+         "When the time is over the VM still runs, and the exit status is 75.",                                                                                                                                                 host_vm_stop        },
+        {"vm kill",         "NAME",    1, 1, false, NULL,            "End a VM at once, without asking it",                        NULL,                                                                                        host_vm_kill        },
+        {"vm verify",       "NAME",    1, 1, false, NULL,            "Look whether a VM is held as it was granted, and repair it",
+         "Its leases too. The exit status is 1 if something is not as it was granted.",                                                                                                                                         host_vm_verify      },
+        {"vm delete",       "NAME",    1, 1, false, NULL,            "Remove the definition of a stopped VM",                      NULL,
+         host_vm_delete                                                                                                                                                                                                                             },
+        {"vm list",         "",        0, 0, false, NULL,            "List the VMs",                                               NULL,                                                                                        host_vm_list        },
+        {"vm show",         "NAME",    1, 1, false, NULL,            "Show one VM: its definition, and what backs it",             NULL,
+         host_vm_show                                                                                                                                                                                                                               },
         {"host show",       "",        0, 0, false, NULL,
-         "Show what this host has, what is free, and which fallbacks are in force",                                          NULL,                                                                              host_show           },
-        {"ledger",          "",        0, 0, false, NULL,            "Show every component and every claim on it",           NULL,                                                                              host_ledger         },
-        {"leases",          "",        0, 0, false, NULL,            "List what is granted or offered",                      NULL,                                                                              host_leases         },
+         "Show what this host has, what is free, and which fallbacks are in force",                                                NULL,                                                                                        host_show           },
+        {"ledger",          "",        0, 0, false, NULL,            "Show every component and every claim on it",                 NULL,                                                                                        host_ledger         },
+        {"leases",          "",        0, 0, false, NULL,            "List what is granted or offered",                            NULL,                                                                                        host_leases         },
         {"definition list", "[VM]",    0, 1, false, NULL,            "List virtual resources, and what backs each",
          "A definition says which host resource backs a virtual one and how far its activation is. What is "
-         "configured the running guest may rely on.",                                                                                                                                                           host_definition_list},
-        {"definition show", "VM/ITEM", 1, 1, false, NULL,            "Show one of them, such as web1/vcpu3",                 NULL,
-         host_definition_show                                                                                                                                                                                                       },
+         "configured the running guest may rely on.",                                                                                                                                                                           host_definition_list},
+        {"definition show", "VM/ITEM", 1, 1, false, NULL,            "Show one of them, such as web1/vcpu3",                       NULL,
+         host_definition_show                                                                                                                                                                                                                       },
         {"reserve",         "ID",      1, 1, false, reserve_options, "Reserve capacity of this host without a VM",
          "The same ID again has the same answer, so that of a refused one is used up. The exit "
-         "status says whether it was granted.",                                                                                                                                                                 host_reserve        },
-        {"unreserve",       "ID",      1, 1, false, NULL,            "Release a reservation; released already is no error",  NULL,
-         host_unreserve                                                                                                                                                                                                             },
+         "status says whether it was granted.",                                                                                                                                                                                 host_reserve        },
+        {"unreserve",       "ID",      1, 1, false, NULL,            "Release a reservation; released already is no error",        NULL,
+         host_unreserve                                                                                                                                                                                                                             },
         {"events",          "",        0, 0, false, events_options,  "Print the event log in order",
          "A request is reserved, then granted, refused, offered or failed; released or expired; ended when "
          "everything is "
@@ -77,8 +79,10 @@ const struct verb host_verbs[] = {
          "unconfigured, let-go (the guest was asked), host-prepared (threads are put aside), deactivated, "
          "host-deactivated, unprepared, unmarked. step-failed says why one did not work, still-held what "
          "could not be "
-         "taken back yet.",                                                                                                                                                                                     host_events         },
+         "taken back yet. Of what is granted: changed (somebody else changed what holds it), repaired, "
+         "repair-failed.",                                                                                                                                                                                                      host_events         },
         {"doctor",          "",        0, 0, false, NULL,
-         "Say what this machine can do, what is missing, and which fallbacks there are",                                     "Works without meted. The exit status is 0 if nothing that is needed is missing.", host_doctor         },
+         "Say what this machine can do, what is missing, and which fallbacks there are",                                           "Works without meted. The exit status is 0 if nothing is missing, and all grants are held.",
+         host_doctor                                                                                                                                                                                                                                },
 };
 const size_t host_verbs_n = ARRAY_N(host_verbs);

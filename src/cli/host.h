@@ -37,6 +37,7 @@ int host_vm_create(const struct arguments *a);
 int host_vm_start(const struct arguments *a);
 int host_vm_stop(const struct arguments *a);
 int host_vm_kill(const struct arguments *a);
+int host_vm_verify(const struct arguments *a);
 int host_vm_delete(const struct arguments *a);
 int host_vm_list(const struct arguments *a);
 int host_vm_show(const struct arguments *a);

@@ -38,7 +38,7 @@ static const struct {
         [VIRTUAL_DISK] = {"disk", USES(PHASE_HOST) | USES(PHASE_VIRTUAL) | USES(PHASE_BIND)   },
 };
 
-static bool uses(const struct definition *d, enum phase p)
+bool definition_uses(const struct definition *d, enum phase p)
 {
         return p == PHASE_FINALISE || (kinds[d->kind].phases & USES(p));
 }
@@ -145,7 +145,7 @@ static bool is_wanted(const struct activation *a, const struct definition *d, si
                                 return was_begun(a, p, 0);
                 return !a->is_back;
         }
-        if (!uses(x, p) || (p == PHASE_PREPARE && !x->prepares))
+        if (!definition_uses(x, p) || (p == PHASE_PREPARE && !x->prepares))
                 return false;
         if (!a->is_back)
                 return p != PHASE_HOST || !x->host_active; /* kept from a lazy way back */

@@ -49,6 +49,10 @@ enum virtual_kind {
 /* Where a definition stands on a way back. */
 enum definition_way { WAY_NONE, WAY_GOING, WAY_HELD };
 
+/* Is it held otherwise than it was granted, by nobody's leave? Not kept in the store: it is looked at again.
+ */
+enum definition_change { CHANGE_NONE, CHANGE_SEEN, CHANGE_LASTING /* and could not be repaired */ };
+
 /* A virtual resource definition: what it is, what backs it, how far it is. `configured` is its I/O
  * configuration: what the running guest may rely on. */
 struct definition {
@@ -63,6 +67,7 @@ struct definition {
         bool kept; /* its host side was taken over from the run before (3.21), what it contains too */
         bool configured;
         enum definition_way way;
+        enum definition_change change;
 };
 
 enum phase {
@@ -119,6 +124,8 @@ void activation_report(struct activation *a, struct definition *d, size_t n, boo
 /* "prepare"; PHASE_N: "end". */
 const char *phase_name(enum phase p);
 bool phase_has_items(enum phase p);
+/* Has the virtual resource something to do in it? */
+bool definition_uses(const struct definition *d, enum phase p);
 const char *virtual_kind_name(enum virtual_kind k);
 enum virtual_kind virtual_kind_from_name(const char *name); /* 0: none is called so */
 

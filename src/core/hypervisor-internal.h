@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* core/hypervisor-internal.h - shared by hypervisor.c (life), tables.c, restart.c, decide.c (verdicts),
- * walks.c (activations) and kept.c only. */
+ * walks.c (activations), kept.c and checks.c only. */
 #pragma once
 #include "core/hypervisor.h"
 
@@ -24,9 +24,13 @@ struct vm_entry {
         struct entry *walk_first; /* activations and ways back, in the order in which they go */
         bool is_step_out;         /* the first one's step is being carried out */
         bool is_step_back;        /* that is one of a way back */
+        bool is_step_check;       /* that is one of a check */
         uint64_t token;           /* of that step */
         struct vm_entry *next;
 };
+
+/* The step of an item's check that is next, or out. */
+enum check { CHECK_NONE, CHECK_LOOK, CHECK_HOST, CHECK_BIND, CHECK_LOOK_AGAIN, CHECK_N };
 
 struct entry {
         struct request r;
@@ -48,6 +52,11 @@ struct entry {
         int64_t force_at_ms;   /* then the VM is ended for it. 0: no */
         bool may_hurry, is_hurried;  /* one try out of turn between two of the others */
         char held[REQUEST_SENTENCE]; /* why it is held */
+        enum check check;            /* of check_item, while it is granted and in its VM's queue */
+        uint16_t check_item;
+        bool checks_again; /* somebody asked meanwhile */
+        struct checked checked;
+        char changed[REQUEST_SENTENCE]; /* what is not as it was granted, the last of it */
 };
 
 struct deadline {
@@ -119,7 +128,18 @@ void became_usable(struct hypervisor *h, struct entry *e, int64_t now_ms);
 void became_unusable(struct hypervisor *h, struct entry *e, const struct err *why, int64_t now_ms);
 void came_back(struct hypervisor *h, struct entry *e, int64_t now_ms);
 
+/* checks.c: called for the first one in a VM's queue. */
+void check_begin(struct entry *e);
+/* false: nothing is left to look at. Else *ret is the step that is next. */
+bool check_next(struct hypervisor *h, struct entry *e, int64_t now_ms, struct activation *ret);
+void check_report(struct hypervisor *h, struct entry *e, const struct err *err, int64_t now_ms);
+
 /* walks.c */
+/* Into its VM's queue, where it is not there already; then queue_go_on(). */
+void queue_push(struct entry *e);
+void queue_go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms);
+/* "vcpu 3 on cpu:1", "dimm 0 on memory:node0" */
+void item_text(const struct hypervisor *h, const struct definition *d, char *ret, size_t size);
 /* Activates what is granted in the ledger, or takes back what is to be given back. */
 void walk_start(struct hypervisor *h, struct entry *e, int64_t now_ms);
 void walk_resume(struct hypervisor *h, struct entry *e, int64_t now_ms);

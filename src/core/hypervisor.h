@@ -41,6 +41,7 @@ struct hypervisor_config {
         bool keeps; /* the host resources of a VM that was stopped stay bound while nobody needs them (3.21)
                      */
         int64_t reclaim_ms; /* how long an activation waits for those to be taken back */
+        bool repairs;       /* what was changed behind our back becomes again what was granted */
 };
 
 /* What the hypervisor must know of a VM to admit its growth. */
@@ -66,16 +67,25 @@ enum effect_kind {
         EFFECT_RELEASED,    /* tell every asker who waits for the release: it is recorded */
         EFFECT_JOURNAL,     /* write how far the activation of the request is */
         EFFECT_STEP,        /* carry out one step of it, and report with hypervisor_step_done(). Idempotent */
-        EFFECT_HURRY, /* the VM of the request goes: give up the step that is under way in it, and report */
-        EFFECT_ENDED, /* tell every asker who waits for the end: everything is back */
+        EFFECT_HURRY,   /* the VM of the request goes: give up the step that is under way in it, and report */
+        EFFECT_ENDED,   /* tell every asker who waits for the end: everything is back */
+        EFFECT_CHECKED, /* tell every asker who waits for it: what was granted was looked at once more */
         EFFECT_LEASE_ENDED, /* tell the guest: the host ended its lease (reason, text) */
+};
+
+/* Of one look at all that a request was granted: how many items were found changed, became what was granted
+ * again, and stayed changed; how many could not be looked at. */
+struct checked {
+        uint32_t changed, repaired, lasting, unknown;
 };
 
 struct effect {
         enum effect_kind kind;
         uint64_t serial; /* of the request; look it up with hypervisor_request() when carrying it out */
         struct activation step; /* EFFECT_STEP: which one */
-        uint64_t token;         /* EFFECT_STEP: to be given back with the report */
+        bool is_check;  /* EFFECT_STEP: of what is granted. PHASE_FINALISE: only look, change nothing */
+        uint64_t token; /* EFFECT_STEP: to be given back with the report */
+        struct checked checked; /* EFFECT_CHECKED */
         int64_t at_ms;
         enum reason reason;
         char trace[REQUEST_TRACE];
@@ -159,6 +169,17 @@ void hypervisor_failed(struct hypervisor *h, uint64_t serial, const struct err *
 /* What this VM could not be brought to give back: the next try is at at_ms, where it was to be later. Once
  * between two tries in their turn: whoever hurries it may be a guest that greets without end. */
 void hypervisor_vm_hurry(struct hypervisor *h, const char *name, int64_t at_ms);
+
+/* Looks once more at all that a VM that runs was granted, what it leases first and its base resources last;
+ * an EFFECT_CHECKED comes for each request. What is not as it was granted goes to the log, and where
+ * config.repairs is set it is activated and bound again: the line in the log is the journal, as a restart
+ * looks at everything. A report of REASON_STALE or REASON_NOT_FOUND means that it was changed, another that
+ * nobody knows. *ret_serial is the base's. Under way already: once more behind that. REASON_STALE: it does
+ * not run. */
+int hypervisor_vm_check(struct hypervisor *h, const char *name, int64_t now_ms, uint64_t *ret_serial,
+                        struct err *err);
+/* What of it is not as it was granted, by the last look; "" where all is. */
+const char *hypervisor_changed(const struct hypervisor *h, uint64_t serial);
 
 /* The next instant at which hypervisor_tick() has something to do; LEDGER_OPEN: none. */
 int64_t hypervisor_deadline(const struct hypervisor *h);

@@ -32,6 +32,8 @@ struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const st
         e->at_ms = now_ms;
         e->reason = 0;
         e->token = 0;
+        e->is_check = false;
+        e->checked = (struct checked){0};
         e->trace[0] = e->subject[0] = e->event[0] = e->text[0] = '\0';
         return e;
 }

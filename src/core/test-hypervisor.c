@@ -60,6 +60,7 @@ static const struct hypervisor_config config = {.cpu_overcommit = 2,
                                                 .retry_max_ms = 1000,
                                                 .keeps = true,
                                                 .reclaim_ms = 20000,
+                                                .repairs = true,
                                                 .first_serial = 1};
 
 static const struct vm_shape shapes[] = {
@@ -102,6 +103,7 @@ struct wait {
 struct work {
         uint64_t serial, token; /* token 0: nobody waits for its report any more */
         struct activation step;
+        bool is_check;
 };
 
 /* What a driver does with the effects, and the disk. */
@@ -214,7 +216,8 @@ static void take_step(struct world *w, const struct effect *f)
         const struct request *row = g_hash_table_lookup(w->disk, GSIZE_TO_POINTER(f->serial));
         char journalled[ACTIVATION_TEXT], asked[ACTIVATION_TEXT];
         g_assert_nonnull(row);
-        g_assert_true(row->activation.is_back != f->step.is_back || /* turned in this very turn */
+        g_assert_true(f->is_check ||
+                      row->activation.is_back != f->step.is_back || /* turned in this very turn */
                       strcmp(activation_print(&row->activation, journalled),
                              activation_print(&f->step, asked)) == 0);
         for (GList *l = w->work.head; l; l = l->next) {
@@ -223,7 +226,7 @@ static void take_step(struct world *w, const struct effect *f)
                 g_assert_true(!other->token || !r || strcmp(r->vm, row->vm) != 0);
         }
         struct work *work = g_new0(struct work, 1);
-        *work = (struct work){f->serial, f->token, f->step};
+        *work = (struct work){f->serial, f->token, f->step, f->is_check};
         g_queue_push_tail(&w->work, work);
 }
 
@@ -409,6 +412,8 @@ static void work_one(struct world *w, bool fails)
                 act(w, r, &work->step);
         if (w->no_capacity)
                 (void)err_set(&err, REASON_NO_CAPACITY, 28, "there is less than it seemed");
+        else if (work->is_check && w->now % 3)
+                (void)err_set(&err, REASON_STALE, 71, "somebody changed it");
         else
                 (void)err_set(&err, REASON_TIMEOUT, 110, "the guest did not answer");
         hypervisor_step_done(w->h, work->serial, work->token, fails ? &err : NULL, NULL, w->now);
@@ -1350,7 +1355,7 @@ static void random_event(struct world *w, GRand *rand)
         const char *vm = shapes[g_rand_int_range(rand, 0, G_N_ELEMENTS(shapes))].name;
         w->disk_fails = g_rand_int_range(rand, 0, 25) == 0;
         (void)random_key(rand, key);
-        switch (g_rand_int_range(rand, 0, 12)) {
+        switch (g_rand_int_range(rand, 0, 13)) {
         case 0:
                 if (hypervisor_vm_start(w->h, vm, w->now, &err) == 0) {
                         (void)snprintf(key, sizeof(key), "vm:%s", vm);
@@ -1394,6 +1399,9 @@ static void random_event(struct world *w, GRand *rand)
         case 9:
                 w->no_capacity = g_rand_boolean(rand);
                 work_one(w, g_rand_int_range(rand, 0, 5) == 0);
+                break;
+        case 10:
+                (void)hypervisor_vm_check(w->h, vm, w->now, &serial, &err);
                 break;
         default:
                 random_ask(w, rand);

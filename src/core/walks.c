@@ -30,8 +30,7 @@ static const char *done_event(enum phase p, bool is_back)
         return is_back ? done_events[p].back : done_events[p].up;
 }
 
-/* "vcpu 3 on cpu:1", "dimm 0 on memory:node0" */
-static void item_text(const struct hypervisor *h, const struct definition *d, char *ret, size_t size)
+void item_text(const struct hypervisor *h, const struct definition *d, char *ret, size_t size)
 {
         const char *host = h->components[d->component].id;
         if (d->kind == VIRTUAL_NONE)
@@ -53,7 +52,7 @@ static void note_step(struct hypervisor *h, const struct entry *e, const char *e
                         detail ? detail : "");
 }
 
-static void queue_push(struct entry *e)
+void queue_push(struct entry *e)
 {
         struct entry **p = &e->vm->walk_first;
         if (e->is_walking)
@@ -96,6 +95,8 @@ void walk_forget(struct hypervisor *h, struct entry *e)
 {
         wait_forget(h, e);
         e->retry_at_ms = 0;
+        e->check = CHECK_NONE;
+        e->checks_again = false;
         if (!e->is_walking)
                 return;
         struct entry **p = &e->vm->walk_first;
@@ -107,15 +108,39 @@ void walk_forget(struct hypervisor *h, struct entry *e)
 
 /* ---- one VM's turn ---- */
 
-static void send_step(struct hypervisor *h, struct entry *e, int64_t now_ms)
+static void send(struct hypervisor *h, struct entry *e, const struct activation *step, bool is_check,
+                 int64_t now_ms)
 {
         struct vm_entry *vm = e->vm;
-        effect_push(h, EFFECT_JOURNAL, &e->r, now_ms);
         struct effect *f = effect_push(h, EFFECT_STEP, &e->r, now_ms);
-        f->step = e->r.activation;
+        f->step = *step;
+        f->is_check = is_check;
         f->token = vm->token = ++h->next_token;
         vm->is_step_out = true;
-        vm->is_step_back = e->r.activation.is_back;
+        vm->is_step_back = step->is_back;
+        vm->is_step_check = is_check;
+}
+
+static void send_step(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        effect_push(h, EFFECT_JOURNAL, &e->r, now_ms);
+        send(h, e, &e->r.activation, false, now_ms);
+}
+
+/* A check makes no record: what it changes stands in the log before it acts. */
+static void go_on_checking(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        struct activation step;
+        if (check_next(h, e, now_ms, &step)) {
+                send(h, e, &step, true, now_ms);
+                return;
+        }
+        bool is_again = e->checks_again;
+        walk_forget(h, e);
+        if (is_again) {
+                check_begin(e);
+                queue_push(e);
+        }
 }
 
 static void note_own(struct hypervisor *h, const struct entry *e, unsigned own, int64_t now_ms)
@@ -171,12 +196,16 @@ static void force(struct hypervisor *h, struct entry *e, int64_t now_ms)
         assert(!bad);
 }
 
-static void go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms)
+void queue_go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms)
 {
         while (vm->walk_first && !vm->is_step_out) {
                 struct entry *e = vm->walk_first;
                 struct request *r = &e->r;
                 unsigned own = 0;
+                if (e->check) {
+                        go_on_checking(h, e, now_ms);
+                        continue;
+                }
                 enum activation_next next = ACTIVATION_STEP;
                 if (!e->is_resumed || !activation_is_at_step(&r->activation, r->n_definitions))
                         next = activation_next(&r->activation, r->definitions, r->n_definitions, &own);
@@ -229,8 +258,10 @@ static void walk(struct hypervisor *h, struct entry *e, int64_t now_ms)
         } else if (e->r.kind == REQUEST_APP && vm_goes(h, vm)) {
                 return; /* it ends with its VM */
         }
+        e->check = CHECK_NONE;
+        e->checks_again = false;
         queue_push(e);
-        go_on(h, vm, now_ms);
+        queue_go_on(h, vm, now_ms);
 }
 
 /* Up: only when what is kept leaves room for it (3.22). */
@@ -307,11 +338,14 @@ void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token,
         vm->is_step_out = false;
         struct request *r = &e->r;
         struct activation *a = &r->activation;
-        bool is_awaited = e == vm->walk_first && a->is_back == vm->is_step_back;
+        bool is_first = e == vm->walk_first, is_check = vm->is_step_check;
+        bool is_awaited = is_first && !is_check && !e->check && a->is_back == vm->is_step_back;
         uint64_t reclaimed = is_awaited && err && !a->is_back && err->reason == REASON_NO_CAPACITY
                                      ? kept_make_more_room(h, now_ms)
                                      : 0;
-        if (reclaimed) { /* and then the same step again */
+        if (is_first && is_check && e->check) {
+                check_report(h, e, err, now_ms);
+        } else if (reclaimed) { /* and then the same step again */
                 walk_forget(h, e);
                 e->is_resumed = true;
                 wait_begin(h, e, reclaimed, now_ms);
@@ -325,5 +359,5 @@ void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token,
                 } else if (err)
                         became_unusable(h, e, err, now_ms); /* which goes on with the way back */
         }
-        go_on(h, vm, now_ms);
+        queue_go_on(h, vm, now_ms);
 }

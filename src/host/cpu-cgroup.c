@@ -672,12 +672,86 @@ static int hold(const struct cpu_host *h, const char *vm, const char *item, cons
         return r;
 }
 
+/* The process of a thread, and that one's parent; 0: it is gone. */
+static long process_of(pid_t tid, long *ret_parent)
+{
+        char dir[32], text[2048];
+        *ret_parent = 0;
+        (void)snprintf(dir, sizeof(dir), "/proc/%d", (int)tid);
+        if (cgroupfs_read(dir, "status", text, sizeof(text), NULL) < 0)
+                return 0;
+        const char *process = strstr(text, "\nTgid:"), *parent = strstr(text, "\nPPid:");
+        *ret_parent = parent ? strtol(parent + 6, NULL, 10) : 0;
+        return process ? strtol(process + 6, NULL, 10) : 0;
+}
+
+/* Whose group a thread would have inherited: its process's, or its parent's where it is a process's first.
+ * 0: nobody's. */
+static long heir_of(pid_t tid)
+{
+        long parent, process = process_of(tid, &parent);
+        return process != tid ? process : parent;
+}
+
+/* The group of a process in a hierarchy, of its line ID:CONTROLLERS:PATH; the top where there is none. */
+static void group_of(const struct cpu_host *h, const struct cpu_tree *tree, long pid, char ret[CGROUPFS_PATH])
+{
+        char dir[32], text[4096], path[CGROUPFS_PATH];
+        (void)snprintf(ret, CGROUPFS_PATH, "%s", tree->root);
+        (void)snprintf(dir, sizeof(dir), "/proc/%ld", pid);
+        if (pid <= 0 || cgroupfs_read(dir, "cgroup", text, sizeof(text), NULL) < 0)
+                return;
+        char *save;
+        for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+                char *controllers = strchr(line, ':'),
+                     *at = controllers ? strchr(controllers + 1, ':') : NULL;
+                if (!at)
+                        continue;
+                *at = '\0';
+                bool is_it = is_v2(h) ? strcmp(line, "0:") == 0
+                                      : cgroupfs_has_word(controllers + 1, tree->weights ? "cpu" : "cpuset");
+                int n = is_it ? snprintf(path, sizeof(path), "%s%s", tree->root, at + 1) : 0;
+                if (n > 0 && n < CGROUPFS_PATH && access(path, F_OK) == 0)
+                        (void)snprintf(ret, CGROUPFS_PATH, "%s", path);
+        }
+}
+
+/* An item is one thread's: who else is of its VMM goes where that is, a stranger where he would have been
+ * born. */
+static void evict(const struct cpu_host *h, const char *vm, const char *group, pid_t tid)
+{
+        char emulator[GROUP_NAME];
+        long parent, own = process_of(tid, &parent);
+        (void)name_of(emulator, "emulator", vm);
+        for (size_t i = 0; i < h->n_trees; i++) {
+                char dir[CGROUPFS_PATH], home[CGROUPFS_PATH], text[CPU_THREADS_MAX * 12], *save;
+                (void)path_of(h, i, group, dir);
+                if (cgroupfs_read(dir, threads_file(h), text, sizeof(text), NULL) < 0)
+                        continue;
+                char *last = strrchr(text, '\n');
+                if (last && strlen(text) == sizeof(text) - 1)
+                        *last = '\0'; /* a number that may have been cut off */
+                for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+                        long other = strtol(line, NULL, 10);
+                        if (other <= 0 || other == tid)
+                                continue;
+                        if (own > 0 && process_of((pid_t)other, &parent) == own)
+                                (void)path_of(h, i, emulator, home);
+                        else
+                                group_of(h, &h->tree[i], heir_of((pid_t)other), home);
+                        (void)cgroupfs_write(home, threads_file(h), line, h->is_fake, NULL);
+                }
+        }
+}
+
 static int bind(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err)
 {
         char group[GROUP_NAME];
         pthread_mutex_t *m = lock(vm);
         int r = is_there(h, name_of(group, item, vm)) ? move(h, vm, group, tid, err)
                                                       : not_there(vm, item, err);
+        if (r == 0)
+                evict(h, vm, group, tid);
         if (r == 0)
                 (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
         (void)pthread_mutex_unlock(m);
@@ -748,42 +822,6 @@ static int read_item(const struct cpu_host *h, const char *vm, const char *item,
         read_threads(h, group, &live);
         *ret = live;
         return 0;
-}
-
-/* Whose group a thread would have inherited: its process's, or its parent's where it is a process's first.
- * 0: nobody's. */
-static long heir_of(pid_t tid)
-{
-        char dir[32], text[2048];
-        (void)snprintf(dir, sizeof(dir), "/proc/%d", (int)tid);
-        if (cgroupfs_read(dir, "status", text, sizeof(text), NULL) < 0)
-                return 0;
-        const char *process = strstr(text, "\nTgid:"), *parent = strstr(text, "\nPPid:");
-        long id = process ? strtol(process + 6, NULL, 10) : 0;
-        return id != tid ? id : parent ? strtol(parent + 6, NULL, 10) : 0;
-}
-
-/* The group of a process in a hierarchy, of its line ID:CONTROLLERS:PATH; the top where there is none. */
-static void group_of(const struct cpu_host *h, const struct cpu_tree *tree, long pid, char ret[CGROUPFS_PATH])
-{
-        char dir[32], text[4096], path[CGROUPFS_PATH];
-        (void)snprintf(ret, CGROUPFS_PATH, "%s", tree->root);
-        (void)snprintf(dir, sizeof(dir), "/proc/%ld", pid);
-        if (pid <= 0 || cgroupfs_read(dir, "cgroup", text, sizeof(text), NULL) < 0)
-                return;
-        char *save;
-        for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-                char *controllers = strchr(line, ':'),
-                     *at = controllers ? strchr(controllers + 1, ':') : NULL;
-                if (!at)
-                        continue;
-                *at = '\0';
-                bool is_it = is_v2(h) ? strcmp(line, "0:") == 0
-                                      : cgroupfs_has_word(controllers + 1, tree->weights ? "cpu" : "cpuset");
-                int n = is_it ? snprintf(path, sizeof(path), "%s%s", tree->root, at + 1) : 0;
-                if (n > 0 && n < CGROUPFS_PATH && access(path, F_OK) == 0)
-                        (void)snprintf(ret, CGROUPFS_PATH, "%s", path);
-        }
 }
 
 static void give_back(const struct cpu_host *h, const char *vm, pid_t tid)

@@ -79,7 +79,7 @@ struct cpu_provider {
          * exclusively. */
         int (*hold)(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
                     int share_milli, bool is_exclusive, struct err *err);
-        /* A thread is held by it. REASON_NOT_FOUND: there is no such item. */
+        /* A thread is held by it, and no other. REASON_NOT_FOUND: there is no such item. */
         int (*bind)(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err);
         /* -EBUSY: a thread is in it. Not there: no error. */
         int (*let_go)(const struct cpu_host *h, const char *vm, const char *item, struct err *err);

@@ -19,6 +19,7 @@ struct step {
         struct activation at;
         bool is_vm;
         bool is_adoption;
+        bool is_check;     /* of what is granted: finalise only looks */
         bool is_void;      /* reports to nobody */
         bool is_dropped;   /* the machine is gone: only to be freed */
         bool is_attaching; /* to a VMM that was started before a restart; the step itself comes then */
@@ -67,6 +68,9 @@ step_fn host_activate, host_deactivate;
 step_fn vcpu_activate, vcpu_deactivate, vcpu_bind, vcpu_unbind, vcpu_finalise;
 step_fn dimm_activate, dimm_deactivate, dimm_finalise;
 step_fn nic_activate, nic_deactivate, nic_finalise;
+/* Is the host side still what was granted? Other reports than REASON_STALE and REASON_NOT_FOUND: nobody
+ * knows. */
+step_fn vcpu_look, memory_look, nic_look;
 
 /* Where the host has several nodes, memory lies on the one that it was granted on. */
 bool host_has_nodes(const struct meted *m);

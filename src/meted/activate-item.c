@@ -176,10 +176,14 @@ static int is_what_was_granted(const struct step *s, const struct api_keeper_liv
         if (step_item(s)->exclusive && live->has_exclusive && !live->exclusive)
                 return err_set(err, REASON_STALE, EPROTO,
                                "others may run on CPU %u, which was granted exclusively", want);
+        bool is_in = false;
         for (size_t i = 0; cpu && i < live->n_threads; i++)
-                if (live->threads[i] == cpu->tid)
-                        return 0;
-        return err_set(err, REASON_STALE, ESRCH, "its thread is not where it was put");
+                is_in = is_in || live->threads[i] == cpu->tid;
+        if (!is_in)
+                return err_set(err, REASON_STALE, ESRCH, "its thread is not where it was put");
+        if (live->n_threads > 1)
+                return err_set(err, REASON_STALE, EPROTO, "other threads are held by what was granted to it");
+        return 0;
 }
 
 static void on_read(void *arg, const json_t *result, const struct err *err)
@@ -311,4 +315,66 @@ static void on_nic_read(void *arg, const json_t *result, const struct err *err)
 void nic_finalise(struct step *s)
 {
         item_call(s, API_KEEPER_HOST_READ, 0, on_nic_read);
+}
+
+/* ---- looked at again ---- */
+
+/* Not while nobody is attached: which thread a vCPU is, the VMM alone says. A component that is gone has been
+ * said already, and what runs there is where the kernel has put it. */
+static bool is_to_look(struct step *s)
+{
+        struct err err = {0};
+        if (!s->v->vm)
+                (void)err_set(&err, REASON_BUSY, EAGAIN, "the VMM of %s is not attached to",
+                              s->v->definition.name);
+        if (s->v->vm && host_of(s)->healthy)
+                return true;
+        step_done(s, s->v->vm ? NULL : &err);
+        return false;
+}
+
+void vcpu_look(struct step *s)
+{
+        const struct vm_cpu *cpu = vcpu_of(s);
+        struct err err = {0};
+        if (!is_to_look(s))
+                return;
+        if (cpu && cpu->plugged && cpu->tid > 0) {
+                item_call(s, API_KEEPER_HOST_READ, cpu->tid, on_read);
+                return;
+        }
+        (void)err_set(&err, REASON_STALE, ECHILD, "the VMM has no such vCPU");
+        step_done(s, &err);
+}
+
+static void on_memory_read(void *arg, const json_t *result, const struct err *err)
+{
+        struct step *s = arg;
+        struct api_keeper_live *live = g_new0(struct api_keeper_live, 1);
+        struct err bad = {0};
+        if (!err && api_keeper_live_parse(result, live, &bad))
+                err = &bad;
+        if (!err && !live->has_bytes) {
+                (void)err_set(&bad, REASON_STALE, ENOENT, "its RAM file is gone");
+                err = &bad;
+        }
+        g_free(live);
+        step_done(s, err);
+}
+
+/* All base memory is in the file of its first cell. */
+void memory_look(struct step *s)
+{
+        if (!is_to_look(s))
+                return;
+        if (step_item(s)->kind == VIRTUAL_RAM && step_item(s)->slot > 0)
+                step_done(s, NULL);
+        else
+                item_call(s, API_KEEPER_HOST_READ, 0, on_memory_read);
+}
+
+void nic_look(struct step *s)
+{
+        if (is_to_look(s))
+                nic_finalise(s);
 }

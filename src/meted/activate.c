@@ -42,10 +42,28 @@ static const struct {
         {vmm_confirm,   vmm_let_go  }
 };
 
+/* What has none here cannot be read back. */
+static step_fn *const looks[VIRTUAL_KIND_N] = {[VIRTUAL_RAM] = memory_look,
+                                               [VIRTUAL_DIMM] = memory_look,
+                                               [VIRTUAL_VCPU] = vcpu_look,
+                                               [VIRTUAL_NIC] = nic_look};
+
+static void look_at_nothing(struct step *s)
+{
+        step_done(s, NULL);
+}
+
+static bool is_look(const struct step *s)
+{
+        return s->is_check && s->at.phase == PHASE_FINALISE;
+}
+
 static step_fn *step_of(const struct step *s)
 {
         step_fn *fn;
-        if (phase_has_items(s->at.phase))
+        if (is_look(s))
+                fn = looks[step_item(s)->kind] ? looks[step_item(s)->kind] : look_at_nothing;
+        else if (phase_has_items(s->at.phase))
                 fn = s->at.is_back ? item_steps[step_item(s)->kind][s->at.phase].back
                                    : item_steps[step_item(s)->kind][s->at.phase].up;
         else
@@ -60,7 +78,8 @@ static step_fn *step_of(const struct step *s)
  */
 static bool is_to_attach(const struct step *s)
 {
-        return s->is_vm && !s->at.is_back && s->v->pid && !s->v->vm && s->at.phase >= PHASE_VIRTUAL;
+        return s->is_vm && !s->at.is_back && !s->is_check && s->v->pid && !s->v->vm &&
+               s->at.phase >= PHASE_VIRTUAL;
 }
 
 static void step_begin(struct step *s)
@@ -103,9 +122,16 @@ static struct step *step_new(struct machine *v, const struct request *r)
         return s;
 }
 
-/* "host vcpu", "back host vcpu", "confirm": for tests, which name where something shall go wrong. */
+/* "host vcpu", "back host vcpu", "confirm guest", "look vcpu", "repair host vcpu": for tests, which name
+ * where something shall go wrong. */
 static const char *step_name(const struct step *s, char ret[48])
 {
+        if (s->is_check) {
+                (void)snprintf(ret, 48, "%s%s %s", is_look(s) ? "look" : "repair ",
+                               is_look(s) ? "" : phase_name(s->at.phase),
+                               virtual_kind_name(step_item(s)->kind));
+                return ret;
+        }
         (void)snprintf(ret, 48, "%s%s%s%s", s->at.is_back ? "back " : "", phase_name(s->at.phase),
                        phase_has_items(s->at.phase) ? " "
                        : s->is_vm                   ? " vm"
@@ -131,7 +157,8 @@ static void step_start(struct step *s)
         char name[48];
         struct err err = {0};
         step_name(s, name);
-        crash_point(name);
+        if (!is_look(s)) /* which acts on nothing, and comes at any time */
+                crash_point(name);
         switch (fault_point(name)) {
         case FAULT_NONE:
                 break;
@@ -226,6 +253,7 @@ static void start_pending(struct machine *v)
         struct step *s = step_new(v, r);
         s->token = f->token;
         s->at = f->step;
+        s->is_check = f->is_check;
         if (v->walk_serial != s->serial || v->walk_is_back != s->at.is_back)
                 v->walk_mono_ms = loop_mono_ms();
         v->walk_serial = s->serial;
@@ -291,6 +319,15 @@ void activate_hurry_back(struct machine *v)
         meted_changed(v->m);
 }
 
+bool activate_verify(struct machine *v)
+{
+        uint64_t serial;
+        if (!v->vm || hypervisor_vm_check(v->m->hv, v->definition.name, loop_now_ms(), &serial, NULL))
+                return false;
+        meted_changed(v->m);
+        return true;
+}
+
 void activate_void(struct machine *v)
 {
         v->has_pending = false;
@@ -313,28 +350,14 @@ void activate_drop(struct machine *v)
 
 /* ---- adoption ---- */
 
-/* The same steps, for a VM that is granted: attach, hold each base vCPU again, let it run. */
+/* The same steps, for a VM that is granted: attach, let it run. What it and its applications were granted may
+ * have been changed while nobody looked: that is a check like any other, and comes next. */
 static bool adoption_next(struct step *s)
 {
-        if (s->at.phase == PHASE_VIRTUAL) {
-                s->at.phase = PHASE_HOST;
-                s->at.item = 0;
-        } else if (s->at.phase == PHASE_HOST) {
-                s->at.phase = PHASE_BIND;
-        } else if (s->at.phase == PHASE_BIND) {
-                s->at.phase = PHASE_HOST;
-                s->at.item++;
-        } else {
+        if (s->at.phase != PHASE_VIRTUAL)
                 return false;
-        }
-        while (s->at.phase == PHASE_HOST && s->at.item < s->n &&
-               (step_item(s)->kind != VIRTUAL_VCPU ||
-                !s->v->m->inventory.components[step_item(s)->component].healthy))
-                s->at.item++; /* a CPU that is gone: its VM is not, it runs where the kernel has put it */
-        if (s->at.item == s->n) {
-                s->at.phase = PHASE_CONFIRM;
-                s->at.item = 0;
-        }
+        s->at.phase = PHASE_CONFIRM;
+        s->at.item = 0;
         return true;
 }
 
@@ -369,6 +392,8 @@ static void adoption_goes_on(struct step *s, const struct err *err)
                 adoption_failed(v, err);
         else if (is_wanted)
                 machine_note(v, v->definition.name, "adopted", "VMM %d runs on, meted is back", (int)v->pid);
+        if (is_wanted && !err)
+                activate_verify(v);
         step_free(s);
         start_pending(v);
 }

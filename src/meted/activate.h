@@ -22,6 +22,9 @@ void activate_hurry(struct meted *m, const struct request *r);
 void activate_end(struct meted *m, const struct request *r, bool is_back);
 /* After a restart of meted or of the keeper: attach to the VMM that runs, or find that it died meanwhile. */
 void activate_adopt(struct machine *v);
+/* What its VM and its leases were granted is looked at again, and repaired. false: it does not run, or nobody
+ * is attached to it. */
+bool activate_verify(struct machine *v);
 /* The hypervisor was made anew: what is under way reports to nobody. */
 void activate_void(struct machine *v);
 /* The agent greets: what the one before it was asked is asked again, and what could not be taken back is

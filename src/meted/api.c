@@ -15,6 +15,7 @@
 #include "json/api.h"
 #include "json/read.h"
 #include "json/route.h"
+#include "meted/activate.h"
 #include "meted/machine.h"
 #include "meted/metrics.h"
 #include "meted/view.h"
@@ -324,6 +325,17 @@ static void do_vm_kill(struct meted *m, struct http_request *req, struct machine
         meted_changed(m);
 }
 
+static void do_vm_verify(struct meted *m, struct http_request *req, struct machine *v)
+{
+        if (!activate_verify(v)) {
+                refuse_with(req, REASON_STALE, "it does not run, or was not found again yet");
+                return;
+        }
+        meted_wait(m, machine_base(v)->serial, WAIT_CHECK, answer_vm,
+                   pending_new(m, req, v->definition.name));
+        meted_changed(m);
+}
+
 /* ---- reservations ---- */
 
 static void answer_verdict(struct meted *m, void *call, const struct request *r, const struct err *err)
@@ -436,7 +448,7 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
         struct err err = {0};
         json_t *out = NULL;
         if (op == API_OPERATION_VM_SHOW || op == API_OPERATION_VM_DELETE || op == API_OPERATION_VM_START ||
-            op == API_OPERATION_VM_STOP || op == API_OPERATION_VM_KILL) {
+            op == API_OPERATION_VM_STOP || op == API_OPERATION_VM_KILL || op == API_OPERATION_VM_VERIFY) {
                 v = machine_find(m, part);
                 if (!v) {
                         (void)err_set(&err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", part);
@@ -489,6 +501,9 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
                 return;
         case API_OPERATION_VM_KILL:
                 do_vm_kill(m, req, v);
+                return;
+        case API_OPERATION_VM_VERIFY:
+                do_vm_verify(m, req, v);
                 return;
         case API_OPERATION_RESERVATION_CREATE:
                 do_reserve(m, req, body);

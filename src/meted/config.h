@@ -27,9 +27,12 @@ struct config {
         int64_t offer_ms;        /* [limits] offer: how long a counter-offer is held */
         int64_t activation_ms;   /* [limits] activation: how long making usable may take */
         int64_t retry_ms; /* [limits] retry: until what is held is tried again; twice as long each time */
-        int64_t force_after_ms;  /* [limits] force_after: 0s, or what a guest holds on to longer is taken with
-                                    its VM */
-        int64_t live_max;        /* [limits] requests */
+        int64_t force_after_ms; /* [limits] force_after: 0s, or what a guest holds on to longer is taken with
+                                   its VM */
+        int64_t verify_ms; /* [limits] verify: until what is granted to all VMs was looked at again; 0: never
+                            */
+        bool repairs;      /* [limits] repair: "yes" makes it again what was granted */
+        int64_t live_max;  /* [limits] requests */
         int64_t live_per_vm_max; /* [limits] requests_per_vm */
         int64_t rate_per_s;      /* [limits] messages_per_second, of one VM */
         int64_t burst;           /* [limits] burst */

@@ -175,9 +175,25 @@ static void on_keeper(void *arg, bool connected)
         hypervisor_note(m->hv, loop_now_ms(), "keeper", "host", connected ? "keeper-there" : "keeper-away",
                         "%s",
                         connected ? "mete-keeper is there" : "mete-keeper is away; what needs it waits");
+        /* One that was away may have been so because the machine was worked on. Before its first word nobody
+         * is attached to any VM. */
+        for (guint i = 0; connected && i < m->machines->len; i++)
+                (void)activate_verify(g_ptr_array_index(m->machines, i));
         meted_changed(m);
         if (connected && m->adopted)
                 list_vmms(m); /* VMMs may have ended meanwhile, and some be left that nobody could end */
+}
+
+/* ---- what is granted, looked at again ---- */
+
+/* One VM at a time, so that many of them make no peak. */
+static void on_verify(void *arg)
+{
+        struct meted *m = arg;
+        guint n = m->machines->len;
+        if (n > 0)
+                (void)activate_verify(g_ptr_array_index(m->machines, m->verified++ % n));
+        loop_timer_in(&m->verify, m->config.verify_ms / (n > 0 ? n : 1) + 1);
 }
 
 /* ---- consoles ---- */
@@ -311,6 +327,9 @@ static int start(struct meted *m, struct err *err)
         hypervisor_each(m->hv, say_missing, m);
         loop_timer_init(&m->housekeeping, on_housekeeping, m);
         loop_timer_in(&m->housekeeping, HOUSEKEEPING_MS);
+        loop_timer_init(&m->verify, on_verify, m);
+        if (m->config.verify_ms > 0)
+                loop_timer_in(&m->verify, m->config.verify_ms);
         m->ready_mono_ms = loop_mono_ms();
         meted_changed(m);
         return 0;
@@ -322,6 +341,7 @@ static void stop(struct meted *m)
         if (m->ready_mono_ms) {
                 loop_timer_cancel(&m->housekeeping);
                 loop_timer_cancel(&m->list);
+                loop_timer_cancel(&m->verify);
         }
         /* First: a guest whose request is under way hears nothing, and asks the next meted. */
         for (guint i = 0; m->machines && i < m->machines->len; i++)

@@ -34,6 +34,7 @@ enum wait_for {
         WAIT_RELEASE,
         WAIT_END,
         WAIT_STOP,  /* the same, for whom nothing was decided: its guest was asked to power down */
+        WAIT_CHECK, /* what was granted was looked at once more */
         WAIT_COMMIT /* serial 0: what was written to the store */
 };
 struct waiter {
@@ -47,6 +48,7 @@ struct waiter {
 struct counters {
         uint64_t turns, commits, commit_failures, decisions, verdicts[OUTCOME_N], events, guest_messages,
                 http_requests;
+        uint64_t checks, changed, repaired, unknown;
         /* of connections that are gone */
         struct rpc_counters agents;
         struct qmp_counters monitors;
@@ -70,7 +72,8 @@ struct meted {
         GArray *after;  /* of struct effect: to be carried out once durable */
         GList *waiters; /* of struct waiter */
         GList *streams; /* of struct follower, in events.c */
-        struct loop_timer tick, mend, housekeeping, list;
+        struct loop_timer tick, mend, housekeeping, list, verify;
+        guint verified; /* which of the machines is looked at next */
         struct counters counters;
 };
 

@@ -101,6 +101,17 @@ static void connections_out(FILE *f, const struct meted *m)
         metric(f, "http_streams", "gauge", "Event streams now.", http->streams_now);
 }
 
+struct changed {
+        const struct meted *m;
+        uint64_t n;
+};
+
+static void count_changed(const struct request *r, void *arg)
+{
+        struct changed *c = arg;
+        c->n += r->state == REQUEST_GRANTED && *hypervisor_changed(c->m->hv, r->serial);
+}
+
 char *metrics_text(const struct meted *m, size_t *ret_n)
 {
         char *text = NULL, lesser[8][128];
@@ -116,6 +127,14 @@ char *metrics_text(const struct meted *m, size_t *ret_n)
                (double)c->commit_failures);
         metric(f, "guest_messages_total", "counter", "Requests from agents.", (double)c->guest_messages);
         metric(f, "http_requests_total", "counter", "Requests over HTTP.", (double)c->http_requests);
+        metric(f, "checks_total", "counter", "Looks at all that one request was granted.", (double)c->checks);
+        metric(f, "checks_unknown_total", "counter", "Looks that could not be taken.", (double)c->unknown);
+        metric(f, "changed_total", "counter", "Items that were changed behind our back.", (double)c->changed);
+        metric(f, "repaired_total", "counter", "Items that are again what was granted.", (double)c->repaired);
+        struct changed changed = {.m = m};
+        hypervisor_each(m->hv, count_changed, &changed);
+        metric(f, "changed", "gauge", "Requests of which something is not as it was granted.",
+               (double)changed.n);
         metric(f, "claims", "gauge", "Claims in the ledger.", (double)ledger_claims(l));
         metric(f, "keeper_up", "gauge", "Whether mete-keeper can be reached.",
                keeper_info(m->keeper) ? 1 : 0);

@@ -122,6 +122,7 @@ static bool waits_on(const struct waiter *w, const struct request *r)
         case WAIT_STOP:
                 return request_is_live(r);
         case WAIT_RELEASE:
+        case WAIT_CHECK:
         case WAIT_COMMIT:
                 break;
         }
@@ -139,6 +140,7 @@ static bool has_happened(const struct waiter *w, const struct request *r)
         case WAIT_END:
         case WAIT_STOP:
                 return request_is_final(r);
+        case WAIT_CHECK:
         case WAIT_COMMIT:
                 break;
         }
@@ -198,6 +200,7 @@ static int record(struct meted *m, const struct effect *f, struct err *err)
         case EFFECT_ANSWER:
         case EFFECT_RELEASED:
         case EFFECT_ENDED:
+        case EFFECT_CHECKED:
         case EFFECT_STEP:
         case EFFECT_HURRY:
         case EFFECT_LEASE_ENDED:
@@ -302,10 +305,20 @@ static void carry_out(struct meted *m, const struct effect *f)
         case EFFECT_ENDED:
                 answer_waiters(m, f->serial, WAIT_END, NULL);
                 answer_waiters(m, f->serial, WAIT_STOP, NULL);
+                answer_waiters(m, f->serial, WAIT_CHECK, NULL);
                 if (r) {
                         activate_end(m, r, false);
                         activate_end(m, r, true);
                 }
+                break;
+        case EFFECT_CHECKED:
+                m->counters.checks++;
+                m->counters.changed += f->checked.changed;
+                m->counters.repaired += f->checked.repaired;
+                m->counters.unknown += f->checked.unknown;
+                answer_waiters(m, f->serial, WAIT_CHECK, NULL);
+                if (r && r->state == REQUEST_GRANTED)
+                        activate_end(m, r, false);
                 break;
         case EFFECT_STEP:
                 activate_step(m, f);
@@ -370,6 +383,7 @@ int meted_load(struct meted *m, struct err *err)
                 .retry_first_ms = (int32_t)m->config.retry_ms,
                 .retry_max_ms = RETRY_MAX_MS,
                 .force_after_ms = m->config.force_after_ms,
+                .repairs = m->config.repairs,
         };
         int64_t now = loop_now_ms();
         struct hypervisor *hv = hypervisor_new(&c, m->inventory.components, m->inventory.n, now);

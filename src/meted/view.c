@@ -99,11 +99,20 @@ struct vcpus {
         int64_t memory_bytes, net_bps;
 };
 
+static void changed_of(const struct meted *m, const struct request *r, struct api_vm *to)
+{
+        const char *changed = r->state == REQUEST_GRANTED ? hypervisor_changed(m->hv, r->serial) : "";
+        if (*changed && to->n_changed < ARRAY_N(to->changed))
+                (void)snprintf(to->changed[to->n_changed++], sizeof(to->changed[0]), "%.63s: %.190s",
+                               r->kind == REQUEST_VM ? "base" : r->id, changed);
+}
+
 static void vcpus_of(const struct request *r, void *arg)
 {
         struct vcpus *s = arg;
         if (strcmp(r->vm, s->v->definition.name) != 0 || request_is_final(r))
                 return;
+        changed_of(s->v->m, r, s->to);
         for (size_t i = 0; i < r->n_definitions; i++) {
                 const struct definition *c = &r->definitions[i];
                 const struct component *on = &s->v->m->inventory.components[c->component];

@@ -59,6 +59,19 @@ def test_what_there_is(world):
     assert re.search(r"net:up0 +0 +980M +0 +980M", world.host.mete("ledger").stdout)
 
 
+def test_a_rate_that_is_changed_by_hand_is_made_again_what_was_granted(world, vm):
+    before = world.net.state()
+    name, (rate, ceiling) = next((c, r) for c, r in world.net.classes("up0").items() if r == ("200Mbit", "600Mbit"))
+    parent = re.search(rf"class htb {name} parent (\S+)", world.net.run("tc", "class", "show", "dev", "up0")).group(1)
+    world.net.run("tc", "class", "change", "dev", "up0", "parent", parent, "classid", name, "htb", "rate", "10mbit",
+                  "ceil", "10mbit")
+    assert world.rate() == ("10Mbit", "10Mbit")
+    assert "as it was granted" in world.host.mete("vm", "verify", "v").stdout
+    assert world.rate() == (rate, ceiling) and world.net.state() == before
+    events = [e["event"] for e in world.host.events("v") if "nic 0" in e["text"]]
+    assert events[-2:] == ["changed", "repaired"]
+
+
 def test_from_start_to_end(world, vm):
     """The card works, is guaranteed its rate, and is in the books."""
     assert world.rate() == ("200Mbit", "600Mbit")
