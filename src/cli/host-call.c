@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "base/units.h"
 #include "cli/exit.h"
 #include "cli/host.h"
@@ -35,6 +36,18 @@ static int refused(int status, const json_t *answer, struct err *err)
 /* The error alone does not say where we looked. */
 static int unreachable(const char *socket, struct err *err)
 {
+        struct stat st;
+        if (err->reason != REASON_PEER_LOST)
+                return err_note(err, "meted at %.100s", socket);
+        if (stat(socket, &st) < 0 && errno == ENOENT)
+                return err_set(
+                        err, REASON_PEER_LOST, ENOENT,
+                        "there is no %.100s: meted is not running, or its socket is another (--socket, "
+                        "METE_SOCKET)",
+                        socket);
+        if (stat(socket, &st) == 0 && !S_ISSOCK(st.st_mode))
+                return err_set(err, REASON_PEER_LOST, ENOTSOCK,
+                               "%.100s is no socket: name that of meted (--socket, METE_SOCKET)", socket);
         return err_note(err, "meted at %.100s", socket);
 }
 
@@ -175,4 +188,20 @@ void host_amount(struct table *t, const char *component, int64_t amount)
                 table_text(t, units_print_rate(amount, text));
         else
                 table_number(t, amount);
+}
+
+const char *host_amount_text(const char *component, int64_t amount, char ret[HOST_AMOUNT])
+{
+        char text[UNITS_TEXT];
+
+        if (strncmp(component, "memory", 6) == 0)
+                (void)snprintf(ret, HOST_AMOUNT, "%s", units_print_bytes(amount, text));
+        else if (strncmp(component, "cpu", 3) == 0)
+                (void)snprintf(ret, HOST_AMOUNT, "%s CPU%s", units_print_milli(amount, text),
+                               amount > 1000 ? "s" : "");
+        else if (strncmp(component, "net", 3) == 0)
+                (void)snprintf(ret, HOST_AMOUNT, "%s bit/s", units_print_rate(amount, text));
+        else
+                (void)snprintf(ret, HOST_AMOUNT, "%" PRId64, amount);
+        return ret;
 }

@@ -107,11 +107,14 @@ static int follow(struct listing *l, struct err *err)
         int r = client == NULL
                         ? -ENOMEM
                         : http_client_stream(client, path, CALL_MS, SILENT_MS, on_event, l, &answer, err);
-        if (r == 0)
-                r = answer.status == 200
-                            ? err_set(err, REASON_PEER_LOST, EPIPE, "meted has closed the stream")
-                            : err_set(err, REASON_BUSY, EBUSY, "meted answered with status %d",
-                                      answer.status);
+        /* It was there for the pages. */
+        if (r == 0 && answer.status != 200)
+                r = err_set(err, REASON_BUSY, EBUSY, "meted answered with status %d", answer.status);
+        else if (r == 0 || err->reason == REASON_PEER_LOST)
+                r = err_set(err, REASON_PEER_LOST, EPIPE,
+                            "meted at %.100s has gone; when it is back, --after %" PRId64
+                            " shows what follows",
+                            host_socket(l->arguments), l->after);
         http_answer_done(&answer);
         http_client_free(client);
         return r;
@@ -133,8 +136,13 @@ int host_events(const struct arguments *a)
                 (void)err_set(&err, REASON_INVALID, EINVAL, "'%s' is no id", l.trace);
                 return verb_fail(a, &err);
         }
+        int64_t from = l.after;
         if (print_pages(&l, &err) < 0)
                 return verb_fail(a, &err);
+        if (l.trace != NULL && l.after == from)
+                (void)fprintf(stderr,
+                              "mete events: no event%s is of %s; ids are those of requests, or VM/REQUEST\n",
+                              from > 0 ? " after that" : "", l.trace);
         if (arguments_option(a, "--follow") == NULL)
                 return EXIT_OK;
         (void)follow(&l, &err);

@@ -232,13 +232,14 @@ int host_definition_show(const struct arguments *a)
                 json_t *value;
                 json_object_foreach((json_t *)d, key, value)
                 {
+                        char amount[HOST_AMOUNT];
+                        const char *text = json_is_true(value) ? "yes" : "no";
                         if (json_is_string(value))
-                                (void)printf("%-12s %s\n", key, json_string_value(value));
+                                text = json_string_value(value);
                         else if (json_is_integer(value))
-                                (void)printf("%-12s %" JSON_INTEGER_FORMAT "\n", key,
-                                             json_integer_value(value));
-                        else
-                                (void)printf("%-12s %s\n", key, json_is_true(value) ? "yes" : "no");
+                                text = host_amount_text(host_text(d, "component"), json_integer_value(value),
+                                                        amount);
+                        (void)printf("%-12s %s\n", key, text);
                 }
         }
         json_decref(page);

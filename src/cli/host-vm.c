@@ -238,8 +238,15 @@ int host_vm_create(const struct arguments *a)
                 json_decref(body);
                 return verb_fail(a, &err);
         }
+        bool is_bootable = json_object_get(body, "kernel") != NULL || json_object_get(body, "disk") != NULL;
         if (host_call(a, "POST", "/v1/vms", body, CALL_MS, &vm, &err) < 0)
                 return verb_fail(a, &err);
+        if (!is_bootable)
+                (void)fprintf(
+                        stderr,
+                        "mete vm create: %s has neither a kernel nor a disk, so there is nothing that it "
+                        "could boot; see --kernel and --disk\n",
+                        a->operands[0]);
         if (!host_json(a, vm)) {
                 char text[2 * UNITS_TEXT + 4];
                 char memory[2 * UNITS_TEXT + 4];

@@ -80,7 +80,7 @@ const struct verb host_verbs[] = {
          "host-deactivated, unprepared, unmarked. step-failed says why one did not work, still-held what "
          "could not be "
          "taken back yet. Of what is granted: changed (somebody else changed what holds it), repaired, "
-         "repair-failed.",                                                                                                                                                                                                      host_events         },
+         "repair-failed. --follow ends when meted does, with status 69.",                                                                                                                                                       host_events         },
         {"doctor",          "",        0, 0, false, NULL,
          "Say what this machine can do, what is missing, and which fallbacks there are",                                           "Works without meted. The exit status is 0 if nothing is missing, and all grants are held.",
          host_doctor                                                                                                                                                                                                                                },

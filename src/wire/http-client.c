@@ -225,6 +225,10 @@ static int failed(struct http_client *c, CURLcode code, struct err *err)
                 return err_set(err, REASON_INVALID, EPROTO, "%s: %s", c->path, curl_easy_strerror(code));
         if (code == CURLE_OUT_OF_MEMORY)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "%s: no memory", c->path);
+        if (code == CURLE_PARTIAL_FILE || code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR ||
+            code == CURLE_SEND_ERROR)
+                return err_set(err, REASON_PEER_LOST, os ? (int)os : ECONNRESET,
+                               "%s: who listened there has gone", c->path);
         return err_set(err, REASON_PEER_LOST, os ? (int)os : ECONNRESET, "%s: %s", c->path,
                        curl_easy_strerror(code));
 }

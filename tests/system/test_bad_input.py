@@ -590,6 +590,15 @@ def test_image_that_is_not_there(host):
     assert host.mete("definition", "list", "bare", check=False).returncode == 66
 
 
+def test_what_is_likely_a_mistake_is_said(host):
+    """A VM that has nothing to boot, and the events of an id that nobody has."""
+    assert "nothing that it could boot" in host.mete("vm", "create", "bare").stderr
+    host.mete("vm", "delete", "bare")
+    p = host.mete("events", "--trace", "v/nobody")
+    assert p.stdout == "" and "no event is of v/nobody" in p.stderr
+    assert host.mete("events", "--trace", "v").stderr == ""
+
+
 def test_private_things_are_private(host, guest):
     """What belongs to root or to meted cannot be read by others; each VMM has a uid of its own."""
     uid = os.stat(f"/proc/{guest.pid()}").st_uid

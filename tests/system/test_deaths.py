@@ -2,8 +2,10 @@
 """Somebody dies in the middle: applications, agents, meted, the keeper, guests. Capacity returns exactly once (1.14)."""
 import os
 import signal
+import subprocess
 import time
 
+import pytest
 from app import App, AppError
 from host import wait_for
 from test_negotiation import ended_once, names
@@ -262,7 +264,32 @@ def test_errors_name_the_socket_where_meted_is_away(host, guest):
     try:
         p = host.mete("ledger", check=False)
         assert p.returncode == 69 and host.socket in p.stderr
+        for path, words in ((host.path("none.sock"), "meted is not running"), (host.path("mete.conf"), "no socket")):
+            p = subprocess.run([host.path("bin", "mete"), "ledger"], env={**os.environ, "METE_SOCKET": path},
+                               capture_output=True, text=True)
+            assert p.returncode == 69 and path in p.stderr and words in p.stderr and "METE_SOCKET" in p.stderr
     finally:
+        host.start_meted()
+        guest.wait_agent()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
+def test_following_events_ends_when_meted_does(host, guest, sig):
+    last = host.last_event()
+    p = subprocess.Popen([host.path("bin", "mete"), "events", "--follow", f"--after={last}", "--socket", host.socket],
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        name = f"followed-{int(sig)}"
+        host.mete("reserve", name, "--need", "cpu:1,share>=0.1")
+        host.mete("unreserve", name)
+        wait_for("it follows", lambda: name in p.stdout.readline())
+        host.kill_meted(sig)
+        out, words = p.communicate(timeout=20)
+        assert p.returncode == 69 and f"meted at {host.socket} has gone" in words and "--after" in words, words
+    finally:
+        if p.poll() is None:
+            p.kill()
+            p.wait()
         host.start_meted()
         guest.wait_agent()
 

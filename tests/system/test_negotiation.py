@@ -108,6 +108,8 @@ def test_order(host, guest):
         assert host.get("/v1/definitions?vm=nobody")["definitions"] == []
         shown = host.mete("definition", "show", f"v/{vcpu}").stdout
         assert items[vcpu]["component"] in shown
+        assert ["amount", "0.5", "CPU"] in [line.split() for line in shown.splitlines()]
+        assert ["amount", "128M"] in [line.split() for line in host.mete("definition", "show", f"v/{dimm}").stdout.splitlines()]
         app.call("release", {"id": "order"})
     ended_once(host, "order")
     events = host.events("order")
