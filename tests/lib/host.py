@@ -55,12 +55,12 @@ def build_image():
     release = os.path.join(ROOT, os.environ.get("METE_RELEASE") or "build/release")
     out = os.path.join(ROOT, "build/guest")
     os.makedirs(out, exist_ok=True)
-    sock, pages = os.path.join(out, "sock"), os.path.join(out, "pages")
-    for program in (sock, pages):
+    programs = [os.path.join(out, name) for name in ("sock", "pages", "net-send")]
+    for program in programs:
         source = os.path.join(ROOT, "tests/guest", os.path.basename(program) + ".c")
         subprocess.run(["gcc", "-static", "-O1", "-D_GNU_SOURCE", "-o", program, source], check=True)
     subprocess.run([os.path.join(ROOT, "tests/guest/build-image"), "--build", release, "--name", "test",
-                    "--add-file", f"{sock}:/usr/bin/sock", "--add-file", f"{pages}:/usr/bin/pages",
+                    *[word for p in programs for word in ("--add-file", f"{p}:/usr/bin/{os.path.basename(p)}")],
                     "--add-file", f"{release}/bench/bench-guest:/usr/bin/bench-guest"], check=True)
 
 

@@ -49,6 +49,8 @@ class Network:
             for command in ("ip link set lo up", "ip link add br0 type bridge", "ip link add up0 type veth peer name up1",
                             "ip link set up0 master br0 up", "ip link set up1 up", "ip link set br0 up"):
                 self.run(*command.split())
+            # The world answers for its own address, not the bridge for it: both are in one namespace.
+            self.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore")
             for what in ("htb", "ifb"):
                 self._try(what)
         except BaseException:
