@@ -236,6 +236,12 @@ static void deadline_put(struct hypervisor *h, struct deadline d)
         h->heap[i] = d;
 }
 
+/* The one that is next is not all: when an activation need not wait any more, its lease's end is next. */
+static bool is_awaited(const struct deadline *d, const struct entry *e)
+{
+        return d->at_ms == deadline_of(&e->r) || d->at_ms == e->retry_at_ms || d->at_ms == e->wait_end_ms;
+}
+
 /* What was given back early leaves its deadline behind, which may be years away. */
 static void deadlines_compact(struct hypervisor *h)
 {
@@ -244,7 +250,7 @@ static void deadlines_compact(struct hypervisor *h)
         for (size_t i = 0; i < n; i++) {
                 struct deadline d = h->heap[i];
                 const struct entry *e = find_serial(h, d.serial);
-                if (e && next_deadline(e) == d.at_ms)
+                if (e && is_awaited(&d, e))
                         deadline_put(h, d);
         }
 }

@@ -1153,6 +1153,74 @@ static void test_kept_less_than_it_seemed(void)
         }
 }
 
+/* "There is no room" is the host's to say: a guest that says it takes nothing from others. */
+static void test_kept_not_for_a_guest(void)
+{
+        static const enum phase phases[] = {PHASE_PREPARE, PHASE_VIRTUAL, PHASE_CONFIRM};
+        for (size_t i = 0; i < G_N_ELEMENTS(phases); i++) {
+                struct world w;
+                struct err err = {0};
+                world_init(&w);
+                start_vm(&w);
+                uint64_t kept = stop_vm(&w, "v");
+                g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+                turn(&w);
+                work_all(&w);
+                uint64_t a = ask_for(&w, "u", "a", "memory:128M", false, 0, LEDGER_OPEN, NULL);
+                while (get(&w, a)->activation.phase != phases[i])
+                        work_one(&w, false);
+                w.no_capacity = true;
+                work_one(&w, true);
+                g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_KEPT);
+                g_assert_cmpint(get(&w, a)->outcome, ==, OUTCOME_NOT_NOW);
+                work_all(&w);
+                g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_KEPT);
+                world_done(&w);
+        }
+}
+
+/* A lease has the end that was granted, whatever else it had to wait for meanwhile. */
+static void test_kept_leaves_the_end(void)
+{
+        struct world w;
+        uint64_t serial;
+        world_init(&w);
+        start_vm(&w);
+        struct err err = {0};
+        g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        (void)stop_vm(&w, "u");
+        int64_t end_ms = w.now + 3600000;
+        uint64_t a = ask_for(&w, "v", "a", "memory:128M", false, 0, end_ms, NULL);
+        while (get(&w, a)->activation.phase != PHASE_HOST)
+                work_one(&w, false);
+        /* so many that are given back early that the next deadline makes them be swept */
+        for (int i = 0; w.h->heap_n < 64; i++) {
+                char id[16], key[32];
+                (void)snprintf(id, sizeof(id), "r%d", i);
+                (void)snprintf(key, sizeof(key), "reservation:r%d", i);
+                (void)ask_for(&w, NULL, id, "cpu:1", false, 0, w.now + 7200000, NULL);
+                g_assert_cmpint(hypervisor_release(w.h, key, "released", w.now, &serial, &err), ==, 0);
+                turn(&w);
+        }
+        w.no_capacity = true;
+        w.now += w.now % 2;
+        work_one(&w, true);
+        g_assert_cmpint(logged(&w, "v/a waits;"), ==, 1);
+        g_assert_cmpuint(w.h->heap_n, <, 64);
+        work_all(&w);
+        g_assert_cmpint(get(&w, a)->state, ==, REQUEST_GRANTED);
+        for (int times = 0; times < 2; times++) { /* when it would have waited for too long, and at its end */
+                g_assert_cmpint(get(&w, a)->state, ==, REQUEST_GRANTED);
+                w.now = times ? end_ms : w.now + config.reclaim_ms;
+                hypervisor_tick(w.h, w.now);
+                turn(&w);
+        }
+        g_assert_cmpint(get(&w, a)->state, ==, REQUEST_RELEASING);
+        world_done(&w);
+}
+
 /* A guest that does not let go of its memory loses it with its VM, after one last try; but not because a step
  * of the host side fails. */
 static void test_forced(void)
@@ -1510,6 +1578,8 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/kept-makes-way", test_kept_makes_way);
         g_test_add_func("/hypervisor/kept-oldest-first", test_kept_oldest_first);
         g_test_add_func("/hypervisor/kept-less-than-it-seemed", test_kept_less_than_it_seemed);
+        g_test_add_func("/hypervisor/kept-not-for-a-guest", test_kept_not_for_a_guest);
+        g_test_add_func("/hypervisor/kept-leaves-the-end", test_kept_leaves_the_end);
         g_test_add_func("/hypervisor/kept-placed-anew", test_kept_placed_anew);
         g_test_add_func("/hypervisor/forced", test_forced);
         g_test_add_func("/hypervisor/not-kept", test_not_kept);

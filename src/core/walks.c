@@ -328,6 +328,16 @@ void hypervisor_vm_hurry(struct hypervisor *h, const char *name, int64_t at_ms)
         }
 }
 
+/* Only where the host side answers: a guest, whatever it says, takes nothing from other VMs. */
+static bool host_lacks_room(const struct request *r, const struct err *err)
+{
+        const struct activation *a = &r->activation;
+        if (!err || err->reason != REASON_NO_CAPACITY || a->is_back)
+                return false;
+        return a->phase == PHASE_HOST ||
+               (a->phase == PHASE_VIRTUAL && r->definitions[a->item].kind == VIRTUAL_RAM); /* the launch */
+}
+
 void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token, const struct err *err,
                           const char *detail, int64_t now_ms)
 {
@@ -340,9 +350,7 @@ void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token,
         struct activation *a = &r->activation;
         bool is_first = e == vm->walk_first, is_check = vm->is_step_check;
         bool is_awaited = is_first && !is_check && !e->check && a->is_back == vm->is_step_back;
-        uint64_t reclaimed = is_awaited && err && !a->is_back && err->reason == REASON_NO_CAPACITY
-                                     ? kept_make_more_room(h, now_ms)
-                                     : 0;
+        uint64_t reclaimed = is_awaited && host_lacks_room(r, err) ? kept_make_more_room(h, now_ms) : 0;
         if (is_first && is_check && e->check) {
                 check_report(h, e, err, now_ms);
         } else if (reclaimed) { /* and then the same step again */
