@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a lease gives on cgroup v2, for its time and not longer: the test plays the guest's agent."""
+import json
+
 import pytest
 
 HELD = 0.78
@@ -56,6 +58,45 @@ def test_an_exclusive_cpu_is_its_vcpus_own(nested, vm):
         agent.wait_until(lambda: vm.group(slot) == "mete/parked@v")
         nested.wait_for("CPUs are shared again", f"[ \"$(cat /sys/fs/cgroup/mete/emulator@w/cpuset.cpus)\" = {shared} ]")
         assert cpu in expand(may_run_on(spinners[-1]))
+
+
+def test_what_was_changed_by_hand_is_made_again_what_was_granted(nested, vm):
+    top = "/sys/fs/cgroup/mete"
+    shared = nested.check(f"cat {top}/emulator@v/cpuset.cpus").strip()
+
+    def verify():
+        status, text = nested.mete("vm", "verify", "v")
+        assert status == 0, text
+
+    with vm.agent() as agent:
+        verdict = agent.reserve("lease", {"kind": "cpu", "amount": 1, "parameters": [{"name": "exclusive", "relation": "="}]})
+        slot, = verdict["cpus"]
+        thread, cpu, group = vm.threads()[slot], vm.cpus(slot), f"{top}/vcpu{slot}@v"
+        weight = nested.read(f"{group}/cpu.weight")
+        nested.check(f"echo 30 >{group}/cpu.weight; echo {shared} >{group}/cpuset.cpus; echo {shared} >{top}/emulator@v/cpuset.cpus")
+        verify()
+        assert nested.read(f"{group}/cpu.weight") == weight and vm.cpus(slot) == cpu
+        assert cpu not in expand(nested.read(f"{top}/emulator@v/cpuset.cpus").strip())
+        # Out of its group, with the group gone; and a thread that has no business there.
+        nested.check(f"echo {thread} >{top}/emulator@v/cgroup.threads; rmdir {group}")
+        verify()
+        assert vm.group(slot) == f"mete/vcpu{slot}@v" and nested.read(f"{group}/cpu.weight") == weight
+        nested.check(f"echo {vm.pid()} >{group}/cgroup.threads")
+        verify()
+        assert nested.cgroup_of(vm.pid()) == "mete/emulator@v"
+        assert nested.check(f"cat {group}/cgroup.threads").split() == [str(thread)]
+        # While there is no keeper: it restores what is exclusive itself, and meted looks when it is back.
+        nested.end(nested.keeper_pid)
+        nested.check(f"echo 30 >{group}/cpu.weight; echo {shared} >{top}/emulator@v/cpuset.cpus")
+        nested.start_keeper()
+        nested.wait_for("the keeper followed its notes", f"[ \"$(cat {top}/emulator@v/cpuset.cpus)\" != {shared} ]")
+        assert cpu not in expand(nested.read(f"{top}/emulator@v/cpuset.cpus").strip())
+        nested.wait_for("meted has looked at it", f"[ $(cat {group}/cpu.weight) = {weight.strip()} ]")
+        agent.release("lease")
+        agent.wait_until(lambda: vm.group(slot) == "mete/parked@v")
+    said = [e["event"] for e in map(json.loads, nested.mete_check("events", "--json").splitlines())
+            if e["trace"] == "v/lease" and e["event"] in ("changed", "repaired", "repair-failed")]
+    assert said == ["changed", "repaired"] * 4
 
 
 def expand(cpus):
