@@ -127,6 +127,8 @@ static int create_body(const struct arguments *a, json_t *body, struct err *err)
         r = create_net(a, body, err);
         if (r < 0)
                 return r;
+        if (arguments_option(a, "--prealloc") != NULL)
+                json_object_set_new(body, "prealloc", json_true());
         for (size_t i = 0; i < ARRAY_N(plain); i++) {
                 const char *value = arguments_option(a, plain[i][0]);
                 if (value != NULL)
@@ -166,6 +168,22 @@ static const char *range_text(int64_t low, int64_t high, bool bytes, char *buf, 
         return buf;
 }
 
+/* What stays bound for a VM that is stopped. */
+static void print_kept(const json_t *vm)
+{
+        char amount[UNITS_TEXT];
+        size_t i;
+        json_t *one;
+
+        json_array_foreach(json_object_get(vm, "kept"), i, one)
+        {
+                int64_t n = host_number(one, "amount");
+                bool is_memory = strncmp(host_text(one, "component"), "memory", 6) == 0;
+                (void)printf("kept:      %s on %s, %s\n", host_text(one, "item"), host_text(one, "component"),
+                             is_memory ? units_print_bytes(n, amount) : units_print_milli(n, amount));
+        }
+}
+
 static void print_net(const json_t *vm)
 {
         char rate[UNITS_TEXT], most[UNITS_TEXT], now[UNITS_TEXT];
@@ -198,7 +216,9 @@ static void print_vm(const json_t *vm)
                      range_text(host_number(vm, "memory_bytes"), host_number(vm, "memory_max_bytes"), true,
                                 text, sizeof(text)),
                      units_print_bytes(host_number(vm, "unit_bytes"), small));
-        (void)printf(", now %s\n", units_print_bytes(host_number(vm, "memory_now_bytes"), small));
+        (void)printf(", now %s%s\n", units_print_bytes(host_number(vm, "memory_now_bytes"), small),
+                     json_is_true(json_object_get(vm, "prealloc")) ? ", taken as a whole at its start" : "");
+        print_kept(vm);
         if (host_text(vm, "network")[0] != '\0')
                 print_net(vm);
         (void)printf("machine:   %s, CPU %s, %s, QEMU %s\n", host_text(vm, "machine"),

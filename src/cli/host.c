@@ -7,15 +7,17 @@ static const struct option_row create_options[] = {
         {"--memory",                                 "SIZE[..SIZE]", "memory it always has, and to which it may grow (512M)", false},
         {"--share",                                                                                    "SHARE",
          "share of a host CPU that each of its own vCPUs holds, from 0.001 to 1, such as 0.2", false},
-        {"--kernel",                                      "FILE", "kernel to boot, a file in the image directory", false},
-        {"--initrd",                                                                               "FILE", "its initial RAM disk, likewise", false},
-        {"--append",                                                                            "TEXT", "the kernel's command line", false},
-        {"--disk", "FILE", "raw disk, a file in the image directory", false},
-        {"--net",                                                                                    "NETWORK:RATE[..CEILING]",
+        {"--prealloc",                                      NULL,
+         "take the memory it always has as a whole at each start, not as the guest uses it", false},
+        {"--kernel",                                                                               "FILE", "kernel to boot, a file in the image directory", false},
+        {"--initrd",                                                                            "FILE", "its initial RAM disk, likewise", false},
+        {"--append", "TEXT", "the kernel's command line", false},
+        {"--disk",                                                                                    "FILE", "raw disk, a file in the image directory", false},
+        {"--net",                                           "NETWORK:RATE[..CEILING]",
          "network card on that network of the host: what is guaranteed to it, and what it never exceeds, in "
          "bits a "
          "second, such as lan:200M..1G", false},
-        {NULL                                        },
+        {NULL                                                                              },
 };
 static const struct option_row stop_options[] = {
         {"--timeout",                                           "TIME", "how long to wait for the guest to power down (30s)", false},
@@ -43,8 +45,10 @@ const struct verb host_verbs[] = {
          "is.",                                                                                                                                                                                                                 host_vm_create      },
         {"vm start",        "NAME",    1, 1, false, NULL,            "Start a VM; returns when its VMM runs",                      NULL,                                                                                        host_vm_start       },
         {"vm stop",         "NAME",    1, 1, false, stop_options,    "Ask the guest to power down; returns when it is down",
-         "When the time is over the VM still runs, and the exit status is 75.",                                                                                                                                                 host_vm_stop        },
-        {"vm kill",         "NAME",    1, 1, false, NULL,            "End a VM at once, without asking it",                        NULL,                                                                                        host_vm_kill        },
+         "What it had stays bound for its next start while nobody else needs it; 'vm show' says what. When "
+         "the time is over the VM still runs, and the exit status is 75.",                                                                                                                                                      host_vm_stop        },
+        {"vm kill",         "NAME",    1, 1, false, NULL,            "End a VM at once, without asking it",
+         "Nothing is kept for its next start. Stopped already: what is kept is taken back.",                                                                                                                                    host_vm_kill        },
         {"vm verify",       "NAME",    1, 1, false, NULL,            "Look whether a VM is held as it was granted, and repair it",
          "Its leases too. The exit status is 1 if something is not as it was granted.",                                                                                                                                         host_vm_verify      },
         {"vm delete",       "NAME",    1, 1, false, NULL,            "Remove the definition of a stopped VM",                      NULL,

@@ -29,13 +29,14 @@ static const struct {
 static const struct {
         const char *name;
         unsigned phases; /* in which it has something to do */
+        bool stays;      /* its host side is worth keeping, and can be: a tap goes with its VMM */
 } kinds[VIRTUAL_KIND_N] = {
-        [VIRTUAL_NONE] = {"none", USES(PHASE_HOST) | USES(PHASE_BIND)                         },
-        [VIRTUAL_RAM] = {"ram",  USES(PHASE_PREPARE) | USES(PHASE_HOST) | USES(PHASE_VIRTUAL)},
-        [VIRTUAL_DIMM] = {"dimm", USES(PHASE_PREPARE) | USES(PHASE_HOST) | USES(PHASE_VIRTUAL)},
-        [VIRTUAL_VCPU] = {"vcpu", USES(PHASE_HOST) | USES(PHASE_VIRTUAL) | USES(PHASE_BIND)   },
-        [VIRTUAL_NIC] = {"nic",  USES(PHASE_PREPARE) | USES(PHASE_HOST) | USES(PHASE_VIRTUAL)},
-        [VIRTUAL_DISK] = {"disk", USES(PHASE_HOST) | USES(PHASE_VIRTUAL) | USES(PHASE_BIND)   },
+        [VIRTUAL_NONE] = {"none", USES(PHASE_HOST) | USES(PHASE_BIND),                          true },
+        [VIRTUAL_RAM] = {"ram",  USES(PHASE_PREPARE) | USES(PHASE_HOST) | USES(PHASE_VIRTUAL), true },
+        [VIRTUAL_DIMM] = {"dimm", USES(PHASE_PREPARE) | USES(PHASE_HOST) | USES(PHASE_VIRTUAL), true },
+        [VIRTUAL_VCPU] = {"vcpu", USES(PHASE_HOST) | USES(PHASE_VIRTUAL) | USES(PHASE_BIND),    true },
+        [VIRTUAL_NIC] = {"nic",  USES(PHASE_PREPARE) | USES(PHASE_HOST) | USES(PHASE_VIRTUAL), false},
+        [VIRTUAL_DISK] = {"disk", USES(PHASE_HOST) | USES(PHASE_VIRTUAL) | USES(PHASE_BIND),    false},
 };
 
 bool definition_uses(const struct definition *d, enum phase p)
@@ -153,7 +154,7 @@ static bool is_wanted(const struct activation *a, const struct definition *d, si
                 return false;
         if (x->host_active &&
             (p == PHASE_HOST || p == PHASE_PREPARE)) /* in this walk, or by the run before */
-                return !a->is_lazy;
+                return !a->is_lazy || !kinds[x->kind].stays;
         return was_begun(a, p, a->item);
 }
 
@@ -171,7 +172,7 @@ static void do_own(const struct activation *a, struct definition *d, size_t n)
                 } else if (d[i].way == WAY_GOING) {
                         d[i].way = WAY_NONE;
                         d[i].active = false;
-                        if (!a->is_lazy)
+                        if (!a->is_lazy || !kinds[d[i].kind].stays)
                                 d[i].host_active = d[i].kept = false;
                 }
         }

@@ -26,7 +26,8 @@
  * the walk. On the way back it does not keep the others from trying: its item is held, nothing more is done
  * to it, and the walk is to be repeated for what is held.
  *
- * A lazy way back leaves the host side bound (3.21): it ends behind `virtual`. Going up again finds it
+ * A lazy way back leaves the host side bound (3.21), of those kinds that can be: for them it ends behind
+ * `virtual`. Going up again finds it
  * active, and takes it back too where that fails; reclaiming it is the rest of the way back.
  *
  * The walk is journalled before each step acts: so it is repeated after a crash, and each step must be

@@ -56,9 +56,11 @@ bool kept_begin(struct hypervisor *h, struct entry *e, int64_t now_ms)
         struct request *r = &e->r;
         if (!r->activation.is_lazy || r->n_definitions == 0)
                 return false;
+        bool is_bound = false;
         for (size_t i = 0; i < r->n_definitions; i++)
-                if (!r->definitions[i].host_active)
-                        return false;
+                is_bound = is_bound || r->definitions[i].host_active;
+        if (!is_bound)
+                return false;
         int moved_on = request_step(r, REQUEST_EV_KEPT, NULL);
         assert(moved_on == 1);
         struct entry *before = kept_of(h, r->vm);
@@ -131,7 +133,7 @@ static bool claim_same(struct hypervisor *h, struct entry *e, const struct reque
                         .start_ms = r->start_ms,
                         .end_ms = r->end_ms,
                 };
-                d.kept = true;
+                d.kept = d.host_active;
                 good = ledger_claim(h->ledger, &c, &d.claim) == 1;
                 if (good)
                         r->definitions[r->n_definitions++] = d;
@@ -204,7 +206,7 @@ static int64_t bound(const struct entry *k, uint32_t component)
 {
         int64_t amount = 0;
         for (size_t i = 0; i < k->r.n_definitions; i++)
-                if (k->r.definitions[i].component == component)
+                if (k->r.definitions[i].component == component && k->r.definitions[i].host_active)
                         amount += k->r.definitions[i].amount;
         return amount;
 }

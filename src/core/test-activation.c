@@ -56,13 +56,15 @@ static void act(struct world *w)
 
 static void world_new(struct world *w)
 {
+        /* clang-format off */
         static const struct definition list[] = {
-                {.kind = VIRTUAL_VCPU, .slot = 3, .component = 1,       .amount = 1000         },
-                {.kind = VIRTUAL_DIMM, .slot = 0, .component = 2,       .amount = 1 << 20,       .prepares = true},
-                {.kind = VIRTUAL_VCPU,                    .slot = 2,          .component = 0,  .amount = 1000 },
-                {.kind = VIRTUAL_DIMM,                    .slot = 1,          .component = 2,  .amount = 1 << 20},
-                {.kind = VIRTUAL_NONE,                    .slot = -1,          .component = 5, .amount = 4},
+                {.kind = VIRTUAL_VCPU, .slot = 3, .component = 1, .amount = 1000},
+                {.kind = VIRTUAL_DIMM, .slot = 0, .component = 2, .amount = 1 << 20, .prepares = true},
+                {.kind = VIRTUAL_VCPU, .slot = 2, .component = 0, .amount = 1000},
+                {.kind = VIRTUAL_DIMM, .slot = 1, .component = 2, .amount = 1 << 20},
+                {.kind = VIRTUAL_NONE, .slot = -1, .component = 5, .amount = 4},
         };
+        /* clang-format on */
         *w = (struct world){.n = G_N_ELEMENTS(list), .log = g_string_new(NULL)};
         memcpy(w->d, list, sizeof(list));
         definitions_sort(w->d, w->n);
@@ -319,6 +321,23 @@ static void test_lazy(void)
         world_done(&w);
 }
 
+/* A tap goes with its VMM, so that it is not kept beside what is. */
+static void test_lazy_but_for_a_tap(void)
+{
+        struct definition d[] = {
+                {.kind = VIRTUAL_RAM, .amount = 1, .host_active = true, .active = true},
+                {.kind = VIRTUAL_NIC, .amount = 1, .host_active = true, .active = true}
+        };
+        struct activation a = {.phase = PHASE_N};
+        unsigned own, undone[2] = {0};
+        activation_turn(&a, d, 2, true);
+        while (activation_next(&a, d, 2, &own) == ACTIVATION_STEP) {
+                undone[a.item] |= a.phase == PHASE_HOST;
+                activation_report(&a, d, 2, true);
+        }
+        g_assert_true(!undone[0] && d[0].host_active && undone[1] && !d[1].host_active);
+}
+
 /* Lazily held, and the next start fails at each step: nothing of it is left behind unseen. */
 static void test_lazy_start_fails(void)
 {
@@ -421,6 +440,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/activation/fault-in-undo", test_fault_in_undo);
         g_test_add_func("/core/activation/release-at-each-step", test_release_at_each_step);
         g_test_add_func("/core/activation/lazy", test_lazy);
+        g_test_add_func("/core/activation/lazy-but-for-a-tap", test_lazy_but_for_a_tap);
         g_test_add_func("/core/activation/lazy-start-fails", test_lazy_start_fails);
         g_test_add_func("/core/activation/lazy-no-longer", test_lazy_no_longer);
         g_test_add_func("/core/activation/lists", test_lists);

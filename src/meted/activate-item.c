@@ -90,13 +90,13 @@ void host_activate(struct step *s)
 static void drop(void *arg, const json_t *result, const struct err *err)
 {
         struct step *s = arg;
-        struct api_keeper_vm p;
+        struct api_keeper_vm_drop p = {.n_keep = 0};
         if (err || s->is_dropped) {
                 on_held(arg, result, err);
                 return;
         }
         memcpy(p.vm, s->v->definition.name, sizeof(p.vm));
-        keeper_call(s->v->m->keeper, API_KEEPER_VM_DROP, api_keeper_vm_emit(&p), NULL, 0, KEEPER_MS,
+        keeper_call(s->v->m->keeper, API_KEEPER_VM_DROP, api_keeper_vm_drop_emit(&p), NULL, 0, KEEPER_MS,
                     step_keeper_done, s);
 }
 

@@ -15,7 +15,7 @@
 #include "vm/argv.h"
 #include "vm/socket.h"
 
-enum { ATTACH_MS = 15000 };
+enum { ATTACH_MS = 15000, PREALLOC_BYTES_PER_MS = 1 << 17 /* 4 KiB pages of a slow machine */ };
 
 static json_t *vm_params(const struct machine *v)
 {
@@ -163,6 +163,9 @@ static int launch(struct step *s, struct err *err)
         struct vm_argv argv = {0};
         int fds[VM_FD_N] = {-1, -1, -1, -1, -1};
         uint32_t nodes[SHAPE_CPUS_MAX];
+        bool is_kept = false;
+        for (size_t i = 0; i < s->n; i++)
+                is_kept = is_kept || (s->definitions[i].kind == VIRTUAL_RAM && s->definitions[i].kept);
         for (size_t i = 0; i < s->n && host_has_nodes(v->m) && o.n_host_nodes < ARRAY_N(nodes); i++)
                 if (s->definitions[i].kind == VIRTUAL_RAM)
                         nodes[o.n_host_nodes++] =
@@ -179,6 +182,8 @@ static int launch(struct step *s, struct err *err)
                 start->slot = v->uid_slot;
                 start->fds = VM_FD_N;
                 start->memory_bytes = argv.memory_bytes;
+                if (is_kept)
+                        (void)snprintf(start->keep[start->n_keep++], sizeof(start->keep[0]), "ram0");
                 for (size_t i = 0; i < argv.n && !bad; i++)
                         if (!STR_COPY(start->argv[start->n_argv++], argv.args[i]))
                                 bad = err_set(err, REASON_INVALID, E2BIG,
@@ -230,6 +235,7 @@ static void on_vm_event(void *arg, struct vm *vm, enum vm_event event, int index
         case VM_EVENT_SHUTDOWN:
                 (void)snprintf(v->ended, sizeof(v->ended), "%s",
                                words && *words ? words : "the guest shut down");
+                v->has_powered_down = words && strcmp(words, "guest-shutdown") == 0;
                 break;
         case VM_EVENT_RESET:
                 machine_note(v, v->definition.name, "reset", "the guest boots again");
@@ -295,7 +301,9 @@ void vmm_attach(struct step *s)
         };
         (void)snprintf(s->detail, sizeof(s->detail), "VMM %d", (int)v->pid);
         v->attaching = s;
-        v->vm = vm_attach(&o, ATTACH_MS, on_attached, v, &err);
+        /* Before it has its RAM it answers nobody. */
+        int64_t ram_ms = v->definition.prealloc ? v->definition.memory_bytes / PREALLOC_BYTES_PER_MS : 0;
+        v->vm = vm_attach(&o, ATTACH_MS + (int)ram_ms, on_attached, v, &err);
         if (!v->vm) {
                 v->attaching = NULL;
                 step_done(s, &err);
@@ -315,7 +323,7 @@ void vmm_activate(struct step *s)
                 return;
         }
         *v->ended = '\0';
-        v->is_dead = false;
+        v->is_dead = v->has_powered_down = false;
         if (launch(s, &err))
                 step_done(s, &err);
 }
@@ -373,6 +381,19 @@ void vmm_let_go(struct step *s)
         step_done(s, NULL);
 }
 
+/* A lazy way back: all goes but what is kept, also what applications had. */
+static void drop_others(struct step *s)
+{
+        struct api_keeper_vm_drop *p = g_new0(struct api_keeper_vm_drop, 1);
+        memcpy(p->vm, s->v->definition.name, sizeof(p->vm));
+        for (size_t i = 0; i < s->n && p->n_keep < ARRAY_N(p->keep); i++)
+                (void)snprintf(p->keep[p->n_keep++], sizeof(p->keep[0]), "%s%d",
+                               virtual_kind_name(s->definitions[i].kind), (int)s->definitions[i].slot);
+        keeper_call(s->v->m->keeper, API_KEEPER_VM_DROP, api_keeper_vm_drop_emit(p), NULL, 0, KEEPER_MS,
+                    step_keeper_done, s);
+        g_free(p);
+}
+
 static void on_killed(void *arg, const json_t *result, const struct err *err)
 {
         struct step *s = arg;
@@ -381,7 +402,11 @@ static void on_killed(void *arg, const json_t *result, const struct err *err)
                 s->v->pid = 0;
                 s->v->is_dead = false;
         }
-        step_done(s, err);
+        bool is_last = s->at.item == 0 || s->definitions[s->at.item - 1].kind != VIRTUAL_RAM;
+        if (!err && !s->is_dropped && s->at.is_lazy && is_last)
+                drop_others(s);
+        else
+                step_done(s, err);
 }
 
 void vmm_deactivate(struct step *s)

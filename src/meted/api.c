@@ -204,11 +204,45 @@ static void answer_vm_deleted(struct meted *m, void *call, const struct request 
         pending_free(p);
 }
 
+static void do_vm_delete(struct meted *m, struct http_request *req, struct machine *v);
+
+static void on_delete_again(void *arg)
+{
+        struct pending *p = arg;
+        struct machine *v = machine_find(p->m, p->vm);
+        if (v)
+                do_vm_delete(p->m, p->req, v);
+        else
+                refuse_with(p->req, REASON_NOT_FOUND, "it was deleted meanwhile");
+        pending_free(p);
+}
+
+/* What was kept of it is back: now it can be deleted, in a turn of its own. */
+static void answer_vm_reclaimed(struct meted *m, void *call, const struct request *r, const struct err *err)
+{
+        struct pending *p = call;
+        (void)m;
+        (void)r;
+        if (err) {
+                refuse(p->req, err);
+                pending_free(p);
+                return;
+        }
+        loop_timer_init(&p->late, on_delete_again, p);
+        loop_timer_in(&p->late, 0);
+}
+
 static void do_vm_delete(struct meted *m, struct http_request *req, struct machine *v)
 {
         struct err err = {0};
         char name[64];
+        uint64_t serial;
         memcpy(name, v->definition.name, sizeof(name));
+        if (hypervisor_vm_reclaim(m->hv, name, "its VM is deleted", loop_now_ms(), &serial)) {
+                meted_wait(m, serial, WAIT_END, answer_vm_reclaimed, pending_new(m, req, name));
+                meted_changed(m);
+                return;
+        }
         if (hypervisor_vm_forget(m->hv, name, &err)) {
                 refuse(req, &err);
                 return;
@@ -313,7 +347,14 @@ static void do_vm_kill(struct meted *m, struct http_request *req, struct machine
         struct err err = {0};
         uint64_t serial;
         const struct request *base = machine_base(v);
-        if (!base || request_is_final(base)) {
+        bool is_down = !base || request_is_final(base);
+        if (is_down && hypervisor_vm_reclaim(m->hv, v->definition.name, "an operator wants it back",
+                                             loop_now_ms(), &serial)) {
+                meted_wait(m, serial, WAIT_END, answer_vm, pending_new(m, req, v->definition.name));
+                meted_changed(m);
+                return;
+        }
+        if (is_down) {
                 reply_vm(req, v);
                 return;
         }

@@ -38,6 +38,7 @@ static const struct key {
         {"net",    "rate",                RATE,      AT(link_bps),        "0",                            0,    UNITS_MAX},
         {"vm",     "qemu",                TEXT,      AT(qemu),            "/usr/bin/qemu-system-x86_64",  0,    0        },
         {"vm",     "image_dir",           TEXT,      AT(image_dir),       "/var/lib/mete/images",         0,    0        },
+        {"vm",     "keep",                YESNO,     AT(keep),            "yes",                          0,    0        },
         {"limits", "offer",               MS,        AT(offer_ms),        "30s",                          100,  3600000  },
         {"limits", "activation",          MS,        AT(activation_ms),   "60s",                          1000, 3600000  },
         {"limits", "retry",               MS,        AT(retry_ms),        "2s",                           10,   60000    },

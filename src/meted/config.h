@@ -24,6 +24,7 @@ struct config {
         int64_t link_bps;        /* [net] rate */
         char qemu[256];          /* [vm] qemu */
         char image_dir[256];     /* [vm] image_dir */
+        bool keep;               /* [vm] keep: what a stopped VM had stays bound while nobody needs it */
         int64_t offer_ms;        /* [limits] offer: how long a counter-offer is held */
         int64_t activation_ms;   /* [limits] activation: how long making usable may take */
         int64_t retry_ms; /* [limits] retry: until what is held is tried again; twice as long each time */

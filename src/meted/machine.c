@@ -193,7 +193,12 @@ void machine_died(struct machine *v, const char *why)
                 (void)err_set(&err, REASON_INTERNAL, ECHILD, "its VMM ended: %.150s", why);
                 hypervisor_failed(v->m->hv, base->serial, &err, loop_now_ms());
         } else {
-                (void)hypervisor_release(v->m->hv, base->key, "its VMM ended", loop_now_ms(), &serial, &err);
+                if (v->has_powered_down)
+                        (void)hypervisor_vm_stopped(v->m->hv, v->definition.name, "its guest powered down",
+                                                    loop_now_ms(), &serial, &err);
+                else
+                        (void)hypervisor_release(v->m->hv, base->key, "its VMM ended", loop_now_ms(), &serial,
+                                                 &err);
         }
         meted_changed(v->m);
 }

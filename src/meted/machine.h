@@ -22,8 +22,9 @@ struct machine {
         struct vm *vm; /* NULL: no connection to a VMM */
         pid_t pid;     /* 0: no VMM that we know of */
         char ram_dir[256];
-        bool is_dead;    /* its VMM is known to be gone; the way back is asked for, or soon will be */
-        char ended[256]; /* how its last run ended */
+        bool is_dead;          /* its VMM is known to be gone; the way back is asked for, or soon will be */
+        char ended[256];       /* how its last run ended */
+        bool has_powered_down; /* by its guest: what it had may be kept */
         struct loop_timer adopt_retry;
         struct step *attaching; /* which waits for the VMM's monitors */
         /* guest.c */

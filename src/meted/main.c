@@ -165,7 +165,8 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                         activate_adopt(v);
         }
         if (is_first)
-                hypervisor_recover(m->hv, loop_now_ms());
+                boot_check(m);
+        hypervisor_recover(m->hv, loop_now_ms());
         meted_changed(m);
 }
 

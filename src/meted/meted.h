@@ -64,8 +64,9 @@ struct meted {
         GPtrArray *machines; /* of struct machine, by name */
         struct http_server *http;
         int64_t ready_mono_ms;
-        bool adopted;   /* the keeper told which VMMs are there */
-        bool is_broken; /* the last transaction failed; why is in problem */
+        bool adopted;       /* the keeper told which VMMs are there */
+        bool is_boot_noted; /* it is on record that the machine has been up since the boot that it is */
+        bool is_broken;     /* the last transaction failed; why is in problem */
         struct err problem;
         struct err unwritten; /* code 0: none; why something of this turn is not in the store */
         struct turn commit;
@@ -91,6 +92,9 @@ void meted_unwritten(struct meted *m, const struct err *why);
 void meted_unwait(struct meted *m, const void *call);
 /* The hypervisor made from the store: at start, and after a transaction that failed. */
 int meted_load(struct meted *m, struct err *err);
+
+/* boot.c: what the books say of before the last boot of this machine is no longer so. */
+void boot_check(struct meted *m);
 
 /* events.c */
 void events_publish(struct meted *m); /* to the followers, what is durable since */

@@ -101,6 +101,38 @@ static void connections_out(FILE *f, const struct meted *m)
         metric(f, "http_streams", "gauge", "Event streams now.", http->streams_now);
 }
 
+/* What stopped VMs keep: how many do, and how much of a component. */
+struct kept {
+        size_t vms;
+        int64_t *amounts;
+};
+
+static void add_kept(const struct request *r, void *arg)
+{
+        struct kept *k = arg;
+        if (request_is_live(r) || request_is_final(r))
+                return;
+        k->vms++;
+        for (size_t i = 0; i < r->n_definitions; i++)
+                if (r->definitions[i].host_active)
+                        k->amounts[r->definitions[i].component] += r->definitions[i].amount;
+}
+
+static void kept_out(FILE *f, const struct meted *m)
+{
+        struct kept k = {.amounts = g_new0(int64_t, m->inventory.n)};
+        hypervisor_each(m->hv, add_kept, &k);
+        metric(f, "kept_vms", "gauge", "Stopped VMs that keep something for their next start.",
+               (double)k.vms);
+        (void)fprintf(f, "# HELP mete_component_kept What of it stopped VMs keep; it counts as free.\n# TYPE "
+                         "mete_component_kept gauge\n");
+        for (size_t i = 0; i < m->inventory.n; i++)
+                if (m->inventory.components[i].owned > 0)
+                        (void)fprintf(f, "mete_component_kept{component=\"%s\"} %lld\n",
+                                      m->inventory.components[i].id, (long long)k.amounts[i]);
+        g_free(k.amounts);
+}
+
 struct changed {
         const struct meted *m;
         uint64_t n;
@@ -159,6 +191,7 @@ char *metrics_text(const struct meted *m, size_t *ret_n)
                               "%lld\nmete_component_claimed{component=\"%s\"} %lld\n",
                               k->id, (long long)k->owned, k->id, (long long)ledger_claimed(l, (uint32_t)i));
         }
+        kept_out(f, m);
         (void)fprintf(f, "# HELP mete_fallback What this platform does in a lesser way.\n# TYPE "
                          "mete_fallback gauge\n");
         size_t n = meted_fallbacks(m, NULL, lesser);

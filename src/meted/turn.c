@@ -118,7 +118,7 @@ static bool waits_on(const struct waiter *w, const struct request *r)
         case WAIT_VERDICT:
                 return r->state == REQUEST_ACTIVATING;
         case WAIT_END:
-                return r->state == REQUEST_RELEASING;
+                return r->state == REQUEST_RELEASING || r->state == REQUEST_RECLAIMING;
         case WAIT_STOP:
                 return request_is_live(r);
         case WAIT_RELEASE:
@@ -136,10 +136,10 @@ static bool has_happened(const struct waiter *w, const struct request *r)
         case WAIT_VERDICT:
                 return r->state != REQUEST_ACTIVATING && r->state != REQUEST_OFFERED;
         case WAIT_RELEASE:
-                return r->state == REQUEST_RELEASING || request_is_final(r);
+                return r->state == REQUEST_RELEASING || !request_is_live(r);
         case WAIT_END:
         case WAIT_STOP:
-                return request_is_final(r);
+                return !request_is_live(r) && r->state != REQUEST_RECLAIMING;
         case WAIT_CHECK:
         case WAIT_COMMIT:
                 break;
@@ -281,8 +281,10 @@ static void on_mend(void *arg)
                 if (v->is_dead)
                         machine_died(v, v->ended);
         }
-        if (m->adopted) /* else once it is known which VMMs are there */
+        if (m->adopted) { /* else once it is known which VMMs are there */
+                boot_check(m);
                 hypervisor_recover(m->hv, loop_now_ms());
+        }
         meted_changed(m);
 }
 
@@ -384,6 +386,8 @@ int meted_load(struct meted *m, struct err *err)
                 .retry_max_ms = RETRY_MAX_MS,
                 .force_after_ms = m->config.force_after_ms,
                 .repairs = m->config.repairs,
+                .keeps = m->config.keep,
+                .reclaim_ms = m->config.activation_ms,
         };
         int64_t now = loop_now_ms();
         struct hypervisor *hv = hypervisor_new(&c, m->inventory.components, m->inventory.n, now);

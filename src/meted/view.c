@@ -110,7 +110,7 @@ static void changed_of(const struct meted *m, const struct request *r, struct ap
 static void vcpus_of(const struct request *r, void *arg)
 {
         struct vcpus *s = arg;
-        if (strcmp(r->vm, s->v->definition.name) != 0 || request_is_final(r))
+        if (strcmp(r->vm, s->v->definition.name) != 0 || !request_is_live(r))
                 return;
         changed_of(s->v->m, r, s->to);
         for (size_t i = 0; i < r->n_definitions; i++) {
@@ -131,6 +131,24 @@ static void vcpus_of(const struct request *r, void *arg)
                 to->has_share_milli = true;
                 to->share_milli = c->amount;
                 s->seen |= UINT64_C(1) << c->slot;
+        }
+}
+
+static void kept_of(const struct machine *v, struct api_vm *to)
+{
+        const struct request *r = hypervisor_kept(v->m->hv, v->definition.name);
+        to->has_kept_since_ms = r != NULL;
+        to->kept_since_ms = r ? r->start_ms : 0;
+        for (size_t i = 0; r && i < r->n_definitions && to->n_kept < ARRAY_N(to->kept); i++) {
+                const struct definition *d = &r->definitions[i];
+                struct api_kept *k = &to->kept[to->n_kept];
+                if (!d->host_active)
+                        continue;
+                (void)snprintf(k->item, sizeof(k->item), "%s%d", virtual_kind_name(d->kind), (int)d->slot);
+                (void)snprintf(k->component, sizeof(k->component), "%.31s",
+                               v->m->inventory.components[d->component].id);
+                k->amount = d->amount;
+                to->n_kept++;
         }
 }
 
@@ -178,6 +196,8 @@ void view_vm(const struct machine *v, struct api_vm *to)
                 p->vcpu = slot;
                 (void)snprintf(p->use, sizeof(p->use), "parked");
         }
+        to->has_prealloc = to->prealloc = d->prealloc;
+        kept_of(v, to);
         to->n_fallbacks = meted_fallbacks(v->m, v, to->fallbacks);
 }
 
@@ -223,9 +243,9 @@ struct page {
         bool more;
 };
 
-static bool takes(struct page *p, const struct request *r)
+static bool takes(struct page *p, const struct request *r, bool is_wanted)
 {
-        if (r->serial <= p->after || request_is_final(r) || p->more || (p->vm && strcmp(r->vm, p->vm) != 0))
+        if (r->serial <= p->after || !is_wanted || p->more || (p->vm && strcmp(r->vm, p->vm) != 0))
                 return false;
         if (json_array_size(p->list) >= p->limit) {
                 p->more = true;
@@ -238,7 +258,7 @@ static bool takes(struct page *p, const struct request *r)
 static void claims_out(const struct request *r, void *arg)
 {
         struct page *p = arg;
-        if (!takes(p, r))
+        if (!takes(p, r, request_is_live(r)))
                 return;
         for (size_t i = 0; i < r->n_definitions; i++) {
                 const struct claim *c = ledger_find(hypervisor_ledger(p->m->hv), r->definitions[i].claim);
@@ -266,7 +286,7 @@ static void lease_out(const struct request *r, void *arg)
                 [REQUEST_RELEASING] = API_LEASE_STATE_RELEASING,
         };
         struct page *p = arg;
-        if (!takes(p, r))
+        if (!takes(p, r, request_is_live(r)))
                 return;
         struct need needs[NEEDS_MAX];
         struct api_lease to = {.state = state_out[r->state], .since_ms = r->asked_ms};
@@ -286,7 +306,8 @@ static void lease_out(const struct request *r, void *arg)
 static void definitions_out(const struct request *r, void *arg)
 {
         struct page *p = arg;
-        if (r->kind == REQUEST_RESERVATION || r->state == REQUEST_OFFERED || !takes(p, r))
+        if (r->kind == REQUEST_RESERVATION || r->state == REQUEST_OFFERED ||
+            !takes(p, r, !request_is_final(r)))
                 return;
         for (size_t i = 0; i < r->n_definitions; i++) {
                 const struct definition *d = &r->definitions[i];

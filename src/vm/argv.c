@@ -97,8 +97,8 @@ static void add_memory(struct builder *b, const struct api_vm_definition *d, con
         for (size_t i = 0; i < o->n_host_nodes && at + 24 < sizeof(nodes); i++)
                 at += (size_t)snprintf(nodes + at, sizeof(nodes) - at, ",host-nodes=%u%s", o->host_nodes[i],
                                        i + 1 == o->n_host_nodes ? ",policy=bind" : "");
-        add(b, "memory-backend-file,id=ram0,size=%jdM,mem-path=%s/ram0,share=on,prealloc=off%s",
-            (intmax_t)(d->memory_bytes >> 20), escaped(o->ram_dir, dir), nodes);
+        add(b, "memory-backend-file,id=ram0,size=%jdM,mem-path=%s/ram0,share=on,prealloc=%s%s",
+            (intmax_t)(d->memory_bytes >> 20), escaped(o->ram_dir, dir), d->prealloc ? "on" : "off", nodes);
         add(b, "-numa");
         add(b, "node,nodeid=%d,memdev=ram0", VM_NUMA_NODE);
         add(b, "-numa");

@@ -115,6 +115,7 @@ static int make_machine(const struct api_vm_create *wish, int64_t share_milli, s
         d->serial_pci_slot = PCI_SLOT_SERIAL;
         d->disk_pci_slot = PCI_SLOT_DISK;
         d->net_pci_slot = PCI_SLOT_NET;
+        d->has_prealloc = d->prealloc = wish->has_prealloc && wish->prealloc;
         if ((d->has_kernel = wish->has_kernel))
                 STR_COPY(d->kernel, wish->kernel);
         if ((d->has_initrd = wish->has_initrd))
@@ -197,6 +198,7 @@ int vm_definition_answers(const struct api_vm_definition *d, const struct api_vm
                 {"memory_max_bytes", d->memory_max_bytes, w.memory_max_bytes},
                 {"net_rate_bps",     d->net_rate_bps,     w.net_rate_bps    },
                 {"net_ceiling_bps",  d->net_ceiling_bps,  w.net_ceiling_bps },
+                {"prealloc",         d->prealloc,         w.prealloc        },
         };
         const struct {
                 const char *name;

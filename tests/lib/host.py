@@ -420,7 +420,7 @@ class Host:
         options = {"cpus": "1..3", "memory": "256M..1G", "share": "0.1", **options}
         self.image(os.path.join(images, "vmlinuz"))
         self.image(os.path.join(images, initrd))
-        args = [f"--{k}={v}" for k, v in options.items() if v is not None]
+        args = [f"--{k}" if v is True else f"--{k}={v}" for k, v in options.items() if v is not None]
         self.mete("vm", "create", name, *args, "--kernel=vmlinuz", f"--initrd={initrd}",
                   "--append=console=ttyS0 quiet panic=-1")
         vm = self.vms[name] = Vm(self, name)
