@@ -26,6 +26,21 @@ def program(release=None):
     return os.path.join(release, "tests/payload/payload.elf")
 
 
+def button(release=None):
+    """A guest that does nothing, and powers down as soon as it is asked to."""
+    return os.path.join(os.path.dirname(program(release)), "button.elf")
+
+
+def is_button_ready(path):
+    """Whether the guest of button(), whose RAM is that file, hears of its power button."""
+    try:
+        with open(path, "rb") as f:
+            f.seek(ADDRESS)
+            return f.read(4) == b"RADY"
+    except OSError:
+        return False
+
+
 def parse(data):
     """The board in SIZE bytes from ADDRESS on; None where the payload is not up."""
     words = struct.unpack_from("<16I", data)

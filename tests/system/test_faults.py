@@ -13,6 +13,7 @@ import shutil
 import signal
 
 import pytest
+import payload
 from app import App, AppError
 from host import Host, wait_for
 from netns import CannotRun, Network
@@ -34,6 +35,10 @@ BACK = {
            "back host ram", "back prepare ram"],
     "net": ["back virtual nic", "back host nic"],
 }
+# A VM that is stopped by its guest: kept, then reclaimed for another one or taken over by its next start.
+LAZY = ["back confirm vm", "back bind vcpu", "back virtual vcpu", "back virtual ram"]
+RECLAIM = ["back host vcpu", "back host ram", "back prepare ram"]
+TAKE_OVER = ["prepare ram", "virtual ram", "virtual vcpu", "bind vcpu", "confirm vm", "finalise ram", "finalise vcpu"]
 NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"], "net": ["net:100M"]}
 FAULTS = ["error", "late", "die", "meted", "keeper"]
 tried = {"cases": 0}
@@ -50,7 +55,7 @@ def join(kinds, table):
 class Rig:
     """A host whose meted can be made to fail, with one VM; with a network, where it has a card."""
 
-    def __init__(self, host, net=None):
+    def __init__(self, host, net=None, start=True):
         self.net = net
         self.host = host
         self.dir = host.path("faults")
@@ -62,9 +67,10 @@ class Rig:
         shutil.copy(os.path.join(os.path.dirname(__file__), "../..", FAULT_BUILD, "src/meted/meted"),
                     host.path("bin", "meted"))
         host.start_meted()
-        self.vm = host.vm("v", cpus="1..3", memory="256M..1G", net="lan:200M..600M" if net else None)
-        self.app = App(self.vm, "faults")
         self.n = 0
+        if start:
+            self.vm = host.vm("v", cpus="1..3", memory="256M..1G", net="lan:200M..600M" if net else None)
+            self.app = App(self.vm, "faults")
 
     # -- the fault
 
@@ -254,6 +260,106 @@ class Rig:
         self.settle(before, f"{step} {fault}")
 
 
+class KeptRig(Rig):
+    """Two VMs of which only one has room at a time. Their guest does nothing but power down when it is asked to."""
+
+    def __init__(self, host):
+        super().__init__(host, start=False)
+        host.image(payload.button(), "button.elf")
+        for name in ("v", "w"):
+            host.mete("vm", "create", name, "--cpus=1", "--memory=384M", "--share=0.1", "--kernel=button.elf")
+        self.names = ("v", "w")
+
+    def state(self, name):
+        return self.host.mete_json("vm", "show", name)
+
+    def stopped(self, name):
+        wait_for(f"{name} is stopped", lambda: self.state(name)["state"] == "stopped", 60, 0.05)
+
+    def clear(self):
+        for name in self.names:
+            self.host.mete("vm", "kill", name)
+            self.stopped(name)
+            wait_for(f"nothing of {name} is kept", lambda n=name: not self.state(n).get("kept"), 60, 0.05)
+
+    def snapshot(self):
+        return {
+            "pool": self.host.free(),
+            "definitions": self.host.get("/v1/definitions")["definitions"],
+            "leases": [lease["holder"] for lease in self.host.leases()],
+            "groups": self.groups({}),
+            "files": sorted(glob.glob(f"{self.host.ram_dir}/*/*")),
+            "running": any(f"{self.host.ram_dir}/{n}/".encode() in open(p, "rb").read()
+                           for p in glob.glob("/proc/[0-9]*/cmdline") for n in self.names if os.path.exists(p)),
+        }
+
+    def run(self, name):
+        """It runs, and its guest hears of its power button."""
+        self.host.mete("vm", "start", name)
+        wait_for(f"the guest of {name} is up", lambda: payload.is_button_ready(f"{self.host.ram_dir}/{name}/ram0"), 60)
+
+    def powered_down(self):
+        """v has run and was stopped by its guest."""
+        self.run("v")
+        self.host.mete("vm", "stop", "v")
+        assert self.state("v")["kept"]
+
+    def lazily_back(self, step, fault):
+        self.clear()
+        before = self.snapshot()
+        self.run("v")
+        self.arm(step, fault)
+        p = self.host.mete_start("vm", "stop", "v")
+        self.strike(fault)
+        p.wait(90)
+        self.stopped("v")
+        # a meted that died does not know how the guest ended, if that was not on record yet
+        if fault not in ("die", "meted"):
+            assert self.state("v")["kept"], f"{step} {fault}: it is not kept"
+        self.host.mete("vm", "start", "v")
+        self.clear()
+        self.settle(before, f"lazy {step} {fault}")
+
+    def reclaimed(self, step, fault):
+        self.clear()
+        before = self.snapshot()
+        self.powered_down()
+        self.arm(step, fault)
+        since = self.host.last_event()
+        p = self.host.mete_start("vm", "start", "w")
+        self.strike(fault)
+        p.wait(90)
+        wait_for("w runs", lambda: self.state("w")["state"] == "running", 60, 0.05)
+        seen = [(e["trace"], e["event"]) for e in self.host.events(after=since)]
+        assert seen.index(("v", "reclaimed")) < seen.index(("w", "prepared")), seen
+        assert not self.state("v").get("kept")
+        self.clear()
+        self.settle(before, f"reclaim {step} {fault}")
+
+    def taken_over(self, step, fault):
+        self.clear()
+        before = self.snapshot()
+        self.powered_down()
+        self.arm(step, fault)
+        p = self.host.mete_start("vm", "start", "v")
+        self.strike(fault)
+        status = p.wait(90)
+        if fault in ("error", "late"):
+            assert status != 0, f"{step} {fault}: the start is said to have worked"
+            self.stopped("v")
+            assert not self.state("v").get("kept"), "a start that fails leaves nothing"
+        else:
+            wait_for("v runs", lambda: self.state("v")["state"] == "running", 60, 0.05)
+        self.clear()
+        self.settle(before, f"take over {step} {fault}")
+
+
+@pytest.fixture(scope="module")
+def kept_rig():
+    with Host(memory="512M", extra="retry=100ms\n") as host:
+        yield KeptRig(host)
+
+
 @pytest.fixture(scope="module")
 def rig():
     with Host(memory="2G", extra="retry=100ms\n") as host:
@@ -323,7 +429,22 @@ def test_machine_with_a_card(net_rig, step, fault):
     net_rig.machine(step, fault)
 
 
-def test_count(rig):
+@pytest.mark.parametrize("step,fault", cases(LAZY, FAULTS))
+def test_lazily_back(kept_rig, step, fault):
+    kept_rig.lazily_back(step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(RECLAIM, FAULTS))
+def test_reclaimed(kept_rig, step, fault):
+    kept_rig.reclaimed(step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(TAKE_OVER, FAULTS))
+def test_taken_over(kept_rig, step, fault):
+    kept_rig.taken_over(step, fault)
+
+
+def test_count():
     """The last: says how many were tried."""
     print(f"\nundo_cases {tried['cases']}")
     assert tried["cases"] > 0
