@@ -19,6 +19,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { LOWER_UP = 1 << 16 }; /* IFF_LOWER_UP of linux/if.h, which does not go together with net/if.h */
+
 struct vm {
         struct net_host *host;
         unsigned slot;
@@ -164,6 +166,18 @@ int net_tap_remove(struct net_host *h, unsigned slot, struct err *err)
                 r = net_link_remove(&v.nl, v.tap.ifindex);
         close_vm(&v);
         return r < 0 && r != -ENODEV ? net_fail(err, r, v.tap_name, "remove it") : 0;
+}
+
+/* A tap has a carrier while a process has it; whoever lies about its own harms only itself. */
+int net_tap_look(struct net_host *h, unsigned slot, enum net_tap_state *ret, struct err *err)
+{
+        struct vm v;
+        int r = open_vm(&v, h, slot, err);
+        if (r < 0)
+                return r;
+        *ret = !v.tap.ifindex ? NET_TAP_NONE : v.tap.flags & LOWER_UP ? NET_TAP_HELD : NET_TAP_LEFT;
+        close_vm(&v);
+        return 0;
 }
 
 /* -- making the pieces */

@@ -81,6 +81,13 @@ int net_tap_make(struct net_host *h, unsigned slot, uid_t uid, int *ret_fd, stru
 /* Also where a VMM still holds it. No tap is no failure. */
 int net_tap_remove(struct net_host *h, unsigned slot, struct err *err);
 
+enum net_tap_state {
+        NET_TAP_NONE,
+        NET_TAP_LEFT, /* it stays by itself: whoever had it made it persistent, and is gone */
+        NET_TAP_HELD, /* a process has it */
+};
+int net_tap_look(struct net_host *h, unsigned slot, enum net_tap_state *ret, struct err *err);
+
 /* ceiling_bps 0: the link's rate. */
 struct net_vm_rates {
         struct net_rate to, from;

@@ -39,6 +39,14 @@ static bool is_asking_for_kvm(const char *before, const char *argument)
         return g_str_has_suffix(before, "-machine") && strstr(argument, "accel=kvm");
 }
 
+/* A tap is for the card that it was made for, and for nothing else that takes a descriptor. */
+static int check_tap(const char *before, const char *argument, struct err *err)
+{
+        if (g_str_has_suffix(before, "-netdev") && g_str_has_prefix(argument, "tap,"))
+                return 0;
+        return err_set(err, REASON_DENIED, EPERM, "fd=@TAP@ is for -netdev tap alone");
+}
+
 static char *filled_in(const char *argument, const char *mark, const char *text)
 {
         g_autofree char *value = g_strconcat("=", text, NULL);
@@ -59,7 +67,11 @@ int keeper_argv_make(char *const *qemu, const struct api_keeper_vmm_start *s, co
                 if (r < 0)
                         return r;
                 a.is_kvm |= is_asking_for_kvm(s->argv[i - 1], s->argv[i]);
-                a.has_tap |= strstr(s->argv[i], "=@TAP@") != NULL;
+                if (!strstr(s->argv[i], "=@TAP@"))
+                        continue;
+                if ((r = check_tap(s->argv[i - 1], s->argv[i], err)) < 0)
+                        return r;
+                a.has_tap = true;
         }
         g_autofree char *tap = g_strdup_printf("%d", LAUNCH_FIRST_FD + (int)s->fds);
         a.words = g_new0(char *, s->n_argv + 3);

@@ -150,7 +150,7 @@ static int net_check(const struct api_keeper_hold *p, struct err *err)
 
 static int net_activate(const struct hold *h, struct err *err)
 {
-        return nics_hold(h->nics, h->vmm.vm, h->item, &h->rate, err);
+        return nics_hold(h->nics, h->vmm.vm, h->item, &h->rate, h->vmm.pid_fd >= 0, err);
 }
 
 static int net_deactivate(const struct hold *h, struct err *err)

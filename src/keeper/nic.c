@@ -126,9 +126,17 @@ static int choose_number(const struct nics *n, unsigned *ret, struct err *err)
 }
 
 /* Made where there is none. 1: it was. The owner of a tap may attach to it without privilege: nobody. */
-static int ensure_tap(struct nics *n, const struct nic_record *r, struct err *err)
+static int ensure_tap(struct nics *n, const struct nic_record *r, bool is_running, struct err *err)
 {
-        int fd, made = net_tap_make(&n->net, r->tap, 0, &fd, err);
+        enum net_tap_state state;
+        int fd, made = net_tap_look(&n->net, r->tap, &state, err);
+        if (made < 0)
+                return made;
+        if (is_running && state == NET_TAP_NONE)
+                return err_set(err, REASON_BUSY, EBUSY,
+                               "%s runs without the tap mete-%u, and gets none before its next start", r->vm,
+                               r->tap);
+        made = net_tap_make(&n->net, r->tap, 0, &fd, err);
         if (made == -EBUSY)
                 return 0;
         if (made < 0)
@@ -145,10 +153,10 @@ static struct net_vm_rates rates_of(const struct nic_record *r)
         return (struct net_vm_rates){.to = one, .from = one};
 }
 
-static int apply(struct nics *n, const struct nic_record *r, struct err *err)
+static int apply(struct nics *n, const struct nic_record *r, bool is_running, struct err *err)
 {
         struct net_vm_rates rates = rates_of(r);
-        int made = ensure_tap(n, r, err);
+        int made = ensure_tap(n, r, is_running, err);
         if (made < 0)
                 return made;
         int done = net_vm_activate(&n->net, r->tap, &rates, err);
@@ -175,7 +183,7 @@ static int find(const struct nics *n, const char *vm, struct nic_record *ret, st
 }
 
 static int hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate,
-                struct err *err)
+                bool is_running, struct err *err)
 {
         struct nic_record before = {0}, now;
         int had, r = begin(n, err);
@@ -194,7 +202,7 @@ static int hold(struct nics *n, const char *vm, const char *item, const struct n
         r = nic_record_set(&now, item, rate->rate_bps, err);
         if (r == 0)
                 r = nic_record_write(n->dir_fd, &now, err);
-        if (r == 0 && (r = apply(n, &now, err)) < 0) {
+        if (r == 0 && (r = apply(n, &now, is_running, err)) < 0) {
                 struct err more;
                 int undone = had ? nic_record_write(n->dir_fd, &before, &more)
                                  : nic_record_remove(n->dir_fd, vm, &more);
@@ -202,6 +210,19 @@ static int hold(struct nics *n, const char *vm, const char *item, const struct n
                         (void)err_note(err, "its record says more than there is (%.100s)", more.sentence);
         }
         return r;
+}
+
+/* A VMM whose tap is taken away has a dead card for the rest of its life. */
+static int check_not_held(struct nics *n, const struct nic_record *r, struct err *err)
+{
+        enum net_tap_state state = NET_TAP_NONE;
+        int done = begin(n, err);
+        if (done == 0 && !g_hash_table_contains(n->taps, r->vm))
+                done = net_tap_look(&n->net, r->tap, &state, err);
+        if (done == 0 && state == NET_TAP_HELD)
+                done = err_set(err, REASON_BUSY, EBUSY, "the VMM of %s has the tap mete-%u: end it first",
+                               r->vm, r->tap);
+        return done;
 }
 
 /* Its tap, its rates, its record. */
@@ -226,14 +247,18 @@ static int let_go(struct nics *n, const char *vm, const char *item, struct err *
         if (done <= 0 || !nic_record_has(&r, item, &rate_bps))
                 return done < 0 ? done : 0;
         nic_record_take_out(&r, item);
-        if (r.n_items == 0)
-                return remove_all(n, &r, err);
+        if (r.n_items == 0) {
+                done = check_not_held(n, &r, err);
+                return done < 0 ? done : remove_all(n, &r, err);
+        }
         struct net_vm_rates rates = rates_of(&r);
+        enum net_tap_state state;
         done = begin(n, err);
         if (done == 0)
-                done = net_vm_activate(&n->net, r.tap, &rates, err);
-        if (done == -ENODEV) /* its VMM has ended, and the tap with it */
-                done = net_vm_deactivate(&n->net, r.tap, err);
+                done = net_tap_look(&n->net, r.tap, &state, err);
+        if (done == 0) /* where its VMM has ended, the tap has too */
+                done = state == NET_TAP_NONE ? net_vm_deactivate(&n->net, r.tap, err)
+                                             : net_vm_activate(&n->net, r.tap, &rates, err);
         return done < 0 ? done : nic_record_write(n->dir_fd, &r, err);
 }
 
@@ -279,36 +304,47 @@ static int read_back(struct nics *n, const char *vm, const char *item, struct ni
         return 0;
 }
 
+/* For a VM of which no VMM runs. That of one which has ended went with it, unless it made it persistent; and
+ * so did all that no VMM had when a keeper ended. */
+static int make_tap_ready(struct nics *n, const struct nic_record *r, struct err *err)
+{
+        enum net_tap_state state;
+        int done = begin(n, err);
+        if (done == 0)
+                done = net_tap_look(&n->net, r->tap, &state, err);
+        if (done < 0 || (state == NET_TAP_HELD && g_hash_table_contains(n->taps, r->vm)))
+                return done;
+        (void)g_hash_table_remove(n->taps, r->vm);
+        done = net_tap_remove(&n->net, r->tap, err);
+        return done < 0 ? done : apply(n, r, false, err);
+}
+
 static int give_tap(struct nics *n, const char *vm, int *ret_fd, struct err *err)
 {
         struct nic_record r;
-        void *fd;
+        void *name, *fd;
         int done = find(n, vm, &r, err);
         if (done == 0)
                 done = err_set(err, REASON_NOT_FOUND, ENOENT, "no network card of %s is activated", vm);
+        if (done > 0)
+                done = make_tap_ready(n, &r, err);
         if (done < 0)
                 return done;
-        /* That of a VMM which has ended went with it, and so did all that no VMM had when a keeper ended. */
-        if (!g_hash_table_contains(n->taps, vm)) {
-                done = begin(n, err);
-                if (done == 0)
-                        done = apply(n, &r, err);
-                if (done < 0)
-                        return done;
-        }
-        if (!g_hash_table_lookup_extended(n->taps, vm, NULL, &fd))
+        if (!g_hash_table_steal_extended(n->taps, vm, &name, &fd))
                 return err_set(err, REASON_BUSY, EBUSY,
                                "the tap mete-%u of %s is there, and a process has it", r.tap, vm);
+        g_free(name);
         *ret_fd = GPOINTER_TO_INT(fd);
         return 0;
 }
 
 /* ---- one at a time ---- */
 
-int nics_hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate, struct err *err)
+int nics_hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate, bool is_running,
+              struct err *err)
 {
         (void)pthread_mutex_lock(&n->lock);
-        int r = hold(n, vm, item, rate, err);
+        int r = hold(n, vm, item, rate, is_running, err);
         (void)pthread_mutex_unlock(&n->lock);
         return r;
 }
@@ -357,9 +393,13 @@ int nics_tap(struct nics *n, const char *vm, int *ret_fd, struct err *err)
         return r;
 }
 
-void nics_taken(struct nics *n, const char *vm)
+void nics_tap_back(struct nics *n, const char *vm, int fd)
 {
+        struct nic_record r;
         (void)pthread_mutex_lock(&n->lock);
-        (void)g_hash_table_remove(n->taps, vm);
+        if (find(n, vm, &r, NULL) == 1 && !g_hash_table_contains(n->taps, vm))
+                (void)g_hash_table_insert(n->taps, g_strdup(vm), GINT_TO_POINTER(fd));
+        else
+                (void)close(fd);
         (void)pthread_mutex_unlock(&n->lock);
 }

@@ -39,9 +39,11 @@ void nics_done(struct nics *n);
 /* What is lacking here, in words; "" where nothing is, and where there is no kind net at all. */
 const char *nics_fallback(const struct nics *n);
 
-/* On failure all is as before. ceiling_bps 0: the link's rate. */
-int nics_hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate, struct err *err);
-/* With the last item of a VM go its rates and its tap. */
+/* On failure all is as before. ceiling_bps 0: the link's rate. is_running: its VMM does, so REASON_BUSY where
+ * there is no tap, as that cannot be given to it any more. */
+int nics_hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate, bool is_running,
+              struct err *err);
+/* With the last item of a VM go its rates and its tap. REASON_BUSY: a VMM has that tap. */
 int nics_let_go(struct nics *n, const char *vm, const char *item, struct err *err);
 /* REASON_NOT_FOUND: not activated. REASON_STALE: changed behind our back. */
 int nics_read(struct nics *n, const char *vm, const char *item, struct nic_live *ret, struct err *err);
@@ -51,8 +53,8 @@ int nics_prune(struct nics *n, const char *vm, const char (*keep)[CPU_ITEM_SIZE]
 /* All items of the VM. */
 int nics_drop(struct nics *n, const char *vm, struct err *err);
 
-/* The tap of a VM that starts; *ret_fd is borrowed until nics_taken(). REASON_NOT_FOUND: nothing is activated
- * for it. */
+/* The tap of a VM that starts, and of which no VMM runs; *ret_fd is the caller's, who closes it when the VMM
+ * has it. REASON_NOT_FOUND: nothing is activated for it. */
 int nics_tap(struct nics *n, const char *vm, int *ret_fd, struct err *err);
-/* The VMM runs and has it. */
-void nics_taken(struct nics *n, const char *vm);
+/* The VMM did not start; takes fd. */
+void nics_tap_back(struct nics *n, const char *vm, int fd);

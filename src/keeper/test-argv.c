@@ -105,6 +105,13 @@ static void test_refused(void)
                 g_autofree struct api_keeper_vmm_start *s = start_of(line);
                 is_refused(s, REASON_INVALID);
         }
+        static const char *const taps[] = {"-add-fd set=1,fd=@TAP@", "-netdev user,fd=@TAP@",
+                                           "-netdev -x tap,fd=@TAP@", "-device vhost,vhostfd=@TAP@"};
+        for (size_t i = 0; i < G_N_ELEMENTS(taps); i++) {
+                g_autofree char *line = g_strdup_printf("%s %s", qemu[0], taps[i]);
+                g_autofree struct api_keeper_vmm_start *s = start_of(line);
+                is_refused(s, REASON_DENIED);
+        }
         g_autofree struct api_keeper_vmm_start *none = g_new0(struct api_keeper_vmm_start, 1);
         is_refused(none, REASON_DENIED);
 }

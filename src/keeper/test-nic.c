@@ -93,14 +93,14 @@ static void test_unmanaged(void)
         int fd;
         g_assert_cmpint(nics_init(&n, &c, &err), ==, 0);
         g_assert_cmpstr(nics_fallback(&n), ==, "");
-        g_assert_cmpint(nics_hold(&n, "v", "nic0", &(struct net_rate){1000000, 0}, &err), ==, -EOPNOTSUPP);
+        g_assert_cmpint(nics_hold(&n, "v", "nic0", &(struct net_rate){1000000, 0}, false, &err), ==,
+                        -EOPNOTSUPP);
         g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
         g_assert_nonnull(strstr(err.sentence, "manage=yes"));
         g_assert_cmpint(nics_let_go(&n, "v", "nic0", &err), ==, 0);
         g_assert_cmpint(nics_drop(&n, "v", &err), ==, 0);
         g_assert_cmpint(nics_read(&n, "v", "nic0", &live, &err), ==, -ENOENT);
         g_assert_cmpint(nics_tap(&n, "v", &fd, &err), ==, -ENOENT);
-        nics_taken(&n, "v");
         nics_done(&n);
         nics_done(&n);
 }

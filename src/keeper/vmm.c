@@ -368,7 +368,7 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                struct vmm **ret, struct err *err)
 {
         struct keeper_argv made = {0};
-        int with_tap[LAUNCH_FDS_MAX];
+        int with_tap[LAUNCH_FDS_MAX], tap = -1;
         g_autofree char *ram_dir = g_build_filename(v->config->ram_dir, s->vm, NULL);
         struct launch_options o = {.uid = v->config->uid_first + (uid_t)s->slot, .fds = fds, .n_fds = n_fds};
         int r = check_slot(v, s, err);
@@ -392,8 +392,9 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         if (made.has_tap) {
                 for (size_t i = 0; i < n_fds; i++)
                         with_tap[i] = fds[i];
-                if ((r = nics_tap(v->nics, s->vm, &with_tap[n_fds], err)) < 0)
+                if ((r = nics_tap(v->nics, s->vm, &tap, err)) < 0)
                         return r;
+                with_tap[n_fds] = tap;
                 o.fds = with_tap;
                 o.n_fds = n_fds + 1;
         }
@@ -403,6 +404,10 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         m->record.uid = o.uid;
         (void)g_hash_table_insert(v->by_name, m->record.vm, m);
         r = prepare_and_run(m, &o, s, made.is_kvm, err);
+        if (tap >= 0 && r < 0)
+                nics_tap_back(v->nics, s->vm, tap);
+        else if (tap >= 0)
+                (void)close(tap);
         if (r < 0) {
                 /* What cannot be removed now belongs to that uid still: it keeps its slot until it is. */
                 struct err why;
@@ -413,8 +418,6 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                 }
                 return r;
         }
-        if (made.has_tap)
-                nics_taken(v->nics, s->vm);
         log_note("%s: started VMM %d as uid %u", m->record.vm, (int)m->record.pid, (unsigned)m->record.uid);
         *ret = m;
         return 0;

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keeper's side of network cards on a real kernel, in a network namespace: taps, rates, and no trace of them."""
 import glob
+import json
 import os
 import signal
+import socket
 
 import pytest
 
@@ -246,6 +248,111 @@ def test_bad_input(keeper, net):
     refused("no-capacity", hold, keeper, "v", "nic0", 2000 * M)
     refused("invalid", keeper.call, "host-bind", {**nic("v", "nic0"), "tid": os.getpid()})
     refused("not-found", keeper.start_vmm, "v", [QEMU, "-netdev", "tap,id=n,fd=@TAP@"])
+    assert net.state() == before
+
+
+# Makes the tap that it was given persistent, and ends.
+PERSIST = """#!/usr/bin/python3 -I
+import fcntl, re, sys
+fd = int(re.search("fd=([0-9]+)", sys.argv[-1]).group(1))
+fcntl.ioctl(fd, 0x400454cb, 1)
+print("done", flush=True)
+"""
+
+
+def test_a_card_is_not_taken_from_a_vmm_that_runs(keeper, net):
+    before = net.state()
+    hold(keeper, "v", "nic0", 200 * M)
+    start_with_nic(keeper)
+    running = net.state()
+    assert "end it first" in refused("busy", let_go, keeper, "v", "nic0").message
+    assert net.state() == running and read(keeper, "v", "nic0")["vm_rate_bps"] == 200 * M
+    # What somebody else took from it is not made again under its feet: its card would stay dead.
+    net.run("ip", "link", "del", "mete-0")
+    assert "runs without the tap" in refused("busy", hold, keeper, "v", "nic0", 200 * M).message
+    refused("stale", read, keeper, "v", "nic0")
+    keeper.call("vmm-kill", {"vm": "v"})
+    start_with_nic(keeper)
+    assert net.state() == running
+    keeper.call("vmm-kill", {"vm": "v"})
+    let_go(keeper, "v", "nic0")
+    keeper.call("vm-drop", {"vm": "v"})
+    assert net.state() == before
+
+
+def test_a_tap_that_a_vmm_left_behind(keeper, net):
+    before = net.state()
+    script = keeper.file("absent", PERSIST.encode(), 0o755)  # which is among the programs
+    hold(keeper, "v", "nic0", 200 * M)
+    keeper.start_vmm("v", [script, "-netdev", "tap,fd=@TAP@"])
+    wait_for("v has ended", lambda: not keeper.vmms())
+    assert "mete-0" in taps(net)
+    start_with_nic(keeper)
+    assert net.classes("mete-0")["4d46:2"][0] == "200Mbit"
+    keeper.call("vmm-kill", {"vm": "v"})
+    assert "mete-0" not in taps(net)
+    keeper.start_vmm("v", [script, "-netdev", "tap,fd=@TAP@"])
+    wait_for("v has ended", lambda: not keeper.vmms())
+    let_go(keeper, "v", "nic0")
+    keeper.call("vm-drop", {"vm": "v"})
+    assert net.state() == before
+
+
+def test_a_start_and_the_end_of_its_card_at_once(keeper, net):
+    """Whichever is first: never does a VMM get another descriptor than that of its tap, and that is there."""
+    before = net.state()
+    for _ in range(20):
+        hold(keeper, "v", "nic0", 200 * M)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+            s.connect(keeper.sock)
+            s.sendall(b"".join(json.dumps({"jsonrpc": "2.0", "id": i, "method": method, "params": params}).encode() + b"\n"
+                               for i, (method, params) in enumerate([
+                                   ("host-deactivate", nic("v", "nic0")),
+                                   ("vmm-start", {"vm": "v", "slot": 0, "fds": 0, "memory_bytes": 0,
+                                                  "argv": [keeper.scripts["tell"], "-netdev", "tap,fd=@TAP@"]})])))
+            with s.makefile() as f:
+                answers = {a["id"]: a for a in (json.loads(f.readline()) for _ in range(2))}
+        assert ("result" in answers[0]) != ("result" in answers[1]), answers
+        if "result" in answers[1]:
+            assert told(keeper, "v")["fds"]["3"] == "/dev/net/tun"
+            assert read(keeper, "v", "nic0")["rate_bps"] == 200 * M
+            keeper.call("vmm-kill", {"vm": "v"})
+            let_go(keeper, "v", "nic0")
+        keeper.call("vm-drop", {"vm": "v"})
+    assert net.state() == before
+
+
+def test_a_start_that_fails_leaves_the_tap_for_the_next(keeper, net):
+    hold(keeper, "v", "nic0", 200 * M)
+    held = net.state()
+    refused("internal", keeper.start_vmm, "v", [f"{keeper.dir}/absent", "-netdev", "tap,fd=@TAP@"])
+    assert net.state() == held and read(keeper, "v", "nic0")["rate_bps"] == 200 * M
+    refused("denied", keeper.start_vmm, "v", [keeper.scripts["tell"], "-add-fd", "set=1,fd=@TAP@"])
+    start_with_nic(keeper)
+    assert net.state() == held
+    keeper.end_vmm("v")
+
+
+def test_without_an_uplink_nothing_that_is_held_is_lost(keeper, net):
+    before = net.state()
+    hold(keeper, "v", "nic0", 200 * M, 400 * M)
+    hold(keeper, "v", "nic1", 100 * M, 400 * M)
+    start_with_nic(keeper)
+    held = net.state()
+    net.run("ip", "link", "set", "up0", "name", "up9")
+    assert "the uplink" in refused("not-found", let_go, keeper, "v", "nic1").message
+    assert net.classes("mete-0")["4d46:2"] == net.classes("mete-0i")["4d47:2"] == ("300Mbit", "400Mbit")
+    net.run("ip", "link", "set", "up9", "name", "up0")
+    assert net.state() == held and read(keeper, "v", "nic1")["vm_rate_bps"] == 300 * M
+    let_go(keeper, "v", "nic1")
+    assert net.classes("mete-0")["4d46:2"] == net.classes("up0")["4d45:1000"] == ("200Mbit", "400Mbit")
+    # What has ended is removed without an uplink, too.
+    keeper.call("vmm-kill", {"vm": "v"})
+    net.run("ip", "link", "set", "up0", "name", "up9")
+    keeper.call("vm-drop", {"vm": "v"})
+    net.run("ip", "link", "set", "up9", "name", "up0")
+    hold(keeper, "v", "nic0", 200 * M)
+    let_go(keeper, "v", "nic0")
     assert net.state() == before
 
 
