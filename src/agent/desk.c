@@ -224,15 +224,16 @@ void desk_taken(struct row *row, enum reason reason, const char *sentence)
 static void on_due(void *arg)
 {
         struct row *row = arg;
+        bool is_away = !channel_is_ready(row->agent->channel);
 
         if (row->state == ROW_RELEASING)
                 desk_pursue_now(row);
         else if (row->state == ROW_OFFERED)
                 desk_give_back(row, API_RELEASE_CAUSE_DECLINED, REASON_TIMEOUT, "the offer has lapsed");
         else if (row->state == ROW_UNSENT || row->state == ROW_SENT || row->state == ROW_ACCEPTING)
-                desk_give_back(row, API_RELEASE_CAUSE_WITHDRAWN, REASON_TIMEOUT,
-                               row->state == ROW_UNSENT ? "the host could not be reached in time"
-                                                        : "there was no decision in time");
+                desk_give_back(row, API_RELEASE_CAUSE_WITHDRAWN, is_away ? REASON_PEER_LOST : REASON_TIMEOUT,
+                               is_away ? "the host could not be reached in time"
+                                       : "there was no decision in time");
 }
 
 /* A refusal comes sooner; what takes longer is being made. */

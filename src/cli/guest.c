@@ -234,12 +234,14 @@ static const struct option_row run_options[] = {
 
 const struct verb guest_verbs[] = {
         {.words = "run",
-         .operands = "-- COMMAND [ARGUMENT...]",
+         .operands = "[--] COMMAND [ARGUMENT...]",
          .operands_min = 1,
          .command = true,
          .options = run_options,
          .summary = "Ask for resources, run a command with them, give them back",
-         .text = "Waits for the decision; once everything is usable, runs the command, which finds "
+         .text = "The command begins with the first word that is no option; '--' before it is good style. "
+                 "Waits for the "
+                 "decision; once everything is usable, runs the command, which finds "
                  "METE_REQUEST (the id), "
                  "METE_CPUS (numbers of the granted CPUs, with commas) and METE_MEMORY_BYTES in its "
                  "environment. All needs "

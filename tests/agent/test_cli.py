@@ -108,6 +108,20 @@ def test_timeout(world, mete):
     assert status == 75 and "timeout" in err
 
 
+def test_host_is_away(world, mete):
+    """69, not 75: it is not for want of capacity. And '--' may be left out."""
+    world.host.go_away()
+    status, out, err = mete("run", "--timeout", "300ms", "--need", "cpu:1", "echo", "ran").end()
+    assert status == 69 and out == "" and "the host could not be reached in time (peer-lost)" in err
+
+
+def test_command_without_dashes(world, mete):
+    m = mete("run", "--need", "cpu:1", "echo", "--need", "ran")
+    granted(world, m)
+    released(world)
+    assert m.end()[:2] == (0, "--need ran\n")
+
+
 def test_signals_reach_the_command(world, mete):
     m = mete("run", "--need", "cpu:1", "--", "sh", "-c", "trap 'echo got; exit 5' TERM; echo up; while :; do sleep 0.05; done")
     granted(world, m)

@@ -300,7 +300,7 @@ def test_the_agent_says_when_its_host_is_away(host, guest):
         with App(guest, "alone") as app:
             number = app.start("request", {"id": "alone", "needs": ["memory:128M"], "timeout_ms": 2000})
             verdict = app.answer(number)
-            assert (verdict["outcome"], verdict["reason"]) == ("not-now", "timeout")
+            assert (verdict["outcome"], verdict["reason"]) == ("not-now", "peer-lost")
     except AppError as refused:
         assert refused.reason in ("peer-lost", "timeout")
     finally:

@@ -246,6 +246,7 @@ class Story:
         self.in_guest("redis-cli INFO server | grep redis_version")
         text = self.in_guest("shop-fill")
         need("OOM" in text, "Redis has not refused")
+        say(f"(OOM is Redis's word for its own limit, --maxmemory {self.limit_before}: it refuses more; nothing was killed)")
         self.items_before = int(self.redis("DBSIZE"))
         self.in_guest("redis-cli INFO memory | grep -E '^(used_memory_human|maxmemory_human)'")
         self.in_guest("redis-cli DBSIZE")
@@ -298,6 +299,7 @@ class Story:
     def step_host_side(self):
         head(4, "Meanwhile, on the host")
         self.on_host("mete ledger")
+        say("(cpu:0 and so on are CPUs of the host, with their shares; METE_CPUS and nproc above count those of the guest)")
         leases = self.on_host("mete leases")
         need("vm:shop/sale" in leases, "the lease is not among the leases")
         say()
