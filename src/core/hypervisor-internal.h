@@ -48,7 +48,7 @@ struct entry {
         bool is_resumed;       /* its step was journalled before a restart: that one first */
         int64_t retry_at_ms;   /* something is held: when the way back is tried again. 0: it is not */
         int32_t retry_in_ms;   /* and how long after that */
-        bool is_held_by_guest; /* the last try failed at the virtual side */
+        bool is_held_by_guest; /* the last try failed as the guest did not let go of memory */
         int64_t force_at_ms;   /* then the VM is ended for it. 0: no */
         bool may_hurry, is_hurried;  /* one try out of turn between two of the others */
         char held[REQUEST_SENTENCE]; /* why it is held */

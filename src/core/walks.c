@@ -172,8 +172,8 @@ static void is_held(struct hypervisor *h, struct entry *e, int64_t now_ms)
         deadline_push(h, e->retry_at_ms, e->r.serial);
 }
 
-/* Of what the host side did not give back alone there is no hurry: that a keeper is away is no fault of the
- * guest's. */
+/* A DIMM that is not let go of, that is: a vCPU is put aside whatever the guest does. Of what the host side
+ * did not give back there is no hurry: that a keeper is away is no fault of the guest's. */
 static bool is_overdue(const struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         if (!h->config.force_after_ms || !e->is_held_by_guest)
@@ -363,7 +363,9 @@ void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token,
                 activation_report(a, r->definitions, r->n_definitions, !err);
                 if (err && vm->is_step_back) {
                         (void)snprintf(e->held, sizeof(e->held), "%s", err->sentence);
-                        e->is_held_by_guest |= a->phase == PHASE_VIRTUAL && r->kind == REQUEST_APP;
+                        e->is_held_by_guest |= a->phase == PHASE_VIRTUAL && r->kind == REQUEST_APP &&
+                                               r->definitions[a->item].kind == VIRTUAL_DIMM &&
+                                               (err->reason == REASON_BUSY || err->reason == REASON_TIMEOUT);
                 } else if (err)
                         became_unusable(h, e, err, now_ms); /* which goes on with the way back */
         }
