@@ -804,6 +804,24 @@ static void read_threads(const struct cpu_host *h, const char *group, struct cpu
         }
 }
 
+/* In one tree alone somebody has their CPUs, or their share. */
+static bool has_others(const struct cpu_host *h, const char *group, const struct cpu_live *live)
+{
+        for (size_t i = 0; i < h->n_trees; i++) {
+                char dir[CGROUPFS_PATH], text[CPU_THREADS_MAX * 12], *save;
+                if (cgroupfs_read(path_of(h, i, group, dir), threads_file(h), text, sizeof(text), NULL) < 0)
+                        continue;
+                for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+                        bool is_known = false;
+                        for (size_t k = 0; k < live->n_threads; k++)
+                                is_known = is_known || live->threads[k] == strtol(line, NULL, 10);
+                        if (!is_known)
+                                return true;
+                }
+        }
+        return false;
+}
+
 static int read_item(const struct cpu_host *h, const char *vm, const char *item, pid_t tid,
                      struct cpu_live *ret, struct err *err)
 {
@@ -820,6 +838,7 @@ static int read_item(const struct cpu_host *h, const char *vm, const char *item,
         if ((r = read_exclusive(h, group, &s.cpus, &live.exclusive, err)) < 0)
                 return r;
         read_threads(h, group, &live);
+        live.has_others = has_others(h, group, &live);
         *ret = live;
         return 0;
 }

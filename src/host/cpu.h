@@ -49,6 +49,7 @@ struct cpu_host;
 struct cpu_live {
         struct cpulist cpus; /* empty: not known */
         int share_milli;     /* -1: nothing holds a share */
+        bool has_others;     /* threads that it holds in one hierarchy and not in the other */
         int exclusive;       /* 1: no other thread of a VMM may run there; -1: nothing can say */
         pid_t threads[CPU_THREADS_MAX];
         size_t n_threads;

@@ -207,6 +207,11 @@ static void test_items(void)
         g_assert_true(cpulist_is_equal(&live.cpus, &two));
         g_assert_cmpuint(live.n_threads, ==, 1);
         g_assert_cmpint(live.threads[0], ==, 7);
+        g_assert_false(live.has_others);
+        put_away(&t, "cpuset/mete/a/vcpu3@v/tasks", "7\n12\n");
+        ok(p->read(&t.host, "v", "vcpu3", 0, &live, &err), &err);
+        g_assert_true(live.has_others && live.n_threads == 1);
+        put_away(&t, "cpuset/mete/a/vcpu3@v/tasks", "7\n");
         g_assert_cmpint(p->let_go(&t.host, "v", "vcpu3", &err), ==, -EBUSY);
         g_assert_cmpint(err.reason, ==, REASON_BUSY);
         is(&t, "cpu/mete/a/vcpu3@v/cpu.shares", "9000");

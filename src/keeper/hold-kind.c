@@ -90,6 +90,7 @@ static int cpu_read(const struct hold *h, struct err *err)
         h->live->share_milli = live.share_milli;
         h->live->has_exclusive = live.exclusive >= 0;
         h->live->exclusive = live.exclusive == 1;
+        h->live->has_others = h->live->others = live.has_others;
         for (size_t i = 0; i < live.n_threads; i++)
                 h->live->threads[h->live->n_threads++] = live.threads[i];
         return 0;

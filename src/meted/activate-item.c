@@ -181,7 +181,7 @@ static int is_what_was_granted(const struct step *s, const struct api_keeper_liv
                 is_in = is_in || live->threads[i] == cpu->tid;
         if (!is_in)
                 return err_set(err, REASON_STALE, ESRCH, "its thread is not where it was put");
-        if (live->n_threads > 1)
+        if (live->n_threads > 1 || (live->has_others && live->others))
                 return err_set(err, REASON_STALE, EPROTO, "other threads are held by what was granted to it");
         return 0;
 }

@@ -177,6 +177,14 @@ def test_strangers_are_put_out(rig, groups):
         assert len(groups.threads("vcpu1@v")) == 1 and pid in groups.threads("emulator@v")
         assert open(f"/proc/{stranger.pid}/cgroup").read() == home
         expect(rig, last, changed=1, repaired=1)
+        if not groups.is_v2:  # its CPUs alone
+            path, = [d for d in groups.of("vcpu1@v") if os.path.exists(f"{d}/cpuset.cpus")]
+            with open(f"{path}/tasks", "w") as f:
+                f.write(str(stranger.pid))
+            if open(f"/proc/{stranger.pid}/cgroup").read() != home:
+                verify(rig)
+            assert open(f"/proc/{stranger.pid}/cgroup").read() == home
+            expect(rig, last, changed=2, repaired=2)
     finally:
         stranger.kill()
         stranger.wait()
