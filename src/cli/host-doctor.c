@@ -182,6 +182,14 @@ static void look_at_vms(struct doctor *d)
                 return;
         }
         json_array_foreach(json_object_get(page, "vms"), i, vm)
+        {
+                if (json_array_size(json_object_get(vm, "kept")) == 0)
+                        continue;
+                (void)snprintf(text, sizeof(text), "%s is stopped and keeps what it had; it counts as free",
+                               host_text(vm, "name"));
+                found(d, "kept", FINDING_OK, text);
+        }
+        json_array_foreach(json_object_get(page, "vms"), i, vm)
                 json_array_foreach(json_object_get(vm, "changed"), k, changed)
         {
                 (void)snprintf(text, sizeof(text), "%s, %.300s", host_text(vm, "name"),

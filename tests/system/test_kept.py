@@ -54,6 +54,7 @@ def test_taken_over(host):
     text = host.mete("vm", "show", "v").stdout
     assert re.search(r"kept: +ram0 on memory:node0, 256M", text) and re.search(r"kept: +vcpu0 on cpu:\d+, 0.1", text), text
     assert "mete_kept_vms 1" in host.http("GET", "/metrics")[1]
+    assert "v is stopped and keeps what it had" in host.mete("doctor", check=False).stdout
     held = groups(host, "v")
     assert [g for g in held if not g.startswith("vcpu0@")] == []
     kept = names(host.events("v", since))
