@@ -99,12 +99,13 @@ class Network:
         return {name: (rate, ceiling) for name, rate, ceiling in found}
 
     def state(self):
-        """Every interface, queueing discipline, class and filter, without figures."""
-        found = {"links": self.links(), "qdiscs": sorted(self.run("tc", "qdisc", "show").splitlines())}
+        """Every interface, queueing discipline, class and filter, without figures and numbers of the kernel's choice."""
+        qdiscs = re.sub(r" (refcnt|direct_packets_stat) \d+", "", self.run("tc", "qdisc", "show"))
+        found = {"links": self.links(), "qdiscs": sorted(qdiscs.splitlines())}
         for link in found["links"]:
             found[f"classes of {link}"] = sorted(self.run("tc", "class", "show", "dev", link).splitlines())
             if "ingress" in " ".join(q for q in found["qdiscs"] if f"dev {link} " in q):
-                # a program has another id each time that it is loaded
-                text = re.sub(r" id \d+ .*", "", self.run("tc", "filter", "show", "dev", link, "ingress"))
+                # a program has another id each time that it is loaded, and an action another index
+                text = re.sub(r" id \d+ .*|\tindex \d+ ref .*", "", self.run("tc", "filter", "show", "dev", link, "ingress"))
                 found[f"filters of {link}"] = text.splitlines()
         return found

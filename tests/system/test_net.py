@@ -130,6 +130,21 @@ def test_over_restarts(world, vm):
     wait_for("the rate is back", lambda: world.rate() == ("200Mbit", "600Mbit"))
 
 
+def test_changed_behind_our_back(world, vm):
+    """Noticed and repaired; what cannot be repaired is said."""
+    held = world.net.state()
+    world.net.run("tc", "class", "change", "dev", "up0", "classid", "4d45:1000", "htb", "rate", "1mbit", "ceil", "600mbit")
+    assert world.rate() == ("1Mbit", "600Mbit")
+    world.host.mete("vm", "verify", "v", check=False)
+    wait_for("it is repaired", lambda: world.net.state() == held)
+    world.net.run("ip", "link", "del", "mete-0i")
+    world.host.mete("vm", "verify", "v", check=False)
+    wait_for("it is repaired", lambda: world.net.state() == held)
+    world.net.run("ip", "link", "del", "mete-0")
+    p = world.host.mete("vm", "verify", "v", check=False)
+    assert "mete-0" in p.stdout + p.stderr, p
+
+
 def test_a_vmm_that_dies_with_a_lease(world, vm):
     app = App(vm, "dies")
     assert app.call("request", {"id": "a", "needs": ["net:100M"]})["outcome"] == "granted"
