@@ -42,8 +42,8 @@ struct entry {
         struct entry *kept_next, *wait_next;
         bool is_walking;       /* in its VM's queue */
         bool may_keep;         /* its way back is to be a lazy one */
-        int64_t wait_end_ms;   /* in the list of those that wait for a reclaim, until then. 0: it is not */
-        uint64_t waits_for;    /* the serial of the one that it waits for, whatever else there is room for */
+        bool is_waiting;       /* in the list of those that wait for a reclaim */
+        int64_t wait_end_ms;   /* until when its activation may wait, however often. 0: it has not had to */
         bool is_returning;     /* counted in hypervisor.returning */
         bool is_resumed;       /* its step was journalled before a restart: that one first */
         int64_t retry_at_ms;   /* something is held: when the way back is tried again. 0: it is not */
@@ -145,8 +145,12 @@ void walk_start(struct hypervisor *h, struct entry *e, int64_t now_ms);
 void walk_resume(struct hypervisor *h, struct entry *e, int64_t now_ms);
 /* It ended without a walk. */
 void walk_forget(struct hypervisor *h, struct entry *e);
-/* Something was reclaimed: those that wait for it and have room now begin. */
+/* Something came back, or is held and others are to make room: those that wait and have room now go on. */
 void walks_go_on(struct hypervisor *h, int64_t now_ms);
+/* One try out of turn between two of the others. */
+void walk_hurry(struct hypervisor *h, struct entry *e, int64_t at_ms);
+/* It goes all the way back, though it was to be a lazy one. */
+void walk_not_lazily(struct hypervisor *h, struct entry *e, const char *why, int64_t now_ms);
 /* What was held is tried again. */
 void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms);
 
@@ -157,9 +161,15 @@ bool kept_begin(struct hypervisor *h, struct entry *e, int64_t now_ms);
 bool kept_take_over(struct hypervisor *h, struct entry *e, int64_t now_ms);
 /* May this activation begin? What is in its way is being reclaimed; false: it is to wait for that. */
 bool kept_makes_room(struct hypervisor *h, const struct entry *e, int64_t now_ms);
-/* The host turned out to have less room than the books say: the serial of something that is being
- * reclaimed; 0: nothing is kept. */
-uint64_t kept_make_more_room(struct hypervisor *h, int64_t now_ms);
+/* The host turned out to have less room for this than the books say. Something of the same kind is being
+ * reclaimed; false: nothing of it is kept. */
+bool kept_makes_more_room(struct hypervisor *h, enum component_kind kind, int64_t now_ms);
+/* Somebody waits, or the host side is back: what is held is tried once out of turn. */
+void kept_hurry(struct hypervisor *h, int64_t now_ms);
+/* What is being reclaimed and did not come back is not free until it does. */
+void kept_is_held(struct hypervisor *h, struct entry *k);
+/* At the end of a lazy way back: why it is to be no lazy one after all; NULL: it may be. */
+const char *kept_problem(const struct hypervisor *h, const struct request *r);
 void kept_reclaim(struct hypervisor *h, struct entry *k, const char *why, int64_t now_ms);
 void kept_came_back(struct hypervisor *h, struct entry *k, int64_t now_ms);
 /* A restart: into the list, and later a look at whether it can still be kept. */

@@ -118,6 +118,7 @@ static void finish(struct hypervisor *h, struct entry *e, int64_t now_ms)
         if (e->vm && e->r.kind == REQUEST_APP)
                 e->vm->live--;
         entry_finished(h, e, now_ms);
+        walks_go_on(h, now_ms); /* e may be forgotten by now */
 }
 
 static void not_granted(struct request *r, enum reason reason, const char *sentence)
@@ -143,6 +144,7 @@ static void release_begun(struct hypervisor *h, struct entry *e, const char *eve
         claims_overstay(h, r);
         h->returning++;
         e->is_returning = true;
+        e->wait_end_ms = 0;
         activation_turn(&r->activation, r->definitions, r->n_definitions, e->may_keep);
         moved(h, r, now_ms, event, text);
         walk_start(h, e, now_ms);
@@ -424,8 +426,7 @@ static int release(struct hypervisor *h, const char *key, const char *cause, boo
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "no request is called %s", key);
         *ret_serial = e->r.serial;
         if (e->r.state == REQUEST_RELEASING && e->r.activation.is_lazy && !lazily) {
-                activation_turn(&e->r.activation, e->r.definitions, e->r.n_definitions, false);
-                moved(h, &e->r, now_ms, "not-kept", cause);
+                walk_not_lazily(h, e, cause, now_ms);
         } else if (e->r.state != REQUEST_RELEASING && request_is_live(&e->r)) {
                 char text[64];
                 e->may_keep = lazily && h->config.keeps && e->r.state == REQUEST_GRANTED;
@@ -456,6 +457,7 @@ void became_usable(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         int moved_on = request_step(&e->r, REQUEST_EV_ACTIVATED, NULL);
         assert(moved_on == 1);
+        e->wait_end_ms = 0;
         claims_state(h, &e->r, CLAIM_ACTIVE);
         moved(h, &e->r, now_ms, e->r.kind == REQUEST_VM ? "running" : "granted", e->r.sentence);
         effect_push(h, EFFECT_ANSWER, &e->r, now_ms);
@@ -495,6 +497,13 @@ void came_back(struct hypervisor *h, struct entry *e, int64_t now_ms)
         }
         if (e->r.kind == REQUEST_VM)
                 vm_came_back(h, e, now_ms);
+        const char *problem = e->r.activation.is_lazy ? kept_problem(h, &e->r) : NULL;
+        if (problem) {
+                walk_not_lazily(h, e, problem, now_ms);
+                activation_repeat(&e->r.activation, e->r.definitions, e->r.n_definitions);
+                walk_start(h, e, now_ms);
+                return;
+        }
         if (kept_begin(h, e, now_ms))
                 return;
         int moved_on = request_step(&e->r, REQUEST_EV_TAKEN_BACK, NULL);
@@ -515,7 +524,7 @@ void hypervisor_tick(struct hypervisor *h, int64_t now_ms)
                         walk_retry(h, e, now_ms);
                         continue;
                 }
-                if (e->wait_end_ms && e->wait_end_ms <= now_ms && deadline_of(&e->r) > now_ms) {
+                if (e->is_waiting && e->wait_end_ms <= now_ms && deadline_of(&e->r) > now_ms) {
                         struct err late = {0};
                         (void)err_set(&late, REASON_TIMEOUT, ETIMEDOUT,
                                       "what stopped VMs have kept of it could not be reclaimed in time");
@@ -594,8 +603,10 @@ int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", name);
         const struct entry *base = base_of(h, name);
         const struct entry *kept = kept_of(h, name);
-        if (v->live || (base && request_is_live(&base->r)) || (kept && !request_is_final(&kept->r)))
+        if (v->live || (base && request_is_live(&base->r)))
                 return err_set(err, REASON_BUSY, EBUSY, "VM %s still holds resources; stop it first", name);
+        if (kept && !request_is_final(&kept->r))
+                return err_set(err, REASON_BUSY, EBUSY, "what VM %s keeps is not reclaimed yet", name);
         /* What it asked for once is forgotten with it: a new VM of that name starts afresh. */
         while (v->history.first)
                 entry_forget(h, v->history.first, v->history.first->r.asked_ms);
@@ -646,14 +657,19 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
         if (v->shape.net_bps)
                 r->needs[r->n_needs++] = (struct need){
                         .kind = COMPONENT_NET, .amount = v->shape.net_bps, .amount_max = v->shape.net_bps};
+        if (!entry_keep(h, e)) { /* first: else what is kept would be taken over by nobody */
+                entry_free(e);
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        }
         int bad = kept_take_over(h, e, now_ms) ? 0 : decide(h, e, now_ms, err);
         if (bad) {
                 drop_claims(h, e);
+                entry_unchain(h, e);
                 entry_free(e);
                 return bad;
         }
-        uint64_t serial;
-        return ask_end(h, e, now_ms, &serial, err);
+        decided(h, e, now_ms);
+        return 0;
 }
 
 void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms)

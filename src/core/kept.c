@@ -12,6 +12,8 @@
  * its set over as it is, where the very same claims are still to be had (3.21); else the set is reclaimed and
  * the run is placed anew.
  *
+ * What is being reclaimed and is held has claims again, until it is back.
+ *
  * A VM has one set at most: its next run begins with taking the last one over, or waits for its end. */
 #include "core/hypervisor-internal.h"
 
@@ -19,6 +21,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/units.h"
 
 static void key_of(const char *vm, char ret[REQUEST_KEY])
 {
@@ -50,6 +54,17 @@ static void list_remove(struct hypervisor *h, struct entry *k)
 }
 
 /* ---- kept ---- */
+
+/* The configuration or the machine may be another one than when it began to be kept. */
+const char *kept_problem(const struct hypervisor *h, const struct request *r)
+{
+        if (!h->config.keeps)
+                return "nothing is kept any more, by configuration";
+        for (size_t i = 0; i < r->n_definitions; i++)
+                if (!h->components[r->definitions[i].component].healthy)
+                        return "the host no longer has all of it";
+        return NULL;
+}
 
 bool kept_begin(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
@@ -83,6 +98,8 @@ bool kept_begin(struct hypervisor *h, struct entry *e, int64_t now_ms)
 
 void kept_restore(struct hypervisor *h, struct entry *k)
 {
+        for (size_t i = 0; i < k->r.n_definitions; i++)
+                k->r.definitions[i].claim = 0;
         list_add(h, k);
 }
 
@@ -193,6 +210,8 @@ void kept_came_back(struct hypervisor *h, struct entry *k, int64_t now_ms)
         int moved_on = request_step(r, REQUEST_EV_TAKEN_BACK, NULL);
         assert(moved_on == 1);
         list_remove(h, k);
+        for (size_t i = 0; i < r->n_definitions; i++)
+                (void)ledger_release(h->ledger, r->definitions[i].claim);
         free(r->definitions);
         r->definitions = NULL;
         r->n_definitions = 0;
@@ -202,30 +221,72 @@ void kept_came_back(struct hypervisor *h, struct entry *k, int64_t now_ms)
         walks_go_on(h, now_ms);
 }
 
-static int64_t bound(const struct entry *k, uint32_t component)
+/* Whatever else counts on it. Where there is no memory for a claim: at the next try. */
+void kept_is_held(struct hypervisor *h, struct entry *k)
+{
+        for (size_t i = 0; i < k->r.n_definitions; i++) {
+                struct definition *d = &k->r.definitions[i];
+                if (d->way == WAY_HELD && !d->claim) {
+                        const struct claim c = {
+                                .component = d->component,
+                                .state = CLAIM_ALLOCATED,
+                                .amount = d->amount,
+                                .holder = k->r.serial,
+                                .start_ms = k->r.start_ms,
+                                .end_ms = LEDGER_OPEN,
+                        };
+                        int64_t owned = ledger_owned(h->ledger, c.component);
+                        ledger_set_owned(h->ledger, c.component, UNITS_MAX);
+                        (void)ledger_claim(h->ledger, &c, &d->claim);
+                        ledger_set_owned(h->ledger, c.component, owned);
+                } else if (d->way != WAY_HELD && d->claim) {
+                        (void)ledger_release(h->ledger, d->claim);
+                        d->claim = 0;
+                }
+        }
+}
+
+void kept_hurry(struct hypervisor *h, int64_t now_ms)
+{
+        for (struct entry *k = h->kept_first; k; k = k->kept_next)
+                walk_hurry(h, k, now_ms);
+}
+
+static bool is_coming(const struct entry *k)
+{
+        return k->r.state == REQUEST_RECLAIMING && !k->retry_at_ms;
+}
+
+/* And how much of that is claimed, as it is held. */
+static int64_t bound(const struct entry *k, uint32_t component, int64_t *claimed)
 {
         int64_t amount = 0;
-        for (size_t i = 0; i < k->r.n_definitions; i++)
-                if (k->r.definitions[i].component == component && k->r.definitions[i].host_active)
-                        amount += k->r.definitions[i].amount;
+        for (size_t i = 0; i < k->r.n_definitions; i++) {
+                const struct definition *d = &k->r.definitions[i];
+                if (d->component != component || !d->host_active)
+                        continue;
+                amount += d->amount;
+                *claimed += d->claim ? d->amount : 0;
+        }
         return amount;
 }
 
 /* true: what is bound of it leaves room for what is claimed. */
 static bool component_has_room(struct hypervisor *h, uint32_t component, const char *why, int64_t now_ms)
 {
-        int64_t all = 0, coming = 0;
+        int64_t all = 0, coming = 0, held = 0;
         for (const struct entry *k = h->kept_first; k; k = k->kept_next) {
-                int64_t amount = bound(k, component);
+                int64_t amount = bound(k, component, &held);
                 all += amount;
-                coming += k->r.state == REQUEST_RECLAIMING ? amount : 0;
+                coming += is_coming(k) ? amount : 0;
         }
-        int64_t over = ledger_claimed(h->ledger, component) + all - ledger_owned(h->ledger, component);
+        int64_t claimed = ledger_claimed(h->ledger, component) - held;
+        int64_t over = claimed + all - ledger_owned(h->ledger, component);
         if (all == 0 || over <= 0)
                 return true;
         over -= coming;
         for (struct entry *k = h->kept_first; k && over > 0; k = k->kept_next) {
-                int64_t amount = k->r.state == REQUEST_KEPT ? bound(k, component) : 0;
+                int64_t amount = k->r.state == REQUEST_KEPT ? bound(k, component, &held) : 0;
                 if (amount > 0)
                         kept_reclaim(h, k, why, now_ms);
                 over -= amount;
@@ -252,15 +313,32 @@ bool kept_makes_room(struct hypervisor *h, const struct entry *e, int64_t now_ms
         return has_room;
 }
 
-uint64_t kept_make_more_room(struct hypervisor *h, int64_t now_ms)
+static bool has_kind(const struct hypervisor *h, const struct entry *k, enum component_kind kind)
 {
-        struct entry *k = h->kept_first;
-        for (struct entry *other = k; other; other = other->kept_next)
-                if (other->r.state == REQUEST_RECLAIMING)
-                        k = other;
-        if (k)
-                kept_reclaim(h, k, "the host has less room than it seemed", now_ms);
-        return k ? k->r.serial : 0;
+        for (size_t i = 0; i < k->r.n_definitions; i++)
+                if (k->r.definitions[i].host_active &&
+                    h->components[k->r.definitions[i].component].kind == kind)
+                        return true;
+        return false;
+}
+
+/* Of any component of that kind: RAM files of all nodes share a file system. One set at a time. */
+bool kept_makes_more_room(struct hypervisor *h, enum component_kind kind, int64_t now_ms)
+{
+        struct entry *first = NULL;
+        bool some_held = false;
+        for (struct entry *k = h->kept_first; k; k = k->kept_next) {
+                if (!has_kind(h, k, kind))
+                        continue;
+                if (is_coming(k))
+                        return true;
+                some_held = some_held || k->r.state == REQUEST_RECLAIMING;
+                if (!first && k->r.state == REQUEST_KEPT)
+                        first = k;
+        }
+        if (first)
+                kept_reclaim(h, first, "the host has less room than it seemed", now_ms);
+        return first || some_held;
 }
 
 int hypervisor_vm_reclaim(struct hypervisor *h, const char *name, const char *why, int64_t now_ms,
@@ -271,6 +349,7 @@ int hypervisor_vm_reclaim(struct hypervisor *h, const char *name, const char *wh
                 return 0;
         *ret_serial = k->r.serial;
         kept_reclaim(h, k, why, now_ms);
+        walk_hurry(h, k, now_ms);
         return 1;
 }
 
@@ -278,18 +357,16 @@ void hypervisor_kept_lost(struct hypervisor *h, const char *why, int64_t now_ms)
 {
         for (struct entry *k = h->kept_first; k; k = k->kept_next)
                 kept_reclaim(h, k, why, now_ms);
+        for (struct entry *e = h->oldest; e; e = e->newer) /* and what is about to be kept */
+                if (e->r.state == REQUEST_RELEASING && e->r.activation.is_lazy)
+                        walk_not_lazily(h, e, why, now_ms);
 }
 
-/* The configuration or the machine may be another one since it was kept. */
 void kept_check(struct hypervisor *h, int64_t now_ms)
 {
         for (struct entry *k = h->kept_first; k; k = k->kept_next) {
-                bool is_healthy = true;
-                for (size_t i = 0; i < k->r.n_definitions; i++)
-                        is_healthy = is_healthy && h->components[k->r.definitions[i].component].healthy;
-                if (!h->config.keeps)
-                        kept_reclaim(h, k, "nothing is kept any more, by configuration", now_ms);
-                else if (!is_healthy)
-                        kept_reclaim(h, k, "the host no longer has all of it", now_ms);
+                const char *problem = kept_problem(h, &k->r);
+                if (problem)
+                        kept_reclaim(h, k, problem, now_ms);
         }
 }

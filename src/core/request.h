@@ -10,7 +10,8 @@
  *                                                   -> kept -> reclaiming -> ended
  *
  * Its claims are in the ledger from 'offered' or 'activating' until it leaves 'releasing': what has not
- * come back yet is never counted as free. What is kept (core/kept.c) is bound without a claim. Pure; the
+ * come back yet is never counted as free. What is kept (core/kept.c) is bound without a claim; what is to
+ * be reclaimed from there and is held has one again. Pure; the
  * hypervisor owns requests and is the only one to call request_step(). */
 #pragma once
 #include <stdbool.h>
@@ -60,7 +61,8 @@ enum outcome { OUTCOME_GRANTED = 1, OUTCOME_COUNTER_OFFERED, OUTCOME_NOT_NOW, OU
 
 struct request {
         uint64_t serial;       /* unique in this store, never reused */
-        char key[REQUEST_KEY]; /* vm:NAME, vm:NAME/ID or reservation:ID; unique among those kept */
+        char key[REQUEST_KEY]; /* vm:NAME, vm:NAME/ID, reservation:ID or kept:NAME; unique among those
+                                  remembered */
         char id[REQUEST_ID];   /* as the asker calls it */
         char vm[REQUEST_NAME]; /* empty for a reservation */
         char application[REQUEST_NAME];

@@ -97,6 +97,7 @@ void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
 {
         struct entry *next;
         kept_check(h, now_ms);
+        kept_hurry(h, now_ms);
         for (struct entry *e = h->oldest; e; e = next) {
                 next = e->newer;
                 if (e->r.state == REQUEST_ACTIVATING || e->r.state == REQUEST_RELEASING ||
@@ -104,6 +105,20 @@ void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
                         walk_resume(h, e, now_ms);
         }
         hypervisor_tick(h, now_ms);
+}
+
+/* Only what is held has a claim. */
+static bool kept_is_sound(const struct hypervisor *h, const struct request *r, size_t *claims)
+{
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                const struct definition *d = &r->definitions[i];
+                const struct claim *c = d->claim ? ledger_find(h->ledger, d->claim) : NULL;
+                *claims += d->claim != 0;
+                if (d->claim && (r->state != REQUEST_RECLAIMING || !c || c->holder != r->serial ||
+                                 c->amount != d->amount || c->component != d->component))
+                        return false;
+        }
+        return true;
 }
 
 bool hypervisor_is_sound(const struct hypervisor *h)
@@ -144,13 +159,16 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                         return false;
         }
         for (const struct entry *e = h->waiting_first; e; e = e->wait_next)
-                if (!e->wait_end_ms || e->is_walking || e->r.state != REQUEST_ACTIVATING || !h->kept_first)
+                if (!e->is_waiting || !e->wait_end_ms || e->is_walking || e->r.state != REQUEST_ACTIVATING ||
+                    !h->kept_first)
                         return false; /* for ever */
         for (const struct entry *e = h->oldest; e; e = e->newer) {
                 live += request_is_live(&e->r);
                 finished += request_is_final(&e->r);
                 if (!request_is_live(&e->r) && !request_is_final(&e->r)) {
                         kept++;
+                        if (!kept_is_sound(h, &e->r, &claims))
+                                return false;
                         continue;
                 }
                 claims += e->r.n_definitions;

@@ -223,7 +223,7 @@ int64_t next_deadline(const struct entry *e)
         int64_t at_ms = deadline_of(&e->r);
         if (e->retry_at_ms && e->retry_at_ms < at_ms)
                 at_ms = e->retry_at_ms;
-        return e->wait_end_ms && e->wait_end_ms < at_ms ? e->wait_end_ms : at_ms;
+        return e->is_waiting && e->wait_end_ms < at_ms ? e->wait_end_ms : at_ms;
 }
 
 static void deadline_put(struct hypervisor *h, struct deadline d)
@@ -239,7 +239,8 @@ static void deadline_put(struct hypervisor *h, struct deadline d)
 /* The one that is next is not all: when an activation need not wait any more, its lease's end is next. */
 static bool is_awaited(const struct deadline *d, const struct entry *e)
 {
-        return d->at_ms == deadline_of(&e->r) || d->at_ms == e->retry_at_ms || d->at_ms == e->wait_end_ms;
+        return d->at_ms == deadline_of(&e->r) || d->at_ms == e->retry_at_ms ||
+               (e->is_waiting && d->at_ms == e->wait_end_ms);
 }
 
 /* What was given back early leaves its deadline behind, which may be years away. */

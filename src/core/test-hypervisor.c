@@ -1221,6 +1221,270 @@ static void test_kept_leaves_the_end(void)
         world_done(&w);
 }
 
+static uint32_t memory_of(const struct request *r)
+{
+        for (size_t i = 0; i < r->n_definitions; i++)
+                if (machine[r->definitions[i].component].kind == COMPONENT_MEMORY)
+                        return r->definitions[i].component;
+        g_assert_not_reached();
+}
+
+static void start_named(struct world *w, const char *vm)
+{
+        struct err err = {0};
+        g_assert_cmpint(hypervisor_vm_start(w->h, vm, w->now, &err), ==, 0);
+        turn(w);
+}
+
+static void release_key(struct world *w, const char *key)
+{
+        uint64_t serial;
+        struct err err = {0};
+        g_assert_cmpint(hypervisor_release(w->h, key, "released", w->now, &serial, &err), ==, 0);
+        turn(w);
+}
+
+static void tick(struct world *w, int64_t by_ms)
+{
+        w->now += by_ms;
+        hypervisor_tick(w->h, w->now);
+        turn(w);
+}
+
+/* u keeps 256M, v keeps 512M, u the longer; of that node an operator has `most`, of the other one all. */
+static void two_kept(struct world *w, const char *most, uint64_t *u, uint64_t *v)
+{
+        char needs[32];
+        world_init(w);
+        start_vm(w);
+        start_named(w, "u");
+        work_all(w);
+        *u = stop_vm(w, "u");
+        w->now += 10;
+        *v = stop_vm(w, "v");
+        uint32_t node = memory_of(get(w, *v));
+        g_assert_cmpuint(memory_of(get(w, *u)), ==, node);
+        (void)snprintf(needs, sizeof(needs), "memory:%s", most);
+        (void)ask_for(w, NULL, "one", "memory:2G", false, 0, LEDGER_OPEN, NULL);
+        bool is_other = ledger_claimed(hypervisor_ledger(w->h), node) == 0;
+        (void)ask_for(w, NULL, "two", "memory:2G", false, 0, LEDGER_OPEN, NULL);
+        release_key(w, is_other ? "reservation:two" : "reservation:one");
+        g_assert_cmpint(ledger_claimed(hypervisor_ledger(w->h), node), ==, 0);
+        (void)ask_for(w, NULL, "most", needs, false, 0, LEDGER_OPEN, NULL);
+        g_assert_cmpint(ledger_claimed(hypervisor_ledger(w->h), node), >, 0);
+        g_string_truncate(w->log, 0);
+}
+
+/* Nothing of it comes back, at this try. */
+static void hold_all(struct world *w, const char *still_held)
+{
+        int n = logged(w, still_held);
+        w->now += 1 - w->now % 2; /* steps fail without having acted */
+        w->now++;
+        while (logged(w, still_held) == n)
+                work_one(w, true);
+}
+
+/* What was to be reclaimed and did not come back is nobody's until it does. */
+static void test_kept_held_is_not_free(void)
+{
+        struct world w;
+        uint64_t serial;
+        world_init(&w);
+        start_vm(&w);
+        uint64_t kept = stop_vm(&w, "v");
+        uint32_t node = memory_of(get(&w, kept));
+        g_assert_cmpint(hypervisor_vm_reclaim(w.h, "v", "wanted", w.now, &serial), ==, 1);
+        turn(&w);
+        hold_all(&w, "v still-held;");
+        for (int boots = 0; boots < 2; boots++) {
+                g_assert_cmpint(ledger_claimed(hypervisor_ledger(w.h), node), ==, 512 * MIB);
+                uint64_t one =
+                        ask_for(&w, NULL, boots ? "b1" : "a1", "memory:2G", false, 0, LEDGER_OPEN, NULL);
+                uint64_t two =
+                        ask_for(&w, NULL, boots ? "b2" : "a2", "memory:2G", false, 0, LEDGER_OPEN, NULL);
+                g_assert_cmpint(get(&w, one)->outcome, ==, OUTCOME_GRANTED);
+                g_assert_cmpint(get(&w, two)->outcome, ==, OUTCOME_NOT_NOW);
+                release_key(&w, boots ? "reservation:b1" : "reservation:a1");
+                if (boots)
+                        break;
+                reload(&w);
+                hold_all(&w, "v still-held;");
+        }
+        tick(&w, config.retry_max_ms);
+        work_all(&w);
+        g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_ENDED);
+        g_assert_cmpuint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
+        world_done(&w);
+}
+
+/* One that does not come back: another one goes in its place, and it is tried again at once. */
+static void test_kept_held_shields_nobody(void)
+{
+        struct world w;
+        uint64_t u, v;
+        two_kept(&w, "1280M", &u, &v);
+        start_named(&w, "n");
+        g_assert_cmpint(get(&w, u)->state, ==, REQUEST_RECLAIMING);
+        g_assert_cmpint(get(&w, v)->state, ==, REQUEST_KEPT);
+        hold_all(&w, "u still-held;");
+        g_assert_cmpint(get(&w, v)->state, ==, REQUEST_RECLAIMING);
+        work_all(&w);
+        g_assert_cmpint(get(&w, v)->state, ==, REQUEST_ENDED);
+        g_assert_cmpint(get(&w, u)->state, ==, REQUEST_RECLAIMING);
+        work_all(&w);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:n")->state, ==, REQUEST_GRANTED);
+        world_done(&w);
+}
+
+/* Whoever begins to wait has it tried again, and so has a keeper that is back. */
+static void test_kept_held_is_hurried(void)
+{
+        for (int how = 0; how < 3; how++) {
+                struct world w;
+                uint64_t serial;
+                world_init(&w);
+                start_vm(&w);
+                uint64_t kept = stop_vm(&w, "v");
+                g_assert_cmpint(hypervisor_vm_reclaim(w.h, "v", "wanted", w.now, &serial), ==, 1);
+                turn(&w);
+                hold_all(&w, "v still-held;");
+                g_assert_cmpint(hypervisor_deadline(w.h), >, w.now);
+                if (how == 1) { /* the keeper is back */
+                        hypervisor_recover(w.h, w.now);
+                        turn(&w);
+                } else if (how == 2) { /* an operator asks again */
+                        g_assert_cmpint(hypervisor_vm_reclaim(w.h, "v", "wanted", w.now, &serial), ==, 1);
+                        tick(&w, 0);
+                } else {
+                        start_named(&w, "v");
+                        g_assert_cmpint(logged(&w, "v waits;"), ==, 1);
+                        tick(&w, 0);
+                }
+                work_all(&w);
+                g_assert_cmpint(get(&w, kept)->state, ==, REQUEST_ENDED);
+                if (how == 0)
+                        g_assert_cmpint(hypervisor_find(w.h, "vm:v")->state, ==, REQUEST_GRANTED);
+                world_done(&w);
+        }
+}
+
+/* Room that somebody else gave back will do as well. */
+static void test_kept_room_from_others(void)
+{
+        struct world w;
+        uint64_t u, v;
+        two_kept(&w, "1280M", &u, &v);
+        start_named(&w, "n");
+        g_assert_cmpint(get(&w, u)->state, ==, REQUEST_RECLAIMING);
+        g_assert_cmpint(logged(&w, "n waits;"), ==, 1);
+        g_assert_null(w.h->waiting_first->vm->walk_first);
+        release_key(&w, "reservation:most");
+        g_assert_null(w.h->waiting_first);
+        g_assert_cmpint(get(&w, u)->state, ==, REQUEST_RECLAIMING);
+        work_all(&w);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:n")->state, ==, REQUEST_GRANTED);
+        world_done(&w);
+}
+
+/* What had begun has its room: a restart does not ask again, whatever was granted beside it. */
+static void test_kept_begun_goes_on(void)
+{
+        struct world w;
+        uint64_t u, v;
+        two_kept(&w, "1024M", &u, &v);
+        start_named(&w, "n");
+        g_assert_cmpint(logged(&w, "n waits;"), ==, 0);
+        work_one(&w, false);
+        uint64_t more = ask_for(&w, NULL, "more", "memory:512M", false, 0, LEDGER_OPEN, NULL);
+        g_assert_cmpint(get(&w, more)->outcome, ==, OUTCOME_GRANTED);
+        g_queue_clear_full(&w.work, g_free);
+        reload(&w);
+        g_assert_null(w.h->waiting_first);
+        g_assert_cmpint(get(&w, u)->state, ==, REQUEST_KEPT);
+        g_assert_cmpint(get(&w, v)->state, ==, REQUEST_KEPT);
+        work_all(&w);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:n")->state, ==, REQUEST_GRANTED);
+        world_done(&w);
+}
+
+/* Less room than it seemed: one set after the other, all in one time; and only where it may help. */
+static void test_kept_no_more_than_helps(void)
+{
+        struct world w;
+        uint64_t u, v;
+        two_kept(&w, "128M", &u, &v);
+        int64_t since = w.now;
+        start_named(&w, "n");
+        work_one(&w, false); /* prepare */
+        w.no_capacity = true;
+        w.now += w.now % 2;
+        work_one(&w, true);
+        g_assert_cmpint(get(&w, u)->state, ==, REQUEST_RECLAIMING);
+        g_assert_cmpint(get(&w, v)->state, ==, REQUEST_KEPT);
+        w.now += config.reclaim_ms / 2;
+        while (get(&w, u)->state == REQUEST_RECLAIMING)
+                work_one(&w, false);
+        w.now += w.now % 2;
+        work_one(&w, true);
+        g_assert_cmpint(get(&w, v)->state, ==, REQUEST_RECLAIMING);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:n")->state, ==, REQUEST_ACTIVATING);
+        tick(&w, since + config.reclaim_ms + 2 - w.now);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:n")->reason, ==, REASON_TIMEOUT);
+        work_all(&w);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:n")->state, ==, REQUEST_ENDED);
+        world_done(&w);
+
+        two_kept(&w, "128M", &u, &v);
+        start_named(&w, "n");
+        work_all(&w);
+        uint64_t a = ask_for(&w, "n", "a", "net:100M", false, 0, LEDGER_OPEN, NULL);
+        while (get(&w, a)->activation.phase != PHASE_HOST)
+                work_one(&w, false);
+        w.no_capacity = true;
+        work_one(&w, true);
+        g_assert_cmpint(get(&w, a)->outcome, ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(get(&w, a)->reason, ==, REASON_NO_CAPACITY);
+        g_assert_cmpint(get(&w, u)->state, ==, REQUEST_KEPT);
+        work_all(&w);
+        world_done(&w);
+}
+
+/* What was about to be kept when that came to be wrong: it goes all the way back. */
+static void test_kept_no_longer(void)
+{
+        for (int why = 0; why < 2; why++)
+                for (int good = 0; good < 3; good++) {
+                        struct world w;
+                        struct err err = {0};
+                        uint64_t serial;
+                        world_init(&w);
+                        start_vm(&w);
+                        g_assert_cmpint(hypervisor_vm_stopped(w.h, "v", "shut down", w.now, &serial, &err),
+                                        ==, 0);
+                        turn(&w);
+                        for (int i = 0; i < good; i++)
+                                work_one(&w, false);
+                        if (get(&w, serial)->state != REQUEST_RELEASING) {
+                                world_done(&w);
+                                continue;
+                        }
+                        if (why == 0) {
+                                g_queue_clear_full(&w.work, g_free);
+                                w.keeps_nothing = true;
+                                reload(&w);
+                        } else {
+                                hypervisor_kept_lost(w.h, "booted", w.now);
+                                turn(&w);
+                        }
+                        work_all(&w);
+                        g_assert_cmpint(get(&w, serial)->state, ==, REQUEST_ENDED);
+                        g_assert_cmpint(logged(&w, "v not-kept;"), ==, 1);
+                        g_assert_true(nothing_held(&w));
+                        world_done(&w);
+                }
+}
+
 /* A guest that does not let go of its memory loses it with its VM, after one last try; but not because a step
  * of the host side fails. */
 static void test_forced(void)
@@ -1580,6 +1844,13 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/kept-less-than-it-seemed", test_kept_less_than_it_seemed);
         g_test_add_func("/hypervisor/kept-not-for-a-guest", test_kept_not_for_a_guest);
         g_test_add_func("/hypervisor/kept-leaves-the-end", test_kept_leaves_the_end);
+        g_test_add_func("/hypervisor/kept-held-is-not-free", test_kept_held_is_not_free);
+        g_test_add_func("/hypervisor/kept-held-shields-nobody", test_kept_held_shields_nobody);
+        g_test_add_func("/hypervisor/kept-held-is-hurried", test_kept_held_is_hurried);
+        g_test_add_func("/hypervisor/kept-room-from-others", test_kept_room_from_others);
+        g_test_add_func("/hypervisor/kept-begun-goes-on", test_kept_begun_goes_on);
+        g_test_add_func("/hypervisor/kept-no-more-than-helps", test_kept_no_more_than_helps);
+        g_test_add_func("/hypervisor/kept-no-longer", test_kept_no_longer);
         g_test_add_func("/hypervisor/kept-placed-anew", test_kept_placed_anew);
         g_test_add_func("/hypervisor/forced", test_forced);
         g_test_add_func("/hypervisor/not-kept", test_not_kept);

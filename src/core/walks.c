@@ -64,31 +64,32 @@ void queue_push(struct entry *e)
         e->is_walking = true;
 }
 
-static void wait_begin(struct hypervisor *h, struct entry *e, uint64_t for_serial, int64_t now_ms)
+static void wait_begin(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         struct entry **p = &h->waiting_first;
         while (*p)
                 p = &(*p)->wait_next;
         *p = e;
         e->wait_next = NULL;
-        e->waits_for = for_serial;
-        e->wait_end_ms = now_ms + h->config.reclaim_ms;
+        e->is_waiting = true;
+        if (!e->wait_end_ms)
+                e->wait_end_ms = now_ms + h->config.reclaim_ms;
         deadline_push(h, e->wait_end_ms, e->r.serial);
         char trace[REQUEST_TRACE];
         request_trace(&e->r, trace);
         hypervisor_note(h, now_ms, trace, e->r.key, "waits", "for what is kept of others to be reclaimed");
+        kept_hurry(h, now_ms);
 }
 
 static void wait_forget(struct hypervisor *h, struct entry *e)
 {
-        if (!e->wait_end_ms)
+        if (!e->is_waiting)
                 return;
         struct entry **p = &h->waiting_first;
         while (*p != e)
                 p = &(*p)->wait_next;
         *p = e->wait_next;
-        e->wait_end_ms = 0;
-        e->waits_for = 0;
+        e->is_waiting = false;
 }
 
 void walk_forget(struct hypervisor *h, struct entry *e)
@@ -170,6 +171,10 @@ static void is_held(struct hypervisor *h, struct entry *e, int64_t now_ms)
         if (e->force_at_ms > now_ms && e->retry_at_ms > e->force_at_ms)
                 e->retry_at_ms = e->force_at_ms; /* the last try */
         deadline_push(h, e->retry_at_ms, e->r.serial);
+        if (e->r.state == REQUEST_RECLAIMING) {
+                kept_is_held(h, e);
+                walks_go_on(h, now_ms); /* what else is kept has to make room */
+        }
 }
 
 /* A DIMM that is not let go of, that is: a vCPU is put aside whatever the guest does. Of what the host side
@@ -264,11 +269,16 @@ static void walk(struct hypervisor *h, struct entry *e, int64_t now_ms)
         queue_go_on(h, vm, now_ms);
 }
 
-/* Up: only when what is kept leaves room for it (3.22). */
+/* Up: only when what is kept leaves room for it (3.22). What had begun before a restart had that. */
+static bool has_begun(const struct request *r)
+{
+        return r->activation.is_back || r->activation.phase != 0;
+}
+
 static void begin(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
-        if (!e->r.activation.is_back && !kept_makes_room(h, e, now_ms))
-                wait_begin(h, e, 0, now_ms);
+        if (!has_begun(&e->r) && !kept_makes_room(h, e, now_ms))
+                wait_begin(h, e, now_ms);
         else
                 walk(h, e, now_ms);
 }
@@ -284,8 +294,8 @@ void walks_go_on(struct hypervisor *h, int64_t now_ms)
 {
         struct entry *e = h->waiting_first;
         while (e) {
-                const struct entry *k = e->waits_for ? find_serial(h, e->waits_for) : NULL;
-                if ((k && k->r.state == REQUEST_RECLAIMING) || !kept_makes_room(h, e, now_ms)) {
+                /* one that has begun found less room than the books say: only its step can tell */
+                if (!has_begun(&e->r) && !kept_makes_room(h, e, now_ms)) {
                         e = e->wait_next;
                         continue;
                 }
@@ -297,7 +307,7 @@ void walks_go_on(struct hypervisor *h, int64_t now_ms)
 
 void walk_resume(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
-        if (e->is_walking || e->retry_at_ms || e->wait_end_ms)
+        if (e->is_walking || e->retry_at_ms || e->is_waiting)
                 return; /* something has set it going since the restart */
         e->is_resumed = true;
         if (e->r.activation.is_back)
@@ -315,17 +325,28 @@ void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms)
         walk(h, e, now_ms);
 }
 
+void walk_not_lazily(struct hypervisor *h, struct entry *e, const char *why, int64_t now_ms)
+{
+        activation_turn(&e->r.activation, e->r.definitions, e->r.n_definitions, false);
+        moved(h, &e->r, now_ms, "not-kept", why);
+}
+
+void walk_hurry(struct hypervisor *h, struct entry *e, int64_t at_ms)
+{
+        if (e->retry_at_ms <= at_ms || !e->may_hurry)
+                return;
+        e->retry_at_ms = at_ms;
+        e->may_hurry = false;
+        e->is_hurried = true;
+        deadline_push(h, at_ms, e->r.serial);
+}
+
 void hypervisor_vm_hurry(struct hypervisor *h, const char *name, int64_t at_ms)
 {
         struct vm_entry *vm = find_vm(h, name);
-        for (struct entry *e = h->oldest; e && vm; e = e->newer) {
-                if (e->vm != vm || e->retry_at_ms <= at_ms || !e->may_hurry)
-                        continue;
-                e->retry_at_ms = at_ms;
-                e->may_hurry = false;
-                e->is_hurried = true;
-                deadline_push(h, at_ms, e->r.serial);
-        }
+        for (struct entry *e = h->oldest; e && vm; e = e->newer)
+                if (e->vm == vm)
+                        walk_hurry(h, e, at_ms);
 }
 
 /* Only where the host side answers: a guest, whatever it says, takes nothing from other VMs. */
@@ -350,13 +371,14 @@ void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token,
         struct activation *a = &r->activation;
         bool is_first = e == vm->walk_first, is_check = vm->is_step_check;
         bool is_awaited = is_first && !is_check && !e->check && a->is_back == vm->is_step_back;
-        uint64_t reclaimed = is_awaited && host_lacks_room(r, err) ? kept_make_more_room(h, now_ms) : 0;
+        bool waits = is_awaited && host_lacks_room(r, err) &&
+                     kept_makes_more_room(h, h->components[r->definitions[a->item].component].kind, now_ms);
         if (is_first && is_check && e->check) {
                 check_report(h, e, err, now_ms);
-        } else if (reclaimed) { /* and then the same step again */
+        } else if (waits) { /* and then the same step again */
                 walk_forget(h, e);
                 e->is_resumed = true;
-                wait_begin(h, e, reclaimed, now_ms);
+                wait_begin(h, e, now_ms);
         } else if (is_awaited) {
                 note_step(h, e, err ? "step-failed" : done_event(a->phase, a->is_back),
                           err ? err->sentence : detail, now_ms);
