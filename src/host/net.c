@@ -248,6 +248,12 @@ static void own_classes(const struct net_host *h, struct net_tc_class ret[2])
                                  &(struct net_rate){link_bps / REST_PART, link_bps});
 }
 
+uint64_t net_host_room_bps(const struct net_host *h)
+{
+        uint64_t link_bps = h->rate_bps / 8 * 8;
+        return link_bps - link_bps / REST_PART / 8 * 8;
+}
+
 static int start(struct net_host *h, struct net_nl *n, const struct net_link *uplink, struct err *err)
 {
         struct net_tc_class own[2];
@@ -289,6 +295,22 @@ int net_host_start(struct net_host *h, struct err *err)
         return r;
 }
 
+static int compare_port(const struct net_host *h, struct net_nl *n, struct net_link *ret_uplink,
+                        char ret_difference[NET_SENTENCE], struct err *err)
+{
+        struct net_link bridge;
+        int r = net_uplink_find(h, n, ret_uplink, err);
+        if (r < 0)
+                return r;
+        if ((r = net_link_find(n, h->bridge, &bridge)) < 0)
+                return net_fail(err, r, h->bridge, "find the bridge");
+        if ((ret_uplink->master == bridge.ifindex) == h->is_port)
+                return 0;
+        (void)snprintf(ret_difference, NET_SENTENCE, "%s is %s port of %s", h->uplink,
+                       h->is_port ? "no more a" : "now a", h->bridge);
+        return 1;
+}
+
 int net_host_verify(struct net_host *h, char ret_difference[NET_SENTENCE], struct err *err)
 {
         struct net_nl n;
@@ -300,7 +322,7 @@ int net_host_verify(struct net_host *h, char ret_difference[NET_SENTENCE], struc
         if ((r = net_nl_open(&n, err)) < 0)
                 return r;
         own_classes(h, own);
-        r = net_uplink_find(h, &n, &uplink, err);
+        r = compare_port(h, &n, &uplink, ret_difference, err);
         if (r == 0)
                 r = net_compare_root(&n, &uplink, NET_TC_UPLINK, NET_CLASS_REST, ret_difference, err);
         for (int i = 0; i < 2 && r == 0; i++)
@@ -515,11 +537,10 @@ static int probe(struct net_host *h, struct net_nl *n, bool is_port, struct err 
 
 static int find_out(struct net_host *h, struct net_nl *n, uint64_t asked_bps, struct err *err)
 {
-        bool is_port = false;
-        int r = find_links(h, n, &is_port, err);
+        int r = find_links(h, n, &h->is_port, err);
         if (r == 0)
                 r = find_rate(h, asked_bps, err);
-        return r < 0 ? r : probe(h, n, is_port, err);
+        return r < 0 ? r : probe(h, n, h->is_port, err);
 }
 
 int net_host_init(struct net_host *ret, const struct net_host_options *o, struct err *err)
@@ -546,6 +567,21 @@ int net_host_init(struct net_host *ret, const struct net_host_options *o, struct
                 return r;
         *ret = h;
         (void)pthread_mutex_init(&ret->lock, NULL);
+        return 0;
+}
+
+int net_host_renew(struct net_host *h, const struct net_host_options *o, struct err *err)
+{
+        struct net_host now;
+        int r = net_host_init(&now, o, err);
+        if (r < 0)
+                return r;
+        h->is_holding_from = now.is_holding_from;
+        h->is_holding_share = now.is_holding_share;
+        h->is_port = now.is_port;
+        h->rate_bps = now.rate_bps;
+        (void)STR_COPY(h->fallback, now.fallback);
+        net_host_done(&now);
         return 0;
 }
 

@@ -50,6 +50,7 @@ struct net_host {
         bool is_best_effort;   /* rates are taken that cannot be held */
         char bridge[IFNAMSIZ], uplink[IFNAMSIZ]; /* uplink "": none */
         uint64_t rate_bps;                       /* of the link */
+        bool is_port;                            /* the uplink is one of the bridge */
         char fallback[NET_SENTENCE];             /* what this platform lacks, in words; "" where nothing */
         pthread_mutex_t lock;                    /* of the sum of guarantees on the uplink */
 };
@@ -66,6 +67,10 @@ struct net_host_options {
  * done. */
 int net_host_init(struct net_host *h, const struct net_host_options *o, struct err *err);
 void net_host_done(struct net_host *h);
+/* Finds out again, where bridge or uplink may be other ones than before. On failure all is as before. */
+int net_host_renew(struct net_host *h, const struct net_host_options *o, struct err *err);
+/* What VMs and purposes may be guaranteed together. */
+uint64_t net_host_room_bps(const struct net_host *h);
 /* The uplink's queueing discipline, made, or taken over with all that it has. */
 int net_host_start(struct net_host *h, struct err *err);
 /* All of ours goes, also what is not known of; but taps stay with the VMMs that hold them. Continues after a

@@ -15,7 +15,7 @@
 #include "host/net.h"
 #include "json/read.h"
 
-enum { TEXT_MAX = 8192, FILE_NAME = 80 };
+enum { TEXT_MAX = 8192 * 2, FILE_NAME = 80 };
 
 static void file_name(char buf[FILE_NAME], const char *vm, const char *end)
 {
@@ -32,7 +32,7 @@ static size_t find(const struct nic_record *r, const char *item)
         return i;
 }
 
-int nic_record_set(struct nic_record *r, const char *item, uint64_t rate_bps, struct err *err)
+int nic_record_set(struct nic_record *r, const char *item, const struct net_rate *rate, struct err *err)
 {
         size_t i = find(r, item);
         if (i == NIC_ITEMS_MAX)
@@ -40,7 +40,7 @@ int nic_record_set(struct nic_record *r, const char *item, uint64_t rate_bps, st
                                NIC_ITEMS_MAX);
         if (!STR_COPY(r->items[i].name, item))
                 return err_set(err, REASON_INVALID, EINVAL, "the name of an item is too long");
-        r->items[i].rate_bps = rate_bps;
+        r->items[i].rate = *rate;
         if (i == r->n_items)
                 r->n_items++;
         return 0;
@@ -51,7 +51,7 @@ bool nic_record_has(const struct nic_record *r, const char *item, uint64_t *ret_
         size_t i = find(r, item);
         if (i == r->n_items)
                 return false;
-        *ret_rate_bps = r->items[i].rate_bps;
+        *ret_rate_bps = r->items[i].rate.rate_bps;
         return true;
 }
 
@@ -62,12 +62,16 @@ void nic_record_take_out(struct nic_record *r, const char *item)
                 r->items[i] = r->items[--r->n_items];
 }
 
-uint64_t nic_record_rate(const struct nic_record *r)
+struct net_rate nic_record_rate(const struct nic_record *r)
 {
-        uint64_t sum = 0;
-        for (size_t i = 0; i < r->n_items; i++)
-                sum += r->items[i].rate_bps;
-        return sum;
+        struct net_rate all = {0};
+        for (size_t i = 0; i < r->n_items; i++) {
+                const struct net_rate *each = &r->items[i].rate;
+                all.rate_bps += each->rate_bps;
+                if (each->ceiling_bps && (!all.ceiling_bps || each->ceiling_bps < all.ceiling_bps))
+                        all.ceiling_bps = each->ceiling_bps;
+        }
+        return all;
 }
 
 /* ---- files ---- */
@@ -84,11 +88,13 @@ static bool take_items(const json_t *items, struct nic_record *r)
         if (!json_is_object(items))
                 return false;
         for (; i; i = json_object_iter_next((json_t *)items, i)) {
-                int64_t rate;
+                int64_t rate, ceiling;
                 const char *name = json_object_iter_key(i);
-                if (!str_is_name(name) ||
-                    !take_number(json_object_iter_value(i), NET_RATE_MIN_BPS, UNITS_MAX - 1, &rate) ||
-                    nic_record_set(r, name, (uint64_t)rate, NULL) < 0)
+                const json_t *item = json_object_iter_value(i);
+                if (!str_is_name(name) || json_object_size(item) != 2 ||
+                    !take_number(json_object_get(item, "rate_bps"), NET_RATE_MIN_BPS, UNITS_MAX - 1, &rate) ||
+                    !take_number(json_object_get(item, "ceiling_bps"), 0, UNITS_MAX - 1, &ceiling) ||
+                    nic_record_set(r, name, &(struct net_rate){(uint64_t)rate, (uint64_t)ceiling}, NULL) < 0)
                         return false;
         }
         return r->n_items > 0;
@@ -100,17 +106,15 @@ int nic_record_parse(const char *text, size_t n, struct nic_record *ret, struct 
         if (!v)
                 return -EINVAL;
         struct nic_record r = {0};
-        int64_t tap = 0, ceiling = 0;
+        int64_t tap = 0;
         const char *vm = json_string_value(json_object_get(v, "vm"));
         bool is_good = vm && str_is_name(vm) && STR_COPY(r.vm, vm) &&
                        take_number(json_object_get(v, "tap"), 0, NET_SLOT_MAX - 1, &tap) &&
-                       take_number(json_object_get(v, "ceiling_bps"), 0, UNITS_MAX - 1, &ceiling) &&
-                       take_items(json_object_get(v, "items"), &r) && json_object_size(v) == 4;
+                       take_items(json_object_get(v, "items"), &r) && json_object_size(v) == 3;
         json_decref(v);
         if (!is_good)
                 return err_set(err, REASON_INVALID, EINVAL, "not a record of a VM's network card");
         r.tap = (unsigned)tap;
-        r.ceiling_bps = (uint64_t)ceiling;
         *ret = r;
         return 0;
 }
@@ -149,9 +153,10 @@ static char *print(const struct nic_record *r)
 {
         json_t *items = json_object();
         for (size_t i = 0; i < r->n_items; i++)
-                json_object_set_new(items, r->items[i].name, json_integer((json_int_t)r->items[i].rate_bps));
-        json_t *v = json_pack("{s:s, s:i, s:I, s:o}", "vm", r->vm, "tap", (int)r->tap, "ceiling_bps",
-                              (json_int_t)r->ceiling_bps, "items", items);
+                json_object_set_new(items, r->items[i].name,
+                                    json_pack("{s:I, s:I}", "rate_bps", (json_int_t)r->items[i].rate.rate_bps,
+                                              "ceiling_bps", (json_int_t)r->items[i].rate.ceiling_bps));
+        json_t *v = json_pack("{s:s, s:i, s:o}", "vm", r->vm, "tap", (int)r->tap, "items", items);
         char *text = v ? json_write(v, NULL) : NULL;
         json_decref(v);
         return text;
@@ -206,7 +211,13 @@ unsigned nic_records_each(int dir_fd, void (*fn)(const struct nic_record *r, voi
         unsigned bad = 0;
         int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         DIR *d = fd < 0 ? NULL : fdopendir(fd);
-        for (struct dirent *e; d && (e = readdir(d));) {
+        if (!d) {
+                log_error("the records of network cards cannot be listed: %s", strerror(errno));
+                if (fd >= 0)
+                        (void)close(fd);
+                return 1;
+        }
+        for (struct dirent *e; (e = readdir(d));) {
                 struct nic_record r;
                 struct err err = {0};
                 if (!is_record(e->d_name))
@@ -218,7 +229,6 @@ unsigned nic_records_each(int dir_fd, void (*fn)(const struct nic_record *r, voi
                         bad++;
                 }
         }
-        if (d)
-                (void)closedir(d);
+        (void)closedir(d);
         return bad;
 }

@@ -5,32 +5,108 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include "base/log.h"
+#include "base/str.h"
 #include "keeper/nic-record.h"
 
 /* ---- the host ---- */
 
-static int begin(struct nics *n, struct err *err)
+static struct net_host_options options_of(const struct keeper_config *c)
 {
-        const struct keeper_config *c = n->config;
-        struct net_host_options o = {.bridge = c->bridge,
-                                     .uplink = c->uplink,
-                                     .rate_bps = c->link_bps,
-                                     .is_managed = c->manages_net,
-                                     .is_best_effort = c->is_best_effort};
-        if (n->is_ready)
-                return 0;
-        int r = net_host_init(&n->net, &o, err);
-        if (r == 0 && c->manages_net && (r = net_host_start(&n->net, err)) < 0)
-                net_host_done(&n->net);
+        return (struct net_host_options){.bridge = c->bridge,
+                                         .uplink = c->uplink,
+                                         .rate_bps = c->link_bps,
+                                         .is_managed = c->manages_net,
+                                         .is_best_effort = c->is_best_effort};
+}
+
+static void publish(struct nics *n, int r, const struct err *why)
+{
+        struct nic_said said = {.is_ready = r == 0};
+        if (!n->config->manages_net)
+                return;
+        if (n->is_ready) {
+                (void)STR_COPY(said.uplink, n->net.uplink);
+                said.rate_bps = n->net.rate_bps;
+        }
+        (void)STR_COPY(said.fallback, r < 0 ? why->sentence : n->net.fallback);
+        (void)pthread_mutex_lock(&n->said_lock);
+        n->said = said;
+        (void)pthread_mutex_unlock(&n->said_lock);
+}
+
+void nics_say(struct nics *n, struct nic_said *ret)
+{
+        (void)pthread_mutex_lock(&n->said_lock);
+        *ret = n->said;
+        (void)pthread_mutex_unlock(&n->said_lock);
+}
+
+/* Enough to look at what there is, and to remove it. */
+static int find_host(struct nics *n, struct err *err)
+{
+        struct net_host_options o = options_of(n->config);
+        int r = n->is_ready ? 0 : net_host_init(&n->net, &o, err);
         n->is_ready = r == 0;
         if (r < 0)
-                n->why = *err;
+                publish(n, r, err);
+        return r;
+}
+
+static struct net_vm_rates rates_of(const struct nic_record *r)
+{
+        struct net_rate one = nic_record_rate(r);
+        return (struct net_vm_rates){.to = one, .from = one};
+}
+
+static void make_again(const struct nic_record *r, void *arg)
+{
+        struct nics *n = arg;
+        struct err err = {0};
+        enum net_tap_state state;
+        struct net_vm_rates rates = rates_of(r);
+        int done = net_tap_look(&n->net, r->tap, &state, &err);
+        if (done == 0 && state == NET_TAP_HELD)
+                done = net_vm_activate(&n->net, r->tap, &rates, &err);
+        if (done < 0)
+                log_error("%s: what its network card is promised is not held: %s", r->vm, err.sentence);
+}
+
+static int start(struct nics *n, bool is_found_before, struct err *err)
+{
+        struct net_host_options o = options_of(n->config);
+        int r = is_found_before ? net_host_renew(&n->net, &o, err) : 0;
+        if (r == 0)
+                r = net_host_start(&n->net, err);
+        if (r < 0)
+                return r;
+        n->is_started = true;
+        (void)nic_records_each(n->dir_fd, make_again, n);
+        return 0;
+}
+
+/* The uplink's queueing discipline can go at any time, with the guarantees of all VMs: whoever adds to them
+ * makes it again first, with them. So does the first call of a keeper, of whose predecessor it may have been
+ * taken. */
+static int begin(struct nics *n, struct err *err)
+{
+        char difference[NET_SENTENCE] = "";
+        bool is_found_before = n->is_ready;
+        int r = find_host(n, err);
+        if (r < 0 || !n->config->manages_net)
+                return r;
+        if (n->is_started && net_host_verify(&n->net, difference, err) == 0)
+                return 0;
+        if (*difference)
+                log_warn("bandwidth is held anew, as it was changed behind our back: %s", difference);
+        r = start(n, is_found_before, err);
+        publish(n, r, err);
         return r;
 }
 
@@ -56,6 +132,7 @@ int nics_init(struct nics *n, const struct keeper_config *config, struct err *er
                 return n->dir_fd;
         n->taps = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, close_tap);
         (void)pthread_mutex_init(&n->lock, NULL);
+        (void)pthread_mutex_init(&n->said_lock, NULL);
         if (begin(n, &why) < 0)
                 log_error("no VM has bandwidth, it is tried again when one wants some: %s", why.sentence);
         else if (config->manages_net && *n->net.fallback)
@@ -87,13 +164,7 @@ void nics_done(struct nics *n)
         if (n->is_ready)
                 net_host_done(&n->net);
         (void)pthread_mutex_destroy(&n->lock);
-}
-
-const char *nics_fallback(const struct nics *n)
-{
-        if (!n->config->manages_net)
-                return "";
-        return n->is_ready ? n->net.fallback : n->why.sentence;
+        (void)pthread_mutex_destroy(&n->said_lock);
 }
 
 /* ---- taps ---- */
@@ -145,14 +216,6 @@ static int ensure_tap(struct nics *n, const struct nic_record *r, bool is_runnin
         return 1;
 }
 
-static struct net_vm_rates rates_of(const struct nic_record *r)
-{
-        struct net_rate one = {.rate_bps = nic_record_rate(r), .ceiling_bps = r->ceiling_bps};
-        if (one.ceiling_bps && one.ceiling_bps < one.rate_bps)
-                one.ceiling_bps = one.rate_bps;
-        return (struct net_vm_rates){.to = one, .from = one};
-}
-
 static int apply(struct nics *n, const struct nic_record *r, bool is_running, struct err *err)
 {
         struct net_vm_rates rates = rates_of(r);
@@ -182,6 +245,36 @@ static int find(const struct nics *n, const char *vm, struct nic_record *ret, st
         return 1;
 }
 
+struct sum {
+        const char *but;
+        uint64_t rate_bytes;
+};
+
+static void add(const struct nic_record *r, void *arg)
+{
+        struct sum *s = arg;
+        if (strcmp(r->vm, s->but) != 0)
+                s->rate_bytes += nic_record_rate(r).rate_bps / 8;
+}
+
+/* Promised is what is in records, also to a VM that has no class on the uplink at the moment. */
+static int check_room(const struct nics *n, const struct nic_record *r, struct err *err)
+{
+        struct sum s = {.but = r->vm};
+        uint64_t asked_bytes = nic_record_rate(r).rate_bps / 8, room_bytes = net_host_room_bps(&n->net) / 8;
+        if (!n->net.is_holding_share)
+                return 0;
+        if (nic_records_each(n->dir_fd, add, &s) > 0)
+                return err_set(err, REASON_INTERNAL, EIO,
+                               "a record of a network card cannot be read, so what is promised is not known");
+        if (s.rate_bytes + asked_bytes <= room_bytes)
+                return 0;
+        return err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                       "%s: %" PRIu64 " of %" PRIu64 " bit/s are guaranteed already, %" PRIu64
+                       " for %s do not fit",
+                       n->net.uplink, s.rate_bytes * 8, room_bytes * 8, asked_bytes * 8, r->vm);
+}
+
 static int hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate,
                 bool is_running, struct err *err)
 {
@@ -198,8 +291,9 @@ static int hold(struct nics *n, const char *vm, const char *item, const struct n
                 if ((r = choose_number(n, &now.tap, err)) < 0)
                         return r;
         }
-        now.ceiling_bps = rate->ceiling_bps;
-        r = nic_record_set(&now, item, rate->rate_bps, err);
+        r = nic_record_set(&now, item, rate, err);
+        if (r == 0)
+                r = check_room(n, &now, err);
         if (r == 0)
                 r = nic_record_write(n->dir_fd, &now, err);
         if (r == 0 && (r = apply(n, &now, is_running, err)) < 0) {
@@ -216,7 +310,7 @@ static int hold(struct nics *n, const char *vm, const char *item, const struct n
 static int check_not_held(struct nics *n, const struct nic_record *r, struct err *err)
 {
         enum net_tap_state state = NET_TAP_NONE;
-        int done = begin(n, err);
+        int done = find_host(n, err);
         if (done == 0 && !g_hash_table_contains(n->taps, r->vm))
                 done = net_tap_look(&n->net, r->tap, &state, err);
         if (done == 0 && state == NET_TAP_HELD)
@@ -228,7 +322,7 @@ static int check_not_held(struct nics *n, const struct nic_record *r, struct err
 /* Its tap, its rates, its record. */
 static int remove_all(struct nics *n, const struct nic_record *r, struct err *err)
 {
-        int done = begin(n, err);
+        int done = find_host(n, err);
         if (done == 0)
                 done = net_vm_deactivate(&n->net, r->tap, err);
         if (done == 0)
@@ -282,6 +376,7 @@ static int read_back(struct nics *n, const char *vm, const char *item, struct ni
         struct nic_record r;
         struct nic_live live = {0};
         struct net_vm_figures f;
+        struct err why;
         char difference[NET_SENTENCE];
         int done = find(n, vm, &r, err);
         if (done < 0)
@@ -289,7 +384,9 @@ static int read_back(struct nics *n, const char *vm, const char *item, struct ni
         if (done == 0 || !nic_record_has(&r, item, &live.rate_bps))
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "it is not activated");
         struct net_vm_rates rates = rates_of(&r);
-        done = begin(n, err);
+        done = find_host(n, err);
+        if (done == 0) /* where that cannot be said, the rest says more */
+                done = net_host_verify(&n->net, difference, &why) == 1;
         if (done == 0)
                 done = net_vm_verify(&n->net, r.tap, &rates, difference, err);
         if (done == 1)

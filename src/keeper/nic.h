@@ -16,14 +16,23 @@
 #include "host/net.h"
 #include "keeper/config.h"
 
+struct nic_said {
+        bool is_ready; /* VMs can have bandwidth, as far as is known */
+        char uplink[IFNAMSIZ];
+        uint64_t rate_bps;           /* of the link */
+        char fallback[NET_SENTENCE]; /* what is lacking here, in words; "" where nothing is */
+};
+
 struct nics {
         const struct keeper_config *config;
         struct net_host net;
-        bool is_ready;    /* net_host_init() and _start() succeeded */
-        struct err why;   /* of the last time they did not */
+        bool is_ready;    /* net_host_init() succeeded once */
+        bool is_started;  /* net_host_start() did */
         int dir_fd;       /* of the records; owned; -1 where nothing is managed */
         GHashTable *taps; /* name of a VM -> descriptor, for those that no VMM has taken yet */
         pthread_mutex_t lock;
+        pthread_mutex_t said_lock;
+        struct nic_said said; /* under said_lock, which nobody has for long */
 };
 
 struct nic_live {
@@ -36,11 +45,12 @@ struct nic_live {
 int nics_init(struct nics *n, const struct keeper_config *config, struct err *err);
 /* The uplink is as it was, where no VM has anything. */
 void nics_done(struct nics *n);
-/* What is lacking here, in words; "" where nothing is, and where there is no kind net at all. */
-const char *nics_fallback(const struct nics *n);
+/* Waits for nothing that another thread does with the kernel. All is empty where there is no kind net. */
+void nics_say(struct nics *n, struct nic_said *ret);
 
-/* On failure all is as before. ceiling_bps 0: the link's rate. is_running: its VMM does, so REASON_BUSY where
- * there is no tap, as that cannot be given to it any more. */
+/* On failure all is as before. The lowest of the ceilings of a VM's items holds. ceiling_bps 0: the link's
+ * rate. is_running: its VMM does, so REASON_BUSY where there is no tap, as that cannot be given to it any
+ * more. */
 int nics_hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate, bool is_running,
               struct err *err);
 /* With the last item of a VM go its rates and its tap. REASON_BUSY: a VMM has that tap. */

@@ -78,13 +78,15 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
                 info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], CPU_OUTSIDE);
         if (!v->vmms->memory)
                 info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], VMM_NO_BOUND);
-        const char *lacking = nics_fallback(v->vmms->nics);
-        if (*lacking)
-                (void)snprintf(info.fallbacks[info.n_fallbacks++], sizeof(info.fallbacks[0]), "%s", lacking);
-        if (v->config->manages_net && v->vmms->nics->is_ready) {
+        struct nic_said net;
+        nics_say(v->vmms->nics, &net);
+        if (*net.fallback)
+                (void)snprintf(info.fallbacks[info.n_fallbacks++], sizeof(info.fallbacks[0]), "%s",
+                               net.fallback);
+        if (net.is_ready) {
                 info.has_net_uplink = info.has_net_rate_bps = true;
-                (void)STR_COPY(info.net_uplink, v->vmms->nics->net.uplink);
-                info.net_rate_bps = (int64_t)v->vmms->nics->net.rate_bps;
+                (void)STR_COPY(info.net_uplink, net.uplink);
+                info.net_rate_bps = (int64_t)net.rate_bps;
         }
         rpc_reply(call, api_keeper_info_emit(&info));
 }

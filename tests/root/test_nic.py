@@ -193,7 +193,7 @@ def test_a_crash_in_between(keeper, net):
     before = net.state()
     record = f"{keeper.run}/nic/v.json"
     with open(record, "w") as f:
-        f.write('{"vm":"v","tap":0,"ceiling_bps":0,"items":{"nic0":200000000}}')
+        f.write('{"vm":"v","tap":0,"items":{"nic0":{"rate_bps":200000000,"ceiling_bps":0}}}')
     let_go(keeper, "v", "nic0")
     assert net.state() == before and not os.path.exists(record)
     hold(keeper, "v", "nic0", 200 * M)
@@ -352,6 +352,78 @@ def test_without_an_uplink_nothing_that_is_held_is_lost(keeper, net):
     keeper.call("vm-drop", {"vm": "v"})
     net.run("ip", "link", "set", "up9", "name", "up0")
     hold(keeper, "v", "nic0", 200 * M)
+    let_go(keeper, "v", "nic0")
+    assert net.state() == before
+
+
+def test_a_lost_uplink_is_made_again_with_all_that_is_promised(keeper, net):
+    before = net.state()
+    hold(keeper, "v", "nic0", 600 * M)
+    start_with_nic(keeper)
+    hold(keeper, "w", "nic0", 100 * M)
+    hold(keeper, "w", "nic1", 50 * M)
+    held = net.state()
+    for how in ("qdisc", "interface", "keeper"):
+        if how == "keeper":
+            keeper.process.kill()
+            keeper.process.wait()
+        if how == "interface":
+            for command in ("ip link del up0", "ip link add up0 type veth peer name up1", "ip link set up1 up"):
+                net.run(*command.split())
+            # Back, but not behind the bridge: nothing can be guaranteed, and nothing is lost by asking.
+            assert "no port of the bridge" in refused("unsupported", hold, keeper, "w", "nic1", 50 * M).message
+            net.run("ip", "link", "set", "up0", "master", "br0", "up")
+        else:
+            net.run("tc", "qdisc", "del", "dev", "up0", "root")
+        if how == "keeper":
+            keeper.start()
+            assert net.classes("up0")["4d45:1000"][0] == "600Mbit"  # by itself
+            assert read(keeper, "v", "nic0")["vm_rate_bps"] == 600 * M
+            hold(keeper, "w", "nic1", 50 * M)
+        else:
+            refused("stale", read, keeper, "v", "nic0")
+            let_go(keeper, "w", "nic1")  # neither the last nor the VM that is looked at
+            assert read(keeper, "v", "nic0")["vm_rate_bps"] == 600 * M
+            hold(keeper, "w", "nic1", 50 * M)
+        assert net.state() == held, how
+    for vm in "vw":
+        keeper.call("vmm-kill", {"vm": vm})
+        keeper.call("vm-drop", {"vm": vm})
+    assert net.state() == before
+
+
+def test_what_is_promised_counts_without_a_class(keeper, net):
+    """A VM that is down, whose card is kept for its next run, has no class; its guarantee is not sold twice."""
+    before = net.state()
+    hold(keeper, "v", "nic0", 600 * M)
+    start_with_nic(keeper)
+    keeper.call("vmm-kill", {"vm": "v"})
+    keeper.call("vm-drop", {"vm": "v", "keep": ["nic0"]})
+    net.run("tc", "class", "del", "dev", "up0", "classid", "4d45:1000")
+    assert "guaranteed already" in refused("no-capacity", hold, keeper, "w", "nic0", 500 * M).message
+    assert taps(net) == [l for l in taps(net) if l == "mete-0i"] and not os.path.exists(f"{keeper.run}/nic/w.json")
+    start_with_nic(keeper)
+    assert read(keeper, "v", "nic0")["vm_rate_bps"] == 600 * M
+    keeper.call("vmm-kill", {"vm": "v"})
+    keeper.call("vm-drop", {"vm": "v"})
+    assert net.state() == before
+
+
+def test_ceilings_of_items(keeper, net):
+    before = net.state()
+    assert "below the rate" in refused("invalid", hold, keeper, "v", "nic0", 100 * M, 50 * M).message
+    assert net.state() == before
+    hold(keeper, "v", "nic0", 200 * M, 400 * M)
+    held = net.state()
+    assert "below the rate" in refused("invalid", hold, keeper, "v", "nic1", 201 * M, 400 * M).message
+    assert net.state() == held
+    hold(keeper, "v", "nic1", 50 * M, 300 * M)
+    assert net.classes("mete-0")["4d46:2"] == ("250Mbit", "300Mbit")
+    hold(keeper, "v", "nic2", 50 * M)  # which limits nothing
+    assert net.classes("mete-0")["4d46:2"] == ("300Mbit", "300Mbit")
+    for item in ("nic1", "nic2"):
+        let_go(keeper, "v", item)
+    assert net.state() == held  # each took its own with it
     let_go(keeper, "v", "nic0")
     assert net.state() == before
 
