@@ -21,13 +21,16 @@ static json_t *done(json_t *v, struct err *err)
 
 json_t *view_health(const struct meted *m)
 {
-        struct api_health h = {.ok = !m->is_broken && keeper_info(m->keeper)};
+        struct api_health h = {.ok = !m->is_broken && keeper_info(m->keeper) && m->adopted};
         (void)snprintf(h.version, sizeof(h.version), "%s", METE_VERSION);
         h.uptime_ms = loop_mono_ms() - m->ready_mono_ms;
         if (!h.ok) {
                 h.has_problem = true;
                 (void)snprintf(h.problem, sizeof(h.problem), "%s",
-                               m->is_broken ? m->problem.sentence : "mete-keeper cannot be reached");
+                               m->is_broken ? m->problem.sentence
+                               : !keeper_info(m->keeper)
+                                       ? "mete-keeper cannot be reached"
+                                       : "mete-keeper has not said yet which VMMs are running");
         }
         return api_health_emit(&h);
 }
