@@ -87,7 +87,7 @@ class Console:
                     raise
         return self
 
-    def run(self, command, timeout_s=60):
+    def run(self, command, timeout_s=180):
         """Runs it in a subshell of the guest; (exit status, output without the last newline)."""
         if not self._shell:
             self.wait_ready(timeout_s)
@@ -110,7 +110,7 @@ class Console:
         for i, piece in enumerate(pieces):
             self._sock.sendall(f"printf '{piece}' >{'>' if i else ''}{path}\n".encode())
 
-    def check(self, command, timeout_s=60):
+    def check(self, command, timeout_s=180):
         """As run(), but only the output; a failure raises."""
         status, text = self.run(command, timeout_s)
         if status:

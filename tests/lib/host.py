@@ -464,11 +464,11 @@ class Vm:
     def pid(self):
         return self.show().get("pid")
 
-    def run(self, command, timeout_s=60):
+    def run(self, command, timeout_s=180):
         """(exit status, output) of a command in the guest."""
         return self.console.run(command, timeout_s)
 
-    def check(self, command, timeout_s=60):
+    def check(self, command, timeout_s=180):
         return self.console.check(command, timeout_s)
 
     def cpus_online(self):

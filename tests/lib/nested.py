@@ -322,7 +322,7 @@ class NestedHost:
 
     # -- commands and files
 
-    def run(self, command, timeout_s=60):
+    def run(self, command, timeout_s=180):
         """(exit status, output) of a shell command there, as root."""
         began = time.monotonic()
         status, text = self.console.run(command, timeout_s)
@@ -330,7 +330,7 @@ class NestedHost:
             print(f"[{time.monotonic() - began:6.2f} s] {command[:300]}: {status}\n{text[:2000]}")
         return status, text
 
-    def check(self, command, timeout_s=60):
+    def check(self, command, timeout_s=180):
         status, text = self.run(command, timeout_s)
         if status:
             raise NestedError(f"{command}: exit {status}: {text[-2000:]}")
