@@ -648,7 +648,7 @@ def test_online_in_vain(world):
     world.up()
     start = time.monotonic()
     state = world.host.call("online", {"cpus": [9], "memory_bytes": 0, "timeout_ms": 100})
-    assert 0.09 < time.monotonic() - start < 3
+    assert time.monotonic() - start > 0.09  # it was waited for
     assert "CPU 9" in state["problem"] and state["cpus_online"] == [0]
 
 
