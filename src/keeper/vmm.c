@@ -385,10 +385,6 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         if (g_hash_table_contains(v->by_name, s->vm) &&
             (r = drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &keep, err)) < 0)
                 return r;
-        if (s->n_keep > 0) { /* its place in the table, which it has kept too */
-                outlet_remove(v->log_fd, s->vm);
-                (void)g_hash_table_remove(v->by_name, s->vm);
-        }
         if (made.has_tap) {
                 for (size_t i = 0; i < n_fds; i++)
                         with_tap[i] = fds[i];
@@ -397,6 +393,10 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                 with_tap[n_fds] = tap;
                 o.fds = with_tap;
                 o.n_fds = n_fds + 1;
+        }
+        if (s->n_keep > 0) { /* its place in the table, which it has kept until there is the next one */
+                outlet_remove(v->log_fd, s->vm);
+                (void)g_hash_table_remove(v->by_name, s->vm);
         }
         o.argv = argv;
         struct vmm *m = vmm_new(v);
@@ -409,13 +409,15 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         else if (tap >= 0)
                 (void)close(tap);
         if (r < 0) {
-                /* What cannot be removed now belongs to that uid still: it keeps its slot until it is. */
+                /* What cannot be removed now belongs to that uid still, as what is kept does: it keeps its
+                 * slot until it is dropped. */
                 struct err why;
-                if (drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &(struct ramdir_keep){0}, &why) < 0) {
+                int bad = drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &keep, &why);
+                if (bad < 0)
                         log_error("%s: did not start, and what it left stays until it is dropped: %s", s->vm,
                                   why.sentence);
+                if (bad < 0 || keep.n > 0)
                         outlet_close(&m->outlet);
-                }
                 return r;
         }
         log_note("%s: started VMM %d as uid %u", m->record.vm, (int)m->record.pid, (unsigned)m->record.uid);

@@ -202,6 +202,7 @@ void step_done(struct step *s, const struct err *err)
                 err = &late;
         }
         v->step = NULL;
+        v->walk_rest_mono_ms = loop_mono_ms();
         if (!s->is_void)
                 hypervisor_step_done(v->m->hv, s->serial, s->token, err, *s->detail ? s->detail : NULL,
                                      loop_now_ms());
@@ -256,6 +257,8 @@ static void start_pending(struct machine *v)
         s->is_check = f->is_check;
         if (v->walk_serial != s->serial || v->walk_is_back != s->at.is_back)
                 v->walk_mono_ms = loop_mono_ms();
+        else /* what it waits for between two steps, such as room, takes no time from the guest */
+                v->walk_mono_ms += loop_mono_ms() - v->walk_rest_mono_ms;
         v->walk_serial = s->serial;
         v->walk_is_back = s->at.is_back;
         s->deadline_mono_ms =

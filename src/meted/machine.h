@@ -41,7 +41,7 @@ struct machine {
         struct effect pending; /* the next one */
         uint64_t walk_serial;  /* of the activation or way back that it is a step of, and since when */
         bool walk_is_back;
-        int64_t walk_mono_ms;
+        int64_t walk_mono_ms, walk_rest_mono_ms; /* and since when none of its steps is under way */
         bool has_pending;
 };
 

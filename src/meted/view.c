@@ -261,7 +261,7 @@ static bool takes(struct page *p, const struct request *r, bool is_wanted)
 static void claims_out(const struct request *r, void *arg)
 {
         struct page *p = arg;
-        if (!takes(p, r, request_is_live(r)))
+        if (!takes(p, r, request_is_live(r) || r->state == REQUEST_RECLAIMING)) /* which may be held */
                 return;
         for (size_t i = 0; i < r->n_definitions; i++) {
                 const struct claim *c = ledger_find(hypervisor_ledger(p->m->hv), r->definitions[i].claim);

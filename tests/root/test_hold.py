@@ -171,6 +171,11 @@ def test_what_is_kept_outlives_a_drop(keeper, session):  # noqa: F811
         assert keeper.groups() == ({"vcpu0@v", "vcpu1@w"} if trees(keeper) else set())
         assert os.listdir(f"{keeper.ram}/v") == ["ram0"]
         refused("busy", start_spare, keeper, "w", 0)  # the files are that uid's
+    for argv in [f"{keeper.dir}/absent"], [QEMU, "-netdev", "tap,id=n,fd=@TAP@"]:  # nor does a start that fails take it
+        with pytest.raises(Exception):
+            keeper.start_vmm("v", argv, keep=kept)
+        assert os.listdir(f"{keeper.ram}/v") == ["ram0"]
+        refused("busy", start_spare, keeper, "w", 0)
     start_spare(keeper, keep=kept)
     with open(f"{keeper.ram}/v/ram0") as f:
         assert f.read() == "ram0"
