@@ -456,9 +456,9 @@ static int start(const struct cpu_host *h, struct err *err)
                         return r;
         }
         /* The keeper before may have died in the middle of it. What cannot be set is no reason not to start:
-         * whoever reads an exclusive item hears of it. */
-        (void)spread(h, NULL);
-        (void)exclusive_forget_stale(h, NULL, is_there, NULL);
+         * whoever reads an exclusive item hears of it, and while there are notes it is tried again. */
+        if (spread(h, NULL) == 0)
+                (void)exclusive_forget_stale(h, NULL, is_there, NULL);
         return 0;
 }
 

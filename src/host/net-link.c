@@ -34,6 +34,8 @@ static bool parse(const struct nlmsghdr *h, struct net_link *ret)
         ret->master = u32_of(a[IFLA_MASTER]);
         ret->mtu = u32_of(a[IFLA_MTU]);
         ret->queue_packets = u32_of(a[IFLA_TXQLEN]);
+        if (a[IFLA_ADDRESS] && nla_len(a[IFLA_ADDRESS]) == (int)sizeof(ret->address))
+                memcpy(ret->address, nla_data(a[IFLA_ADDRESS]), sizeof(ret->address));
         if (a[IFLA_LINKINFO] && nla_parse_nested(info, IFLA_INFO_MAX, a[IFLA_LINKINFO], NULL) == 0) {
                 text_of(info[IFLA_INFO_KIND], ret->kind, sizeof(ret->kind));
                 text_of(info[IFLA_INFO_SLAVE_KIND], ret->master_kind, sizeof(ret->master_kind));
@@ -140,6 +142,15 @@ int net_link_enslave(struct net_nl *n, unsigned ifindex, unsigned master, unsign
                 net_nl_put_u32(m, IFLA_MASTER, master);
         }
         return net_nl_ask(n, "enslave the tap", m, NULL, NULL);
+}
+
+int net_link_fix_address(struct net_nl *n, const struct net_link *l)
+{
+        struct ifinfomsg head = {.ifi_family = AF_UNSPEC, .ifi_index = (int)l->ifindex};
+        struct nl_msg *m = net_nl_message(RTM_NEWLINK, 0, &head, sizeof(head));
+        if (m)
+                net_nl_put(m, IFLA_ADDRESS, l->address, sizeof(l->address));
+        return net_nl_ask(n, "fix the address", m, NULL, NULL);
 }
 
 int net_link_remove(struct net_nl *n, unsigned ifindex)

@@ -11,6 +11,7 @@ struct net_link {
         char master_kind[16];
         unsigned ifindex, master, mtu, flags;
         uint32_t queue_packets;
+        uint8_t address[6];
 };
 
 /* -ENODEV: there is none of that name. */
@@ -28,6 +29,8 @@ int net_link_up_ifb(struct net_nl *n, unsigned ifindex, uint32_t queue_packets);
 /* Up, behind the bridge, with its mtu and this address. */
 int net_link_enslave(struct net_nl *n, unsigned ifindex, unsigned master, unsigned mtu,
                      const uint8_t address[6]);
+/* It keeps the address that it has: a bridge no longer takes that of a port. */
+int net_link_fix_address(struct net_nl *n, const struct net_link *l);
 int net_link_remove(struct net_nl *n, unsigned ifindex);
 
 /* A tap that goes with its last descriptor. `name` may be a pattern ("mete-p%d"). -EBUSY: one of that name is

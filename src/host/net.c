@@ -277,18 +277,33 @@ static int start(struct net_host *h, struct net_nl *n, const struct net_link *up
         return r;
 }
 
+/* A VMM can give its tap any address, and a bridge whose own was never set takes the lowest of its ports':
+ * the host would be gone from its network. So it is set to what it is. Not before the uplink is behind it,
+ * whose address it would have missed. */
+static int fix_bridge(const struct net_host *h, struct net_nl *n, struct err *err)
+{
+        struct net_link bridge;
+        if (*h->uplink && !h->is_port)
+                return 0;
+        int r = net_link_find(n, h->bridge, &bridge);
+        if (r == 0)
+                r = net_link_fix_address(n, &bridge);
+        return r < 0 ? net_fail(err, r, h->bridge, "make the bridge keep its address") : 0;
+}
+
 int net_host_start(struct net_host *h, struct err *err)
 {
         struct net_nl n;
         struct net_link uplink;
         int r = net_check_managed(h, err);
-        if (r < 0 || !*h->uplink)
-                return r;
-        if ((r = net_nl_open(&n, err)) < 0)
+        if (r < 0 || (r = net_nl_open(&n, err)) < 0)
                 return r;
         (void)pthread_mutex_lock(&h->lock);
-        r = net_uplink_find(h, &n, &uplink, err);
+        if (*h->uplink)
+                r = net_uplink_find(h, &n, &uplink, err);
         if (r == 0)
+                r = fix_bridge(h, &n, err);
+        if (r == 0 && *h->uplink)
                 r = start(h, &n, &uplink, err);
         (void)pthread_mutex_unlock(&h->lock);
         net_nl_close(&n);
@@ -512,9 +527,8 @@ static int probe_tap(struct net_host *h, struct net_nl *n, const char *name, boo
         h->is_holding_share = r == 0;
         if (r < 0)
                 (void)snprintf(h->fallback, sizeof(h->fallback),
-                               "BPF classifiers cannot be had here (%s): VMs that send are held to their "
-                               "ceilings, but "
-                               "guaranteed nothing against each other",
+                               "VMs that send are guaranteed nothing against each other, only held to "
+                               "ceilings: no BPF (%s)",
                                strerror(-r));
         return 0;
 }

@@ -71,7 +71,8 @@ void net_host_done(struct net_host *h);
 int net_host_renew(struct net_host *h, const struct net_host_options *o, struct err *err);
 /* What VMs and purposes may be guaranteed together. */
 uint64_t net_host_room_bps(const struct net_host *h);
-/* The uplink's queueing discipline, made, or taken over with all that it has. */
+/* The uplink's queueing discipline, made, or taken over with all that it has. From then on the bridge keeps
+ * the address that it has, whatever its ports do. */
 int net_host_start(struct net_host *h, struct err *err);
 /* All of ours goes, also what is not known of; but taps stay with the VMMs that hold them. Continues after a
  * failure, and returns the first. */

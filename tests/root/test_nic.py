@@ -298,6 +298,26 @@ def test_a_tap_that_a_vmm_left_behind(keeper, net):
     assert net.state() == before
 
 
+# Gives its tap the lowest address that there is.
+ADDRESS = """#!/usr/bin/python3 -I
+import fcntl, re, struct, sys, time
+fd = int(re.search("fd=([0-9]+)", sys.argv[-1]).group(1))
+fcntl.ioctl(fd, 0x8924, struct.pack("16sH6s16x", b"", 1, b"\\0\\0\\0\\0\\0\\1"))
+print("done", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_vmm_cannot_change_the_address_of_the_bridge(keeper, net):
+    script = keeper.file("absent", ADDRESS.encode(), 0o755)  # which is among the programs
+    before = net.run("ip", "-o", "link", "show", "br0")
+    hold(keeper, "v", "nic0", 200 * M)
+    keeper.start_vmm("v", [script, "-netdev", "tap,fd=@TAP@"])
+    wait_for("it has another address", lambda: "link/ether 00:00:00:00:00:01" in net.run("ip", "-o", "link", "show", "mete-0"))
+    assert net.run("ip", "-o", "link", "show", "br0") == before
+    keeper.end_vmm("v")
+
+
 def test_a_start_and_the_end_of_its_card_at_once(keeper, net):
     """Whichever is first: never does a VMM get another descriptor than that of its tap, and that is there."""
     before = net.state()
