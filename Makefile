@@ -14,7 +14,7 @@ SECS    ?= 60
 # system: further arguments for pytest
 ARGS    ?=
 
-MESON_TEST = meson test -C $(BUILD) --no-rebuild --print-errorlogs
+MESON_TEST = meson test -C $(BUILD) --no-rebuild --timeout-multiplier 5 --print-errorlogs
 C_FILES    = $(shell find src include fuzz bench tests -name '*.[ch]' -not -path '*/corpus/*')
 
 .PHONY: all release test check system nested bench fuzz format lint cover man docs help clean install
