@@ -48,8 +48,8 @@ static void test_lacking(void)
                 {"make the ifb",      "held by nothing, as this kernel lacks ifb", false},
                 {"make the ingress",  "lacks ingress",                             false},
                 {"make the redirect", "lacks u32 and mirred",                      false},
-                {"load the mark",     "no BPF (",             true },
-                {"make the mark",     "no BPF (",             true }
+                {"load the mark",     "no BPF (",                                  true },
+                {"make the mark",     "no BPF (",                                  true }
         };
         struct net_host h;
         struct err err = {0};

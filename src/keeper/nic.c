@@ -405,7 +405,7 @@ static int read_back(struct nics *n, const char *vm, const char *item, struct ni
  * so did all that no VMM had when a keeper ended. */
 static int make_tap_ready(struct nics *n, const struct nic_record *r, struct err *err)
 {
-        enum net_tap_state state;
+        enum net_tap_state state = NET_TAP_NONE;
         int done = begin(n, err);
         if (done == 0)
                 done = net_tap_look(&n->net, r->tap, &state, err);
