@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 
-from host import ROOT, UID_COUNT, Host, wait_for
+from host import ROOT, UID_COUNT, Host, UnixConnection, wait_for
 from rpc import Client
 
 
@@ -98,21 +98,19 @@ def start_unheard(host):
 
 
 def in_one_turn(host, requests):
-    """What meted answers to requests that it finds waiting all at once, in their order: (status, body)."""
-    answers = [None] * len(requests)
-
-    def ask(i, request):
-        answers[i] = host.http(*request)
-    threads = [threading.Thread(target=ask, args=each) for each in enumerate(requests)]
+    """What meted answers to requests that it finds waiting all at once, wholly sent, in their order: (status, body)."""
+    connections = [UnixConnection(host.socket, 30) for _ in requests]
     os.kill(host.meted.pid, signal.SIGSTOP)
     try:
-        for i, thread in enumerate(threads):
-            thread.start()
-            wait_for("it waits", lambda n=i + 1: waiting(host.socket) >= n)
+        for connection, (method, path, *body) in zip(connections, requests):
+            connection.request(method, path, *map(json.dumps, body))
     finally:
         os.kill(host.meted.pid, signal.SIGCONT)
-    for thread in threads:
-        thread.join(30)
+    answers = []
+    for connection in connections:
+        response = connection.getresponse()
+        answers.append((response.status, response.read().decode()))
+        connection.close()
     return answers
 
 
