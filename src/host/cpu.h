@@ -11,8 +11,10 @@
  *   thread-TID@VM   one placed thread, on its CPUs, with its weight
  *   parked@VM       threads put aside: least weight, on the housekeeping CPUs; never a quota, never frozen
  * An item may have its CPUs exclusively: emulator@VM and parked@VM of all VMs, whenever they are made, leave
- * them out for so long, and no other item gets them. Who is not mete's is not kept off
- * (CPU_OUTSIDE): for that the CPUs would have to be no others' to begin with.
+ * them out for so long, and no other item gets them. An item that has one of them already is not looked for:
+ * the ledger of whoever asks keeps them apart. Who is not mete's is not kept off (CPU_OUTSIDE): for that the
+ * CPUs would have to be no others' to begin with. Where the last housekeeping CPU is taken so by best effort,
+ * the groups go back to all of the housekeeping CPUs, those that others have exclusively among them.
  * Side by side, not nested by VM, because weights compete among siblings only: nested, a vCPU of share 0.9
  * and one of another VM of share 0.1 on the same CPU would get half each. On v2 the whole prefix is
  * one threaded domain, since threads of one process may only be spread within one.
@@ -50,7 +52,7 @@ struct cpu_live {
         struct cpulist cpus; /* empty: not known */
         int share_milli;     /* -1: nothing holds a share */
         bool has_others;     /* threads that it holds in one hierarchy and not in the other */
-        int exclusive;       /* 1: no other thread of a VMM may run there; -1: nothing can say */
+        int exclusive;       /* 1: no thread of a VMM that is in no item may run there; -1: nothing can say */
         pid_t threads[CPU_THREADS_MAX];
         size_t n_threads;
 };
