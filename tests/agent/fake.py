@@ -263,10 +263,14 @@ class World:
 
     def held(self):
         """{file: text} of the one group that the agent holds; None: there is none."""
-        found = [name for name in os.listdir(self.groups) if name.startswith("mete.")]
-        assert len(found) <= 1, found
-        folder = os.path.join(self.groups, found[0]) if found else None
-        return {name: self.get(os.path.join(folder, name)) for name in os.listdir(folder)} if folder else None
+        while True:
+            found = [name for name in os.listdir(self.groups) if name.startswith("mete.")]
+            assert len(found) <= 1, found
+            folder = os.path.join(self.groups, found[0]) if found else None
+            try:
+                return {name: self.get(os.path.join(folder, name)) for name in os.listdir(folder)} if folder else None
+            except FileNotFoundError:
+                pass  # it was taken away while it was looked at
 
     @staticmethod
     def put(path, text):
