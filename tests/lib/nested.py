@@ -9,7 +9,7 @@ NUMA nodes and all of cgroup v2. QEMU on TCG; no root, no KVM.
         vm = n.vm("v", share="0.8")          # boots the payload (tests/payload) at once; it sleeps
         vm.work()
         spinner = n.spin(cpu=vm.cpus(0), group="ordinary")
-        print(n.shares(vm.threads()[0], spinner))
+        print(n.shares(vm.threads()[0], spinner)[0].held)
 
 Inside are the programs of the release build, the distribution's QEMU, busybox, `tc` and `ip` where this machine has
 them (call them by their paths under /usr/bin: the shell prefers its own), and network modules for modprobe. Everything
@@ -33,6 +33,7 @@ import re
 import shlex
 import shutil
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -54,6 +55,14 @@ MODULES = ["veth", "tun", "ifb", "bridge", "sch_htb", "sch_tbf", "sch_ingress", 
 FIRMWARE = ["bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin", "multiboot_dma.bin"]
 LINES = 1  # a PC's third and fourth serial port share their interrupts with the first two: Linux would lose some
 SPEC_CPU = "max,-la57"
+
+
+class Share(collections.namedtuple("Share", "ran held")):
+    """What a thread got: .ran of the time, and .held of the time in which it could have run. A vCPU that waits for its VMM's
+    main loop, for instance, cannot: the first says then what it used, and the second what it was given."""
+
+    def __str__(self):
+        return f"{self.ran:.3f} ({self.held:.3f} of what it wanted)"
 
 
 class NestedError(Exception):
@@ -400,13 +409,17 @@ class NestedHost:
         self.group(group)
         return self.background(f"nested-tool spin {'' if cpu is None else cpu}", group=group)
 
-    def shares(self, *tids, seconds=3):
-        """Of a CPU, what each thread got in that time, by the nested host's own clock: a list in their order."""
-        text = self.check(f"nested-tool shares {int(seconds * 1000)} {' '.join(map(str, tids))}", seconds * 10 + 30)
-        lines = [line.split() for line in text.splitlines()]
-        if lines[0][0] != "wall" or [int(t) for t, _ in lines[1:]] != list(tids):
+    def shares(self, *tids, seconds=1, windows=5):
+        """What each thread got of a CPU, by the nested host's own clock: a Share for each, in their order. Each is the median
+        of that many windows: where the machine underneath has no time for one of its CPUs, whoever is on it is charged."""
+        text = self.check(f"nested-tool shares {int(seconds * 1000)} {windows} {' '.join(map(str, tids))}", seconds * windows * 10 + 30)
+        seen = []
+        for line in text.splitlines():
+            wall, *counts = map(int, line.split())
+            seen.append([(ran / wall, ran / (ran + waited) if ran else 0.0) for ran, waited in zip(counts[::2], counts[1::2])])
+        if len(seen) != windows or any(len(window) != len(tids) for window in seen):
             raise NestedError(f"nested-tool shares: {text}")
-        return [int(ns) / int(lines[0][1]) for _, ns in lines[1:]]
+        return [Share(*map(statistics.median, zip(*of_one))) for of_one in zip(*seen)]
 
     def cgroup_of(self, tid):
         """Path below the root of the hierarchy."""

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-HELD = 0.78
+HELD = 0.75
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def test_an_exclusive_cpu_is_its_vcpus_own(nested, vm):
         vm.work()
         spinners = [nested.spin(cpu, group=f"mete/emulator@{name}") for name in ("v", "w")]
         ours, *others = nested.shares(thread, *spinners)
-        print(f"a share of 1: {ours:.3f}, spinners in emulator groups " + " ".join(f"{s:.4f}" for s in others))
-        assert all(s > 0 for s in others) and where_seen(spinners[0]) == {cpu}
+        print(f"a share of 1: {ours}, spinners in emulator groups " + ", ".join(map(str, others)))
+        assert all(s.ran > 0 for s in others) and where_seen(spinners[0]) == {cpu}
         agent.release("shared")
         agent.wait_until(lambda: vm.group(1) == "mete/parked@v")
         # Exclusively: whoever was there is elsewhere.
@@ -47,8 +47,8 @@ def test_an_exclusive_cpu_is_its_vcpus_own(nested, vm):
         vm.work()
         spinners += [nested.spin(group=f"mete/emulator@{name}") for name in ("v", "w", "late") for _ in range(2)]
         ours, *others = nested.shares(thread, *spinners)
-        print(f"exclusive CPU {cpu}: {ours:.3f}, spinners elsewhere " + " ".join(f"{s:.3f}" for s in others))
-        assert ours > 0.9
+        print(f"exclusive CPU {cpu}: {ours}, spinners elsewhere " + ", ".join(map(str, others)))
+        assert ours.held > 0.9
         for pid in [*spinners, vm.pid(), other.pid(), late.pid()]:
             assert cpu not in expand(may_run_on(pid))
             assert cpu not in where_seen(pid, 10)
@@ -120,12 +120,12 @@ def test_a_leased_vcpu_holds_its_share_and_a_hostile_guest_does_not_keep_it(nest
         vm.work()
         spinner = nested.spin(cpu)
         share, competing = nested.shares(thread, spinner)
-        print(f"leased {share:.3f}, the spinner {competing:.3f}")
-        assert share / (share + competing) >= HELD and competing > 0
+        print(f"leased {share}, the spinner {competing}")
+        assert share.held >= HELD and competing.ran > 0
         agent.release("lease")
         agent.wait_until(lambda: vm.group(1) == "mete/parked@v")
         # The agent said that it is off line, but the guest goes on with it. Others have the CPUs now.
         spinners = [spinner] + [nested.spin(str(i)) for i in range(nested.smp) if str(i) != cpu]
         base, kept, *others = nested.shares(vm.threads()[0], thread, *spinners)
-        print(f"base vCPU {base:.3f}, given back {kept:.3f}, spinners " + " ".join(f"{s:.3f}" for s in others))
-        assert base >= 0.2 and kept < HELD
+        print(f"base vCPU {base}, given back {kept}, spinners " + ", ".join(map(str, others)))
+        assert base.held >= 0.2 and kept.held < HELD

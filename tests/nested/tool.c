@@ -2,7 +2,7 @@
 /* What the tests need in the nested host and a shell cannot do. Static: it brings its libc along.
  *
  *     nested-tool spin [CPU]         uses a CPU up, that one if it is given
- *     nested-tool shares MS TID...   "TID NS" of CPU time each got meanwhile, after a line "wall NS"
+ *     nested-tool shares MS WINDOWS TID...   "TID NS" of CPU time each got meanwhile, after a line "wall NS"
  *     nested-tool join TTY SOCKET    bytes between a serial line and a Unix socket, until either ends */
 #include <errno.h>
 #include <fcntl.h>
@@ -45,38 +45,49 @@ static long long now_ns(void)
         return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-/* The scheduler's own count, to the nanosecond; utime is rounded to ticks. */
-static long long cpu_ns(const char *tid)
+struct count {
+        long long ran_ns, waited_ns;
+};
+
+/* The scheduler's own count, to the nanosecond: time on a CPU, and time in which it could have run and had
+ * none. */
+static struct count count_of(const char *tid)
 {
-        char path[64], text[128];
+        char path[64], text[128], *rest;
         (void)snprintf(path, sizeof(path), "/proc/%.20s/schedstat", tid);
         FILE *f = fopen(path, "re");
         if (f == NULL || fgets(text, sizeof(text), f) == NULL)
                 die(path);
         (void)fclose(f);
-        return strtoll(text, NULL, 10);
+        long long ran_ns = strtoll(text, &rest, 10);
+        return (struct count){ran_ns, strtoll(rest, NULL, 10)};
 }
 
-static int shares(const char *ms, char **tids, int n)
+/* Windows one behind the other, each a line: its length, then what each thread ran and waited. */
+static int shares(const char *ms, const char *windows, char **tids, int n)
 {
-        long long before[THREADS_MAX], after[THREADS_MAX];
+        struct count before[THREADS_MAX], after[THREADS_MAX];
         long wait_ms = strtol(ms, NULL, 10);
-        struct timespec pause = {wait_ms / 1000, wait_ms % 1000 * 1000000};
         if (n > THREADS_MAX) {
                 errno = E2BIG;
                 die("threads");
         }
-        long long began_ns = now_ns();
-        for (int i = 0; i < n; i++)
-                before[i] = cpu_ns(tids[i]);
-        while (nanosleep(&pause, &pause) < 0 && errno == EINTR)
-                ;
-        long long wall_ns = now_ns() - began_ns;
-        for (int i = 0; i < n; i++)
-                after[i] = cpu_ns(tids[i]);
-        (void)printf("wall %lld\n", wall_ns);
-        for (int i = 0; i < n; i++)
-                (void)printf("%s %lld\n", tids[i], after[i] - before[i]);
+        for (long left = strtol(windows, NULL, 10); left > 0; left--) {
+                struct timespec pause = {wait_ms / 1000, wait_ms % 1000 * 1000000};
+                long long began_ns = now_ns();
+                for (int i = 0; i < n; i++)
+                        before[i] = count_of(tids[i]);
+                while (nanosleep(&pause, &pause) < 0 && errno == EINTR)
+                        ;
+                long long wall_ns = now_ns() - began_ns;
+                for (int i = 0; i < n; i++)
+                        after[i] = count_of(tids[i]);
+                (void)printf("%lld", wall_ns);
+                for (int i = 0; i < n; i++)
+                        (void)printf(" %lld %lld", after[i].ran_ns - before[i].ran_ns,
+                                     after[i].waited_ns - before[i].waited_ns);
+                (void)printf("\n");
+        }
         return 0;
 }
 
@@ -124,10 +135,10 @@ int main(int argc, char **argv)
 {
         if (argc >= 2 && strcmp(argv[1], "spin") == 0)
                 return spin(argv[2]);
-        if (argc >= 4 && strcmp(argv[1], "shares") == 0)
-                return shares(argv[2], argv + 3, argc - 3);
+        if (argc >= 5 && strcmp(argv[1], "shares") == 0)
+                return shares(argv[2], argv[3], argv + 4, argc - 4);
         if (argc == 4 && strcmp(argv[1], "join") == 0)
                 return join(argv[2], argv[3]);
         errno = EINVAL;
-        die("spin [CPU] | shares MS TID... | join TTY SOCKET");
+        die("spin [CPU] | shares MS WINDOWS TID... | join TTY SOCKET");
 }
