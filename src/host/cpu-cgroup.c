@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Both kinds of control groups through one set of functions: v1 is two trees of which one decides about
- * weights and the other about sets, v2 is one that does both and whose groups must be made threaded.
+/* The VMs and items of both kinds of control groups; how a group is made is cpu-group.c's.
  *
  * Threads: everything but the prefix is one VM's, and whoever changes the groups of a VM holds that VM's
  * lock. So no sweep removes a group that another thread has just made and not yet entered. The CPUs of
@@ -18,8 +17,9 @@
 #include <unistd.h>
 #include "base/str.h"
 #include "host/cpu-exclusive.h"
+#include "host/cpu-group.h"
 
-enum { GROUP_NAME = 96, V1_SHARES_MAX = 262144, V2_WEIGHT_MAX = 10000 };
+enum { V1_SHARES_MAX = 262144, V2_WEIGHT_MAX = 10000 };
 
 /* VMs share these by a hash of their names. */
 #define LOCK    PTHREAD_MUTEX_INITIALIZER
@@ -42,206 +42,10 @@ static pthread_mutex_t *lock(const char *vm)
         return m;
 }
 
-static bool is_v2(const struct cpu_host *h)
+static const char *name_of_thread(char buf[CPU_GROUP_NAME], pid_t tid, const char *vm)
 {
-        return h->id == CPU_CGROUP_V2;
-}
-
-static const char *threads_file(const struct cpu_host *h)
-{
-        return is_v2(h) ? "cgroup.threads" : "tasks";
-}
-
-/* Lengths are bounded: root, prefix and group together stay below CGROUPFS_PATH. */
-static const char *path_of(const struct cpu_host *h, size_t tree, const char *group, char buf[CGROUPFS_PATH])
-{
-        _Static_assert(CGROUPFS_ROOT + CPU_PREFIX_SIZE + GROUP_NAME + 48 < CGROUPFS_PATH,
-                       "names of files fit too");
-        (void)snprintf(buf, CGROUPFS_PATH, "%s/%s%s%s", h->tree[tree].root, h->prefix, *group ? "/" : "",
-                       group);
+        (void)snprintf(buf, CPU_GROUP_NAME, "thread-%d@%s", (int)tid, vm);
         return buf;
-}
-
-static int write_number(const struct cpu_host *h, const char *dir, const char *file, long value,
-                        struct err *err)
-{
-        char text[24], taken[24];
-        (void)snprintf(text, sizeof(text), "%ld", value);
-        int r = cgroupfs_write(dir, file, text, h->is_fake, err);
-        if (r < 0 || (r = cgroupfs_read(dir, file, taken, sizeof(taken), err)) < 0)
-                return r;
-        if (strcmp(text, taken) != 0)
-                return err_set(err, REASON_INTERNAL, EIO, "%s/%s: wrote %s, the kernel took %s", dir, file,
-                               text, taken);
-        return 0;
-}
-
-static int read_set(const char *dir, const char *file, struct cpulist *ret, struct err *err)
-{
-        char text[CPULIST_TEXT];
-        int r = cgroupfs_read(dir, file, text, sizeof(text), err);
-        return r < 0 ? r : cpulist_parse(text, ret, err);
-}
-
-static int write_set(const struct cpu_host *h, const char *dir, const struct cpulist *set, struct err *err)
-{
-        char text[CPULIST_TEXT];
-        struct cpulist taken;
-        int r = cgroupfs_write(dir, "cpuset.cpus", cpulist_print(set, text), h->is_fake, err);
-        if (r < 0 || (r = read_set(dir, "cpuset.cpus", &taken, err)) < 0)
-                return r;
-        /* What is effective can be less: a CPU that went off line, or a parent that has fewer. */
-        if (!h->is_fake && (r = read_set(dir, is_v2(h) ? "cpuset.cpus.effective" : "cpuset.effective_cpus",
-                                         &taken, err)) < 0)
-                return r;
-        if (!cpulist_is_equal(set, &taken)) {
-                char got[CPULIST_TEXT];
-                return err_set(err, REASON_INTERNAL, EIO,
-                               "%s/cpuset.cpus: wrote %.60s, the kernel took %.60s", dir, text,
-                               cpulist_print(&taken, got));
-        }
-        return 0;
-}
-
-/* v1: a new group has no memory nodes, and nothing may enter before it has some. */
-static int inherit_mems(const struct cpu_host *h, const char *parent, const char *dir, struct err *err)
-{
-        char text[CPULIST_TEXT], have[CPULIST_TEXT];
-        int r = cgroupfs_read(parent, "cpuset.mems", text, sizeof(text), err);
-        if (r < 0)
-                return r;
-        if (cgroupfs_read(dir, "cpuset.mems", have, sizeof(have), NULL) == 0 && *have)
-                return 0;
-        return cgroupfs_write(dir, "cpuset.mems", text, h->is_fake, err);
-}
-
-static int make_threaded(const struct cpu_host *h, const char *dir, struct err *err)
-{
-        char type[32];
-        (void)cgroupfs_read(dir, "cgroup.type", type, sizeof(type), NULL);
-        if (strcmp(type, "threaded") == 0)
-                return 0;
-        int r = cgroupfs_write(dir, "cgroup.type", "threaded", h->is_fake, err);
-        if (r < 0 || (r = cgroupfs_read(dir, "cgroup.type", type, sizeof(type), err)) < 0)
-                return r;
-        if (strcmp(type, "threaded") != 0)
-                return err_set(err, REASON_INTERNAL, EIO, "%s: is \"%s\", not threaded", dir, type);
-        return 0;
-}
-
-static int group_make(const struct cpu_host *h, const char *group, const struct cpulist *cpus, long weight,
-                      struct err *err)
-{
-        for (size_t i = 0; i < h->n_trees; i++) {
-                char parent[CGROUPFS_PATH], dir[CGROUPFS_PATH];
-                (void)path_of(h, i, "", parent);
-                int r = cgroupfs_make(path_of(h, i, group, dir), err);
-                if (r == 0 && is_v2(h))
-                        r = make_threaded(h, dir, err);
-                if (r == 0 && h->tree[i].sets && !is_v2(h))
-                        r = inherit_mems(h, parent, dir, err);
-                if (r == 0 && h->tree[i].sets)
-                        r = write_set(h, dir, cpus, err);
-                if (r == 0 && h->tree[i].weights)
-                        r = write_number(h, dir, is_v2(h) ? "cpu.weight" : "cpu.shares", weight, err);
-                if (r < 0)
-                        return r;
-        }
-        return 0;
-}
-
-/* With all threads through cgroup.procs, or one alone. */
-static int tree_enter(const struct cpu_host *h, size_t tree, const char *group, pid_t id, bool is_process,
-                      struct err *err)
-{
-        char text[16], dir[CGROUPFS_PATH];
-        (void)snprintf(text, sizeof(text), "%d\n", (int)id);
-        (void)path_of(h, tree, group, dir);
-        const char *file = is_process && !h->is_fake ? "cgroup.procs" : threads_file(h);
-        int r = cgroupfs_write(dir, file, text, h->is_fake, err);
-        if (r < 0)
-                return r == -ESRCH ? err_set(err, REASON_NOT_FOUND, ESRCH, "there is no thread %d", (int)id)
-                                   : r;
-        r = cgroupfs_lists(dir, threads_file(h), id, err);
-        if (r == 0)
-                r = err_set(err, REASON_INTERNAL, EIO, "%s: thread %d did not enter", dir, (int)id);
-        return r < 0 ? r : 0;
-}
-
-static int group_enter(const struct cpu_host *h, const char *group, pid_t id, bool is_process,
-                       struct err *err)
-{
-        int r = 0;
-        for (size_t i = 0; r == 0 && i < h->n_trees; i++)
-                r = tree_enter(h, i, group, id, is_process, err);
-        return r;
-}
-
-static void group_drop(const struct cpu_host *h, const char *group)
-{
-        char dir[CGROUPFS_PATH];
-        for (size_t i = 0; i < h->n_trees; i++)
-                (void)cgroupfs_remove(path_of(h, i, group, dir), h->is_fake, NULL);
-}
-
-/* The name of a group of a VM, where it is one that is not an item's. */
-static bool is_own(const char *group)
-{
-        return strncmp(group, "emulator@", 9) == 0 || strncmp(group, "parked@", 7) == 0 ||
-               strncmp(group, "thread-", 7) == 0;
-}
-
-static bool is_of(const char *group, const char *vm)
-{
-        const char *at = strchr(group, '@');
-        return at && strcmp(at + 1, vm) == 0 && strlen(group) < GROUP_NAME;
-}
-
-/* Removes those groups of a VM that are empty; what is in use stays. The first error is returned. `keep`: it
- * and the VMM's own group are left alone, for after a move; "" where there is no other. */
-static int sweep(const struct cpu_host *h, const char *vm, enum cpu_removal removal, const char *keep,
-                 struct err *err)
-{
-        int first = 0;
-        for (size_t i = 0; i < h->n_trees; i++) {
-                char dir[CGROUPFS_PATH], group[CGROUPFS_PATH];
-                DIR *d = opendir(path_of(h, i, "", dir));
-                if (!d)
-                        continue; /* nothing was made yet */
-                for (struct dirent *e; (e = readdir(d));) {
-                        if (!is_of(e->d_name, vm) || (removal != CPU_REMOVE_ALL && !is_own(e->d_name)) ||
-                            (keep &&
-                             (strcmp(e->d_name, keep) == 0 || strncmp(e->d_name, "emulator@", 9) == 0)))
-                                continue;
-                        int r = cgroupfs_remove(path_of(h, i, e->d_name, group), h->is_fake,
-                                                first ? NULL : err);
-                        if (r < 0 && first == 0)
-                                first = r;
-                }
-                (void)closedir(d);
-        }
-        return first;
-}
-
-static const char *name_of(char buf[GROUP_NAME], const char *role, const char *vm)
-{
-        (void)snprintf(buf, GROUP_NAME, "%s@%s", role, vm);
-        return buf;
-}
-
-static const char *name_of_thread(char buf[GROUP_NAME], pid_t tid, const char *vm)
-{
-        (void)snprintf(buf, GROUP_NAME, "thread-%d@%s", (int)tid, vm);
-        return buf;
-}
-
-static bool is_there(const struct cpu_host *h, const char *group)
-{
-        char dir[CGROUPFS_PATH];
-        for (size_t i = 0; i < h->n_trees; i++)
-                if (access(path_of(h, i, group, dir), F_OK) < 0)
-                        return false;
-        return true;
 }
 
 /* ---- what is exclusive, and where all else may run ---- */
@@ -251,7 +55,7 @@ static bool is_there(const struct cpu_host *h, const char *group)
 static int find_shared(const struct cpu_host *h, struct cpulist *ret, struct err *err)
 {
         struct cpulist taken = {0}, left = h->housekeeping;
-        int r = exclusive_cpus(h, NULL, is_there, &taken, err);
+        int r = exclusive_cpus(h, NULL, cpu_group_is_there, &taken, err);
         if (r < 0)
                 return r;
         cpulist_remove(&left, &taken);
@@ -273,11 +77,11 @@ static int each_shared(const struct cpu_host *h,
         int r = 0;
         for (size_t i = 0; i < h->n_trees && r == 0; i++) {
                 char prefix[CGROUPFS_PATH], dir[CGROUPFS_PATH];
-                DIR *d = h->tree[i].sets ? opendir(path_of(h, i, "", prefix)) : NULL;
+                DIR *d = h->tree[i].sets ? opendir(cpu_group_path(h, i, "", prefix)) : NULL;
                 for (struct dirent *e; d && r == 0 && (e = readdir(d));) {
-                        if (!is_shared_group(e->d_name) || strlen(e->d_name) >= GROUP_NAME)
+                        if (!is_shared_group(e->d_name) || strlen(e->d_name) >= CPU_GROUP_NAME)
                                 continue;
-                        r = fn(h, path_of(h, i, e->d_name, dir), set, err);
+                        r = fn(h, cpu_group_path(h, i, e->d_name, dir), set, err);
                         if (r < 0 && access(dir, F_OK) < 0)
                                 r = 0; /* its VM went meanwhile */
                 }
@@ -290,8 +94,8 @@ static int each_shared(const struct cpu_host *h,
 static int set_shared(const struct cpu_host *h, const char *dir, const struct cpulist *set, struct err *err)
 {
         struct cpulist have = {0};
-        (void)read_set(dir, "cpuset.cpus", &have, NULL);
-        return cpulist_is_equal(set, &have) ? 0 : write_set(h, dir, set, err);
+        (void)cpu_group_read_set(dir, "cpuset.cpus", &have, NULL);
+        return cpulist_is_equal(set, &have) ? 0 : cpu_group_write_set(h, dir, set, err);
 }
 
 /* All of them follow what is exclusive now. */
@@ -305,17 +109,17 @@ static int spread(const struct cpu_host *h, struct err *err)
 static int is_taken(const struct cpu_host *h, const char *dir, const struct cpulist *set, struct err *err)
 {
         struct cpulist have = {0};
-        const char *file = h->is_fake ? "cpuset.cpus"
-                           : is_v2(h) ? "cpuset.cpus.effective"
-                                      : "cpuset.effective_cpus";
-        int r = read_set(dir, file, &have, err);
+        const char *file = h->is_fake           ? "cpuset.cpus"
+                           : cpu_group_is_v2(h) ? "cpuset.cpus.effective"
+                                                : "cpuset.effective_cpus";
+        int r = cpu_group_read_set(dir, file, &have, err);
         return r < 0 ? r : cpulist_has_common(set, &have);
 }
 
 static bool has_room_for_others(const struct cpu_host *h)
 {
         struct cpulist taken = {0}, left = h->housekeeping;
-        (void)exclusive_cpus(h, NULL, is_there, &taken, NULL);
+        (void)exclusive_cpus(h, NULL, cpu_group_is_there, &taken, NULL);
         cpulist_remove(&left, &taken);
         return cpulist_count(&left) > 0;
 }
@@ -342,7 +146,7 @@ static int check_exclusive(const struct cpu_host *h, const char *group, const st
 {
         char text[CPULIST_TEXT];
         struct cpulist taken = {0}, left = h->housekeeping;
-        int r = exclusive_cpus(h, group, is_there, &taken, err);
+        int r = exclusive_cpus(h, group, cpu_group_is_there, &taken, err);
         if (r < 0)
                 return r;
         if (cpulist_has_common(cpus, &taken))
@@ -383,9 +187,9 @@ static int note_exclusive(const struct cpu_host *h, const char *group, const str
 static int free_exclusive(const struct cpu_host *h, const char *vm, struct err *err)
 {
         (void)pthread_mutex_lock(&sharing);
-        int r = exclusive_count_stale(h, vm, is_there, err);
+        int r = exclusive_count_stale(h, vm, cpu_group_is_there, err);
         if (r > 0 && (r = spread(h, err)) == 0) /* first: while there are notes it is tried again */
-                r = exclusive_forget_stale(h, vm, is_there, err);
+                r = exclusive_forget_stale(h, vm, cpu_group_is_there, err);
         (void)pthread_mutex_unlock(&sharing);
         return r;
 }
@@ -408,11 +212,11 @@ static int hand_down(const struct cpu_host *h, const char *dir, struct err *err)
 static int widen(const struct cpu_host *h, const char *dir, const struct cpulist *set, struct err *err)
 {
         struct cpulist have = {0};
-        (void)read_set(dir, "cpuset.cpus", &have, NULL);
+        (void)cpu_group_read_set(dir, "cpuset.cpus", &have, NULL);
         if (cpulist_count(&have) > 0 && cpulist_is_within(set, &have))
                 return 0;
         cpulist_join(&have, set);
-        return write_set(h, dir, &have, err);
+        return cpu_group_write_set(h, dir, &have, err);
 }
 
 static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, const struct cpulist *all,
@@ -425,25 +229,25 @@ static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, con
                 int n = slash ? (int)(slash - h->prefix) : (int)strlen(h->prefix);
                 (void)snprintf(parent, sizeof(parent), "%s", dir);
                 (void)snprintf(dir, sizeof(dir), "%s/%.*s", tree->root, n, h->prefix);
-                int r = is_v2(h) ? hand_down(h, parent, err) : 0;
+                int r = cpu_group_is_v2(h) ? hand_down(h, parent, err) : 0;
                 if (r == 0)
                         r = cgroupfs_make(dir, err);
-                if (r == 0 && tree->sets && !is_v2(h))
-                        r = inherit_mems(h, parent, dir, err);
+                if (r == 0 && tree->sets && !cpu_group_is_v2(h))
+                        r = cpu_group_inherit_mems(h, parent, dir, err);
                 if (r == 0 && tree->sets)
                         r = widen(h, dir, all, err);
                 if (r < 0)
                         return r;
         }
         if (tree->weights) {
-                long n = (long)cpulist_count(all), most = is_v2(h) ? V2_WEIGHT_MAX : V1_SHARES_MAX;
-                long weight = (is_v2(h) ? 100L : 1024L) * 99 * n;
-                int r = write_number(h, dir, is_v2(h) ? "cpu.weight" : "cpu.shares",
-                                     weight < most ? weight : most, err);
+                long n = (long)cpulist_count(all), most = cpu_group_is_v2(h) ? V2_WEIGHT_MAX : V1_SHARES_MAX;
+                long weight = (cpu_group_is_v2(h) ? 100L : 1024L) * 99 * n;
+                int r = cpu_group_write(h, dir, cpu_group_is_v2(h) ? "cpu.weight" : "cpu.shares",
+                                        weight < most ? weight : most, err);
                 if (r < 0)
                         return r;
         }
-        return is_v2(h) ? hand_down(h, dir, err) : 0;
+        return cpu_group_is_v2(h) ? hand_down(h, dir, err) : 0;
 }
 
 static int start(const struct cpu_host *h, struct err *err)
@@ -458,7 +262,7 @@ static int start(const struct cpu_host *h, struct err *err)
         /* The keeper before may have died in the middle of it. What cannot be set is no reason not to start:
          * whoever reads an exclusive item hears of it, and while there are notes it is tried again. */
         if (spread(h, NULL) == 0)
-                (void)exclusive_forget_stale(h, NULL, is_there, NULL);
+                (void)exclusive_forget_stale(h, NULL, cpu_group_is_there, NULL);
         return 0;
 }
 
@@ -468,7 +272,7 @@ static void finish(const struct cpu_host *h)
         for (size_t i = 0; i < h->n_trees; i++) {
                 char dir[CGROUPFS_PATH];
                 size_t root = strlen(h->tree[i].root);
-                (void)path_of(h, i, "", dir);
+                (void)cpu_group_path(h, i, "", dir);
                 while (strlen(dir) > root && cgroupfs_remove(dir, h->is_fake, NULL) == 0)
                         *strrchr(dir, '/') = '\0';
         }
@@ -478,14 +282,14 @@ static void finish(const struct cpu_host *h)
 
 static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
 {
-        char group[GROUP_NAME];
+        char group[CPU_GROUP_NAME];
         struct cpulist shared;
         pthread_mutex_t *m = lock(vm);
         (void)pthread_mutex_lock(&sharing);
         int r = find_shared(h, &shared, err);
         if (r == 0)
-                r = group_make(h, name_of(group, "emulator", vm), &shared,
-                               (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
+                r = cpu_group_make(h, cpu_group_name(group, "emulator", vm), &shared,
+                                   (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
         (void)pthread_mutex_unlock(&sharing);
         (void)pthread_mutex_unlock(m);
         return r;
@@ -493,114 +297,27 @@ static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
 
 static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct err *err)
 {
-        char group[GROUP_NAME];
-        return group_enter(h, name_of(group, "emulator", vm), pid, true, err);
-}
-
-/* How a group is set, so that a change that fails can be taken back. */
-struct setting {
-        bool is_known; /* it is there, wholly */
-        struct cpulist cpus;
-        long weight;
-};
-
-static int read_setting(const struct cpu_host *h, const char *group, bool is_effective, struct setting *ret,
-                        struct err *err)
-{
-        struct setting s = {.is_known = true};
-        const char *set = !is_effective || h->is_fake ? "cpuset.cpus"
-                          : is_v2(h)                  ? "cpuset.cpus.effective"
-                                                      : "cpuset.effective_cpus";
-        for (size_t i = 0; i < h->n_trees; i++) {
-                char dir[CGROUPFS_PATH], text[24];
-                int r = 0;
-                (void)path_of(h, i, group, dir);
-                if (h->tree[i].sets)
-                        r = read_set(dir, set, &s.cpus, err);
-                if (r == 0 && h->tree[i].weights) {
-                        r = cgroupfs_read(dir, is_v2(h) ? "cpu.weight" : "cpu.shares", text, sizeof(text),
-                                          err);
-                        s.weight = strtol(text, NULL, 10);
-                        if (r == 0 && s.weight <= 0)
-                                r = err_set(err, REASON_INTERNAL, EPROTO, "%s: \"%s\" is no weight", dir,
-                                            text);
-                }
-                if (r < 0)
-                        return r;
-        }
-        *ret = s;
-        return 0;
-}
-
-/* Threads in it stay in it. */
-static void put_back(const struct cpu_host *h, const char *group, const struct setting *before)
-{
-        if (before->is_known)
-                (void)group_make(h, group, &before->cpus, before->weight, NULL);
-        else
-                group_drop(h, group);
-}
-
-/* All or nothing. */
-static int group_set(const struct cpu_host *h, const char *group, const struct cpulist *cpus, long weight,
-                     struct setting *ret_before, struct err *err)
-{
-        *ret_before = (struct setting){.is_known = false};
-        (void)read_setting(h, group, false, ret_before, NULL);
-        int r = group_make(h, group, cpus, weight, err);
-        if (r < 0)
-                put_back(h, group, ret_before);
-        return r;
-}
-
-/* Which group of its VM a thread is in, in one tree. */
-static void find_group(const struct cpu_host *h, size_t tree, const char *vm, pid_t tid, char ret[GROUP_NAME])
-{
-        char dir[CGROUPFS_PATH], group[CGROUPFS_PATH];
-        bool is_found = false;
-        DIR *d = opendir(path_of(h, tree, "", dir));
-        for (struct dirent *e; d && !is_found && (e = readdir(d));)
-                if (is_of(e->d_name, vm) &&
-                    cgroupfs_lists(path_of(h, tree, e->d_name, group), threads_file(h), tid, NULL) == 1) {
-                        (void)snprintf(ret, GROUP_NAME, "%s", e->d_name);
-                        is_found = true;
-                }
-        if (d)
-                (void)closedir(d);
-        if (!is_found)
-                (void)name_of(ret, "emulator", vm);
-}
-
-/* Into a group that is there; where that fails it is where it was before. */
-static int move(const struct cpu_host *h, const char *vm, const char *group, pid_t tid, struct err *err)
-{
-        char before[ARRAY_N(h->tree)][GROUP_NAME];
-        for (size_t i = 0; i < h->n_trees; i++)
-                find_group(h, i, vm, tid, before[i]);
-        int r = group_enter(h, group, tid, false, err);
-        for (size_t i = 0; r < 0 && i < h->n_trees; i++)
-                if (strcmp(before[i], group) != 0)
-                        (void)tree_enter(h, i, before[i], tid, false, NULL);
-        return r;
+        char group[CPU_GROUP_NAME];
+        return cpu_group_enter(h, cpu_group_name(group, "emulator", vm), pid, true, err);
 }
 
 /* Into a group made for it. The VM's lock is held. */
 static int set_and_move(const struct cpu_host *h, const char *vm, const char *group, pid_t tid,
                         const struct cpulist *cpus, long weight, struct err *err)
 {
-        struct setting before;
-        int r = group_set(h, group, cpus, weight, &before, err);
-        if (r == 0 && (r = move(h, vm, group, tid, err)) < 0)
-                put_back(h, group, &before);
+        struct cpu_group_setting before;
+        int r = cpu_group_set(h, group, cpus, weight, &before, err);
+        if (r == 0 && (r = cpu_group_move(h, vm, group, tid, err)) < 0)
+                cpu_group_put_back(h, group, &before);
         if (r == 0)
-                (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
+                (void)cpu_group_sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
         return r;
 }
 
 static int place(const struct cpu_host *h, const char *vm, pid_t tid, const struct cpulist *cpus,
                  int share_milli, struct err *err)
 {
-        char group[GROUP_NAME];
+        char group[CPU_GROUP_NAME];
         int r = cpu_host_check_place(h, cpus, share_milli, err);
         if (r < 0)
                 return r;
@@ -617,13 +334,14 @@ static int place(const struct cpu_host *h, const char *vm, pid_t tid, const stru
 /* Taking a group back that could not be entered sets it, too: so all of it is one turn. */
 static int park(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err)
 {
-        char group[GROUP_NAME];
+        char group[CPU_GROUP_NAME];
         struct cpulist shared;
         pthread_mutex_t *m = lock(vm);
         (void)pthread_mutex_lock(&sharing);
         int r = find_shared(h, &shared, err);
         if (r == 0)
-                r = set_and_move(h, vm, name_of(group, "parked", vm), tid, &shared, is_v2(h) ? 1 : 2, err);
+                r = set_and_move(h, vm, cpu_group_name(group, "parked", vm), tid, &shared,
+                                 cpu_group_is_v2(h) ? 1 : 2, err);
         (void)pthread_mutex_unlock(&sharing);
         (void)pthread_mutex_unlock(m);
         return r;
@@ -642,7 +360,7 @@ static int check_room(const struct cpu_host *h, struct err *err)
         for (size_t i = 0; i < h->n_trees; i++) {
                 char dir[CGROUPFS_PATH];
                 struct stat st;
-                if (stat(path_of(h, i, "", dir), &st) == 0 && st.st_nlink >= h->groups_max + 2)
+                if (stat(cpu_group_path(h, i, "", dir), &st) == 0 && st.st_nlink >= h->groups_max + 2)
                         return err_set(err, REASON_BUSY, EBUSY, "%s has %ju groups already", dir,
                                        (uintmax_t)st.st_nlink - 2);
         }
@@ -652,21 +370,21 @@ static int check_room(const struct cpu_host *h, struct err *err)
 static int hold(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
                 int share_milli, bool is_exclusive, struct err *err)
 {
-        char group[GROUP_NAME];
-        struct setting before;
+        char group[CPU_GROUP_NAME];
+        struct cpu_group_setting before;
         int r = cpu_host_check_place(h, cpus, share_milli, err);
         if (r < 0)
                 return r;
         pthread_mutex_t *m = lock(vm);
-        if (!is_there(h, name_of(group, item, vm)))
+        if (!cpu_group_is_there(h, cpu_group_name(group, item, vm)))
                 r = check_room(h, err);
         (void)pthread_mutex_lock(&sharing);
         if (r == 0)
                 r = check_exclusive(h, group, cpus, is_exclusive, err);
         if (r == 0)
-                r = group_set(h, group, cpus, CPU_WEIGHT_FACTOR * (long)share_milli, &before, err);
+                r = cpu_group_set(h, group, cpus, CPU_WEIGHT_FACTOR * (long)share_milli, &before, err);
         if (r == 0 && (r = note_exclusive(h, group, cpus, is_exclusive, err)) < 0)
-                put_back(h, group, &before);
+                cpu_group_put_back(h, group, &before);
         (void)pthread_mutex_unlock(&sharing);
         (void)pthread_mutex_unlock(m);
         return r;
@@ -708,8 +426,9 @@ static void group_of(const struct cpu_host *h, const struct cpu_tree *tree, long
                 if (!at)
                         continue;
                 *at = '\0';
-                bool is_it = is_v2(h) ? strcmp(line, "0:") == 0
-                                      : cgroupfs_has_word(controllers + 1, tree->weights ? "cpu" : "cpuset");
+                bool is_it = cpu_group_is_v2(h)
+                                     ? strcmp(line, "0:") == 0
+                                     : cgroupfs_has_word(controllers + 1, tree->weights ? "cpu" : "cpuset");
                 int n = is_it ? snprintf(path, sizeof(path), "%s%s", tree->root, at + 1) : 0;
                 if (n > 0 && n < CGROUPFS_PATH && access(path, F_OK) == 0)
                         (void)snprintf(ret, CGROUPFS_PATH, "%s", path);
@@ -720,13 +439,13 @@ static void group_of(const struct cpu_host *h, const struct cpu_tree *tree, long
  * born. */
 static void evict(const struct cpu_host *h, const char *vm, const char *group, pid_t tid)
 {
-        char emulator[GROUP_NAME];
+        char emulator[CPU_GROUP_NAME];
         long parent, own = process_of(tid, &parent);
-        (void)name_of(emulator, "emulator", vm);
+        (void)cpu_group_name(emulator, "emulator", vm);
         for (size_t i = 0; i < h->n_trees; i++) {
                 char dir[CGROUPFS_PATH], home[CGROUPFS_PATH], text[CPU_THREADS_MAX * 12], *save;
-                (void)path_of(h, i, group, dir);
-                if (cgroupfs_read(dir, threads_file(h), text, sizeof(text), NULL) < 0)
+                (void)cpu_group_path(h, i, group, dir);
+                if (cgroupfs_read(dir, cpu_group_threads(h), text, sizeof(text), NULL) < 0)
                         continue;
                 char *last = strrchr(text, '\n');
                 if (last && strlen(text) == sizeof(text) - 1)
@@ -736,24 +455,25 @@ static void evict(const struct cpu_host *h, const char *vm, const char *group, p
                         if (other <= 0 || other == tid)
                                 continue;
                         if (own > 0 && process_of((pid_t)other, &parent) == own)
-                                (void)path_of(h, i, emulator, home);
+                                (void)cpu_group_path(h, i, emulator, home);
                         else
                                 group_of(h, &h->tree[i], heir_of((pid_t)other), home);
-                        (void)cgroupfs_write(home, threads_file(h), line, h->is_fake, NULL);
+                        (void)cgroupfs_write(home, cpu_group_threads(h), line, h->is_fake, NULL);
                 }
         }
 }
 
 static int bind(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err)
 {
-        char group[GROUP_NAME];
+        char group[CPU_GROUP_NAME];
         pthread_mutex_t *m = lock(vm);
-        int r = is_there(h, name_of(group, item, vm)) ? move(h, vm, group, tid, err)
-                                                      : not_there(vm, item, err);
+        int r = cpu_group_is_there(h, cpu_group_name(group, item, vm))
+                        ? cpu_group_move(h, vm, group, tid, err)
+                        : not_there(vm, item, err);
         if (r == 0)
                 evict(h, vm, group, tid);
         if (r == 0)
-                (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
+                (void)cpu_group_sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
         (void)pthread_mutex_unlock(m);
         return r;
 }
@@ -763,8 +483,8 @@ static int check_empty(const struct cpu_host *h, const char *group, struct err *
 {
         for (size_t i = 0; i < h->n_trees; i++) {
                 char dir[CGROUPFS_PATH], text[16];
-                if (cgroupfs_read(path_of(h, i, group, dir), threads_file(h), text, sizeof(text), NULL) ==
-                            0 &&
+                if (cgroupfs_read(cpu_group_path(h, i, group, dir), cpu_group_threads(h), text, sizeof(text),
+                                  NULL) == 0 &&
                     *text)
                         return err_set(err, REASON_BUSY, EBUSY, "%s: thread %ld is in it still", group,
                                        strtol(text, NULL, 10));
@@ -774,16 +494,16 @@ static int check_empty(const struct cpu_host *h, const char *group, struct err *
 
 static int let_go(const struct cpu_host *h, const char *vm, const char *item, struct err *err)
 {
-        char group[GROUP_NAME], dir[CGROUPFS_PATH];
+        char group[CPU_GROUP_NAME], dir[CGROUPFS_PATH];
         pthread_mutex_t *m = lock(vm);
-        int r = check_empty(h, name_of(group, item, vm), err);
+        int r = check_empty(h, cpu_group_name(group, item, vm), err);
         for (size_t i = 0; r == 0 && i < h->n_trees; i++)
-                r = cgroupfs_remove(path_of(h, i, group, dir), h->is_fake, err);
+                r = cgroupfs_remove(cpu_group_path(h, i, group, dir), h->is_fake, err);
         if (r == 0)
                 r = free_exclusive(h, vm, err);
         /* What its thread was put aside into, where that thread is gone since. */
         if (r == 0)
-                (void)sweep(h, vm, CPU_REMOVE_BUT_ITEMS, "", NULL);
+                (void)cpu_group_sweep(h, vm, CPU_REMOVE_BUT_ITEMS, "", NULL);
         (void)pthread_mutex_unlock(m);
         return r;
 }
@@ -793,13 +513,14 @@ static void read_threads(const struct cpu_host *h, const char *group, struct cpu
 {
         char dir[CGROUPFS_PATH], other[CGROUPFS_PATH], text[CPU_THREADS_MAX * 12];
         char *save;
-        if (cgroupfs_read(path_of(h, 0, group, dir), threads_file(h), text, sizeof(text), NULL) < 0)
+        if (cgroupfs_read(cpu_group_path(h, 0, group, dir), cpu_group_threads(h), text, sizeof(text), NULL) <
+            0)
                 return;
         for (char *line = strtok_r(text, "\n", &save); line && live->n_threads < CPU_THREADS_MAX;
              line = strtok_r(NULL, "\n", &save)) {
                 long tid = strtol(line, NULL, 10);
-                if (tid > 0 && (h->n_trees == 1 ||
-                                cgroupfs_lists(path_of(h, 1, group, other), threads_file(h), tid, NULL) == 1))
+                if (tid > 0 && (h->n_trees == 1 || cgroupfs_lists(cpu_group_path(h, 1, group, other),
+                                                                  cpu_group_threads(h), tid, NULL) == 1))
                         live->threads[live->n_threads++] = (pid_t)tid;
         }
 }
@@ -809,7 +530,8 @@ static bool has_others(const struct cpu_host *h, const char *group, const struct
 {
         for (size_t i = 0; i < h->n_trees; i++) {
                 char dir[CGROUPFS_PATH], text[CPU_THREADS_MAX * 12], *save;
-                if (cgroupfs_read(path_of(h, i, group, dir), threads_file(h), text, sizeof(text), NULL) < 0)
+                if (cgroupfs_read(cpu_group_path(h, i, group, dir), cpu_group_threads(h), text, sizeof(text),
+                                  NULL) < 0)
                         continue;
                 for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
                         bool is_known = false;
@@ -825,12 +547,12 @@ static bool has_others(const struct cpu_host *h, const char *group, const struct
 static int read_item(const struct cpu_host *h, const char *vm, const char *item, pid_t tid,
                      struct cpu_live *ret, struct err *err)
 {
-        char group[GROUP_NAME];
-        struct setting s;
+        char group[CPU_GROUP_NAME];
+        struct cpu_group_setting s;
         struct cpu_live live = {.n_threads = 0};
-        if (!is_there(h, name_of(group, item, vm)))
+        if (!cpu_group_is_there(h, cpu_group_name(group, item, vm)))
                 return not_there(vm, item, err);
-        int r = read_setting(h, group, true, &s, err);
+        int r = cpu_group_read(h, group, true, &s, err);
         if (r < 0)
                 return r;
         live.cpus = s.cpus;
@@ -845,22 +567,22 @@ static int read_item(const struct cpu_host *h, const char *vm, const char *item,
 
 static void give_back(const struct cpu_host *h, const char *vm, pid_t tid)
 {
-        char group[GROUP_NAME], home[CGROUPFS_PATH], text[16];
+        char group[CPU_GROUP_NAME], home[CGROUPFS_PATH], text[16];
         long heir = heir_of(tid);
         pthread_mutex_t *m = lock(vm);
         (void)snprintf(text, sizeof(text), "%d\n", (int)tid);
         for (size_t i = 0; i < h->n_trees; i++) {
                 group_of(h, &h->tree[i], heir, home);
-                (void)cgroupfs_write(home, threads_file(h), text, h->is_fake, NULL);
+                (void)cgroupfs_write(home, cpu_group_threads(h), text, h->is_fake, NULL);
         }
-        group_drop(h, name_of_thread(group, tid, vm));
+        cpu_group_drop(h, name_of_thread(group, tid, vm));
         (void)pthread_mutex_unlock(m);
 }
 
 static int vm_remove(const struct cpu_host *h, const char *vm, enum cpu_removal removal, struct err *err)
 {
         pthread_mutex_t *m = lock(vm);
-        int r = sweep(h, vm, removal, NULL, err);
+        int r = cpu_group_sweep(h, vm, removal, NULL, err);
         if (r == 0 && removal == CPU_REMOVE_ALL)
                 r = free_exclusive(h, vm, err);
         (void)pthread_mutex_unlock(m);
@@ -883,9 +605,10 @@ static int prune(const struct cpu_host *h, const char *vm, const char (*keep)[CP
         int r = 0;
         for (size_t i = 0; r == 0 && i < h->n_trees;) {
                 char dir[CGROUPFS_PATH], item[CPU_ITEM_SIZE] = "";
-                DIR *d = opendir(path_of(h, i, "", dir));
+                DIR *d = opendir(cpu_group_path(h, i, "", dir));
                 for (struct dirent *e; d && !*item && (e = readdir(d));)
-                        if (is_of(e->d_name, vm) && !is_own(e->d_name) && !is_kept(e->d_name, keep, n_keep))
+                        if (cpu_group_is_of(e->d_name, vm) && !cpu_group_is_own(e->d_name) &&
+                            !is_kept(e->d_name, keep, n_keep))
                                 (void)snprintf(item, sizeof(item), "%.*s", (int)strcspn(e->d_name, "@"),
                                                e->d_name);
                 if (d)

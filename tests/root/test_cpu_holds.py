@@ -22,7 +22,7 @@ OUT = os.path.join(ROOT, "build", "guest")
 def program():
     os.makedirs(OUT, exist_ok=True)
     path = os.path.join(OUT, "cpu-holds")
-    sources = [f"src/host/{n}.c" for n in ("cgroupfs", "cpu", "cpu-affinity", "cpu-cgroup", "cpu-exclusive", "cpulist")]
+    sources = [f"src/host/{n}.c" for n in ("cgroupfs", "cpu", "cpu-affinity", "cpu-cgroup", "cpu-exclusive", "cpu-group", "cpulist")]
     sources += ["src/base/err.c", "src/base/str.c", "tests/root/cpu-holds.c"]
     subprocess.run(["gcc", "-std=gnu17", "-O1", "-static", "-pthread", "-D_GNU_SOURCE", "-Isrc", "-o", path, *sources],
                    cwd=ROOT, check=True)
