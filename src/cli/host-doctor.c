@@ -117,19 +117,27 @@ static void look_at_qemu(struct doctor *d)
 static void look_at_ram_files(struct doctor *d)
 {
         struct statvfs fs;
-        char text[256];
+        char text[512];
         char size[UNITS_TEXT];
+        json_t *host = NULL;
+        struct err err = {0};
 
-        if (statvfs("/dev/shm", &fs) < 0) {
-                (void)snprintf(text, sizeof(text), "/dev/shm: %s; shareable guest memory lives there",
+        /* Where the keeper has them; its default lies in /dev/shm. */
+        bool is_known = host_call(d->arguments, "GET", "/v1/host", NULL, CALL_MS, &host, &err) == 0 &&
+                        *host_text(host, "ram_dir") != '\0';
+        const char *dir = is_known ? host_text(host, "ram_dir") : "/dev/shm";
+        if (statvfs(dir, &fs) < 0) {
+                (void)snprintf(text, sizeof(text), "%.255s: %s; shareable guest memory lives there", dir,
                                strerror(errno));
                 found(d, "RAM files", FINDING_MISSING, text);
-                return;
+        } else {
+                int64_t free_bytes = (int64_t)fs.f_bavail * (int64_t)fs.f_frsize;
+                (void)snprintf(text, sizeof(text), "%.255s has room for %s%s", dir,
+                               units_print_bytes(free_bytes >> 20 << 20, size),
+                               is_known ? "" : "; whether the RAM files are there only meted knows");
+                found(d, "RAM files", FINDING_OK, text);
         }
-        int64_t free_bytes = (int64_t)fs.f_bavail * (int64_t)fs.f_frsize;
-        (void)snprintf(text, sizeof(text), "/dev/shm has room for %s",
-                       units_print_bytes(free_bytes >> 20 << 20, size));
-        found(d, "RAM files", FINDING_OK, text);
+        json_decref(host);
 }
 
 /* What is wrong, and what would mend it. */
@@ -166,6 +174,33 @@ static void look_at_links(struct doctor *d, const json_t *host)
                 found(d, "bandwidth", FINDING_FALLBACK,
                       "there is no kind net: [net] manage is not yes in mete.conf, so VMs have no network "
                       "card");
+}
+
+static void look_at_pages(struct doctor *d, const json_t *host)
+{
+        size_t i, k;
+        json_t *c, *size;
+        char text[256] = "";
+        char bytes[UNITS_TEXT];
+
+        json_array_foreach(json_object_get(host, "components"), i, c)
+        {
+                if (*text != '\0') /* all nodes have the same */
+                        break;
+                json_array_foreach(json_object_get(c, "page_bytes"), k, size)
+                {
+                        size_t at = strlen(text);
+                        (void)snprintf(text + at, sizeof(text) - at, "%s%s",
+                                       k > 0 ? ", " : "memory may be of pages of ",
+                                       units_print_bytes(json_integer_value(size), bytes));
+                }
+        }
+        if (*text != '\0')
+                found(d, "huge pages", FINDING_OK, text);
+        else
+                found(d, "huge pages", FINDING_FALLBACK,
+                      "memory is of ordinary pages only: [keeper] huge_dir in keeper.conf names no "
+                      "hugetlbfs");
 }
 
 /* What was granted and is not held as it was. */
@@ -231,6 +266,7 @@ static void look_at_daemons(struct doctor *d)
                 found(d, "this host", FINDING_MISSING, err.sentence);
                 return;
         }
+        look_at_pages(d, host);
         look_at_links(d, host);
         json_array_foreach(json_object_get(host, "fallbacks"), i, fallback)
                 found(d, "in force", FINDING_FALLBACK, json_string_value(fallback));

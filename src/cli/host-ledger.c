@@ -11,6 +11,23 @@
 
 enum { CALL_MS = 30000 };
 
+static void print_pages(const json_t *components)
+{
+        size_t i, k;
+        json_t *c, *size;
+        char text[UNITS_TEXT];
+
+        json_array_foreach(components, i, c)
+        {
+                if (json_array_size(json_object_get(c, "page_bytes")) == 0)
+                        continue;
+                (void)printf("huge pages:  of %s", host_text(c, "id"));
+                json_array_foreach(json_object_get(c, "page_bytes"), k, size)(void)
+                        printf("%s %s", k > 0 ? "," : "", units_print_bytes(json_integer_value(size), text));
+                (void)putchar('\n');
+        }
+}
+
 static void print_components(const json_t *components)
 {
         struct table *t = table_new(
@@ -52,6 +69,7 @@ int host_show(const struct arguments *a)
                      host_text(host, "cpu_provider"), host_number(host, "cpu_overcommit"));
         json_array_foreach(json_object_get(host, "fallbacks"), i, row)(void)
                 printf("fallback:    %s\n", json_string_value(row));
+        print_pages(json_object_get(host, "components"));
         (void)putchar('\n');
         print_components(json_object_get(host, "components"));
         (void)putchar('\n');

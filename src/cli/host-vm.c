@@ -127,6 +127,14 @@ static int create_body(const struct arguments *a, json_t *body, struct err *err)
         r = create_net(a, body, err);
         if (r < 0)
                 return r;
+        const char *page = arguments_option(a, "--page");
+        int64_t page_bytes;
+        if (page != NULL) {
+                r = units_parse_bytes(page, &page_bytes, err);
+                if (r < 0)
+                        return err_note(err, "--page %s", page);
+                json_object_set_new(body, "page_bytes", json_integer(page_bytes));
+        }
         if (arguments_option(a, "--prealloc") != NULL)
                 json_object_set_new(body, "prealloc", json_true());
         for (size_t i = 0; i < ARRAY_N(plain); i++) {
@@ -216,7 +224,11 @@ static void print_vm(const json_t *vm)
                      range_text(host_number(vm, "memory_bytes"), host_number(vm, "memory_max_bytes"), true,
                                 text, sizeof(text)),
                      units_print_bytes(host_number(vm, "unit_bytes"), small));
-        (void)printf(", now %s%s\n", units_print_bytes(host_number(vm, "memory_now_bytes"), small),
+        (void)printf(", now %s", units_print_bytes(host_number(vm, "memory_now_bytes"), small));
+        if (host_number(vm, "page_bytes") > 0)
+                (void)printf(", of its own on pages of %s",
+                             units_print_bytes(host_number(vm, "page_bytes"), small));
+        (void)printf("%s\n",
                      json_is_true(json_object_get(vm, "prealloc")) ? ", taken as a whole at its start" : "");
         print_kept(vm);
         if (host_text(vm, "network")[0] != '\0')

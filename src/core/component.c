@@ -22,3 +22,13 @@ enum component_kind component_kind_from_name(const char *name)
                         return (enum component_kind)k;
         return 0;
 }
+
+bool component_has_pages(const struct component *c, int64_t page_bytes)
+{
+        if (page_bytes == 0)
+                return true;
+        for (size_t i = 0; i < COMPONENT_PAGES; i++)
+                if (c->page_bytes[i] == page_bytes)
+                        return true;
+        return false;
+}

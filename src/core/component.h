@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { COMPONENT_PAGES = 4 };
+
 enum component_kind {
         COMPONENT_CPU = 1, /* one host CPU; unit: thousandths of it */
         COMPONENT_MEMORY,  /* memory of one NUMA node; unit: bytes */
@@ -39,8 +41,12 @@ struct component {
         uint32_t llc;      /* cpu: logical number of its last-level cache */
         int64_t capacity;  /* in the kind's unit */
         int64_t owned;     /* <= capacity */
+        /* memory: sizes of its huge pages, in bytes, ascending; 0 from where there are no more */
+        int64_t page_bytes[COMPONENT_PAGES];
         bool healthy;
 };
+/* Has its memory huge pages of that size? 0: ordinary ones, which all memory has. */
+bool component_has_pages(const struct component *c, int64_t page_bytes);
 
 enum {
         CPU_WHOLE_MILLI = 1000,

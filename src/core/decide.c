@@ -63,17 +63,39 @@ static void room_of(const struct entry *e, enum component_kind kind, int64_t *re
         }
 }
 
-static int64_t unit_of(const struct entry *e, enum component_kind kind)
+static int64_t unit_of(const struct entry *e, const struct need *need)
 {
-        if (kind == COMPONENT_NET)
+        if (need->kind == COMPONENT_NET)
                 return NET_UNIT_BPS;
-        return kind == COMPONENT_MEMORY && e->vm ? e->vm->shape.unit_bytes : 1;
+        return place_unit_bytes(need, need->kind == COMPONENT_MEMORY && e->vm ? e->vm->shape.unit_bytes : 1);
+}
+
+int check_pages(const struct hypervisor *h, int64_t page_bytes, struct err *err)
+{
+        char sizes[96] = "", text[UNITS_TEXT];
+        for (size_t i = 0; i < h->n_components; i++) {
+                const struct component *c = &h->components[i];
+                if (c->kind != COMPONENT_MEMORY || !c->healthy)
+                        continue;
+                if (component_has_pages(c, page_bytes))
+                        return 0;
+                *sizes = '\0'; /* nodes of one machine have the same */
+                for (size_t k = 0; k < COMPONENT_PAGES && c->page_bytes[k]; k++) {
+                        size_t at = strlen(sizes);
+                        (void)snprintf(sizes + at, sizeof(sizes) - at, "%s%s", at ? ", " : "",
+                                       units_print_bytes(c->page_bytes[k], text));
+                }
+        }
+        return err_set(
+                err, REASON_UNSUPPORTED, EOPNOTSUPP,
+                "pages of %s are asked for, and no memory of this host has them; it has huge pages of: %s",
+                units_print_bytes(page_bytes, text), *sizes ? sizes : "no size");
 }
 
 static void try_need(struct hypervisor *h, const struct entry *e, const struct need *need, struct trial *t)
 {
         const struct request *r = &e->r;
-        int64_t unit = unit_of(e, need->kind);
+        int64_t unit = unit_of(e, need);
         int64_t room_total, room_now;
         room_of(e, need->kind, &room_total, &room_now);
         t->wanted = round_up(need->amount, unit);
@@ -94,7 +116,10 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
         const char *kind = component_kinds[need->kind].name;
         need_amount_print(need->kind, t->wanted, asked);
         int64_t limit = place_limit(h->components, h->n_components, need, share, unit);
-        if (need->kind == COMPONENT_NET && e->vm && e->vm->shape.net_bps == 0)
+        struct err why = {0};
+        if (check_pages(h, need_page_bytes(need), &why) < 0)
+                blocked(t, OUTCOME_NEVER, why.reason, "%s", why.sentence);
+        else if (need->kind == COMPONENT_NET && e->vm && e->vm->shape.net_bps == 0)
                 blocked(t, OUTCOME_NEVER, REASON_UNSUPPORTED,
                         "net:%s is asked for, and this VM has no network card of its own (mete vm create "
                         "--net)",
@@ -155,7 +180,8 @@ static int claim(struct hypervisor *h, struct entry *e, const struct need *need,
                                         .kind = VIRTUAL_NONE,
                                         .slot = -1,
                                         .exclusive = kind == COMPONENT_CPU &&
-                                                     need_parameter(need, PARAMETER_EXCLUSIVE)};
+                                                     need_parameter(need, PARAMETER_EXCLUSIVE),
+                                        .page_bytes = need_page_bytes(need)};
                 int fits = ledger_claim(h->ledger, &c, &rc.claim);
                 if (fits <= 0)
                         return fits < 0 ? fits : -ENOSPC;
@@ -270,6 +296,10 @@ static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
                         return done;
                 }
                 refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, why.sentence);
+                return 0;
+        }
+        if (check_pages(h, need_page_bytes(&r->needs[1]), &why) < 0) {
+                refuse(r, OUTCOME_NEVER, why.reason, why.sentence);
                 return 0;
         }
         struct placement p = {0};

@@ -90,6 +90,9 @@ struct hypervisor {
  * caller from r->outcome. */
 int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *err);
 
+/* REASON_UNSUPPORTED: no memory of this host has pages of that size. */
+int check_pages(const struct hypervisor *h, int64_t page_bytes, struct err *err);
+
 /* tables.c */
 struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const struct request *r,
                            int64_t now_ms);

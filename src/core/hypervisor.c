@@ -547,12 +547,27 @@ void hypervisor_tick(struct hypervisor *h, int64_t now_ms)
 
 /* ---- VMs ---- */
 
+void hypervisor_set_pages(struct hypervisor *h, const int64_t sizes[COMPONENT_PAGES])
+{
+        for (size_t i = 0; i < h->n_components; i++)
+                if (h->components[i].kind == COMPONENT_MEMORY)
+                        memcpy(h->components[i].page_bytes, sizes, sizeof(h->components[i].page_bytes));
+}
+
 static bool is_net_valid(const struct vm_shape *s)
 {
         if (s->net_bps == 0)
                 return s->net_max_bps == 0;
         return s->net_bps >= NET_LEAST_BPS && s->net_bps < UNITS_MAX && s->net_bps % NET_UNIT_BPS == 0 &&
                (s->net_max_bps == 0 || s->net_max_bps >= s->net_bps) && s->net_max_bps < UNITS_MAX;
+}
+
+static bool is_page_valid(const struct vm_shape *s)
+{
+        return s->page_bytes == 0 ||
+               (s->page_bytes >= parameter_rows[PARAMETER_PAGE].minimum &&
+                s->page_bytes <= parameter_rows[PARAMETER_PAGE].maximum &&
+                (s->page_bytes & (s->page_bytes - 1)) == 0 && s->memory_bytes % s->page_bytes == 0);
 }
 
 int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct err *err)
@@ -563,7 +578,8 @@ int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct 
             s->share_milli < 0 || s->share_milli > CPU_WHOLE_MILLI || s->unit_bytes < 1 ||
             s->memory_bytes < s->unit_bytes || s->memory_max_bytes < s->memory_bytes ||
             s->memory_max_bytes >= UNITS_MAX || s->memory_slots < 0 || s->memory_slots > SHAPE_SLOTS_MAX ||
-            s->memory_bytes % s->unit_bytes || s->memory_max_bytes % s->unit_bytes || !is_net_valid(s))
+            s->memory_bytes % s->unit_bytes || s->memory_max_bytes % s->unit_bytes || !is_page_valid(s) ||
+            !is_net_valid(s))
                 return err_set(err, REASON_INVALID, EINVAL, "the shape of VM %s is not a valid one", s->name);
         struct vm_entry *v = calloc(1, sizeof(*v));
         if (!v)
@@ -585,6 +601,8 @@ int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *s, str
         if (s->memory_bytes > memory)
                 return err_set(err, REASON_NO_CAPACITY, ENOSPC,
                                "VM %s starts with more memory than this host gives away", s->name);
+        if (check_pages(h, s->page_bytes, err) < 0)
+                return err_note(err, "VM %s", s->name);
         if (s->net_bps > net)
                 return err_set(err, REASON_NO_CAPACITY, ENOSPC,
                                "VM %s starts with %lld bit/s for its network card, and this host gives away "
@@ -654,6 +672,11 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
         r->needs[1] = (struct need){.kind = COMPONENT_MEMORY,
                                     .amount = v->shape.memory_bytes,
                                     .amount_max = v->shape.memory_bytes};
+        if (v->shape.page_bytes) {
+                r->needs[1].n_parameters = 1;
+                r->needs[1].parameters[0] = (struct parameter){
+                        .id = PARAMETER_PAGE, .relation = RELATION_EQUAL, .value = v->shape.page_bytes};
+        }
         if (v->shape.net_bps)
                 r->needs[r->n_needs++] = (struct need){
                         .kind = COMPONENT_NET, .amount = v->shape.net_bps, .amount_max = v->shape.net_bps};

@@ -51,6 +51,7 @@ struct vm_shape {
         int32_t share_milli;      /* of each base vCPU; 0: 1000 / cpu_overcommit */
         int64_t memory_bytes;     /* at start */
         int64_t memory_max_bytes; /* at most */
+        int64_t page_bytes;       /* its memory at start is of huge pages of this size; 0: of ordinary ones */
         int64_t unit_bytes;       /* growth unit of memory */
         int32_t memory_slots;     /* DIMM slots (<= 64) */
         int64_t net_bps;          /* guaranteed to its network card from its start on; 0: it has none */
@@ -105,6 +106,10 @@ bool hypervisor_has_effects(const struct hypervisor *h);
 /* An event of the driver's own for the log, in order with the others. */
 void hypervisor_note(struct hypervisor *h, int64_t now_ms, const char *trace, const char *subject,
                      const char *event, const char *fmt, ...) __attribute__((format(printf, 6, 7)));
+
+/* Sizes of huge pages that memory may be given as from now on, ascending; 0 from where there are no more.
+ * What is granted stays. */
+void hypervisor_set_pages(struct hypervisor *h, const int64_t sizes[COMPONENT_PAGES]);
 
 /* VMs. Names are unique: REASON_BUSY. What was defined once stays defined, even where the host has become too
  * small for it meanwhile. */

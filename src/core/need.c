@@ -37,6 +37,18 @@ const struct parameter_row parameter_rows[PARAMETER_N] = {
                 .measured = "tests/nested: no other thread of a VMM runs on the granted CPU",
                 .description = "Each granted CPU is a whole host CPU without any other thread of a VMM on it.",
         },
+        [PARAMETER_PAGE] = {
+                .kind = COMPONENT_MEMORY,
+                .name = "page",
+                .relation = RELATION_EQUAL,
+                .unit = "bytes",
+                .minimum = 64 * 1024,
+                .maximum = INT64_C(16) << 30,
+                .source = "page sizes of the node in sysfs",
+                .provider = "memory (pages added to the node's pool, file on hugetlbfs)",
+                .measured = "tests/nested: the granted memory lies on huge pages of its node",
+                .description = "The memory is of huge pages of this size, taken from the node as a whole before it is given.",
+        },
 };
 /* clang-format on */
 
@@ -55,6 +67,32 @@ static const struct {
         [COMPONENT_CPU] = {units_parse_count, print_count,      1            },
         [COMPONENT_NET] = {units_parse_rate,  units_print_rate, NET_LEAST_BPS},
 };
+
+/* How values are written, where not as shares. */
+static const struct {
+        int (*parse)(const char *text, int64_t *ret, struct err *err);
+        const char *(*print)(int64_t value, char buf[UNITS_TEXT]);
+        const char *of; /* behind a value */
+} values[PARAMETER_N] = {
+        [PARAMETER_SHARE] = {units_parse_milli, units_print_milli, " of a CPU"},
+        [PARAMETER_PAGE] = {units_parse_bytes, units_print_bytes, ""         },
+};
+
+int need_value_parse(enum parameter_id id, const char *text, int64_t *ret, struct err *err)
+{
+        return values[id].parse(text, ret, err);
+}
+
+const char *need_value_print(enum parameter_id id, int64_t value, char buf[UNITS_TEXT])
+{
+        return values[id].print(value, buf);
+}
+
+int64_t need_page_bytes(const struct need *need)
+{
+        const struct parameter *page = need_parameter(need, PARAMETER_PAGE);
+        return page ? page->value : 0;
+}
 
 int need_amount_parse(enum component_kind kind, const char *text, int64_t *ret, struct err *err)
 {
@@ -167,17 +205,19 @@ static int parameter_check(enum component_kind kind, const struct parameter *p, 
         if (p->relation != row->relation)
                 return err_set(err, REASON_INVALID, EINVAL, "%s takes the relation %s", row->name,
                                relation_name(row->relation));
+        char value[UNITS_TEXT], low[UNITS_TEXT], high[UNITS_TEXT];
         if (p->value < row->minimum || p->value > row->maximum) {
-                char value[UNITS_TEXT], low[UNITS_TEXT], high[UNITS_TEXT];
                 if (row->flag)
                         return err_set(err, REASON_INVALID, ERANGE, "%s stands alone, without a value",
                                        row->name);
-                /* As people write it; every row with a value so far is a share. */
-                return err_set(err, REASON_INVALID, ERANGE, "%s%s%s: a %s is from %s to %s of a CPU",
-                               row->name, relation_name(row->relation), units_print_milli(p->value, value),
-                               row->name, units_print_milli(row->minimum, low),
-                               units_print_milli(row->maximum, high));
+                return err_set(err, REASON_INVALID, ERANGE, "%s%s%s: a %s is from %s to %s%s", row->name,
+                               relation_name(row->relation), need_value_print(p->id, p->value, value),
+                               row->name, need_value_print(p->id, row->minimum, low),
+                               need_value_print(p->id, row->maximum, high), values[p->id].of);
         }
+        if (p->id == PARAMETER_PAGE && (p->value & (p->value - 1)))
+                return err_set(err, REASON_INVALID, EINVAL, "page=%s: the size of a page is a power of two",
+                               need_value_print(p->id, p->value, value));
         return 0;
 }
 
@@ -269,11 +309,10 @@ static int range_parse(const char *text, struct need *need, struct err *err)
         return r;
 }
 
-static int value_parse(const struct parameter_row *row, const char *text, int64_t *ret, struct err *err)
+static int value_parse(enum parameter_id id, const char *text, int64_t *ret, struct err *err)
 {
-        /* Every row with a value so far is a share; a row with another unit brings its parser here. */
-        int r = units_parse_milli(text, ret, err);
-        return r < 0 ? err_note(err, "%s", row->name) : 0;
+        int r = need_value_parse(id, text, ret, err);
+        return r < 0 ? err_note(err, "%s", parameter_rows[id].name) : 0;
 }
 
 /* Relation and value of a parameter whose name was cut off: "", ">=0.9", "=1". */
@@ -293,7 +332,7 @@ static int bound_parse(const struct parameter_row *row, const char *text, struct
         if (!cut(relation, sizeof(relation), text, n) || (p->relation = relation_from_name(relation)) == 0)
                 return err_set(err, REASON_INVALID, EINVAL, "%s takes %s and a value", row->name,
                                relation_name(row->relation));
-        return value_parse(row, text + n, &p->value, err);
+        return value_parse(p->id, text + n, &p->value, err);
 }
 
 static int parameter_parse(const char *text, struct need *need, struct err *err)
@@ -446,7 +485,7 @@ const char *need_print(const struct need *need, char buf[NEED_TEXT])
                 if (row->flag)
                         continue;
                 append(buf, NEED_TEXT, relation_name(p->relation));
-                append(buf, NEED_TEXT, units_print_milli(p->value, value));
+                append(buf, NEED_TEXT, need_value_print(p->id, p->value, value));
         }
         return buf;
 }

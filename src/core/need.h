@@ -2,7 +2,8 @@
 /* core/need.h - what is asked for: an amount of one kind, with performance parameters.
  *
  * Text form: KIND:AMOUNT[..AMOUNT][,PARAMETER...]   cpu:2,share>=0.9   memory:512M..2G   cpu:1,exclusive
- * net:200M Amounts: CPUs; bytes with K M G T; bits a second with K M G T of 1000. A flag parameter stands
+ * net:200M   memory:1G,page=2M
+ * Amounts: CPUs; bytes with K M G T; bits a second with K M G T of 1000. A flag parameter stands
  * alone; others are NAME RELATION VALUE. Values are held in the parameter's base unit (share: thousandths),
  * so that what is evaluated is what was stated (1.4), and need_print() gives a text that parses to the same
  * need. Pure, no allocation. */
@@ -20,7 +21,7 @@ enum relation { RELATION_AT_LEAST = 1, RELATION_AT_MOST, RELATION_EQUAL };
 
 /* A row of the table of parameter kinds. Only rows with a source of truth, an enforcing provider and a
  * test that measures it are in it (1.5). */
-enum parameter_id { PARAMETER_SHARE = 1, PARAMETER_EXCLUSIVE, PARAMETER_N };
+enum parameter_id { PARAMETER_SHARE = 1, PARAMETER_EXCLUSIVE, PARAMETER_PAGE, PARAMETER_N };
 struct parameter_row {
         enum component_kind kind;
         const char *name;
@@ -56,6 +57,11 @@ int need_parse(const char *text, struct need *ret, struct err *err);
 /* An amount alone, as its kind is written; need_amount_parse() refuses what is not one, but not 0. */
 int need_amount_parse(enum component_kind kind, const char *text, int64_t *ret, struct err *err);
 const char *need_amount_print(enum component_kind kind, int64_t amount, char buf[UNITS_TEXT]);
+/* The value of a parameter that is no flag, as people write it: share 0.9, page 2M. */
+int need_value_parse(enum parameter_id id, const char *text, int64_t *ret, struct err *err);
+const char *need_value_print(enum parameter_id id, int64_t value, char buf[UNITS_TEXT]);
+/* Size of the pages that it asks for, in bytes; 0: ordinary ones. */
+int64_t need_page_bytes(const struct need *need);
 /* Text form; always terminated, always fits. Returns buf. */
 const char *need_print(const struct need *need, char buf[NEED_TEXT]);
 /* The same checks on a need that came in parts (from the wire): */

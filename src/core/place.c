@@ -39,6 +39,7 @@ struct asked {
         int64_t unit; /* what one unit takes of a component; exclusive: the least that the CPU must have */
         int64_t least, most;
         int64_t start_ms, end_ms;
+        int64_t page_bytes;
 };
 
 static int64_t share_of(const struct need *need, int64_t default_share_milli)
@@ -54,6 +55,13 @@ static int64_t units_of(int64_t amount, int64_t unit)
         return amount / unit + (amount % unit != 0);
 }
 
+int64_t place_unit_bytes(const struct need *need, int64_t unit_bytes)
+{
+        int64_t page_bytes = need_page_bytes(need);
+        return page_bytes <= unit_bytes ? unit_bytes
+                                        : (page_bytes + unit_bytes - 1) / unit_bytes * unit_bytes;
+}
+
 static struct asked asked_of(const struct need *need, int64_t default_share_milli, int64_t unit_bytes)
 {
         struct asked a = {.kind = need->kind, .least = need->amount, .most = need->amount_max};
@@ -65,9 +73,10 @@ static struct asked asked_of(const struct need *need, int64_t default_share_mill
                 return a;
         }
         assert(unit_bytes > 0 && unit_bytes < UNITS_MAX);
-        a.unit = unit_bytes;
-        a.least = units_of(need->amount, unit_bytes);
-        a.most = units_of(need->amount_max, unit_bytes);
+        a.page_bytes = need_page_bytes(need);
+        a.unit = place_unit_bytes(need, unit_bytes);
+        a.least = units_of(need->amount, a.unit);
+        a.most = units_of(need->amount_max, a.unit);
         return a;
 }
 
@@ -110,7 +119,7 @@ static int sites_find(struct places *p, const struct asked *a, const struct ledg
         p->n_sites = 0;
         for (uint32_t i = 0; i < n; i++) {
                 const struct component *c = &components[i];
-                if (c->kind != a->kind || !c->healthy)
+                if (c->kind != a->kind || !c->healthy || !component_has_pages(c, a->page_bytes))
                         continue;
                 int64_t owned = l ? ledger_owned(l, i) : c->owned;
                 int64_t free = l ? ledger_free_over(l, i, a->start_ms, a->end_ms) : owned;

@@ -3,11 +3,11 @@
  *
  * CPUs: as many different ones as asked for, each with the share that the need states over the whole window
  * (default_share_milli where it states none, the whole CPU with nobody on it where it is exclusive). Memory:
- * whole units of unit_bytes, the amount rounded up. Of a range as much as possible, up to its end rounded up.
- * Best fit: on one node where one has enough, else on as few as possible; of nodes that have enough the one
- * with the fewest to spare, then the least free; on a node the CPUs with the least left. Ties go by the
- * numbers of the kernel, so that the same state gives the same placement. Components that are not healthy are
- * passed over. Pure, no allocation. */
+ * whole units of unit_bytes and whole pages, the amount rounded up, from nodes that have pages of that size.
+ * Of a range as much as possible, up to its end rounded up. Best fit: on one node where one has enough, else
+ * on as few as possible; of nodes that have enough the one with the fewest to spare, then the least free; on
+ * a node the CPUs with the least left. Ties go by the numbers of the kernel, so that the same state gives the
+ * same placement. Components that are not healthy are passed over. Pure, no allocation. */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -40,6 +40,9 @@ struct placement {
 int place_need(const struct ledger *l, const struct component *components, size_t n, const struct need *need,
                int64_t default_share_milli, int64_t unit_bytes, int64_t start_ms, int64_t end_ms,
                struct placement *ret, struct err *err);
+
+/* The unit in which that need is met. Pages are powers of two. */
+int64_t place_unit_bytes(const struct need *need, int64_t unit_bytes);
 
 /* All needs of one request, each kind at most once (needs_check()), so that they do not interfere; one
  * placement a need. 1: all are placed. 0: one at least is not; those that are stay filled in. */

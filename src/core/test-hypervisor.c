@@ -604,6 +604,65 @@ static void test_net(void)
         world_done(&w);
 }
 
+/* Base memory and a lease on huge pages, which count from the same node as the others. */
+static void test_pages(void)
+{
+        struct world w;
+        uint64_t serial;
+        struct err err = {0};
+        const int64_t sizes[COMPONENT_PAGES] = {2 * MIB}, none[COMPONENT_PAGES] = {0};
+        struct vm_shape s = shapes[1];
+        world_init(&w);
+        (void)snprintf(s.name, sizeof(s.name), "huge");
+        s.page_bytes = 2 * MIB;
+        g_assert_cmpint(hypervisor_vm_fits(w.h, &s, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
+        g_assert_nonnull(
+                strstr(err.sentence, "pages of 2M are asked for, and no memory of this host has them"));
+        hypervisor_set_pages(w.h, sizes);
+        g_assert_cmpint(hypervisor_vm_fits(w.h, &s, &err), ==, 0);
+        struct vm_shape bad = s;
+        bad.page_bytes = 3 * MIB;
+        g_assert_cmpint(hypervisor_vm_define(w.h, &bad, &err), <, 0);
+        bad.page_bytes = 512 * MIB; /* 256M are no whole page */
+        g_assert_cmpint(hypervisor_vm_define(w.h, &bad, &err), <, 0);
+        g_assert_cmpint(hypervisor_vm_define(w.h, &s, &err), ==, 0);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "huge", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        const struct request *base = hypervisor_find(w.h, "vm:huge");
+        g_assert_cmpint(base->outcome, ==, OUTCOME_GRANTED);
+        for (size_t i = 0; i < base->n_definitions; i++)
+                g_assert_cmpint(base->definitions[i].page_bytes, ==,
+                                base->definitions[i].kind == VIRTUAL_RAM ? 2 * MIB : 0);
+        uint64_t a = ask_for(&w, "huge", "a", "memory:200M,page=2M", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, a)->outcome, ==, OUTCOME_GRANTED);
+        g_assert_cmpint(get(&w, a)->met[0], ==, 256 * MIB);
+        g_assert_cmpint(get(&w, a)->definitions[0].page_bytes, ==, 2 * MIB);
+        g_assert_nonnull(strstr(get(&w, a)->sentence, "granted memory:256M,page=2M"));
+        const struct request *r =
+                get(&w, ask_for(&w, "huge", "b", "memory:128M,page=1G", true, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        g_assert_cmpint(r->reason, ==, REASON_UNSUPPORTED);
+        g_assert_nonnull(strstr(r->sentence, "it has huge pages of: 2M"));
+        g_assert_cmpint(hypervisor_release(w.h, "vm:huge/a", "released", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        /* The keeper has no hugetlbfs any more: what is granted stays, a start is refused. */
+        hypervisor_set_pages(w.h, none);
+        g_assert_cmpint(hypervisor_release(w.h, "vm:huge", "killed", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "huge", w.now, &err), ==, 0);
+        turn(&w);
+        r = hypervisor_find(w.h, "vm:huge");
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        g_assert_cmpint(r->reason, ==, REASON_UNSUPPORTED);
+        g_assert_true(hypervisor_is_sound(w.h));
+        world_done(&w);
+}
+
 static void test_shapes(void)
 {
         struct hypervisor *h = hypervisor_new(&config, machine, G_N_ELEMENTS(machine), 0);
@@ -1826,6 +1885,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/grant", test_grant);
         g_test_add_func("/hypervisor/refusals", test_refusals);
         g_test_add_func("/hypervisor/net", test_net);
+        g_test_add_func("/hypervisor/pages", test_pages);
         g_test_add_func("/hypervisor/shapes", test_shapes);
         g_test_add_func("/hypervisor/counter-offer", test_counter_offer);
         g_test_add_func("/hypervisor/failed-activation", test_failed_activation);

@@ -66,6 +66,13 @@ static void test_parse(void)
         g_assert_cmpint(n.amount_max, ==, 4);
         g_assert_cmpint(n.parameters[0].value, ==, 1000);
 
+        n = parsed("memory:1G..2G,page=2048K");
+        g_assert_cmpint(need_page_bytes(&n), ==, 2 << 20);
+        char pages[NEED_TEXT];
+        g_assert_cmpstr(need_print(&n, pages), ==, "memory:1G..2G,page=2M");
+        n = parsed("memory:1G");
+        g_assert_cmpint(need_page_bytes(&n), ==, 0);
+
         n = parsed("net:200M");
         g_assert_cmpint(n.kind, ==, COMPONENT_NET);
         g_assert_cmpint(n.amount, ==, 200000000);
@@ -118,7 +125,15 @@ static void test_refuse(void)
         refused("cpu:2,clock>=3GHz", REASON_UNSUPPORTED,
                 "cpu has no parameter \"clock\"; it has: share, exclusive");
         refused("memory:1G,share>=0.5", REASON_UNSUPPORTED,
-                "memory has no parameter \"share\"; it has: none");
+                "memory has no parameter \"share\"; it has: page");
+        refused("net:1M,page=2M", REASON_UNSUPPORTED, "net has no parameter \"page\"; it has: none");
+        refused("memory:1G,page", REASON_INVALID, "page takes =");
+        refused("memory:1G,page>=2M", REASON_INVALID, "page takes the relation =");
+        refused("memory:1G,page=4K", REASON_INVALID, "page=4K: a page is from 64K to 16G");
+        refused("memory:1G,page=32G", REASON_INVALID, "from 64K to 16G");
+        refused("memory:1G,page=3M", REASON_INVALID, "power of two");
+        refused("memory:1G,page=big", REASON_INVALID, "page: ");
+        refused("memory:1G,page=2M,page=1G", REASON_INVALID, "page is said twice");
         refused("cpu:1,share", REASON_INVALID, "share takes >=");
         refused("cpu:1,share=>0.5", REASON_INVALID, "share takes >=");
         refused("cpu:1,share>>>>>>0.5", REASON_INVALID, "share takes >=");
@@ -160,6 +175,9 @@ static struct need random_need(GRand *rand)
         n.amount_max = n.amount;
         if (g_rand_boolean(rand))
                 n.amount_max += (int64_t)(g_rand_double(rand) * (double)(UNITS_MAX - 1 - n.amount));
+        if (n.kind == COMPONENT_MEMORY && g_rand_boolean(rand))
+                n.parameters[n.n_parameters++] = (struct parameter){
+                        PARAMETER_PAGE, RELATION_EQUAL, INT64_C(1) << g_rand_int_range(rand, 16, 35)};
         if (n.kind == COMPONENT_MEMORY)
                 return n;
         switch (g_rand_int_range(rand, 0, 3)) {
@@ -227,7 +245,9 @@ static void test_equal(void)
                                             "cpu:1,share>=0.5",
                                             "cpu:1,share>=0.6",
                                             "memory:1M",
-                                            "memory:1M..2M"};
+                                            "memory:1M..2M",
+                                            "memory:1M,page=2M",
+                                            "memory:1M,page=1G"};
         for (size_t i = 0; i < ARRAY_N(texts); i++)
                 for (size_t j = 0; j < ARRAY_N(texts); j++) {
                         struct need a = parsed(texts[i]), b = parsed(texts[j]);

@@ -123,6 +123,27 @@ static void test_cpus(void)
         ledger_free(m.ledger);
 }
 
+/* Whole pages, of nodes that have them. */
+static void test_pages(void)
+{
+        struct machine m = {.default_share = 125, .unit = 128 * MIB};
+        machine_add(&m, COMPONENT_MEMORY, 0, 0, 3000 * MIB);
+        machine_add(&m, COMPONENT_MEMORY, 1, 1, 2500 * MIB);
+        machine_open(&m);
+        says(&m, "memory:256M,page=2M", 0, 10, "not 0");
+        m.component[1].page_bytes[0] = 2 * MIB;
+        says(&m, "memory:256M,page=2M", 0, 10, "1+256");
+        says(&m, "memory:250M,page=2M", 0, 10, "1+256");
+        says(&m, "memory:256M,page=1G", 0, 10, "not 0");
+        m.component[0].page_bytes[0] = m.component[1].page_bytes[0];
+        m.component[0].page_bytes[1] = m.component[1].page_bytes[1] = 1024 * MIB;
+        says(&m, "memory:256M,page=1G", 0, 10, "1+1024");
+        says(&m, "memory:1100M..3G,page=1G", 0, 10, "0+1024 1+2048");
+        says(&m, "memory:5G,page=1G", 0, 10, "not 4294967296");
+        says(&m, "memory:256M", 0, 10, "1+256");
+        ledger_free(m.ledger);
+}
+
 /* Exclusive needs all of a CPU to be free and to be ours, and takes all of it. */
 static void test_exclusive(void)
 {
@@ -465,6 +486,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/core/place/cpus", test_cpus);
         g_test_add_func("/core/place/exclusive", test_exclusive);
+        g_test_add_func("/core/place/pages", test_pages);
         g_test_add_func("/core/place/memory", test_memory);
         g_test_add_func("/core/place/limit", test_limit);
         g_test_add_func("/core/place/limits", test_limits);

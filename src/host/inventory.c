@@ -2,6 +2,7 @@
 #include "host/inventory.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <hwloc.h>
 #include <inttypes.h>
@@ -107,6 +108,29 @@ static void correct_single_node(struct component *memory)
                 }
         if (f)
                 (void)fclose(f);
+}
+
+static int by_size(const void *a, const void *b)
+{
+        const int64_t *x = a, *y = b;
+        return (*x > *y) - (*x < *y);
+}
+
+/* Of the node, or of the machine where the kernel knows no nodes. */
+static void read_pages(struct component *memory)
+{
+        char path[96];
+        size_t n = 0;
+        (void)snprintf(path, sizeof(path), "/sys/devices/system/node/node%" PRIu32 "/hugepages",
+                       memory->os_index);
+        DIR *d = opendir(path);
+        d = d ? d : opendir("/sys/kernel/mm/hugepages");
+        for (struct dirent *e; d && n < COMPONENT_PAGES && (e = readdir(d));)
+                if (strncmp(e->d_name, "hugepages-", 10) == 0)
+                        memory->page_bytes[n++] = strtoll(e->d_name + 10, NULL, 10) * 1024;
+        if (d)
+                (void)closedir(d);
+        qsort(memory->page_bytes, n, sizeof(memory->page_bytes[0]), by_size);
 }
 
 static int own_cpus(struct component *c, size_t n, const char *cpus, struct inventory *inv, struct err *err)
@@ -229,6 +253,8 @@ int inventory_read(const struct inventory_options *o, struct inventory *ret, str
         if (o->source == INVENTORY_LIVE && n_nodes == 1)
                 correct_single_node(&memory[0]);
         qsort(inv.components, inv.n, sizeof(*inv.components), compare);
+        for (int i = 0; o->source == INVENTORY_LIVE && i < n_nodes; i++)
+                read_pages(&memory[i]);
         if ((r = own_cpus(inv.components, (size_t)n_cpus, o->cpus, &inv, err)) == 0)
                 r = own_memory(o, inv.components, (size_t)n_cpus, memory, (size_t)n_nodes, &inv, err);
 out:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The file of a pool:
- *     under-way VM BEFORE TARGET PAGES      the pool goes from BEFORE to TARGET, then the VM holds PAGES
- *     held VM PAGES
- * "The pool" is its persistent pages: nr_hugepages without the surplus ones, which the kernel counts in. */
+ *     under-way VM ITEM BEFORE TARGET PAGES      the pool goes from BEFORE to TARGET, then the item holds
+ * PAGES held VM ITEM PAGES "The pool" is its persistent pages: nr_hugepages without the surplus ones, which
+ * the kernel counts in. */
 #include "host/memory.h"
 
 #include <dirent.h>
@@ -15,10 +15,8 @@
 #include <unistd.h>
 #include "base/str.h"
 
-enum { VM_NAME = 64 };
-
 struct holder {
-        char vm[VM_NAME];
+        struct memory_holder by;
         int64_t pages;
 };
 
@@ -30,7 +28,7 @@ struct pool {
         struct holder *holders; /* owned */
         size_t n;
         struct {
-                char vm[VM_NAME]; /* "": nothing is under way */
+                struct memory_holder by; /* vm "": nothing is under way */
                 int64_t before, target, pages;
         } under_way;
 };
@@ -52,24 +50,24 @@ static int locate(const struct memory_host *h, int node, int64_t page_bytes, str
         return 0;
 }
 
-static struct holder *find(const struct pool *p, const char *vm)
+static struct holder *find(const struct pool *p, const struct memory_holder *by)
 {
         for (size_t i = 0; i < p->n; i++)
-                if (strcmp(p->holders[i].vm, vm) == 0)
+                if (strcmp(p->holders[i].by.vm, by->vm) == 0 && strcmp(p->holders[i].by.item, by->item) == 0)
                         return &p->holders[i];
         return NULL;
 }
 
-static int hold(struct pool *p, const char *vm, int64_t pages)
+static int hold(struct pool *p, const struct memory_holder *by, int64_t pages)
 {
-        struct holder *have = find(p, vm);
+        struct holder *have = find(p, by);
         if (!have && pages > 0) {
                 struct holder *more = reallocarray(p->holders, p->n + 1, sizeof(*more));
                 if (!more)
                         return -ENOMEM;
                 p->holders = more;
                 have = &more[p->n++];
-                (void)STR_COPY(have->vm, vm);
+                have->by = *by;
         }
         if (have && pages > 0)
                 have->pages = pages;
@@ -78,21 +76,26 @@ static int hold(struct pool *p, const char *vm, int64_t pages)
         return 0;
 }
 
+static bool is_valid(const struct memory_holder *by)
+{
+        return str_is_name(by->vm) && str_is_name(by->item);
+}
+
 static int load_line(struct pool *p, const char *line)
 {
-        char vm[VM_NAME];
+        struct memory_holder by;
         int64_t a, b, c;
         int n = 0;
         /* Our own file; the widths bound what is read. NOLINTNEXTLINE(cert-err34-c) */
-        if (sscanf(line, "held %63s %18" SCNd64 "%n", vm, &a, &n) == 2 && line[n] == '\n' &&
-            str_is_name(vm) && a > 0)
-                return hold(p, vm, a);
+        if (sscanf(line, "held %63s %31s %18" SCNd64 "%n", by.vm, by.item, &a, &n) == 3 && line[n] == '\n' &&
+            is_valid(&by) && a > 0)
+                return hold(p, &by, a);
         /* NOLINTNEXTLINE(cert-err34-c) */
-        if (sscanf(line, "under-way %63s %18" SCNd64 " %18" SCNd64 " %18" SCNd64 "%n", vm, &a, &b, &c, &n) !=
-                    4 ||
-            line[n] != '\n' || !str_is_name(vm) || a < 0 || b < 0 || c < 0)
+        if (sscanf(line, "under-way %63s %31s %18" SCNd64 " %18" SCNd64 " %18" SCNd64 "%n", by.vm, by.item,
+                   &a, &b, &c, &n) != 5 ||
+            line[n] != '\n' || !is_valid(&by) || a < 0 || b < 0 || c < 0)
                 return -EPROTO;
-        (void)STR_COPY(p->under_way.vm, vm);
+        p->under_way.by = by;
         p->under_way.before = a;
         p->under_way.target = b;
         p->under_way.pages = c;
@@ -101,7 +104,7 @@ static int load_line(struct pool *p, const char *line)
 
 static int load(struct pool *p, struct err *err)
 {
-        char path[CGROUPFS_PATH], line[160];
+        char path[CGROUPFS_PATH], line[192];
         int r = 0;
         (void)snprintf(path, sizeof(path), "%s/%s", p->h->state_dir, p->file);
         FILE *f = fopen(path, "re");
@@ -119,18 +122,20 @@ static int load(struct pool *p, struct err *err)
 
 static int save(const struct pool *p, struct err *err)
 {
-        if (p->n == 0 && !*p->under_way.vm)
+        if (p->n == 0 && !*p->under_way.by.vm)
                 return cgroupfs_forget(p->h->state_dir, p->file, err);
         char *text = NULL;
         size_t size = 0;
         FILE *f = open_memstream(&text, &size);
         if (!f)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
-        if (*p->under_way.vm)
-                (void)fprintf(f, "under-way %s %jd %jd %jd\n", p->under_way.vm, (intmax_t)p->under_way.before,
-                              (intmax_t)p->under_way.target, (intmax_t)p->under_way.pages);
+        if (*p->under_way.by.vm)
+                (void)fprintf(f, "under-way %s %s %jd %jd %jd\n", p->under_way.by.vm, p->under_way.by.item,
+                              (intmax_t)p->under_way.before, (intmax_t)p->under_way.target,
+                              (intmax_t)p->under_way.pages);
         for (size_t i = 0; i < p->n; i++)
-                (void)fprintf(f, "held %s %jd\n", p->holders[i].vm, (intmax_t)p->holders[i].pages);
+                (void)fprintf(f, "held %s %s %jd\n", p->holders[i].by.vm, p->holders[i].by.item,
+                              (intmax_t)p->holders[i].pages);
         int r = fclose(f) == 0 ? cgroupfs_keep(p->h->state_dir, p->file, text, err)
                                : err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
         free(text);
@@ -158,19 +163,19 @@ static int resize(const struct pool *p, int64_t pages, struct err *err)
 static int settle(struct pool *p, struct err *err)
 {
         int64_t now;
-        if (!*p->under_way.vm)
+        if (!*p->under_way.by.vm)
                 return 0;
         int r = persistent(p, &now, err);
         if (r < 0)
                 return r;
         bool is_up = p->under_way.target > p->under_way.before;
         if (is_up ? now >= p->under_way.target : now <= p->under_way.target)
-                r = hold(p, p->under_way.vm, p->under_way.pages);
+                r = hold(p, &p->under_way.by, p->under_way.pages);
         else if (now != p->under_way.before && (now > p->under_way.before) == is_up)
                 r = resize(p, p->under_way.before, err);
         if (r < 0)
                 return r == -ENOMEM ? err_set(err, REASON_INTERNAL, ENOMEM, "no memory") : r;
-        *p->under_way.vm = '\0';
+        *p->under_way.by.vm = '\0';
         return save(p, err);
 }
 
@@ -208,7 +213,7 @@ static int undo(struct pool *p, int r, int64_t before, struct err *err)
 {
         struct err why = {0};
         int64_t now = -1;
-        *p->under_way.vm = '\0';
+        *p->under_way.by.vm = '\0';
         if (resize(p, before, &why) < 0 || persistent(p, &now, &why) < 0 || now != before)
                 (void)err_note(err, "%jd pages instead of %jd are left", (intmax_t)now, (intmax_t)before);
         else if (save(p, &why) < 0)
@@ -216,15 +221,34 @@ static int undo(struct pool *p, int r, int64_t before, struct err *err)
         return r;
 }
 
-static int change(struct pool *p, const char *vm, int64_t n, struct err *err)
+/* What all VMs hold is there again, where somebody lowered the pool: his own pages he may take, theirs not.
+ */
+static int mend(const struct pool *p, int64_t before, struct err *err)
 {
-        const struct holder *have = find(p, vm);
+        int64_t all = 0, now;
+        for (size_t i = 0; i < p->n; i++)
+                all += p->holders[i].pages;
+        if (before >= all)
+                return 0;
+        int r = resize(p, all, err);
+        if (r == 0 && (r = persistent(p, &now, err)) == 0 && now < all) {
+                r = err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                            "%s: somebody lowered it, and of %jd pages that VMs hold the kernel finds %jd",
+                            p->dir, (intmax_t)all, (intmax_t)now);
+                (void)resize(p, before, NULL);
+        }
+        return r;
+}
+
+static int change(struct pool *p, const struct memory_holder *by, int64_t n, struct err *err)
+{
+        const struct holder *have = find(p, by);
         int64_t held = have ? have->pages : 0, before, now, unused;
         int r = persistent(p, &before, err);
         if (r < 0 || n == held)
-                return r;
+                return r < 0 || n == 0 ? r : mend(p, before, err);
         if (before < held - n) { /* somebody took them already: his word stands (memory_pages_verify) */
-                if (hold(p, vm, n) < 0)
+                if (hold(p, by, n) < 0)
                         return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
                 return save(p, err);
         }
@@ -234,7 +258,7 @@ static int change(struct pool *p, const char *vm, int64_t n, struct err *err)
                              : err_set(err, REASON_BUSY, EBUSY, "%s: %jd pages are to go, %jd are not in use",
                                        p->dir, (intmax_t)(held - n), (intmax_t)unused);
         int64_t target = before + n - held;
-        (void)STR_COPY(p->under_way.vm, vm);
+        p->under_way.by = *by;
         p->under_way.before = before;
         p->under_way.target = target;
         p->under_way.pages = n;
@@ -250,65 +274,128 @@ static int change(struct pool *p, const char *vm, int64_t n, struct err *err)
                                        (intmax_t)(held - n), (intmax_t)(before - now));
                 return undo(p, r, before, err);
         }
-        *p->under_way.vm = '\0';
-        if (hold(p, vm, n) < 0)
+        *p->under_way.by.vm = '\0';
+        if (hold(p, by, n) < 0)
                 return undo(p, err_set(err, REASON_INTERNAL, ENOMEM, "no memory"), before, err);
         if ((r = save(p, err)) < 0) {
-                (void)hold(p, vm, held);
+                (void)hold(p, by, held);
                 return undo(p, r, before, err);
         }
         return 0;
 }
 
-int memory_pages_set(const struct memory_host *h, const char *vm, int node, int64_t page_bytes, int64_t n,
-                     struct err *err)
+int memory_pages_set(const struct memory_host *h, const struct memory_holder *by, int node,
+                     int64_t page_bytes, int64_t n, struct err *err)
 {
         struct pool p;
         struct err none = {0};
         err = err ? err : &none;
-        if (!str_is_name(vm) || n < 0 || n > (int64_t)1 << 40)
-                return err_set(err, REASON_INVALID, EINVAL, "%jd huge pages for VM \"%.60s\"", (intmax_t)n,
-                               vm);
+        if (!is_valid(by) || n < 0 || n > (int64_t)1 << 40)
+                return err_set(err, REASON_INVALID, EINVAL, "%jd huge pages for \"%.30s\" of VM \"%.60s\"",
+                               (intmax_t)n, by->item, by->vm);
         int r = pool_open(h, node, page_bytes, true, &p, err);
         if (r < 0)
                 return r;
-        r = change(&p, vm, n, err);
+        r = change(&p, by, n, err);
         pool_close(&p);
         return r;
 }
 
-int memory_pages_held(const struct memory_host *h, const char *vm, int node, int64_t page_bytes, int64_t *ret,
-                      struct err *err)
-{
-        struct pool p;
-        int r = pool_open(h, node, page_bytes, false, &p, err);
-        if (r < 0)
-                return r;
-        const struct holder *have = find(&p, vm);
-        *ret = have ? have->pages : 0;
-        pool_close(&p);
-        return 0;
-}
-
-int memory_pages_release(const struct memory_host *h, const char *vm, struct err *err)
+/* Calls fn for each pool that we have a file of, until it returns other than 0. */
+static int each_file(const struct memory_host *h, int (*fn)(void *arg, int node, int64_t page_bytes),
+                     void *arg, struct err *err)
 {
         DIR *d = opendir(h->state_dir);
-        int first = 0;
+        int r = 0;
         if (!d)
                 return err_set(err, REASON_INTERNAL, errno, "%s: %s", h->state_dir, strerror(errno));
-        for (struct dirent *e; (e = readdir(d));) {
+        for (struct dirent *e; r == 0 && (e = readdir(d));) {
                 int node, n = 0;
                 int64_t kib;
                 /* Our own names; the widths bound them. NOLINTNEXTLINE(cert-err34-c) */
-                if (sscanf(e->d_name, "hugepages-node%4d-%12" SCNd64 "kB%n", &node, &kib, &n) != 2 ||
-                    n == 0 || e->d_name[n])
-                        continue;
-                int r = memory_pages_set(h, vm, node, kib * 1024, 0, first ? NULL : err);
-                if (r < 0 && first == 0)
-                        first = r;
+                if (sscanf(e->d_name, "hugepages-node%4d-%12" SCNd64 "kB%n", &node, &kib, &n) == 2 && n > 0 &&
+                    !e->d_name[n])
+                        r = fn(arg, node, kib * 1024);
         }
         (void)closedir(d);
-        return first;
+        return r;
+}
+
+struct search {
+        const struct memory_host *h;
+        const struct memory_holder *by;
+        struct memory_held *ret;
+        struct err *err;
+};
+
+static int find_in(void *arg, int node, int64_t page_bytes)
+{
+        struct search *s = arg;
+        struct pool p;
+        int r = pool_open(s->h, node, page_bytes, true, &p, s->err);
+        if (r < 0)
+                return r;
+        const struct holder *have = find(&p, s->by);
+        if (have)
+                *s->ret = (struct memory_held){.node = node, .page_bytes = page_bytes, .pages = have->pages};
+        pool_close(&p);
+        return have != NULL;
+}
+
+int memory_pages_find(const struct memory_host *h, const struct memory_holder *by, struct memory_held *ret,
+                      struct err *err)
+{
+        struct search s = {h, by, ret, err};
+        return each_file(h, find_in, &s, err);
+}
+
+struct release {
+        const struct memory_host *h;
+        const char *vm;
+        const struct memory_keep *keep;
+        int first;
+        struct err *err;
+};
+
+static bool stays(const struct memory_keep *keep, const char *item)
+{
+        for (size_t i = 0; keep && i < keep->n; i++)
+                if (strcmp(keep->items[i], item) == 0)
+                        return true;
+        return false;
+}
+
+static int release_of(void *arg, int node, int64_t page_bytes)
+{
+        struct release *a = arg;
+        struct pool p;
+        struct err err = {0};
+        int r = pool_open(a->h, node, page_bytes, true, &p, &err);
+        bool is_open = r == 0;
+        for (size_t i = 0; is_open && i < p.n;) {
+                const struct memory_holder by = p.holders[i].by;
+                size_t n = p.n;
+                if (strcmp(by.vm, a->vm) == 0 && !stays(a->keep, by.item) &&
+                    (r = change(&p, &by, 0, &err)) < 0)
+                        break;
+                i += n == p.n; /* one that went left its place to the last */
+        }
+        if (is_open)
+                pool_close(&p);
+        if (r < 0 && a->first == 0) {
+                a->first = r;
+                if (a->err)
+                        *a->err = err;
+        }
+        return 0;
+}
+
+int memory_pages_release(const struct memory_host *h, const char *vm, const struct memory_keep *keep,
+                         struct err *err)
+{
+        struct release a = {h, vm, keep, 0, err};
+        int r = each_file(h, release_of, &a, err);
+        return r < 0 ? r : a.first;
 }
 
 int memory_pages_verify(const struct memory_host *h, int node, int64_t page_bytes, struct err *err)

@@ -44,15 +44,30 @@ int memory_host_init(struct memory_host *h, const struct memory_options *o, stru
  * settled by the next call. The pool's folder is locked meanwhile (flock). Without nodes there is one pool a
  * size, as node 0. */
 
-/* The VM holds `n` pages of that pool from now on, 0 for none. Idempotent. All or nothing:
- * REASON_NO_CAPACITY: the kernel found fewer; the pool is as before. REASON_BUSY: pages to be given back are
- * in use. */
-int memory_pages_set(const struct memory_host *h, const char *vm, int node, int64_t page_bytes, int64_t n,
-                     struct err *err);
-int memory_pages_held(const struct memory_host *h, const char *vm, int node, int64_t page_bytes, int64_t *ret,
+struct memory_holder {
+        char vm[64], item[32];
+};
+struct memory_held {
+        int node;
+        int64_t page_bytes, pages;
+};
+struct memory_keep {
+        const char (*items)[32];
+        size_t n;
+};
+
+/* The item of the VM holds `n` pages of that pool from now on, 0 for none. Idempotent: said again, a pool
+ * that somebody lowered below what VMs hold is raised to that. All or nothing: REASON_NO_CAPACITY: the kernel
+ * found fewer; the pool is as before. REASON_BUSY: pages to be given back are in use. */
+int memory_pages_set(const struct memory_host *h, const struct memory_holder *by, int node,
+                     int64_t page_bytes, int64_t n, struct err *err);
+/* 1: what it holds, of the first pool in which it holds any. 0: nothing. */
+int memory_pages_find(const struct memory_host *h, const struct memory_holder *by, struct memory_held *ret,
                       struct err *err);
-/* Gives back what the VM holds of all pools. What is in use stays held: the first error is returned. */
-int memory_pages_release(const struct memory_host *h, const char *vm, struct err *err);
+/* Gives back what the VM holds of all pools but for items that are kept; keep NULL: none. What is in use
+ * stays held: the first error is returned. */
+int memory_pages_release(const struct memory_host *h, const char *vm, const struct memory_keep *keep,
+                         struct err *err);
 /* 1: the pool has fewer pages than VMs hold (err: REASON_STALE says how many). */
 int memory_pages_verify(const struct memory_host *h, int node, int64_t page_bytes, struct err *err);
 

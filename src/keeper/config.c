@@ -19,6 +19,7 @@ static const struct {
         {"keeper", "run_dir"      },
         {"keeper", "socket"       },
         {"keeper", "ram_dir"      },
+        {"keeper", "huge_dir"     },
         {"keeper", "cgroup_prefix"},
         {"keeper", "cpus"         },
         {"keeper", "housekeeping" },
@@ -125,6 +126,19 @@ static int read_qemu(GKeyFile *f, struct keeper_config *c, struct err *err)
         return 0;
 }
 
+static int read_huge(GKeyFile *f, struct keeper_config *c, struct err *err)
+{
+        c->huge_dirs = g_key_file_get_string_list(f, KEEPER, "huge_dir", NULL, NULL);
+        for (char **d = c->huge_dirs; d && *d; d++) {
+                g_strstrip(*d);
+                if ((*d)[0] != '/' || strlen(*d) > KEEPER_PATH_MAX || g_str_has_suffix(*d, "/") ||
+                    strstr(*d, "/../"))
+                        return bad(err, KEEPER, "huge_dir",
+                                   "must be absolute paths with semicolons between them");
+        }
+        return 0;
+}
+
 static int read_link(GKeyFile *f, const char *key, char **ret, struct err *err)
 {
         *ret = text_of(f, NET, key, NULL);
@@ -165,6 +179,8 @@ static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
         }
         if (r == 0)
                 r = read_path(f, "ram_dir", "/dev/shm/mete", KEEPER_PATH_MAX, &c->ram_dir, err);
+        if (r == 0)
+                r = read_huge(f, c, err);
         if (r == 0)
                 r = read_qemu(f, c, err);
         if (r == 0)
@@ -224,6 +240,7 @@ void keeper_config_done(struct keeper_config *c)
         g_free(c->cgroup_prefix);
         g_free(c->cpus);
         g_free(c->housekeeping);
+        g_strfreev(c->huge_dirs);
         g_strfreev(c->qemu);
         g_free(c->bridge);
         g_free(c->uplink);

@@ -19,6 +19,7 @@ struct keeper_config {
         char *run_dir;       /* records, logs, the lock: root's */
         char *socket;        /* default: RUN_DIR/keeper.sock */
         char *ram_dir;       /* the VMs' RAM files; a tmpfs or hugetlbfs */
+        char **huge_dirs;    /* each a hugetlbfs, for memory on huge pages; NULL: not named */
         char *cgroup_prefix; /* below each hierarchy */
         char *cpus;          /* where threads may be placed; NULL: all that are on line */
         char *housekeeping;  /* where the rest of each VMM runs; NULL: the same */

@@ -3,6 +3,10 @@
 #include "keeper/hold.h"
 
 #include <errno.h>
+#include <glib.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
 #include "base/str.h"
 #include "host/cpu.h"
 #include "keeper/ramdir.h"
@@ -20,14 +24,14 @@ enum { SAYS_CPU = 1, SAYS_MEMORY = 2, SAYS_NET = 4 };
 static int check_only(const struct api_keeper_hold *p, int allowed, struct err *err)
 {
         int said = (p->n_cpus > 0 || p->has_share_milli || p->has_exclusive ? SAYS_CPU : 0) |
-                   (p->has_bytes || p->has_node ? SAYS_MEMORY : 0) |
+                   (p->has_bytes || p->has_node || p->has_page_bytes ? SAYS_MEMORY : 0) |
                    (p->has_rate_bps || p->has_ceiling_bps ? SAYS_NET : 0);
         static const struct {
                 int what;
                 const char *names;
         } rows[] = {
                 {SAYS_CPU,    "cpus nor share_milli nor exclusive"},
-                {SAYS_MEMORY, "bytes nor node"                    },
+                {SAYS_MEMORY, "bytes nor node nor page_bytes"     },
                 {SAYS_NET,    "rate_bps nor ceiling_bps"          }
         };
         for (size_t i = 0; i < ARRAY_N(rows); i++)
@@ -100,20 +104,25 @@ static int cpu_read(const struct hold *h, struct err *err)
 
 static const char *memory_held_by(const struct hold *h)
 {
-        return "file-system";
+        return h->page_bytes || (h->live && h->live->has_page_bytes) ? "hugetlbfs" : "file-system";
 }
 
 static int memory_check(const struct api_keeper_hold *p, struct err *err)
 {
         if (!p->has_bytes)
                 return err_set(err, REASON_INVALID, EINVAL, "kind memory needs bytes");
+        if (p->has_page_bytes && (!p->has_node || p->bytes % p->page_bytes))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "page_bytes needs a node, and bytes that are whole pages");
         return check_only(p, SAYS_MEMORY, err);
 }
 
-/* The RAM file itself is the VMM's to make; here is only asked whether there is room for it. */
+/* The RAM file itself is the VMM's to make; here is only asked whether there is room for it, or made room. */
 static int memory_activate(const struct hold *h, struct err *err)
 {
         int64_t taken = 0;
+        if (h->page_bytes)
+                return huge_activate(h->huge, h->vmm.vm, h->item, h->node, h->bytes, h->page_bytes, err);
         int r = ramdir_taken(h->ram_fd, h->vmm.vm, h->item, &taken, err);
         int64_t more = r == 1 && taken < h->bytes ? h->bytes - taken : r == 1 ? 0 : h->bytes;
         if (r >= 0)
@@ -125,13 +134,54 @@ static int memory_activate(const struct hold *h, struct err *err)
 
 static int memory_deactivate(const struct hold *h, struct err *err)
 {
-        return 0;
+        return huge_deactivate(h->huge, h->vmm.vm, h->item, h->vmm.pid_fd >= 0, err);
+}
+
+static size_t nodes_out(const struct cpulist *nodes, int64_t *ret, size_t max)
+{
+        size_t n = 0;
+        for (int i = cpulist_next(nodes, 0); i >= 0 && n < max; i = cpulist_next(nodes, (uint32_t)i + 1))
+                ret[n++] = i;
+        return n;
+}
+
+/* Where the kernel has put it. Nothing is said where it cannot be known. */
+static void read_nodes(const struct hold *h, int dir_fd, const char *dir, const char *item)
+{
+        char name[RAMDIR_NAME], path[HUGE_DIR + 64 + RAMDIR_NAME];
+        struct cpulist nodes = {0};
+        if (h->vmm.pid_fd < 0 || ramdir_name(dir_fd, h->vmm.vm, item, name, NULL) != 1)
+                return;
+        struct memory_map *m = g_new0(struct memory_map, 1);
+        (void)snprintf(path, sizeof(path), "%s/%s/%s", dir, h->vmm.vm, name);
+        if (h->huge->memory && memory_map_read(h->huge->memory, h->vmm.pid, path, m, NULL) == 0 &&
+            pidfd_send_signal(h->vmm.pid_fd, 0, NULL, 0) == 0 && m->n_areas > 0) {
+                for (uint32_t i = 0; i < MEMORY_NODES; i++)
+                        if (m->bytes[i] > 0)
+                                (void)cpulist_add(&nodes, i);
+                h->live->n_nodes = nodes_out(&nodes, h->live->nodes, ARRAY_N(h->live->nodes));
+                if (m->n_bound == m->n_areas)
+                        h->live->n_bound_nodes = nodes_out(&m->bound_nodes, h->live->bound_nodes,
+                                                           ARRAY_N(h->live->bound_nodes));
+                h->live->has_mapped = h->live->mapped = true;
+        }
+        g_free(m);
 }
 
 static int memory_read(const struct hold *h, struct err *err)
 {
-        int r = ramdir_taken(h->ram_fd, h->vmm.vm, h->item, &h->live->bytes, err);
+        const struct huge_size *size = NULL;
+        int r = huge_read(h->huge, h->vmm.vm, h->item, h->live, &size, err);
+        if (r < 0)
+                return r;
+        int dir_fd = size ? size->fd : h->ram_fd;
+        const char *item = r == 1 ? huge_file_of(h->item) : h->item;
+        if (r == 1 && !size) /* the configuration is another one by now */
+                return 0;
+        r = ramdir_taken(dir_fd, h->vmm.vm, item, &h->live->bytes, err);
         h->live->has_bytes = r == 1;
+        if (r == 1)
+                read_nodes(h, dir_fd, size ? size->dir : h->ram_dir, item);
         return r < 0 ? r : 0;
 }
 

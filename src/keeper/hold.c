@@ -138,6 +138,7 @@ static int take_hold(struct hold_job *j, const json_t *params, uint64_t *ret_act
         hold->is_exclusive = p.has_exclusive && p.exclusive;
         hold->bytes = p.bytes;
         hold->node = p.has_node ? p.node : -1;
+        hold->page_bytes = p.has_page_bytes ? p.page_bytes : 0;
         hold->rate.rate_bps = p.has_rate_bps ? (uint64_t)p.rate_bps : 0;
         hold->rate.ceiling_bps = p.has_ceiling_bps ? (uint64_t)p.ceiling_bps : 0;
         return 0;
@@ -171,13 +172,15 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
         uint64_t activation = 0;
         struct hold_job *j = g_new0(struct hold_job, 1);
         *j = (struct hold_job){
-                .work = {.run = run,            .done = on_done, .owner = owner},
+                .work = {.run = run,                          .done = on_done, .owner = owner},
                 .owner = h,
                 .call = call,
                 .method = method,
                 .hold = { .cpu = h->vmms->cpu,
                          .nics = h->vmms->nics,
                          .ram_fd = h->vmms->ram_fd,
+                         .ram_dir = h->vmms->config->ram_dir,
+                         .huge = h->vmms->huge,
                          .vmm.pid_fd = -1}
         };
         j->hold.live = &j->live;

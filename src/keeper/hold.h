@@ -42,7 +42,9 @@ void holds_forget(struct holds *h, const void *owner);
 struct hold {
         const struct cpu_host *cpu;
         struct nics *nics;
-        int ram_fd;         /* borrowed */
+        int ram_fd; /* borrowed */
+        const char *ram_dir;
+        const struct huge *huge;
         struct vmm_ref vmm; /* pid_fd -1: it does not run */
         char item[CPU_ITEM_SIZE];
         enum api_host_kind kind;
@@ -52,6 +54,7 @@ struct hold {
         int share_milli;
         bool is_exclusive;
         int64_t bytes, node; /* node -1: any */
+        int64_t page_bytes;  /* 0: ordinary pages */
         struct net_rate rate;
         struct api_keeper_live *live;
 };

@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include "base/log.h"
 #include "base/notify.h"
+#include "base/units.h"
 #include "host/cpu.h"
 #include "host/net.h"
 #include "keeper/config.h"
@@ -43,6 +44,18 @@ static int lock(const struct keeper_config *config, struct err *err)
                        : err_set(err, REASON_INTERNAL, code, "%s: %s", path, strerror(code));
 }
 
+/* NULL: nothing is known of memory here. */
+static const struct memory_host *probe_pages(const struct keeper_config *config)
+{
+        static struct memory_host memory;
+        struct memory_options o = {.prefix = config->cgroup_prefix, .state_dir = config->run_dir};
+        struct err err = {0};
+        if (memory_host_init(&memory, &o, &err) == 0)
+                return &memory;
+        log_warn("no memory on huge pages: %s", err.sentence);
+        return NULL;
+}
+
 /* NULL: nothing bounds the memory of a VMM here. Not in a hierarchy that holds CPUs, either: v2 cannot do it
  * within a threaded domain, and of v1's the CPUs' prefix would go with the last bound. */
 static const struct memory_host *probe_memory(const struct keeper_config *config, const struct cpu_host *cpu)
@@ -64,11 +77,18 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
         const struct memory_host *memory = probe_memory(config, cpu);
         if (!memory)
                 log_warn("%s", VMM_NO_BOUND);
-        int r = nics_init(&nics, config, err);
+        static struct huge huge;
+        int r = huge_init(&huge, config, probe_pages(config), err);
         if (r < 0)
                 return r;
-        r = vmms_init(&vmms, config, cpu, memory, &nics, err);
+        r = nics_init(&nics, config, err);
         if (r < 0) {
+                huge_done(&huge);
+                return r;
+        }
+        r = vmms_init(&vmms, config, cpu, memory, &huge, &nics, err);
+        if (r < 0) {
+                huge_done(&huge);
                 nics_done(&nics);
                 return r;
         }
@@ -83,7 +103,21 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
                 verbs_done(&verbs);
         }
         vmms_done(&vmms);
+        huge_done(&huge);
         nics_done(&nics);
+        return r;
+}
+
+static int check_huge(const struct keeper_config *config, struct err *err)
+{
+        struct huge huge;
+        char text[UNITS_TEXT];
+        int r = huge_check(&huge, config, err);
+        for (size_t i = 0; r == 0 && i < huge.n; i++)
+                g_print("huge pages of %s in %s\n", units_print_bytes(huge.sizes[i].page_bytes, text),
+                        huge.sizes[i].dir);
+        if (r == 0 && *huge.fallback)
+                g_print("fallback: %s\n", huge.fallback);
         return r;
 }
 
@@ -138,7 +172,9 @@ static int run(const char *path, bool is_check, struct err *err)
                         g_print("fallback: %s\n", cpu.fallback);
                 if (!probe_memory(&config, &cpu))
                         g_print("fallback: %s\n", VMM_NO_BOUND);
-                r = check_net(&config, err);
+                r = check_huge(&config, err);
+                if (r == 0)
+                        r = check_net(&config, err);
                 is_config_wrong = r < 0;
         } else if (r == 0) {
                 if (*cpu.fallback)

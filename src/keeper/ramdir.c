@@ -202,13 +202,15 @@ int ramdir_check_node(int base_fd, const char *sysfs, int64_t node, int64_t byte
         return 0;
 }
 
-int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_bytes, struct err *err)
+/* Calls fn for each plain file of an item, ITEM or ITEM-SIZE. What the VM put there is hostile. */
+static int each_file(int base_fd, const char *vm, const char *item,
+                     int (*fn)(void *arg, int dir_fd, const char *name, const struct stat *st), void *arg,
+                     struct err *err)
 {
         int fd = openat(base_fd, vm, OPEN_DIR);
         DIR *d = fd < 0 ? NULL : fdopendir(fd);
         size_t n = strlen(item);
-        int64_t bytes = 0;
-        int found = 0;
+        int r = 0;
         if (!d) {
                 int code = errno;
                 if (fd >= 0)
@@ -218,18 +220,68 @@ int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_byt
                                                 strerror(code));
         }
         int budget = RAMDIR_BUDGET;
-        for (struct dirent *e; --budget > 0 && (e = readdir(d));) {
+        for (struct dirent *e; r == 0 && --budget > 0 && (e = readdir(d));) {
                 struct stat st;
                 if (strncmp(e->d_name, item, n) != 0 || (e->d_name[n] && e->d_name[n] != '-') ||
-                    fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
+                    fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
                         continue;
-                bytes += (int64_t)st.st_blocks * 512;
-                found = 1;
+                r = fn(arg, dirfd(d), e->d_name, &st);
         }
         (void)closedir(d);
-        if (found)
-                *ret_bytes = bytes;
-        return found;
+        return r;
+}
+
+struct taken {
+        int64_t bytes;
+        bool is_found;
+};
+
+static int add_taken(void *arg, int dir_fd, const char *name, const struct stat *st)
+{
+        struct taken *t = arg;
+        t->bytes += (int64_t)st->st_blocks * 512;
+        t->is_found = true;
+        return 0;
+}
+
+int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_bytes, struct err *err)
+{
+        struct taken t = {0};
+        int r = each_file(base_fd, vm, item, add_taken, &t, err);
+        if (r == 0 && t.is_found)
+                *ret_bytes = t.bytes;
+        return r < 0 ? r : t.is_found;
+}
+
+/* Emptied first: a mapping of it would keep what an unlinked file has. */
+static int remove_file(void *arg, int dir_fd, const char *name, const struct stat *st)
+{
+        int fd = openat(dir_fd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (fd >= 0) {
+                (void)!ftruncate(fd, 0);
+                (void)close(fd);
+        }
+        return unlinkat(dir_fd, name, 0) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int ramdir_remove(int base_fd, const char *vm, const char *item, struct err *err)
+{
+        struct err none = {0};
+        err = err ? err : &none;
+        int r = each_file(base_fd, vm, item, remove_file, NULL, err);
+        return r < 0 && !err->code
+                       ? err_set(err, REASON_INTERNAL, -r, "RAM file %s of %s: %s", item, vm, strerror(-r))
+                       : r;
+}
+
+static int take_name(void *arg, int dir_fd, const char *name, const struct stat *st)
+{
+        return snprintf(arg, RAMDIR_NAME, "%s", name) < RAMDIR_NAME;
+}
+
+int ramdir_name(int base_fd, const char *vm, const char *item, char ret[RAMDIR_NAME], struct err *err)
+{
+        return each_file(base_fd, vm, item, take_name, ret, err);
 }
 
 int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes,

@@ -29,6 +29,11 @@ int ramdir_drop(int base_fd, const char *vm, struct err *err);
 /* The same of all but what is kept; the directory stays. */
 int ramdir_prune(int base_fd, const char *vm, const struct ramdir_keep *keep, struct err *err);
 
+/* The files of an item, ITEM or ITEM-SIZE, are emptied, also where somebody has them open, and removed. None
+ * there: no error. */
+int ramdir_remove(int base_fd, const char *vm, const char *item, struct err *err);
+/* The name of its file: ITEM, or the first ITEM-SIZE. 1, or 0: there is none. */
+int ramdir_name(int base_fd, const char *vm, const char *item, char ret[RAMDIR_NAME], struct err *err);
 /* What the file of an item takes: ITEM, or ITEM-SIZE. 1, or 0: there is none. What the VM put there is only
  * ever counted; at most RAMDIR_BUDGET names are looked at. */
 int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_bytes, struct err *err);

@@ -78,6 +78,13 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
                 info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], CPU_OUTSIDE);
         if (!v->vmms->memory)
                 info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], VMM_NO_BOUND);
+        const struct huge *huge = v->vmms->huge;
+        for (size_t i = 0; i < huge->n; i++) {
+                struct api_keeper_huge *to = &info.huge[info.n_huge++];
+                to->page_bytes = huge->sizes[i].page_bytes;
+                (void)STR_COPY(to->dir, huge->sizes[i].dir);
+        }
+        info.has_ram_dir = STR_COPY(info.ram_dir, v->config->ram_dir);
         struct nic_said net;
         nics_say(v->vmms->nics, &net);
         if (*net.fallback)

@@ -94,13 +94,14 @@ static int open_dir(const char *path, mode_t mode, gid_t gid, struct err *err)
 }
 
 int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
-              const struct memory_host *memory, struct nics *nics, struct err *err)
+              const struct memory_host *memory, const struct huge *huge, struct nics *nics, struct err *err)
 {
         g_autofree char *records = g_build_filename(config->run_dir, "vm", NULL);
         g_autofree char *logs = g_build_filename(config->run_dir, "log", NULL);
         *v = (struct vmms){.config = config,
                            .cpu = cpu,
                            .memory = memory,
+                           .huge = huge,
                            .nics = nics,
                            .ram_fd = -1,
                            .record_fd = -1,
@@ -307,7 +308,11 @@ static int prepare_and_run(struct vmm *m, struct launch_options *o, const struct
         int64_t memory_bytes = s->memory_bytes;
         struct vmms *v = m->owner;
         const char *vm = m->record.vm;
-        int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, v->config->meted_gid, memory_bytes, &keep, err);
+        int64_t huge_bytes = s->has_huge_bytes ? s->huge_bytes : 0;
+        int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, v->config->meted_gid,
+                                      memory_bytes > huge_bytes ? memory_bytes - huge_bytes : 0, &keep, err);
+        if (r == 0)
+                r = huge_make(v->huge, vm, o->uid, v->config->meted_gid, &keep, err);
         if (r < 0)
                 return r;
         r = v->cpu->provider->vm_make(v->cpu, vm, err);
@@ -354,6 +359,10 @@ static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, const 
                 r = nics_drop(v->nics, vm, err);
         if (r == 0)
                 r = keep->n ? ramdir_prune(v->ram_fd, vm, keep, err) : ramdir_drop(v->ram_fd, vm, err);
+        if (r == 0)
+                r = huge_clear(v->huge, vm, keep, err);
+        if (r == 0 && removal == CPU_REMOVE_ALL)
+                r = huge_release(v->huge, vm, keep, err);
         if (r == 0 && v->memory)
                 r = memory_limit_lift(v->memory, vm, err);
         if (r < 0 || keep->n)
@@ -446,7 +455,9 @@ int vmms_drop(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *er
         int r = drop(v, p->vm, CPU_REMOVE_BUT_ITEMS, &keep, err);
         if (r == 0)
                 r = v->cpu->provider->prune(v->cpu, p->vm, p->keep, p->n_keep, err);
-        return r < 0 ? r : nics_prune(v->nics, p->vm, p->keep, p->n_keep, err);
+        if (r == 0)
+                r = nics_prune(v->nics, p->vm, p->keep, p->n_keep, err);
+        return r < 0 ? r : huge_release(v->huge, p->vm, &keep, err);
 }
 
 /* The thread must be the VMM's at this moment. It may end at any other, and its number be a stranger's, so

@@ -12,12 +12,16 @@
 #include "host/memory.h"
 #include "json/api.h"
 #include "keeper/config.h"
+#include "keeper/huge.h"
 #include "keeper/nic.h"
 #include "keeper/outlet.h"
 #include "keeper/record.h"
 #include "loop/loop.h"
 
-#define VMM_NO_BOUND "no cgroup hierarchy can bound the memory of one VMM: only that of its RAM is"
+/* The groups by which v2 holds a VMM's threads are threaded, and such have no memory controller. */
+#define VMM_NO_BOUND                                                                                         \
+        "memory.max is not set: no cgroup hierarchy can bound one VMM's memory; only that of its RAM is "    \
+        "bounded"
 
 struct vmms;
 
@@ -36,6 +40,7 @@ struct vmms {
         const struct keeper_config *config;
         const struct cpu_host *cpu;
         const struct memory_host *memory; /* NULL: nothing bounds what a VMM uses */
+        const struct huge *huge;
         struct nics *nics;
         int ram_fd, record_fd, log_fd; /* directories; owned */
         GHashTable *by_name;           /* name -> struct vmm, owned */
@@ -51,9 +56,9 @@ struct vmm_ref {
         int pid_fd; /* owned; -1: it does not run */
 };
 
-/* Borrows config, cpu, memory, which may be NULL, and nics. Makes the directories. */
+/* Borrows config, cpu, memory, which may be NULL, huge and nics. Makes the directories. */
 int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
-              const struct memory_host *memory, struct nics *nics, struct err *err);
+              const struct memory_host *memory, const struct huge *huge, struct nics *nics, struct err *err);
 void vmms_done(struct vmms *v); /* the VMMs run on */
 /* Reads the records: those whose process is still there are watched again. Returns how many. */
 unsigned vmms_adopt(struct vmms *v);

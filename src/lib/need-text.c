@@ -44,7 +44,7 @@ static int value_parse(enum component_kind kind, struct api_parameter *p, const 
 
         if (id != 0 && !parameter_rows[id].flag) {
                 p->has_value = true;
-                if (units_parse_milli(text, &p->value, err) < 0)
+                if (need_value_parse(id, text, &p->value, err) < 0)
                         return err_note(err, "%s", p->name);
                 return 0;
         }
@@ -192,7 +192,7 @@ const char *need_text_print(const struct api_need *need, char buf[NEED_TEXT])
                         append(buf, "%s%s", api_relation_name(p->relation), p->word);
                 else if (p->has_value && id != 0)
                         append(buf, "%s%s", api_relation_name(p->relation),
-                               units_print_milli(p->value, value));
+                               need_value_print(id, p->value, value));
                 else if (p->has_value)
                         append(buf, "%s%" PRId64, api_relation_name(p->relation), p->value);
         }

@@ -105,7 +105,15 @@ static void plug_backend(struct step *s)
                 step_no_vmm(s);
                 return;
         }
-        dimm_bind(s);
+        if (step_item(s)->page_bytes) { /* its pages are not there yet */
+                step_done(s, NULL);
+                return;
+        }
+        struct err err = {0};
+        if (dimm_bind(s, &err) < 0) {
+                step_done(s, &err);
+                return;
+        }
         vm_memory_prepare(s->v->vm, step_item(s)->slot, step_item(s)->amount, PLUG_MS, step_vm_done, s);
 }
 

@@ -8,6 +8,8 @@
 #include "vm/vm.h"
 #include "wire/rpc.h"
 
+/* Huge pages are taken as a whole, zeroed one by one. */
+enum { HUGE_BYTES_PER_MS = 1 << 18 };
 enum { KEEPER_MS = 20000, PLUG_MS = 15000, UNPLUG_MS = 10000, OFFLINE_MS = 5000 };
 
 struct agent_call;
@@ -74,7 +76,12 @@ step_fn vcpu_look, memory_look, nic_look;
 
 /* Where the host has several nodes, memory lies on the one that it was granted on. */
 bool host_has_nodes(const struct meted *m);
-void dimm_bind(struct step *s);
+/* The VM's directory for RAM files on such pages; REASON_UNSUPPORTED: the keeper has none. */
+int step_huge_dir(const struct step *s, int64_t page_bytes, char *ret, size_t size, struct err *err);
+/* A step that found the virtual side good: what is on huge pages is read back from the host, too. Ends it. */
+void memory_finalise_host(struct step *s);
+/* REASON_UNSUPPORTED: as step_huge_dir(). */
+int dimm_bind(struct step *s, struct err *err);
 
 /* activate-guest.c */
 step_fn dimm_prepare; /* measures the guest first */

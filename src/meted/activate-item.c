@@ -2,6 +2,7 @@
 /* vCPUs, DIMMs and network cards, and the host side of whatever is activated. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -57,6 +58,13 @@ static void item_call(struct step *s, enum api_keeper_method method, pid_t tid, 
         keeper_call(s->v->m->keeper, method, api_keeper_item_emit(&p), NULL, 0, KEEPER_MS, done, s);
 }
 
+/* How long it may take longer, as its pages must be made and zeroed. */
+static int huge_ms(const struct step *s)
+{
+        int64_t ms = step_item(s)->page_bytes ? step_item(s)->amount / HUGE_BYTES_PER_MS : 0;
+        return ms < INT32_MAX / 2 ? (int)ms : INT32_MAX / 2;
+}
+
 void host_activate(struct step *s)
 {
         const struct component *c = host_of(s);
@@ -80,9 +88,11 @@ void host_activate(struct step *s)
                 p->has_bytes = p->has_node = true;
                 p->bytes = step_item(s)->amount;
                 p->node = c->os_index;
+                p->has_page_bytes = step_item(s)->page_bytes > 0;
+                p->page_bytes = step_item(s)->page_bytes;
         }
-        keeper_call(s->v->m->keeper, API_KEEPER_HOST_ACTIVATE, api_keeper_hold_emit(p), NULL, 0, KEEPER_MS,
-                    on_held, s);
+        keeper_call(s->v->m->keeper, API_KEEPER_HOST_ACTIVATE, api_keeper_hold_emit(p), NULL, 0,
+                    KEEPER_MS + huge_ms(s), on_held, s);
         g_free(p);
 }
 
@@ -212,7 +222,7 @@ void vcpu_finalise(struct step *s)
                 item_call(s, API_KEEPER_HOST_READ, cpu->tid, on_read);
 }
 
-/* ---- DIMMs ---- */
+/* ---- where memory lies ---- */
 
 bool host_has_nodes(const struct meted *m)
 {
@@ -222,21 +232,114 @@ bool host_has_nodes(const struct meted *m)
         return n > 1;
 }
 
-void dimm_bind(struct step *s)
+static bool may_lie_on(const struct step *s, int64_t node)
 {
-        vm_memory_bind(s->v->vm, step_item(s)->slot,
-                       host_has_nodes(s->v->m) ? (int)host_of(s)->os_index : -1);
+        if (step_item(s)->kind == VIRTUAL_DIMM)
+                return node == (int64_t)host_of(s)->os_index;
+        for (size_t i = 0; i < s->n; i++) /* all base memory is in one file */
+                if (s->definitions[i].kind == VIRTUAL_RAM &&
+                    node == (int64_t)s->v->m->inventory.components[s->definitions[i].component].os_index)
+                        return true;
+        return false;
+}
+
+/* What the kernel says of it must be what was granted. Of nodes it may say nothing. */
+static int is_where_it_was_granted(const struct step *s, const struct api_keeper_live *live, struct err *err)
+{
+        const struct definition *d = step_item(s);
+        if (!live->has_bytes)
+                return err_set(err, REASON_STALE, ENOENT, "its RAM file is gone");
+        if (d->page_bytes &&
+            (!live->has_page_bytes || live->page_bytes != d->page_bytes || live->reserved_bytes != d->amount))
+                return err_set(err, REASON_STALE, ENOENT,
+                               "%" PRId64 " bytes on huge pages are held for it where %" PRId64
+                               " were granted",
+                               live->has_reserved_bytes ? live->reserved_bytes : 0, d->amount);
+        if (d->page_bytes && live->node != host_of(s)->os_index)
+                return err_set(err, REASON_STALE, EPROTO, "its pages are held on node %" PRId64, live->node);
+        if (!live->has_mapped || !host_has_nodes(s->v->m))
+                return 0;
+        if (live->n_bound_nodes == 0)
+                return err_set(err, REASON_STALE, EPROTO,
+                               "it is not bound to the node that it was granted on");
+        for (size_t i = 0; i < live->n_bound_nodes; i++)
+                if (!may_lie_on(s, live->bound_nodes[i]))
+                        return err_set(err, REASON_STALE, EPROTO, "it is bound to node %" PRId64 ", too",
+                                       live->bound_nodes[i]);
+        for (size_t i = 0; i < live->n_nodes; i++)
+                if (!may_lie_on(s, live->nodes[i]))
+                        return err_set(err, REASON_STALE, EPROTO, "some of it lies on node %" PRId64,
+                                       live->nodes[i]);
+        return 0;
+}
+
+static void on_memory_read(void *arg, const json_t *result, const struct err *err)
+{
+        struct step *s = arg;
+        struct api_keeper_live *live = g_new0(struct api_keeper_live, 1);
+        struct err bad = {0};
+        char size[UNITS_TEXT], page[UNITS_TEXT];
+        if (!err && api_keeper_live_parse(result, live, &bad))
+                err = &bad;
+        if (!err && !s->is_dropped && is_where_it_was_granted(s, live, &bad))
+                err = &bad;
+        if (!err && !s->is_dropped && live->has_page_bytes)
+                (void)snprintf(s->detail, sizeof(s->detail),
+                               "%s on pages of %s of node %" PRId64 ", read back from %s",
+                               units_print_bytes(live->reserved_bytes, size),
+                               units_print_bytes(live->page_bytes, page), live->node, live->held_by);
+        g_free(live);
+        step_done(s, err);
+}
+
+void memory_finalise_host(struct step *s)
+{
+        if (step_item(s)->page_bytes)
+                item_call(s, API_KEEPER_HOST_READ, 0, on_memory_read);
+        else
+                step_done(s, NULL);
+}
+
+/* ---- DIMMs ---- */
+
+int step_huge_dir(const struct step *s, int64_t page_bytes, char *ret, size_t size, struct err *err)
+{
+        const struct api_keeper_info *k = keeper_info(s->v->m->keeper);
+        char text[UNITS_TEXT];
+        for (size_t i = 0; k && i < k->n_huge; i++)
+                if (k->huge[i].page_bytes == page_bytes) {
+                        (void)snprintf(ret, size, "%s/%s", k->huge[i].dir, s->v->definition.name);
+                        return 0;
+                }
+        if (!k)
+                return err_set(err, REASON_PEER_LOST, ENOTCONN, "mete-keeper does not answer");
+        return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "mete-keeper has no hugetlbfs with pages of %s",
+                       units_print_bytes(page_bytes, text));
+}
+
+int dimm_bind(struct step *s, struct err *err)
+{
+        int64_t page_bytes = step_item(s)->page_bytes;
+        char dir[512];
+        int r = page_bytes ? step_huge_dir(s, page_bytes, dir, sizeof(dir), err) : 0;
+        if (r == 0)
+                vm_memory_bind(s->v->vm, step_item(s)->slot,
+                               host_has_nodes(s->v->m) ? (int)host_of(s)->os_index : -1,
+                               page_bytes ? dir : NULL);
+        return r;
 }
 
 void dimm_activate(struct step *s)
 {
+        struct err err = {0};
         s->v->memory_is_known = false;
-        if (!s->v->vm) {
+        if (!s->v->vm)
                 step_no_vmm(s);
-                return;
-        }
-        dimm_bind(s);
-        vm_memory_ensure(s->v->vm, step_item(s)->slot, step_item(s)->amount, PLUG_MS, step_vm_done, s);
+        else if (dimm_bind(s, &err) < 0)
+                step_done(s, &err);
+        else
+                vm_memory_ensure(s->v->vm, step_item(s)->slot, step_item(s)->amount, PLUG_MS + huge_ms(s),
+                                 step_vm_done, s);
 }
 
 void dimm_deactivate(struct step *s)
@@ -264,7 +367,10 @@ static void on_dimm_seen(void *arg, const struct vm_result *result)
                                dimm->address);
         else
                 (void)err_set(&err, REASON_STALE, EPROTO, "the VMM has other memory in this slot");
-        step_done(s, good ? NULL : &err);
+        if (good)
+                memory_finalise_host(s);
+        else
+                step_done(s, &err);
 }
 
 void dimm_finalise(struct step *s)
@@ -347,27 +453,12 @@ void vcpu_look(struct step *s)
         step_done(s, &err);
 }
 
-static void on_memory_read(void *arg, const json_t *result, const struct err *err)
-{
-        struct step *s = arg;
-        struct api_keeper_live *live = g_new0(struct api_keeper_live, 1);
-        struct err bad = {0};
-        if (!err && api_keeper_live_parse(result, live, &bad))
-                err = &bad;
-        if (!err && !live->has_bytes) {
-                (void)err_set(&bad, REASON_STALE, ENOENT, "its RAM file is gone");
-                err = &bad;
-        }
-        g_free(live);
-        step_done(s, err);
-}
-
 /* All base memory is in the file of its first cell. */
 void memory_look(struct step *s)
 {
         if (!is_to_look(s))
                 return;
-        if (step_item(s)->kind == VIRTUAL_RAM && step_item(s)->slot > 0)
+        if (step_item(s)->kind == VIRTUAL_RAM && step_item(s)->slot > 0 && !step_item(s)->page_bytes)
                 step_done(s, NULL);
         else
                 item_call(s, API_KEEPER_HOST_READ, 0, on_memory_read);

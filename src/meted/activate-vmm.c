@@ -166,12 +166,17 @@ static int launch(struct step *s, struct err *err)
         bool is_kept = false;
         for (size_t i = 0; i < s->n; i++)
                 is_kept = is_kept || (s->definitions[i].kind == VIRTUAL_RAM && s->definitions[i].kept);
+        char huge_dir[512];
+        int64_t page_bytes = v->definition.has_page_bytes ? v->definition.page_bytes : 0;
         for (size_t i = 0; i < s->n && host_has_nodes(v->m) && o.n_host_nodes < ARRAY_N(nodes); i++)
                 if (s->definitions[i].kind == VIRTUAL_RAM)
                         nodes[o.n_host_nodes++] =
                                 v->m->inventory.components[s->definitions[i].component].os_index;
         o.host_nodes = nodes;
-        int bad = open_sockets(v, fds, err);
+        o.huge_dir = huge_dir;
+        int bad = page_bytes ? step_huge_dir(s, page_bytes, huge_dir, sizeof(huge_dir), err) : 0;
+        if (!bad)
+                bad = open_sockets(v, fds, err);
         if (!bad)
                 bad = vm_argv_make(&v->definition, &o, &argv, err);
         struct api_keeper_vmm_start *start = g_new0(struct api_keeper_vmm_start, 1);
@@ -182,6 +187,8 @@ static int launch(struct step *s, struct err *err)
                 start->slot = v->uid_slot;
                 start->fds = VM_FD_N;
                 start->memory_bytes = argv.memory_bytes;
+                start->has_huge_bytes = argv.huge_bytes > 0;
+                start->huge_bytes = argv.huge_bytes;
                 if (is_kept)
                         (void)snprintf(start->keep[start->n_keep++], sizeof(start->keep[0]), "ram0");
                 for (size_t i = 0; i < argv.n && !bad; i++)
@@ -302,7 +309,9 @@ void vmm_attach(struct step *s)
         (void)snprintf(s->detail, sizeof(s->detail), "VMM %d", (int)v->pid);
         v->attaching = s;
         /* Before it has its RAM it answers nobody. */
-        int64_t ram_ms = v->definition.prealloc ? v->definition.memory_bytes / PREALLOC_BYTES_PER_MS : 0;
+        int64_t ram_ms = v->definition.prealloc || v->definition.has_page_bytes
+                                 ? v->definition.memory_bytes / PREALLOC_BYTES_PER_MS
+                                 : 0;
         v->vm = vm_attach(&o, ATTACH_MS + (int)ram_ms, on_attached, v, &err);
         if (!v->vm) {
                 v->attaching = NULL;
@@ -352,7 +361,10 @@ static void on_seen(void *arg, const struct vm_result *result)
         if (!runs)
                 (void)err_set(&err, REASON_STALE, EPROTO, "the VMM says that it does not run but is %s",
                               vm_run_name(vm_run(s->v->vm)));
-        step_done(s, runs ? NULL : &err);
+        if (runs)
+                memory_finalise_host(s);
+        else
+                step_done(s, &err);
 }
 
 void vmm_finalise(struct step *s)

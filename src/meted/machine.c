@@ -90,6 +90,7 @@ void machine_shape(const struct machine *v, struct vm_shape *ret)
                 .share_milli = (int32_t)d->share_milli,
                 .memory_bytes = d->memory_bytes,
                 .memory_max_bytes = d->memory_max_bytes,
+                .page_bytes = d->has_page_bytes ? d->page_bytes : 0,
                 .unit_bytes = d->unit_bytes,
                 .memory_slots = (int32_t)d->dimm_slots,
                 .net_bps = d->has_network ? d->net_rate_bps : 0,

@@ -123,6 +123,21 @@ static void list_vmms(void *arg)
         keeper_call(m->keeper, API_KEEPER_VMM_LIST, NULL, NULL, 0, KEEPER_LIST_MS, on_vmms, m);
 }
 
+/* Of the sizes that the kernel knows, the keeper gives those for which it has a hugetlbfs. */
+static void take_page_sizes(struct meted *m)
+{
+        const struct api_keeper_info *k = keeper_info(m->keeper);
+        int64_t sizes[COMPONENT_PAGES] = {0};
+        if (!k || strcmp(m->config.source, "live") != 0)
+                return;
+        for (size_t i = 0; i < k->n_huge && i < COMPONENT_PAGES; i++)
+                sizes[i] = k->huge[i].page_bytes;
+        for (size_t i = 0; i < m->inventory.n; i++)
+                if (m->inventory.components[i].kind == COMPONENT_MEMORY)
+                        memcpy(m->inventory.components[i].page_bytes, sizes, sizeof(sizes));
+        hypervisor_set_pages(m->hv, sizes);
+}
+
 static void on_vmms(void *arg, const json_t *result, const struct err *err)
 {
         struct meted *m = arg;
@@ -142,6 +157,7 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                 loop_timer_in(&m->list, LIST_RETRY_MS);
                 return;
         }
+        take_page_sizes(m);
         forget_vmms(m);
         for (size_t i = 0; i < list->n_vmms; i++) {
                 struct machine *v = machine_find(m, list->vmms[i].vm);

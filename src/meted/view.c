@@ -49,6 +49,8 @@ static void one_component(const struct meted *m, size_t i, struct api_component 
         c->free = ledger_owned(l, (uint32_t)i) - ledger_claimed(l, (uint32_t)i);
         if (c->free < 0)
                 c->free = 0;
+        for (size_t k = 0; k < COMPONENT_PAGES && from->page_bytes[k]; k++)
+                c->page_bytes[c->n_page_bytes++] = from->page_bytes[k];
         c->has_source = from->kind == COMPONENT_NET;
         if (c->has_source)
                 (void)snprintf(c->source, sizeof(c->source), "[net] rate in mete.conf, less a fiftieth");
@@ -63,6 +65,14 @@ static size_t components_out(const struct meted *m, struct api_component *to, si
         return n;
 }
 
+static bool has_huge_pages(const struct meted *m)
+{
+        for (size_t i = 0; i < m->inventory.n; i++)
+                if (m->inventory.components[i].page_bytes[0])
+                        return true;
+        return false;
+}
+
 json_t *view_host(const struct meted *m)
 {
         struct api_host *h = g_new0(struct api_host, 1);
@@ -74,9 +84,14 @@ json_t *view_host(const struct meted *m)
         (void)snprintf(h->cpu_provider, sizeof(h->cpu_provider), "%s",
                        k ? api_cpu_provider_name(k->cpu_provider) : "unknown");
         h->cpu_overcommit = m->config.cpu_overcommit;
+        h->has_ram_dir = k && k->has_ram_dir;
+        if (h->has_ram_dir)
+                memcpy(h->ram_dir, k->ram_dir, sizeof(h->ram_dir));
         h->n_components = components_out(m, h->components, ARRAY_N(h->components));
         for (int id = 1; id < PARAMETER_N && h->n_parameters < ARRAY_N(h->parameters); id++) {
                 const struct parameter_row *row = &parameter_rows[id];
+                if (id == PARAMETER_PAGE && !has_huge_pages(m))
+                        continue;
                 struct api_parameter_kind *p = &h->parameters[h->n_parameters++];
                 p->kind = (enum api_component_kind)row->kind;
                 (void)snprintf(p->name, sizeof(p->name), "%s", row->name);
@@ -199,6 +214,8 @@ void view_vm(const struct machine *v, struct api_vm *to)
                 p->vcpu = slot;
                 (void)snprintf(p->use, sizeof(p->use), "parked");
         }
+        to->has_page_bytes = d->has_page_bytes;
+        to->page_bytes = d->page_bytes;
         to->has_prealloc = to->prealloc = d->prealloc;
         kept_of(v, to);
         to->n_fallbacks = meted_fallbacks(v->m, v, to->fallbacks);
@@ -322,6 +339,8 @@ static void definitions_out(const struct request *r, void *arg)
                                             .configured = d->configured,
                                             .has_exclusive = d->exclusive,
                                             .exclusive = d->exclusive,
+                                            .has_page_bytes = d->page_bytes > 0,
+                                            .page_bytes = d->page_bytes,
                                             .held = d->way == WAY_HELD};
                 (void)snprintf(to.vm, sizeof(to.vm), "%s", r->vm);
                 (void)snprintf(to.item, sizeof(to.item), "%s%d", virtual_kind_name(d->kind), (int)d->slot);

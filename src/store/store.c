@@ -248,17 +248,21 @@ static void bind_text(sqlite3_stmt *q, int i, const char *text)
 }
 
 /* At most one for each vCPU, DIMM slot and node, so this is bounded. */
-enum { DEFINITIONS_TEXT = 160 * 88 };
+enum { DEFINITIONS_TEXT = 160 * 100 };
 
-/* "cpu:0=900@1/vcpu/ha": component, amount, slot, what it backs, and what is true of it: p it is prepared
- * first, h host side active, k taken over from the run before, a active, c in the I/O configuration, g on the
- * way back, x held there, e exclusive. */
+/* "cpu:0=900@1/vcpu/ha", "memory:node0=536870912@0/dimm/hP2048": component, amount, slot, what it backs, and
+ * what is true of it: p it is prepared first, h host side active, k taken over from the run before, a active,
+ * c in the I/O configuration, g on the way back, x held there, e exclusive, P of huge pages of so many KiB.
+ */
 static void add_definition(const struct store *s, struct text *t, const struct definition *d)
 {
-        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s", t->at ? " " : "", s->components[d->component].id,
+        char pages[24] = "";
+        if (d->page_bytes)
+                (void)snprintf(pages, sizeof(pages), "P%" PRId64, d->page_bytes / 1024);
+        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s%s", t->at ? " " : "", s->components[d->component].id,
             d->amount, d->slot, virtual_kind_name(d->kind), d->prepares ? "p" : "", d->host_active ? "h" : "",
             d->kept ? "k" : "", d->active ? "a" : "", d->configured ? "c" : "",
-            d->way == WAY_GOING ? "g" : "", d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "");
+            d->way == WAY_GOING ? "g" : "", d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "", pages);
 }
 
 int store_put_request(struct store *s, const struct request *r, struct err *err)
@@ -470,6 +474,12 @@ static bool parse_definition(const char *text, struct definition *ret)
                         break;
                 case 'e':
                         ret->exclusive = true;
+                        break;
+                case 'P':
+                        ret->page_bytes = strtoll(p + 1, &end, 10) * 1024;
+                        if (end == p + 1 || ret->page_bytes <= 0 || ret->page_bytes > INT64_C(1) << 40)
+                                return false;
+                        p = end - 1;
                         break;
                 default:
                         return false;

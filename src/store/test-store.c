@@ -77,6 +77,7 @@ static void sample(struct request *r, uint64_t serial)
                                                 .slot = 3,
                                                 .amount = 900,
                                                 .exclusive = true,
+                                                .page_bytes = 2 << 20,
                                                 .host_active = true,
                                                 .kept = true,
                                                 .active = true,
@@ -182,6 +183,7 @@ static void test_round_trip(void)
                       l->definitions[0].configured && !l->definitions[0].prepares &&
                       l->definitions[0].way == WAY_NONE);
         g_assert_true(l->definitions[0].exclusive && !l->definitions[1].exclusive);
+        g_assert_true(l->definitions[0].page_bytes == 2 << 20 && !l->definitions[1].page_bytes);
         g_assert_true(l->definitions[1].kind == VIRTUAL_DIMM && l->definitions[1].prepares &&
                       !l->definitions[1].host_active && l->definitions[1].way == WAY_HELD);
         g_assert_true(activation_parse("back bind 1 of end 0", &r.activation));

@@ -97,8 +97,10 @@ static void add_memory(struct builder *b, const struct api_vm_definition *d, con
         for (size_t i = 0; i < o->n_host_nodes && at + 24 < sizeof(nodes); i++)
                 at += (size_t)snprintf(nodes + at, sizeof(nodes) - at, ",host-nodes=%u%s", o->host_nodes[i],
                                        i + 1 == o->n_host_nodes ? ",policy=bind" : "");
+        /* Huge pages are taken as a whole: one that somebody else took meanwhile would be a SIGBUS later. */
         add(b, "memory-backend-file,id=ram0,size=%jdM,mem-path=%s/ram0,share=on,prealloc=%s%s",
-            (intmax_t)(d->memory_bytes >> 20), escaped(o->ram_dir, dir), d->prealloc ? "on" : "off", nodes);
+            (intmax_t)(d->memory_bytes >> 20), escaped(d->has_page_bytes ? o->huge_dir : o->ram_dir, dir),
+            d->prealloc || d->has_page_bytes ? "on" : "off", nodes);
         add(b, "-numa");
         add(b, "node,nodeid=%d,memdev=ram0", VM_NUMA_NODE);
         add(b, "-numa");
@@ -175,7 +177,8 @@ static void add_net(struct builder *b, const struct api_vm_definition *d, const 
 int vm_argv_make(const struct api_vm_definition *d, const struct vm_argv_options *o, struct vm_argv *ret,
                  struct err *err)
 {
-        *ret = (struct vm_argv){.memory_bytes = d->memory_max_bytes};
+        *ret = (struct vm_argv){.memory_bytes = d->memory_max_bytes,
+                                .huge_bytes = d->has_page_bytes ? d->memory_bytes : 0};
         struct builder b = {.argv = ret, .err = err};
         b.r = vm_definition_check(d, err);
         /* QEMU reads an initrd's path as a list of modules, split at commas; that cannot be escaped. */

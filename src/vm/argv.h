@@ -18,11 +18,13 @@ struct vm_argv {
         char *args[VM_ARGV_MAX + 1]; /* owned; ends in NULL */
         size_t n;
         int64_t memory_bytes; /* most bytes of RAM files that it may ever have */
+        int64_t huge_bytes;   /* so many of them on huge pages */
 };
 
 struct vm_argv_options {
         const char *image_dir; /* of kernel, initrd and disk */
         const char *ram_dir;   /* "@RAM@" where the keeper puts it in */
+        const char *huge_dir;  /* likewise, where its base memory is of huge pages: on their hugetlbfs */
         const char
                 *tap; /* number of the descriptor of its tap, or "@TAP@" likewise; where it has a network */
         int first_fd; /* 3 where the keeper starts it */

@@ -35,13 +35,15 @@ static void add_fallback(struct api_vm_definition *d, const char *text)
                 snprintf(d->fallbacks[d->n_fallbacks++], sizeof(d->fallbacks[0]), "%s", text);
 }
 
-static int64_t round_and_say(struct api_vm_definition *d, const char *what, int64_t bytes)
+static int64_t round_and_say(struct api_vm_definition *d, const char *what, int64_t bytes, int64_t page_bytes)
 {
-        int64_t rounded = vm_round_up(bytes, VM_UNIT_BYTES);
+        int64_t unit = page_bytes > VM_UNIT_BYTES ? page_bytes : VM_UNIT_BYTES;
+        int64_t rounded = vm_round_up(bytes, unit);
         if (rounded != bytes) {
-                char from[UNITS_TEXT], to[UNITS_TEXT], text[128];
-                snprintf(text, sizeof(text), "%s rounded up from %s to %s: memory comes in units of 128M",
-                         what, units_print_bytes(bytes, from), units_print_bytes(rounded, to));
+                char from[UNITS_TEXT], to[UNITS_TEXT], in[UNITS_TEXT], text[128];
+                snprintf(text, sizeof(text), "%s rounded up from %s to %s: %s comes in units of %s", what,
+                         units_print_bytes(bytes, from), units_print_bytes(rounded, to),
+                         page_bytes ? "on its pages it" : "memory", units_print_bytes(unit, in));
                 add_fallback(d, text);
         }
         return rounded;
@@ -105,8 +107,15 @@ static int make_machine(const struct api_vm_create *wish, int64_t share_milli, s
         d->cpus_max = cpus_max;
         d->share_milli = wish->has_share_milli ? wish->share_milli : share_milli;
         d->unit_bytes = VM_UNIT_BYTES;
-        d->memory_bytes = round_and_say(d, "memory", wish->memory_bytes);
-        d->memory_max_bytes = round_and_say(d, "memory limit", memory_max);
+        int64_t page_bytes = wish->has_page_bytes ? wish->page_bytes : 0;
+        if (page_bytes & (page_bytes - 1))
+                return err_set(err, REASON_INVALID, EINVAL, "page_bytes: must be a power of two");
+        d->has_page_bytes = wish->has_page_bytes;
+        d->page_bytes = page_bytes;
+        d->memory_bytes = round_and_say(d, "memory", wish->memory_bytes, page_bytes);
+        d->memory_max_bytes = round_and_say(d, "memory limit", memory_max, 0);
+        if (d->memory_max_bytes < d->memory_bytes)
+                d->memory_max_bytes = d->memory_bytes;
         if (d->memory_max_bytes >= UNITS_MAX)
                 return err_set(err, REASON_INVALID, ERANGE, "memory_max_bytes: too large");
         int64_t units = vm_definition_growth_bytes(d) / d->unit_bytes;
@@ -198,6 +207,7 @@ int vm_definition_answers(const struct api_vm_definition *d, const struct api_vm
                 {"memory_max_bytes", d->memory_max_bytes, w.memory_max_bytes},
                 {"net_rate_bps",     d->net_rate_bps,     w.net_rate_bps    },
                 {"net_ceiling_bps",  d->net_ceiling_bps,  w.net_ceiling_bps },
+                {"page_bytes",       d->page_bytes,       w.page_bytes      },
                 {"prealloc",         d->prealloc,         w.prealloc        },
         };
         const struct {
@@ -263,6 +273,9 @@ int vm_definition_check(const struct api_vm_definition *d, struct err *err)
         else if (d->memory_bytes < 1 || growth < 0 || d->memory_bytes % d->unit_bytes != 0 ||
                  growth % d->unit_bytes != 0)
                 fault = "memory_bytes, memory_max_bytes: must be whole units and in order";
+        else if (d->has_page_bytes && (d->page_bytes < 1 || (d->page_bytes & (d->page_bytes - 1)) ||
+                                       d->memory_bytes % d->page_bytes))
+                fault = "page_bytes: must be a power of two, and memory_bytes whole pages";
         else if (d->dimm_slots < 0 || d->dimm_slots > VM_DIMMS_MAX || (growth > 0) != (d->dimm_slots > 0))
                 fault = "dimm_slots: must be there where memory may grow, and 64 at most";
         else if (d->numa_nodes != 1)

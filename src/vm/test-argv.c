@@ -92,6 +92,23 @@ static void test_net(void)
         g_free(text);
 }
 
+static void test_huge(void)
+{
+        struct api_vm_definition d = sample_definition();
+        struct vm_argv_options o = options;
+        struct vm_argv argv;
+        o.huge_dir = "/dev/hugepages/mete,x/v1";
+        d.has_page_bytes = true;
+        d.page_bytes = 2 << 20;
+        char *text = joined(&d, &o);
+        g_assert_nonnull(strstr(
+                text, "id=ram0,size=512M,mem-path=/dev/hugepages/mete,,x/v1/ram0,share=on,prealloc=on\n"));
+        g_free(text);
+        g_assert_cmpint(vm_argv_make(&d, &o, &argv, NULL), ==, 0);
+        g_assert_cmpint(argv.huge_bytes, ==, 512 << 20);
+        vm_argv_done(&argv);
+}
+
 static void test_host_nodes(void)
 {
         static const uint32_t nodes[] = {1, 3};
@@ -134,6 +151,7 @@ int main(int argc, char **argv)
         g_test_add_func("/argv/disk-and-kvm", test_disk_and_kvm);
         g_test_add_func("/argv/net", test_net);
         g_test_add_func("/argv/host-nodes", test_host_nodes);
+        g_test_add_func("/argv/huge", test_huge);
         g_test_add_func("/argv/refused", test_refused);
         return g_test_run();
 }

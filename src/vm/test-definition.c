@@ -150,6 +150,33 @@ static void test_round_trip(void)
         json_decref(v);
 }
 
+static void test_pages(void)
+{
+        struct err err = {0};
+        struct api_qemu_probe probe = sample_probe();
+        struct api_vm_create wish = sample_wish(), other;
+        struct api_vm_definition d, again;
+        wish.memory_bytes = 1500 << 20;
+        wish.has_memory_max_bytes = false;
+        wish.has_page_bytes = true;
+        wish.page_bytes = 1 << 30;
+        g_assert_cmpint(vm_definition_make(&wish, 1000, &probe, &d, &err), ==, 0);
+        g_assert_cmpint(d.memory_bytes, ==, INT64_C(2) << 30); /* whole pages, and no less at most */
+        g_assert_cmpint(d.memory_max_bytes, ==, INT64_C(2) << 30);
+        g_assert_cmpint(d.page_bytes, ==, 1 << 30);
+        g_assert_nonnull(strstr(d.fallbacks[0], "on its pages it comes in units of 1G"));
+        g_assert_cmpint(vm_definition_answers(&d, &wish, 1000, &err), ==, 0);
+        other = wish;
+        other.has_page_bytes = false;
+        other.page_bytes = 0;
+        other.memory_bytes = INT64_C(2) << 30;
+        assert_differs(&d, &other, 1000, "another page_bytes");
+        other = wish;
+        other.page_bytes = 3 << 20;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        g_assert_nonnull(strstr(err.sentence, "power of two"));
+}
+
 static void test_net(void)
 {
         struct err err = {0};
@@ -223,6 +250,8 @@ static void test_check(void)
         BROKEN(d.has_net_ceiling_bps = true, "network");
         BROKEN((d.has_network = d.has_net_rate_bps = true, d.net_rate_bps = 64001), "whole units");
         BROKEN((d.has_network = d.has_net_rate_bps = true, d.net_rate_bps = 8000), "whole units");
+        BROKEN((d.has_page_bytes = true, d.page_bytes = 3 << 20), "whole pages");
+        BROKEN((d.has_page_bytes = true, d.page_bytes = INT64_C(16) << 30), "whole pages");
 }
 
 int main(int argc, char **argv)
@@ -235,5 +264,6 @@ int main(int argc, char **argv)
         g_test_add_func("/definition/round-trip", test_round_trip);
         g_test_add_func("/definition/check", test_check);
         g_test_add_func("/definition/net", test_net);
+        g_test_add_func("/definition/pages", test_pages);
         return g_test_run();
 }

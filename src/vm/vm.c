@@ -62,8 +62,9 @@ struct op {
 
 struct vm {
         struct api_vm_definition definition;
-        int16_t dimm_node[VM_DIMMS_MAX]; /* of the host, plus 1; 0: not bound */
-        struct vm_options options;       /* its pointers to text are not used after vm_attach() */
+        int16_t dimm_node[VM_DIMMS_MAX];  /* of the host, plus 1; 0: not bound */
+        char dimm_dir[VM_DIMMS_MAX][304]; /* "": ram_dir */
+        struct vm_options options;        /* its pointers to text are not used after vm_attach() */
         void *arg;
         char ram_dir[256];
         GMainContext *context;
@@ -445,15 +446,17 @@ static void on_dimm_added(void *arg, const json_t *ret, const struct err *err)
 
 static void add_backend(struct vm *vm, struct op *op)
 {
-        char id[16], path[320];
+        char id[16], path[352];
         snprintf(id, sizeof(id), "dimmmem%d", op->slot);
         /* The size is in the name: a file keeps its size, and a slot may come back with another one.
          * discard-data gives the pages back to the host when the object goes; the file itself stays, because
          * neither the VMM nor meted may remove it. */
-        snprintf(path, sizeof(path), "%s/dimm%d-%jdM", vm->ram_dir, op->slot, (intmax_t)(op->bytes >> 20));
+        const char *dir = vm->dimm_dir[op->slot];
+        snprintf(path, sizeof(path), "%s/dimm%d-%jdM", *dir ? dir : vm->ram_dir, op->slot,
+                 (intmax_t)(op->bytes >> 20));
         json_t *memory = json_pack("{s:s, s:s, s:I, s:s, s:b, s:b, s:b}", "qom-type", "memory-backend-file",
                                    "id", id, "size", (json_int_t)op->bytes, "mem-path", path, "share", 1,
-                                   "prealloc", 0, "discard-data", 1);
+                                   "prealloc", *dir != 0, "discard-data", 1);
         int node = vm->dimm_node[op->slot];
         if (node) {
                 json_object_set_new(memory, "host-nodes", json_pack("[i]", node - 1));
@@ -816,10 +819,12 @@ void vm_cpu_remove(struct vm *vm, int slot, int timeout_ms, vm_done *done, void 
         op_submit(vm, OP_CPU_REMOVE, slot, 0, timeout_ms, done, arg);
 }
 
-void vm_memory_bind(struct vm *vm, int slot, int node)
+void vm_memory_bind(struct vm *vm, int slot, int node, const char *huge_dir)
 {
         assert(slot >= 0 && slot < (int)vm->definition.dimm_slots && node >= -1 && node < INT16_MAX);
         vm->dimm_node[slot] = (int16_t)(node + 1);
+        bool fits = STR_COPY(vm->dimm_dir[slot], huge_dir ? huge_dir : "");
+        assert(fits); /* the keeper's contract */
 }
 
 void vm_memory_prepare(struct vm *vm, int slot, int64_t bytes, int timeout_ms, vm_done *done, void *arg)

@@ -107,8 +107,10 @@ void vm_cpu_ensure(struct vm *vm, int slot, int timeout_ms, vm_done *done, void 
 /* By the definition's mechanism: VM_PARKED at once, or unplugged with the guest's consent. Base vCPUs
  * cannot be taken. */
 void vm_cpu_remove(struct vm *vm, int slot, int timeout_ms, vm_done *done, void *arg);
-/* The NUMA node of the host to which the memory of this slot is bound when it is prepared; -1: none. */
-void vm_memory_bind(struct vm *vm, int slot, int node);
+/* The NUMA node of the host to which the memory of this slot is bound when it is prepared; -1: none.
+ * huge_dir: its file is in this directory of a hugetlbfs, and is taken from the host as a whole; NULL: in
+ * ram_dir. */
+void vm_memory_bind(struct vm *vm, int slot, int node, const char *huge_dir);
 /* So many bytes (whole units) in the VMM for a DIMM in this slot, which the guest is not given yet. */
 void vm_memory_prepare(struct vm *vm, int slot, int64_t bytes, int timeout_ms, vm_done *done, void *arg);
 /* So many bytes (whole units) as a DIMM in this slot, prepared or not. Other bytes there already: FAILED,

@@ -110,13 +110,14 @@ class UnixConnection(http.client.HTTPConnection):
 
 class Host:
     def __init__(self, cpus=None, memory="4G", cpu_overcommit=1, offer="5s", source="live", qemu=None, build=None,
-                 meted_env=None, extra="", keep=False, title="testhost", vms=UID_COUNT, net=None):
+                 meted_env=None, extra="", keep=False, title="testhost", vms=UID_COUNT, net=None, huge=None):
         self.build = os.path.join(ROOT, build or os.environ.get("METE_BUILD") or "build/debug")
         self.release = os.path.join(ROOT, os.environ.get("METE_RELEASE") or "build/release")
         self.qemu = qemu or os.environ.get("METE_QEMU") or "/usr/bin/qemu-system-x86_64"
         self.options = {"cpus": cpus, "memory": memory, "cpu_overcommit": cpu_overcommit, "offer": offer,
                         "source": source, "title": title}
         self.extra = extra
+        self.huge = huge  # a Huge (huge.py): memory may be on huge pages
         self.net = net  # a Network (netns.py): the keeper and its VMMs live in it
         self.keep = keep or bool(os.environ.get("METE_KEEP"))
         self.meted_env = dict(meted_env or {})
@@ -174,6 +175,8 @@ class Host:
                     f"meted_user={METED_USER}\n")
             if o["cpus"]:
                 f.write(f"cpus={o['cpus']}\n")
+            if self.huge:
+                f.write(self.huge.config())
             if self.net:
                 f.write(self.net.config())
         with open(self.path("mete.conf"), "w") as f:
