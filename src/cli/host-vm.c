@@ -72,6 +72,29 @@ static int set_range(json_t *body, const struct arguments *a, const char *option
         return 0;
 }
 
+/* SHARE[..CEILING] */
+static int create_share(const struct arguments *a, json_t *body, struct err *err)
+{
+        const char *text = arguments_option(a, "--share");
+        int64_t share = 0, ceiling = -1;
+
+        if (text == NULL)
+                return 0;
+        int r = range_parse("--share", text, units_parse_milli, &share, &ceiling, err);
+        if (r < 0)
+                return r;
+        if (share < 1 || share > 1000)
+                return err_set(err, REASON_INVALID, ERANGE,
+                               "--share %.60s: a share is from 0.001 to 1 of a host CPU", text);
+        if (ceiling >= 0 && (ceiling < 100 || ceiling > 1000))
+                return err_set(err, REASON_INVALID, ERANGE,
+                               "--share %.60s: what it never exceeds is from 0.1 to 1 of a host CPU", text);
+        json_object_set_new(body, "share_milli", json_integer(share));
+        if (ceiling >= 0)
+                json_object_set_new(body, "cpu_ceiling_milli", json_integer(ceiling));
+        return 0;
+}
+
 /* NETWORK:RATE[..CEILING] */
 static int create_net(const struct arguments *a, json_t *body, struct err *err)
 {
@@ -105,8 +128,6 @@ static int create_body(const struct arguments *a, json_t *body, struct err *err)
                 {"--append", "append"},
                 {"--disk",   "disk"  }
         };
-        const char *share = arguments_option(a, "--share");
-        int64_t milli;
         int r;
 
         json_object_set_new(body, "name", json_string(a->operands[0]));
@@ -116,15 +137,9 @@ static int create_body(const struct arguments *a, json_t *body, struct err *err)
                               units_parse_bytes, err);
         if (r < 0)
                 return r;
-        if (share != NULL) {
-                r = units_parse_milli(share, &milli, err);
-                if (r == 0 && (milli < 1 || milli > 1000))
-                        r = err_set(err, REASON_INVALID, ERANGE, "a share is from 0.001 to 1 of a host CPU");
-                if (r < 0)
-                        return err_note(err, "--share %s", share);
-                json_object_set_new(body, "share_milli", json_integer(milli));
-        }
-        r = create_net(a, body, err);
+        r = create_share(a, body, err);
+        if (r == 0)
+                r = create_net(a, body, err);
         if (r < 0)
                 return r;
         const char *page = arguments_option(a, "--page");
@@ -217,9 +232,13 @@ static void print_vm(const json_t *vm)
         if (host_text(vm, "ended")[0] != '\0')
                 (void)printf("ended:     %s\n", host_text(vm, "ended"));
         (void)printf(
-                "cpus:      %s, each of its own with a share of %s\n",
+                "cpus:      %s, each of its own with a share of %s",
                 range_text(host_number(vm, "cpus"), host_number(vm, "cpus_max"), false, text, sizeof(text)),
                 units_print_milli(host_number(vm, "share_milli"), small));
+        if (host_number(vm, "cpu_ceiling_milli") > 0)
+                (void)printf(", and %s at most",
+                             units_print_milli(host_number(vm, "cpu_ceiling_milli"), small));
+        (void)putchar('\n');
         (void)printf("memory:    %s in units of %s",
                      range_text(host_number(vm, "memory_bytes"), host_number(vm, "memory_max_bytes"), true,
                                 text, sizeof(text)),

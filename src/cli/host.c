@@ -3,22 +3,24 @@
 #include "base/str.h"
 
 static const struct option_row create_options[] = {
-        {"--cpus",                                                                             "N[..M]", "vCPUs it always has, and to which it may grow (1)", false},
-        {"--memory",                                 "SIZE[..SIZE]", "memory it always has, and to which it may grow (512M)", false},
-        {"--share",                                                                                    "SHARE",
-         "share of a host CPU that each of its own vCPUs holds, from 0.001 to 1, such as 0.2", false},
+        {"--cpus",                                             "N[..M]", "vCPUs it always has, and to which it may grow (1)", false},
+        {"--memory", "SIZE[..SIZE]", "memory it always has, and to which it may grow (512M)", false},
+        {"--share",                                                    "SHARE[..CEILING]",
+         "share of a host CPU that each of its own vCPUs holds, from 0.001 to 1, and what it never exceeds, "
+         "from "
+         "0.1, such as 0.2 or 0.2..0.5", false},
         {"--page",                                      "SIZE", "the memory it always has is of huge pages of this size, such as 2M or 1G", false},
-        {"--prealloc",                                                                               NULL,
+        {"--prealloc",                                               NULL,
          "take the memory it always has as a whole at each start, not as the guest uses it", false},
-        {"--kernel",                                                                            "FILE", "kernel to boot, a file in the image directory", false},
-        {"--initrd", "FILE", "its initial RAM disk, likewise", false},
-        {"--append",                                                                                    "TEXT", "the kernel's command line", false},
-        {"--disk",                                         "FILE", "raw disk, a file in the image directory", false},
-        {"--net",                                                                               "NETWORK:RATE[..CEILING]",
+        {"--kernel",                                            "FILE", "kernel to boot, a file in the image directory", false},
+        {"--initrd",                       "FILE", "its initial RAM disk, likewise", false},
+        {"--append",                                                    "TEXT", "the kernel's command line", false},
+        {"--disk",         "FILE", "raw disk, a file in the image directory", false},
+        {"--net",                                               "NETWORK:RATE[..CEILING]",
          "network card on that network of the host: what is guaranteed to it, and what it never exceeds, in "
          "bits a "
          "second, such as lan:200M..1G", false},
-        {NULL                                                                        },
+        {NULL                                        },
 };
 static const struct option_row stop_options[] = {
         {"--timeout",                                           "TIME", "how long to wait for the guest to power down (30s)", false},

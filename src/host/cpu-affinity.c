@@ -73,16 +73,16 @@ static int read_note(const struct cpu_host *h, const char *vm, const char *item,
 }
 
 /* Nothing tells which threads there are to be kept off. */
-static int hold_item(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
-                     int share_milli, bool is_exclusive, struct err *err)
+static int hold_item(const struct cpu_host *h, const char *vm, const char *item, const struct cpu_hold *what,
+                     struct err *err)
 {
         char name[NOTE_NAME], text[CPULIST_TEXT];
-        int r = cpu_host_check_place(h, cpus, share_milli, err);
-        if (r == 0 && is_exclusive && !h->is_best_effort)
+        int r = cpu_host_check_hold(h, what, err);
+        if (r == 0 && what->is_exclusive && !h->is_best_effort)
                 r = err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "%s", h->fallback);
         if (r == 0)
                 r = name_of(h, vm, item, name, err);
-        return r < 0 ? r : cgroupfs_keep(h->keep_dir, name, cpulist_print(cpus, text), err);
+        return r < 0 ? r : cgroupfs_keep(h->keep_dir, name, cpulist_print(&what->cpus, text), err);
 }
 
 static int bind(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err)
@@ -103,7 +103,8 @@ static int read_item(const struct cpu_host *h, const char *vm, const char *item,
                      struct cpu_live *ret, struct err *err)
 {
         struct cpulist noted;
-        struct cpu_live live = {.share_milli = -1, .exclusive = -1};
+        struct cpu_live live = {
+                .share_milli = -1, .ceiling_milli = -1, .exclusive = -1, .fallback = h->fallback};
         int r = read_note(h, vm, item, &noted, err);
         if (r < 0)
                 return r;
@@ -125,13 +126,6 @@ static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
 static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct err *err)
 {
         return hold(pid, &h->housekeeping, 0, err);
-}
-
-static int place(const struct cpu_host *h, const char *vm, pid_t tid, const struct cpulist *cpus,
-                 int share_milli, struct err *err)
-{
-        int r = cpu_host_check_place(h, cpus, share_milli, err);
-        return r < 0 ? r : hold(tid, cpus, 0, err);
 }
 
 static int park(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err)
@@ -187,7 +181,6 @@ const struct cpu_provider cpu_affinity = {
         .is_holding_shares = false,
         .vm_make = vm_make,
         .vm_enter = vm_enter,
-        .place = place,
         .park = park,
         .hold = hold_item,
         .bind = bind,

@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,12 +41,6 @@ static pthread_mutex_t *lock(const char *vm)
         pthread_mutex_t *m = lock_of(vm);
         (void)pthread_mutex_lock(m);
         return m;
-}
-
-static const char *name_of_thread(char buf[CPU_GROUP_NAME], pid_t tid, const char *vm)
-{
-        (void)snprintf(buf, CPU_GROUP_NAME, "thread-%d@%s", (int)tid, vm);
-        return buf;
 }
 
 /* ---- what is exclusive, and where all else may run ---- */
@@ -124,7 +119,8 @@ static bool has_room_for_others(const struct cpu_host *h)
         return cpulist_count(&left) > 0;
 }
 
-/* 1: it was said to be, and is. -1: it was, and there is nowhere else for the others to run. */
+/* 1: it was said to be, and is. -1: it was, and there is nowhere else for the others to run, or will not be
+ * when they come. */
 static int read_exclusive(const struct cpu_host *h, const char *group, const struct cpulist *cpus, int *ret,
                           struct err *err)
 {
@@ -136,7 +132,9 @@ static int read_exclusive(const struct cpu_host *h, const char *group, const str
         if (is_noted)
                 r = taken = each_shared(h, is_taken, cpus, err);
         if (r >= 0)
-                *ret = !is_noted ? 0 : taken == 0 ? 1 : has_room_for_others(h) ? 0 : -1;
+                *ret = !is_noted                                                               ? 0
+                       : cpulist_has_common(cpus, &h->housekeeping) && !has_room_for_others(h) ? -1
+                                                                                               : taken == 0;
         (void)pthread_mutex_unlock(&sharing);
         return r < 0 ? r : 0;
 }
@@ -283,13 +281,12 @@ static void finish(const struct cpu_host *h)
 static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
 {
         char group[CPU_GROUP_NAME];
-        struct cpulist shared;
+        struct cpu_group_setting to = {.weight = (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE};
         pthread_mutex_t *m = lock(vm);
         (void)pthread_mutex_lock(&sharing);
-        int r = find_shared(h, &shared, err);
+        int r = find_shared(h, &to.cpus, err);
         if (r == 0)
-                r = cpu_group_make(h, cpu_group_name(group, "emulator", vm), &shared,
-                                   (long)CPU_WEIGHT_FACTOR * CPU_EMULATOR_SHARE, err);
+                r = cpu_group_make(h, cpu_group_name(group, "emulator", vm), &to, err);
         (void)pthread_mutex_unlock(&sharing);
         (void)pthread_mutex_unlock(m);
         return r;
@@ -301,47 +298,19 @@ static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct 
         return cpu_group_enter(h, cpu_group_name(group, "emulator", vm), pid, true, err);
 }
 
-/* Into a group made for it. The VM's lock is held. */
-static int set_and_move(const struct cpu_host *h, const char *vm, const char *group, pid_t tid,
-                        const struct cpulist *cpus, long weight, struct err *err)
-{
-        struct cpu_group_setting before;
-        int r = cpu_group_set(h, group, cpus, weight, &before, err);
-        if (r == 0 && (r = cpu_group_move(h, vm, group, tid, err)) < 0)
-                cpu_group_put_back(h, group, &before);
-        if (r == 0)
-                (void)cpu_group_sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
-        return r;
-}
-
-static int place(const struct cpu_host *h, const char *vm, pid_t tid, const struct cpulist *cpus,
-                 int share_milli, struct err *err)
-{
-        char group[CPU_GROUP_NAME];
-        int r = cpu_host_check_place(h, cpus, share_milli, err);
-        if (r < 0)
-                return r;
-        pthread_mutex_t *m = lock(vm);
-        (void)pthread_mutex_lock(&sharing);
-        r = check_exclusive(h, name_of_thread(group, tid, vm), cpus, false, err);
-        (void)pthread_mutex_unlock(&sharing);
-        if (r == 0)
-                r = set_and_move(h, vm, group, tid, cpus, CPU_WEIGHT_FACTOR * (long)share_milli, err);
-        (void)pthread_mutex_unlock(m);
-        return r;
-}
-
-/* Taking a group back that could not be entered sets it, too: so all of it is one turn. */
+/* Never under a quota: whoever stops the VM waits for its slowest thread. Taking a group back that could not
+ * be entered sets it, too: so all of it is one turn. */
 static int park(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err)
 {
         char group[CPU_GROUP_NAME];
-        struct cpulist shared;
+        struct cpu_group_setting before, to = {.weight = cpu_group_is_v2(h) ? 1 : 2};
         pthread_mutex_t *m = lock(vm);
         (void)pthread_mutex_lock(&sharing);
-        int r = find_shared(h, &shared, err);
+        int r = find_shared(h, &to.cpus, err);
         if (r == 0)
-                r = set_and_move(h, vm, cpu_group_name(group, "parked", vm), tid, &shared,
-                                 cpu_group_is_v2(h) ? 1 : 2, err);
+                r = cpu_group_set(h, cpu_group_name(group, "parked", vm), &to, &before, err);
+        if (r == 0 && (r = cpu_group_move(h, vm, group, tid, err)) < 0)
+                cpu_group_put_back(h, group, &before);
         (void)pthread_mutex_unlock(&sharing);
         (void)pthread_mutex_unlock(m);
         return r;
@@ -367,12 +336,16 @@ static int check_room(const struct cpu_host *h, struct err *err)
         return 0;
 }
 
-static int hold(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
-                int share_milli, bool is_exclusive, struct err *err)
+static int hold(const struct cpu_host *h, const char *vm, const char *item, const struct cpu_hold *what,
+                struct err *err)
 {
         char group[CPU_GROUP_NAME];
-        struct cpu_group_setting before;
-        int r = cpu_host_check_place(h, cpus, share_milli, err);
+        struct cpu_group_setting before, to = {.cpus = what->cpus,
+                                               .weight = CPU_WEIGHT_FACTOR * (long)what->share_milli,
+                                               .period_us = CPU_PERIOD_US};
+        if (what->ceiling_milli < CPU_SHARE_MAX)
+                to.quota_us = (long)what->ceiling_milli * CPU_PERIOD_US / CPU_SHARE_MAX;
+        int r = cpu_host_check_hold(h, what, err);
         if (r < 0)
                 return r;
         pthread_mutex_t *m = lock(vm);
@@ -380,10 +353,10 @@ static int hold(const struct cpu_host *h, const char *vm, const char *item, cons
                 r = check_room(h, err);
         (void)pthread_mutex_lock(&sharing);
         if (r == 0)
-                r = check_exclusive(h, group, cpus, is_exclusive, err);
+                r = check_exclusive(h, group, &what->cpus, what->is_exclusive, err);
         if (r == 0)
-                r = cpu_group_set(h, group, cpus, CPU_WEIGHT_FACTOR * (long)share_milli, &before, err);
-        if (r == 0 && (r = note_exclusive(h, group, cpus, is_exclusive, err)) < 0)
+                r = cpu_group_set(h, group, &to, &before, err);
+        if (r == 0 && (r = note_exclusive(h, group, &what->cpus, what->is_exclusive, err)) < 0)
                 cpu_group_put_back(h, group, &before);
         (void)pthread_mutex_unlock(&sharing);
         (void)pthread_mutex_unlock(m);
@@ -544,6 +517,15 @@ static bool has_others(const struct cpu_host *h, const char *group, const struct
         return false;
 }
 
+/* Rounded up, so that what is above a ceiling is never said to be at it. */
+static int ceiling_of(const struct cpu_group_setting *s)
+{
+        long ceiling = s->quota_us > INT_MAX
+                               ? CPU_CEILING_MAX
+                               : (s->quota_us * CPU_SHARE_MAX + s->period_us - 1) / s->period_us;
+        return ceiling < CPU_CEILING_MAX ? (int)ceiling : CPU_CEILING_MAX;
+}
+
 static int read_item(const struct cpu_host *h, const char *vm, const char *item, pid_t tid,
                      struct cpu_live *ret, struct err *err)
 {
@@ -557,8 +539,12 @@ static int read_item(const struct cpu_host *h, const char *vm, const char *item,
                 return r;
         live.cpus = s.cpus;
         live.share_milli = (int)(s.weight / CPU_WEIGHT_FACTOR);
+        live.ceiling_milli = !cpu_group_has_quotas(h) ? -1 : s.quota_us > 0 ? ceiling_of(&s) : CPU_SHARE_MAX;
+        live.period_us = s.quota_us > 0 ? s.period_us : 0;
         if ((r = read_exclusive(h, group, &s.cpus, &live.exclusive, err)) < 0)
                 return r;
+        if (live.exclusive < 0)
+                live.fallback = CPU_NO_ROOM;
         read_threads(h, group, &live);
         live.has_others = has_others(h, group, &live);
         *ret = live;
@@ -567,7 +553,7 @@ static int read_item(const struct cpu_host *h, const char *vm, const char *item,
 
 static void give_back(const struct cpu_host *h, const char *vm, pid_t tid)
 {
-        char group[CPU_GROUP_NAME], home[CGROUPFS_PATH], text[16];
+        char home[CGROUPFS_PATH], text[16];
         long heir = heir_of(tid);
         pthread_mutex_t *m = lock(vm);
         (void)snprintf(text, sizeof(text), "%d\n", (int)tid);
@@ -575,7 +561,6 @@ static void give_back(const struct cpu_host *h, const char *vm, pid_t tid)
                 group_of(h, &h->tree[i], heir, home);
                 (void)cgroupfs_write(home, cpu_group_threads(h), text, h->is_fake, NULL);
         }
-        cpu_group_drop(h, name_of_thread(group, tid, vm));
         (void)pthread_mutex_unlock(m);
 }
 
@@ -625,7 +610,6 @@ const struct cpu_provider cpu_cgroup = {
         .is_holding_shares = true,
         .vm_make = vm_make,
         .vm_enter = vm_enter,
-        .place = place,
         .park = park,
         .hold = hold,
         .bind = bind,

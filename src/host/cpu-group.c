@@ -86,7 +86,111 @@ static int make_threaded(const struct cpu_host *h, const char *dir, struct err *
         return 0;
 }
 
-int cpu_group_make(const struct cpu_host *h, const char *group, const struct cpulist *cpus, long weight,
+/* The prefix is a group like those below it. */
+bool cpu_group_has_quotas(const struct cpu_host *h)
+{
+        char dir[CGROUPFS_PATH], file[CGROUPFS_PATH + 24];
+        for (size_t i = 0; i < h->n_trees; i++)
+                if (h->tree[i].weights) {
+                        (void)snprintf(file, sizeof(file), "%s/%s", cpu_group_path(h, i, "", dir),
+                                       cpu_group_is_v2(h) ? "cpu.max" : "cpu.cfs_quota_us");
+                        return access(file, F_OK) == 0;
+                }
+        return false;
+}
+
+static const char *burst_file(const struct cpu_host *h)
+{
+        return cpu_group_is_v2(h) ? "cpu.max.burst" : "cpu.cfs_burst_us";
+}
+
+/* What is not there reads as none: a kernel without quotas, or without bursts (before 5.14). */
+static int read_quota(const struct cpu_host *h, const char *dir, struct cpu_group_setting *s, struct err *err)
+{
+        char text[64], period[24] = "", *end;
+        long burst = 0;
+        struct err why = {0};
+        int r = cgroupfs_read(dir, cpu_group_is_v2(h) ? "cpu.max" : "cpu.cfs_quota_us", text, sizeof(text),
+                              &why);
+        s->quota_us = s->period_us = 0;
+        if (r == -ENOENT)
+                return 0;
+        if (r == 0 && !cpu_group_is_v2(h))
+                r = cgroupfs_read(dir, "cpu.cfs_period_us", period, sizeof(period), &why);
+        if (r < 0) {
+                if (err)
+                        *err = why;
+                return r;
+        }
+        if (strncmp(text, "max", 3) == 0 || strncmp(text, "-1", 2) == 0)
+                return 0;
+        s->quota_us = strtol(text, &end, 10);
+        s->period_us = strtol(cpu_group_is_v2(h) ? end : period, NULL, 10);
+        if (s->quota_us <= 0 || s->period_us <= 0)
+                return err_set(err, REASON_INTERNAL, EPROTO, "%s: \"%.40s\" is no quota", dir, text);
+        if (cgroupfs_read(dir, burst_file(h), text, sizeof(text), NULL) == 0)
+                burst = strtol(text, NULL, 10);
+        if (burst > 0)
+                s->quota_us += burst;
+        return 0;
+}
+
+static int no_burst(const struct cpu_host *h, const char *dir, struct err *err)
+{
+        char text[24];
+        if (cgroupfs_read(dir, burst_file(h), text, sizeof(text), NULL) < 0 || strcmp(text, "0") == 0)
+                return 0;
+        return cpu_group_write(h, dir, burst_file(h), 0, err);
+}
+
+/* v1: the kernel weighs each of the two files against what the other has, and both against the parent's (a
+ * longer quota with a period that was made shorter may be more than the parent has), so a period is only set
+ * where there is no quota. */
+static int write_quota_v1(const struct cpu_host *h, const char *dir, const struct cpu_group_setting *have,
+                          const struct cpu_group_setting *to, struct err *err)
+{
+        int r = 0;
+        if (have->quota_us > 0 && (to->quota_us == 0 || have->period_us != to->period_us))
+                r = cpu_group_write(h, dir, "cpu.cfs_quota_us", -1, err);
+        if (r == 0 && to->quota_us > 0 && have->period_us != to->period_us)
+                r = cpu_group_write(h, dir, "cpu.cfs_period_us", to->period_us, err);
+        if (r == 0 && to->quota_us > 0)
+                r = cpu_group_write(h, dir, "cpu.cfs_quota_us", to->quota_us, err);
+        return r;
+}
+
+static int write_quota(const struct cpu_host *h, const char *dir, const struct cpu_group_setting *to,
+                       struct err *err)
+{
+        char text[48];
+        struct cpu_group_setting is = {0};
+        int r = read_quota(h, dir, &is, err);
+        if (r < 0)
+                return r;
+        if (is.quota_us == to->quota_us && (to->quota_us == 0 || is.period_us == to->period_us))
+                return 0;
+        if (to->quota_us > 0 && !cpu_group_has_quotas(h))
+                return h->is_best_effort ? 0
+                                         : err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "%s", CPU_NO_QUOTAS);
+        if ((r = no_burst(h, dir, err)) < 0) /* a quota may not be less than the burst */
+                return r;
+        if (!cpu_group_is_v2(h))
+                r = write_quota_v1(h, dir, &is, to, err);
+        else if (to->quota_us > 0)
+                (void)snprintf(text, sizeof(text), "%ld %ld", to->quota_us, to->period_us);
+        else
+                (void)snprintf(text, sizeof(text), "max");
+        if (r == 0 && cpu_group_is_v2(h))
+                r = cgroupfs_write(dir, "cpu.max", text, h->is_fake, err);
+        if (r == 0)
+                r = read_quota(h, dir, &is, err);
+        if (r == 0 && (is.quota_us != to->quota_us || (to->quota_us > 0 && is.period_us != to->period_us)))
+                r = err_set(err, REASON_INTERNAL, EIO, "%s: a quota of %ld of %ld us became %ld of %ld", dir,
+                            to->quota_us, to->period_us, is.quota_us, is.period_us);
+        return r;
+}
+
+int cpu_group_make(const struct cpu_host *h, const char *group, const struct cpu_group_setting *to,
                    struct err *err)
 {
         for (size_t i = 0; i < h->n_trees; i++) {
@@ -98,10 +202,12 @@ int cpu_group_make(const struct cpu_host *h, const char *group, const struct cpu
                 if (r == 0 && h->tree[i].sets && !cpu_group_is_v2(h))
                         r = cpu_group_inherit_mems(h, parent, dir, err);
                 if (r == 0 && h->tree[i].sets)
-                        r = cpu_group_write_set(h, dir, cpus, err);
+                        r = cpu_group_write_set(h, dir, &to->cpus, err);
                 if (r == 0 && h->tree[i].weights)
-                        r = cpu_group_write(h, dir, cpu_group_is_v2(h) ? "cpu.weight" : "cpu.shares", weight,
-                                            err);
+                        r = cpu_group_write(h, dir, cpu_group_is_v2(h) ? "cpu.weight" : "cpu.shares",
+                                            to->weight, err);
+                if (r == 0 && h->tree[i].weights)
+                        r = write_quota(h, dir, to, err);
                 if (r < 0)
                         return r;
         }
@@ -143,8 +249,7 @@ void cpu_group_drop(const struct cpu_host *h, const char *group)
 
 bool cpu_group_is_own(const char *group)
 {
-        return strncmp(group, "emulator@", 9) == 0 || strncmp(group, "parked@", 7) == 0 ||
-               strncmp(group, "thread-", 7) == 0;
+        return strncmp(group, "emulator@", 9) == 0 || strncmp(group, "parked@", 7) == 0;
 }
 
 bool cpu_group_is_of(const char *group, const char *vm)
@@ -212,6 +317,8 @@ int cpu_group_read(const struct cpu_host *h, const char *group, bool is_effectiv
                         if (r == 0 && s.weight <= 0)
                                 r = err_set(err, REASON_INTERNAL, EPROTO, "%s: \"%s\" is no weight", dir,
                                             text);
+                        if (r == 0)
+                                r = read_quota(h, dir, &s, err);
                 }
                 if (r < 0)
                         return r;
@@ -223,17 +330,17 @@ int cpu_group_read(const struct cpu_host *h, const char *group, bool is_effectiv
 void cpu_group_put_back(const struct cpu_host *h, const char *group, const struct cpu_group_setting *before)
 {
         if (before->is_known)
-                (void)cpu_group_make(h, group, &before->cpus, before->weight, NULL);
+                (void)cpu_group_make(h, group, before, NULL);
         else
                 cpu_group_drop(h, group);
 }
 
-int cpu_group_set(const struct cpu_host *h, const char *group, const struct cpulist *cpus, long weight,
+int cpu_group_set(const struct cpu_host *h, const char *group, const struct cpu_group_setting *to,
                   struct cpu_group_setting *ret_before, struct err *err)
 {
         *ret_before = (struct cpu_group_setting){.is_known = false};
         (void)cpu_group_read(h, group, false, ret_before, NULL);
-        int r = cpu_group_make(h, group, cpus, weight, err);
+        int r = cpu_group_make(h, group, to, err);
         if (r < 0)
                 cpu_group_put_back(h, group, ret_before);
         return r;

@@ -31,6 +31,8 @@ const char *cpu_group_name(char buf[CPU_GROUP_NAME], const char *role, const cha
 /* A name that is no item's. */
 bool cpu_group_is_own(const char *group);
 bool cpu_group_is_of(const char *group, const char *vm);
+/* Whether groups can have quotas: the kernel may be built without. */
+bool cpu_group_has_quotas(const struct cpu_host *h);
 /* In every tree. */
 bool cpu_group_is_there(const struct cpu_host *h, const char *group);
 
@@ -50,16 +52,19 @@ struct cpu_group_setting {
         bool is_known; /* it is there, wholly */
         struct cpulist cpus;
         long weight;
+        long quota_us, period_us; /* quota 0: none. What a burst adds to a quota counts towards it, as that is
+                                     what the group may use in one period */
 };
 
-/* Where it fails, some of it may be made. */
-int cpu_group_make(const struct cpu_host *h, const char *group, const struct cpulist *cpus, long weight,
+/* Where it fails, some of it may be made. A group without a quota has none written, but one that it has is
+ * lifted. REASON_UNSUPPORTED: a quota, and the kernel has none; with best effort it goes without. */
+int cpu_group_make(const struct cpu_host *h, const char *group, const struct cpu_group_setting *to,
                    struct err *err);
 /* Effective: the CPUs that there are of those it was given. */
 int cpu_group_read(const struct cpu_host *h, const char *group, bool is_effective,
                    struct cpu_group_setting *ret, struct err *err);
 /* All or nothing. *ret_before is for cpu_group_put_back(). */
-int cpu_group_set(const struct cpu_host *h, const char *group, const struct cpulist *cpus, long weight,
+int cpu_group_set(const struct cpu_host *h, const char *group, const struct cpu_group_setting *to,
                   struct cpu_group_setting *ret_before, struct err *err);
 /* As it was before, or gone where it was not. Threads in it stay in it. */
 void cpu_group_put_back(const struct cpu_host *h, const char *group, const struct cpu_group_setting *before);

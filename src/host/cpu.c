@@ -66,8 +66,8 @@ static void choose(struct cpu_host *h, const struct cgroupfs_mounts *m, enum cpu
                 h->provider = &cpu_affinity;
                 (void)STR_COPY(
                         h->fallback,
-                        "no cgroup with cpu and cpuset can be written: only affinity holds CPUs, shares are "
-                        "not held, nobody is kept off");
+                        "no cgroup with cpu and cpuset can be written: only affinity holds CPUs, shares and "
+                        "ceilings are not held, nobody is kept off");
         }
 }
 
@@ -107,19 +107,26 @@ int cpu_host_init(struct cpu_host *h, const struct cpu_host_options *o, struct e
         return 0;
 }
 
-int cpu_host_check_place(const struct cpu_host *h, const struct cpulist *cpus, int share_milli,
-                         struct err *err)
+int cpu_host_check_hold(const struct cpu_host *h, const struct cpu_hold *what, struct err *err)
 {
         char text[CPULIST_TEXT];
-        if (cpulist_count(cpus) == 0)
+        if (cpulist_count(&what->cpus) == 0)
                 return err_set(err, REASON_INVALID, EINVAL, "no CPUs to place it on");
-        if (!cpulist_is_within(cpus, &h->usable))
+        if (!cpulist_is_within(&what->cpus, &h->usable))
                 return err_set(err, REASON_DENIED, EPERM, "threads may be placed on CPUs %.100s only",
                                cpulist_print(&h->usable, text));
-        if (share_milli < 1 || share_milli > CPU_SHARE_MAX)
+        if (what->share_milli < 1 || what->share_milli > CPU_SHARE_MAX)
                 return err_set(err, REASON_INVALID, EINVAL, "a share of %d thousandths (1 to %d)",
-                               share_milli, CPU_SHARE_MAX);
-        if (share_milli < CPU_SHARE_MAX && !h->provider->is_holding_shares && !h->is_best_effort)
+                               what->share_milli, CPU_SHARE_MAX);
+        if (what->ceiling_milli < CPU_CEILING_MIN || what->ceiling_milli > CPU_SHARE_MAX)
+                return err_set(err, REASON_INVALID, EINVAL, "a ceiling of %d thousandths (%d to %d)",
+                               what->ceiling_milli, CPU_CEILING_MIN, CPU_SHARE_MAX);
+        if (what->ceiling_milli < what->share_milli)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "a ceiling of %d thousandths is below the share of %d", what->ceiling_milli,
+                               what->share_milli);
+        if ((what->share_milli < CPU_SHARE_MAX || what->ceiling_milli < CPU_SHARE_MAX) &&
+            !h->provider->is_holding_shares && !h->is_best_effort)
                 return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "%s", h->fallback);
         return 0;
 }
@@ -128,7 +135,7 @@ int cpu_host_check_item(const char *item, struct err *err)
 {
         if (!str_is_name(item) || strlen(item) >= CPU_ITEM_SIZE)
                 return err_set(err, REASON_INVALID, EINVAL, "\"%.60s\" is no name of an item", item);
-        if (strcmp(item, "emulator") == 0 || strcmp(item, "parked") == 0 || strncmp(item, "thread-", 7) == 0)
+        if (strcmp(item, "emulator") == 0 || strcmp(item, "parked") == 0)
                 return err_set(err, REASON_INVALID, EINVAL,
                                "an item may not be called \"%s\": such groups are the keeper's own", item);
         return 0;

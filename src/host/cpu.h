@@ -5,10 +5,9 @@
  * or affinity alone, which cannot hold shares and refuses them unless best effort was allowed.
  *
  * Groups, under one prefix, all side by side:
- *   emulator@VM     the VMM and each of its threads that was not placed, on the housekeeping CPUs
+ *   emulator@VM     the VMM and each of its threads that is in no item, on the housekeeping CPUs
  *   ITEM@VM         an activated item, such as vcpu3@web1, with its CPUs and weight; empty until a thread is
  *                   bound to it. Removed by let_go() or vm_remove(), by nothing else
- *   thread-TID@VM   one placed thread, on its CPUs, with its weight
  *   parked@VM       threads put aside: least weight, on the housekeeping CPUs; never a quota, never frozen
  * An item may have its CPUs exclusively: emulator@VM and parked@VM of all VMs, whenever they are made, leave
  * them out for so long, and no other item gets them. An item that has one of them already is not looked for:
@@ -25,7 +24,11 @@
  * the CPUs on which it runs: what is granted are parts of a whole CPU, and so VMs together must have nearly
  * all of it. The kernel's limits end that at 1 CPU on v2 (where n CPUs that are all busy with VMs leave each
  * 10000 / n against a default group's 100) and at 2 on v1 (256 / n against 1); give the host CPUs of its own
- * on larger machines. Emulators are in no claim, so they weigh little beside what is. */
+ * on larger machines. Emulators are in no claim, so they weigh little beside what is.
+ *
+ * An item's ceiling is its group's quota (v2's cpu.max, v1's cpu.cfs_quota_us), always of a period of 10 ms:
+ * a VM that is to be stopped waits for its slowest thread, which may just have used up its quota, and with
+ * the kernel's own period of 100 ms that takes up to ten times as long. No other group ever has one. */
 #pragma once
 #include <stdbool.h>
 #include <sys/types.h>
@@ -38,7 +41,10 @@ enum cpu_provider_id { CPU_CGROUP_V2 = 1, CPU_CGROUP_V1, CPU_AFFINITY, CPU_PROVI
 enum {
         CPU_SHARE_MAX = 1000,
         CPU_WEIGHT_FACTOR = 10,
-        CPU_EMULATOR_SHARE = 5, /* in thousandths; the VMM's main loop mostly sleeps */
+        CPU_CEILING_MIN = 100,     /* the kernel's least quota is 1 ms */
+        CPU_CEILING_MAX = 1000000, /* what read() says at most */
+        CPU_PERIOD_US = 10000,     /* of a ceiling: what is over it waits for at most so long */
+        CPU_EMULATOR_SHARE = 5,    /* in thousandths; the VMM's main loop mostly sleeps */
         CPU_PREFIX_SIZE = 64,
         CPU_ITEM_SIZE = 32,
         CPU_GROUPS_MAX = 65536, /* in each hierarchy: as many items as 1024 VMs with 63 vCPUs have */
@@ -51,13 +57,26 @@ struct cpu_host;
 struct cpu_live {
         struct cpulist cpus; /* empty: not known */
         int share_milli;     /* -1: nothing holds a share */
+        int ceiling_milli;   /* CPU_SHARE_MAX: none, or just that; -1: nothing can hold one */
+        long period_us;      /* over which the ceiling counts; 0: there is none */
         bool has_others;     /* threads that it holds in one hierarchy and not in the other */
         int exclusive;       /* 1: no thread of a VMM that is in no item may run there; -1: nothing can say */
         pid_t threads[CPU_THREADS_MAX];
         size_t n_threads;
+        const char *fallback; /* what is not held of what it may have asked for, in words; NULL: all is */
 };
 
-#define CPU_OUTSIDE "a CPU held exclusively is kept free of VMMs' threads, not of processes outside of mete"
+/* What an item shall have. */
+struct cpu_hold {
+        struct cpulist cpus;
+        int share_milli;
+        int ceiling_milli; /* what it never exceeds, at least the share; CPU_SHARE_MAX: none */
+        bool is_exclusive;
+};
+
+#define CPU_NO_ROOM   "no housekeeping CPU is left: threads of VMMs that are no vCPU run on exclusive CPUs, too"
+#define CPU_NO_QUOTAS "this kernel has no quotas for CPUs (CONFIG_CFS_BANDWIDTH): ceilings are not held"
+#define CPU_OUTSIDE   "a CPU held exclusively is kept free of VMMs' threads, not of processes outside of mete"
 
 /* What vm_remove() removes of a VM: all, or all but its activated items. */
 enum cpu_removal { CPU_REMOVE_ALL = 1, CPU_REMOVE_BUT_ITEMS };
@@ -73,15 +92,14 @@ struct cpu_provider {
         int (*vm_make)(const struct cpu_host *h, const char *vm, struct err *err);
         /* Puts a process in them, with all of its threads. */
         int (*vm_enter)(const struct cpu_host *h, const char *vm, pid_t pid, struct err *err);
-        int (*place)(const struct cpu_host *h, const char *vm, pid_t tid, const struct cpulist *cpus,
-                     int share_milli, struct err *err);
+        /* A thread is put aside: least weight, on the housekeeping CPUs, under no quota. */
         int (*park)(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err);
-        /* An item has CPUs and a share from now on, and no thread yet. What it had is what it has again if
-         * this fails. `item` passed cpu_host_check_item(). Exclusively: REASON_POLICY where no housekeeping
-         * CPU would be left, unless best effort was allowed. REASON_BUSY: another has one of them
-         * exclusively. */
-        int (*hold)(const struct cpu_host *h, const char *vm, const char *item, const struct cpulist *cpus,
-                    int share_milli, bool is_exclusive, struct err *err);
+        /* An item has CPUs and a share from now on, and no thread yet; or one that is there has others, and
+         * its thread stays in it. What it had is what it has again if this fails. `item` passed
+         * cpu_host_check_item(). Exclusively: REASON_POLICY where no housekeeping CPU would be left, unless
+         * best effort was allowed. REASON_BUSY: another has one of them exclusively. */
+        int (*hold)(const struct cpu_host *h, const char *vm, const char *item, const struct cpu_hold *what,
+                    struct err *err);
         /* A thread is held by it, and no other. REASON_NOT_FOUND: there is no such item. */
         int (*bind)(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err);
         /* -EBUSY: a thread is in it. Not there: no error. */
@@ -89,7 +107,7 @@ struct cpu_provider {
         /* tid 0: of no thread in particular. REASON_NOT_FOUND: there is no such item. */
         int (*read)(const struct cpu_host *h, const char *vm, const char *item, pid_t tid,
                     struct cpu_live *ret, struct err *err);
-        /* For a thread that turned out to be none of the VM's after place(), park() or bind(): its number was
+        /* For a thread that turned out to be none of the VM's after park() or bind(): its number was
          * used again in between. It goes where it would have been born. */
         void (*give_back)(const struct cpu_host *h, const char *vm, pid_t tid);
         /* -EBUSY: something still runs there. */
@@ -142,8 +160,7 @@ struct cpu_host_options {
 int cpu_host_init(struct cpu_host *h, const struct cpu_host_options *o, struct err *err);
 const char *cpu_provider_id_name(enum cpu_provider_id id); /* "cgroup-v1" */
 
-/* Checks what place() may be asked for, before any provider acts. */
-int cpu_host_check_place(const struct cpu_host *h, const struct cpulist *cpus, int share_milli,
-                         struct err *err);
+/* Checks what hold() may be asked for, before any provider acts. */
+int cpu_host_check_hold(const struct cpu_host *h, const struct cpu_hold *what, struct err *err);
 /* A name (str_is_name) that fits, and is not one of our own groups'. */
 int cpu_host_check_item(const char *item, struct err *err);

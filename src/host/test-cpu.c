@@ -93,6 +93,24 @@ static struct cpulist set_of(const char *text)
         return l;
 }
 
+static int hold(const struct tree *t, const char *vm, const char *item, const struct cpulist *cpus,
+                int share_milli, bool is_exclusive, struct err *err)
+{
+        struct cpu_hold what = {.cpus = *cpus,
+                                .share_milli = share_milli,
+                                .ceiling_milli = CPU_SHARE_MAX,
+                                .is_exclusive = is_exclusive};
+        return t->host.provider->hold(&t->host, vm, item, &what, err);
+}
+
+/* An item of that name is held, and a thread bound to it. */
+static int place(const struct tree *t, const char *vm, pid_t tid, const struct cpulist *cpus, int share_milli,
+                 struct err *err)
+{
+        int r = hold(t, vm, "vcpu9", cpus, share_milli, false, err);
+        return r < 0 ? r : t->host.provider->bind(&t->host, vm, "vcpu9", tid, err);
+}
+
 static void test_v1(void)
 {
         struct tree t;
@@ -113,21 +131,21 @@ static void test_v1(void)
 
         struct cpulist cpus = set_of("2-3");
         for (int again = 0; again < 2; again++)
-                ok(p->place(&t.host, "v", 4001, &cpus, 900, &err), &err);
-        is(&t, "cpuset/mete/a/thread-4001@v/cpuset.cpus", "2-3");
-        is(&t, "cpuset/mete/a/thread-4001@v/cpuset.mems", "0-1");
-        is(&t, "cpuset/mete/a/thread-4001@v/tasks", "4001");
-        is(&t, "cpu/mete/a/thread-4001@v/cpu.shares", "9000");
-        is(&t, "cpu/mete/a/thread-4001@v/tasks", "4001");
+                ok(place(&t, "v", 4001, &cpus, 900, &err), &err);
+        is(&t, "cpuset/mete/a/vcpu9@v/cpuset.cpus", "2-3");
+        is(&t, "cpuset/mete/a/vcpu9@v/cpuset.mems", "0-1");
+        is(&t, "cpuset/mete/a/vcpu9@v/tasks", "4001");
+        is(&t, "cpu/mete/a/vcpu9@v/cpu.shares", "9000");
+        is(&t, "cpu/mete/a/vcpu9@v/tasks", "4001");
 
-        /* Aside; the kernel takes it out of the group where it was, which then goes. */
-        put_away(&t, "cpu/mete/a/thread-4001@v/tasks", "");
-        put_away(&t, "cpuset/mete/a/thread-4001@v/tasks", "");
+        /* Aside; the kernel takes it out of the group where it was, which is the item's still. */
+        put_away(&t, "cpu/mete/a/vcpu9@v/tasks", "");
+        put_away(&t, "cpuset/mete/a/vcpu9@v/tasks", "");
         ok(p->park(&t.host, "v", 4001, &err), &err);
         is(&t, "cpu/mete/a/parked@v/cpu.shares", "2");
         is(&t, "cpuset/mete/a/parked@v/cpuset.cpus", "0,7");
         is(&t, "cpuset/mete/a/parked@v/tasks", "4001");
-        g_assert_false(is_there(&t, "cpu/mete/a/thread-4001@v"));
+        g_assert_true(is_there(&t, "cpu/mete/a/vcpu9@v"));
 
         /* Another VM whose name ends alike is not touched; what runs stays. */
         ok(p->vm_make(&t.host, "x.v", &err), &err);
@@ -165,11 +183,11 @@ static void test_v2(void)
         struct cpulist cpus = set_of("1");
         for (int milli = 1; milli <= 1000; milli += 333) {
                 g_autofree char *weight = g_strdup_printf("%d", milli * 10);
-                ok(p->place(&t.host, "v", 4001, &cpus, milli, &err), &err);
-                is(&t, "unified/mete/a/thread-4001@v/cpu.weight", weight);
+                ok(place(&t, "v", 4001, &cpus, milli, &err), &err);
+                is(&t, "unified/mete/a/vcpu9@v/cpu.weight", weight);
         }
-        is(&t, "unified/mete/a/thread-4001@v/cpuset.cpus", "1");
-        is(&t, "unified/mete/a/thread-4001@v/cgroup.type", "threaded");
+        is(&t, "unified/mete/a/vcpu9@v/cpuset.cpus", "1");
+        is(&t, "unified/mete/a/vcpu9@v/cgroup.type", "threaded");
         ok(p->park(&t.host, "v", 4002, &err), &err);
         is(&t, "unified/mete/a/parked@v/cpu.weight", "1");
         tear_down(&t);
@@ -189,15 +207,14 @@ static void test_items(void)
         g_assert_cmpint(p->bind(&t.host, "v", "vcpu3", 7, &err), ==, -ENOENT);
         g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
         g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v"));
-        ok(p->hold(&t.host, "v", "vcpu3", &one, 200, false, &err), &err);
+        ok(hold(&t, "v", "vcpu3", &one, 200, false, &err), &err);
         for (int again = 0; again < 2; again++)
-                ok(p->hold(&t.host, "v", "vcpu3", &two, 900, false, &err), &err);
+                ok(hold(&t, "v", "vcpu3", &two, 900, false, &err), &err);
         is(&t, "cpu/mete/a/vcpu3@v/cpu.shares", "9000");
         is(&t, "cpuset/mete/a/vcpu3@v/cpuset.cpus", "2-3");
         g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v/tasks"));
         /* Others come and go; a start of the VM clears all but items. */
         ok(p->vm_make(&t.host, "v", &err), &err);
-        ok(p->place(&t.host, "v", 9, &one, 100, &err), &err);
         ok(p->park(&t.host, "v", 8, &err), &err);
         g_assert_true(is_there(&t, "cpuset/mete/a/vcpu3@v"));
         for (int again = 0; again < 2; again++)
@@ -215,7 +232,7 @@ static void test_items(void)
         g_assert_cmpint(p->let_go(&t.host, "v", "vcpu3", &err), ==, -EBUSY);
         g_assert_cmpint(err.reason, ==, REASON_BUSY);
         is(&t, "cpu/mete/a/vcpu3@v/cpu.shares", "9000");
-        for (const char *const *g = (const char *const[]){"parked@v", "thread-9@v", "vcpu3@v", NULL}; *g; g++)
+        for (const char *const *g = (const char *const[]){"parked@v", "vcpu3@v", NULL}; *g; g++)
                 for (const char *const *h = (const char *const[]){"cpu", "cpuset", NULL}; *h; h++) {
                         g_autofree char *path = g_strdup_printf("%s/mete/a/%s/tasks", *h, *g);
                         put_away(&t, path, "");
@@ -226,7 +243,7 @@ static void test_items(void)
         for (int again = 0; again < 2; again++)
                 ok(p->let_go(&t.host, "v", "vcpu3", &err), &err);
         g_assert_false(is_there(&t, "cpu/mete/a/vcpu3@v") || is_there(&t, "cpuset/mete/a/vcpu3@v"));
-        ok(p->hold(&t.host, "v", "vcpu4", &one, 200, false, &err), &err);
+        ok(hold(&t, "v", "vcpu4", &one, 200, false, &err), &err);
         ok(p->vm_remove(&t.host, "v", CPU_REMOVE_ALL, &err), &err);
         g_assert_false(is_there(&t, "cpu/mete/a/vcpu4@v"));
         tear_down(&t);
@@ -253,8 +270,8 @@ static void test_prune(void)
                 ok(p->start(&t.host, &err), &err);
                 ok(p->vm_make(&t.host, "v", &err), &err);
                 for (size_t n = 0; n < G_N_ELEMENTS(items); n++) {
-                        ok(p->hold(&t.host, "v", items[n], &one, 100, false, &err), &err);
-                        ok(p->hold(&t.host, "w", items[n], &one, 100, false, &err), &err);
+                        ok(hold(&t, "v", items[n], &one, 100, false, &err), &err);
+                        ok(hold(&t, "w", items[n], &one, 100, false, &err), &err);
                 }
                 for (int again = 0; again < 2; again++) {
                         ok(p->prune(&t.host, "v", keep, G_N_ELEMENTS(keep), &err), &err);
@@ -307,12 +324,12 @@ static void test_item_faults(void)
                         for (int at = 1; r < 0; at++) {
                                 fault_at = 0;
                                 ok(is_new ? p->let_go(&t.host, "v", "vcpu3", &err)
-                                          : p->hold(&t.host, "v", "vcpu3", &one, 200, false, &err),
+                                          : hold(&t, "v", "vcpu3", &one, 200, false, &err),
                                    &err);
                                 changes = 0;
                                 fault_at = at;
                                 cgroupfs_fault = fault;
-                                r = p->hold(&t.host, "v", "vcpu3", &two, 900, false, &err);
+                                r = hold(&t, "v", "vcpu3", &two, 900, false, &err);
                                 cgroupfs_fault = NULL;
                                 if (r == 0) {
                                         g_assert_cmpint(changes, <, at);
@@ -388,7 +405,7 @@ static void test_exclusive(gconstpointer arg)
         set_up_kind(&t, k);
         const struct cpu_provider *p = t.host.provider;
         for (int again = 0; again < 2; again++)
-                ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err), &err);
+                ok(hold(&t, "v", "vcpu3", &zero, 1000, true, &err), &err);
         g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 1);
         ok(p->vm_make(&t.host, "x", &err), &err);
         ok(p->park(&t.host, "v", 9, &err), &err);
@@ -397,27 +414,26 @@ static void test_exclusive(gconstpointer arg)
              *g; g++)
                 runs_on(&t, k, *g, "7");
         /* It is nobody else's; another that is no housekeeping CPU changes nothing for them. */
-        g_assert_cmpint(p->hold(&t.host, "w", "vcpu0", &zero, 100, false, &err), ==, -EBUSY);
+        g_assert_cmpint(hold(&t, "w", "vcpu0", &zero, 100, false, &err), ==, -EBUSY);
         g_assert_cmpint(err.reason, ==, REASON_BUSY);
-        g_assert_cmpint(p->place(&t.host, "w", 10, &zero, 100, &err), ==, -EBUSY);
-        ok(p->hold(&t.host, "w", "vcpu1", &one, 1000, true, &err), &err);
+        ok(hold(&t, "w", "vcpu1", &one, 1000, true, &err), &err);
         g_assert_cmpint(exclusive_of(&t, "w", "vcpu1"), ==, 1);
         runs_on(&t, k, "emulator@w", "7");
         /* Changed by hand: it is seen, and the same call mends it. */
         by_hand(&t, k, "parked@w", "0-7\n");
         g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 0);
-        ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err), &err);
+        ok(hold(&t, "v", "vcpu3", &zero, 1000, true, &err), &err);
         g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 1);
         runs_on(&t, k, "parked@w", "7");
         /* No longer exclusive, and again; gone with the item, or with the VM. */
-        ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, false, &err), &err);
+        ok(hold(&t, "v", "vcpu3", &zero, 1000, false, &err), &err);
         g_assert_cmpint(exclusive_of(&t, "v", "vcpu3"), ==, 0);
         runs_on(&t, k, "emulator@x", "0,7");
-        ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err), &err);
+        ok(hold(&t, "v", "vcpu3", &zero, 1000, true, &err), &err);
         ok(p->let_go(&t.host, "v", "vcpu3", &err), &err);
         runs_on(&t, k, "parked@w", "0,7");
         g_assert_false(is_there(&t, "held/vcpu3@v"));
-        ok(p->hold(&t.host, "x", "vcpu0", &zero, 1000, true, &err), &err);
+        ok(hold(&t, "x", "vcpu0", &zero, 1000, true, &err), &err);
         runs_on(&t, k, "emulator@v", "7");
         ok(p->vm_remove(&t.host, "x", CPU_REMOVE_ALL, &err), &err);
         runs_on(&t, k, "emulator@v", "0,7");
@@ -436,7 +452,7 @@ static void test_exclusive_restart(gconstpointer arg)
         struct cpulist zero = set_of("0");
         set_up_kind(&t, k);
         const struct cpu_provider *p = t.host.provider;
-        ok(p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err), &err);
+        ok(hold(&t, "v", "vcpu3", &zero, 1000, true, &err), &err);
         by_hand(&t, k, "emulator@w", "0,7\n");
         put_away(&t, "held/vcpu9@w", "7");
         put_away(&t, "held/.vcpu9@w.new", "7");
@@ -454,24 +470,34 @@ static void test_exclusive_last(gconstpointer arg)
         const struct kind *k = arg;
         struct tree t;
         struct err err = {0};
+        struct cpu_live live;
         struct cpulist zero = set_of("0"), one = set_of("1");
         set_up_kind(&t, k);
         const struct cpu_provider *p = t.host.provider;
         t.host.housekeeping = set_of("0-1");
         ok(p->start(&t.host, &err), &err);
-        ok(p->hold(&t.host, "v", "vcpu1", &one, 1000, true, &err), &err);
+        ok(hold(&t, "v", "vcpu1", &one, 1000, true, &err), &err);
         runs_on(&t, k, "emulator@w", "0");
-        g_assert_cmpint(p->hold(&t.host, "w", "vcpu0", &zero, 1000, true, &err), ==, -EPERM);
+        g_assert_cmpint(hold(&t, "w", "vcpu0", &zero, 1000, true, &err), ==, -EPERM);
         g_assert_cmpint(err.reason, ==, REASON_POLICY);
         g_assert_nonnull(strstr(err.sentence, "housekeeping"));
         g_assert_cmpint(p->read(&t.host, "w", "vcpu0", 0, &(struct cpu_live){0}, &err), ==, -ENOENT);
         runs_on(&t, k, "emulator@w", "0");
         t.host.is_best_effort = true;
-        ok(p->hold(&t.host, "w", "vcpu0", &zero, 1000, true, &err), &err);
+        ok(hold(&t, "w", "vcpu0", &zero, 1000, true, &err), &err);
         runs_on(&t, k, "emulator@w", "0-1");
         g_assert_cmpint(exclusive_of(&t, "w", "vcpu0"), ==, -1);
+        /* Of the one that was exclusive before, too, and each says why. */
+        for (int i = 0; i < 2; i++) {
+                ok(p->read(&t.host, i ? "v" : "w", i ? "vcpu1" : "vcpu0", 0, &live, &err), &err);
+                g_assert_cmpint(live.exclusive, ==, -1);
+                g_assert_cmpstr(live.fallback, ==, CPU_NO_ROOM);
+        }
         ok(p->let_go(&t.host, "w", "vcpu0", &err), &err);
         runs_on(&t, k, "emulator@w", "0");
+        ok(p->read(&t.host, "v", "vcpu1", 0, &live, &err), &err);
+        g_assert_cmpint(live.exclusive, ==, 1);
+        g_assert_null(live.fallback);
         tear_down(&t);
 }
 
@@ -489,7 +515,7 @@ static void test_exclusive_faults(gconstpointer arg)
                 changes = 0;
                 fault_at = at;
                 cgroupfs_fault = fault;
-                r = p->hold(&t.host, "v", "vcpu3", &zero, 1000, true, &err);
+                r = hold(&t, "v", "vcpu3", &zero, 1000, true, &err);
                 cgroupfs_fault = NULL;
                 g_assert_true(r == 0 ? at > 7 : true);
                 if (r == 0)
@@ -513,31 +539,197 @@ static void test_exclusive_faults(gconstpointer arg)
         tear_down(&t);
 }
 
+/* ---- ceilings ---- */
+
+static int hold_up_to(struct tree *t, const char *item, int share_milli, int ceiling_milli, struct err *err)
+{
+        struct cpu_hold what = {
+                .cpus = set_of("1"), .share_milli = share_milli, .ceiling_milli = ceiling_milli};
+        return t->host.provider->hold(&t->host, "v", item, &what, err);
+}
+
+/* Files of quotas; those of v1 are two. */
+static void quota_by_hand(struct tree *t, const struct kind *k, const char *group, const char *quota,
+                          const char *period)
+{
+        bool is_v2 = k->id == CPU_CGROUP_V2;
+        g_autofree char *path =
+                g_strdup_printf(is_v2 ? "unified/mete/a%s/cpu.max" : "cpu/mete/a%s/cpu.cfs_quota_us", group);
+        g_autofree char *other = g_strdup_printf("cpu/mete/a%s/cpu.cfs_period_us", group);
+        g_autofree char *both = g_strdup_printf("%s %s\n", strcmp(quota, "-1") == 0 ? "max" : quota, period);
+        put_away(t, path, is_v2 ? both : quota);
+        if (!is_v2)
+                put_away(t, other, period);
+}
+
+static void quota_is(struct tree *t, const struct kind *k, const char *item, const char *quota)
+{
+        bool is_v2 = k->id == CPU_CGROUP_V2;
+        g_autofree char *path = g_strdup_printf(
+                is_v2 ? "unified/mete/a/%s@v/cpu.max" : "cpu/mete/a/%s@v/cpu.cfs_quota_us", item);
+        g_autofree char *other = g_strdup_printf("cpu/mete/a/%s@v/cpu.cfs_period_us", item);
+        g_autofree char *both = g_strdup_printf("%s 10000", quota);
+        bool is_none = strcmp(quota, "-1") == 0;
+        is(t, path, !is_v2 ? quota : is_none ? "max" : both);
+        if (!is_v2 && !is_none)
+                is(t, other, "10000");
+}
+
+static void ceiling_is(struct tree *t, const char *item, int ceiling_milli, long period_us)
+{
+        struct err err = {0};
+        struct cpu_live live;
+        ok(t->host.provider->read(&t->host, "v", item, 0, &live, &err), &err);
+        g_assert_cmpint(live.ceiling_milli, ==, ceiling_milli);
+        g_assert_cmpint(live.period_us, ==, period_us);
+        g_assert_null(live.fallback);
+}
+
+static void set_up_quotas(struct tree *t, const struct kind *k)
+{
+        set_up_kind(t, k);
+        quota_by_hand(t, k, "", "-1", "100000"); /* the kernel has such files in each group */
+}
+
+static void test_ceiling(gconstpointer arg)
+{
+        const struct kind *k = arg;
+        struct tree t;
+        struct err err = {0};
+        set_up_quotas(&t, k);
+        for (int again = 0; again < 2; again++)
+                ok(hold_up_to(&t, "vcpu3", 200, 500, &err), &err);
+        quota_is(&t, k, "vcpu3", "5000");
+        ceiling_is(&t, "vcpu3", 500, 10000);
+        /* Another while it is held, none at all, and one again. */
+        ok(hold_up_to(&t, "vcpu3", 200, 300, &err), &err);
+        quota_is(&t, k, "vcpu3", "3000");
+        ok(hold_up_to(&t, "vcpu3", 200, 1000, &err), &err);
+        quota_is(&t, k, "vcpu3", "-1");
+        ceiling_is(&t, "vcpu3", 1000, 0);
+        ok(hold_up_to(&t, "vcpu3", 100, 100, &err), &err);
+        quota_is(&t, k, "vcpu3", "1000");
+        /* Without one no quota is written. */
+        ok(hold_up_to(&t, "vcpu4", 200, 1000, &err), &err);
+        g_assert_false(is_there(&t, "unified/mete/a/vcpu4@v/cpu.max") ||
+                       is_there(&t, "cpu/mete/a/vcpu4@v/cpu.cfs_quota_us"));
+        ceiling_is(&t, "vcpu4", 1000, 0);
+        tear_down(&t);
+}
+
+/* What others made of it is seen, and the same call mends it; who is put aside loses any. */
+static void test_ceiling_by_hand(gconstpointer arg)
+{
+        const struct kind *k = arg;
+        static const struct {
+                const char *quota, *period, *burst;
+                int ceiling_milli;
+                long period_us;
+        } rows[] = {
+                {"9000",                "10000",  NULL,   900,             10000 },
+                {"50000",               "100000", NULL,   500,             100000},
+                {"5001",                "10000",  NULL,   501,             10000 },
+                {"5000",                "10000",  "2000", 700,             10000 },
+                {"-1",                  "10000",  NULL,   1000,            0     },
+                {"20000",               "10000",  NULL,   2000,            10000 },
+                {"9000000000000000000", "10000",  NULL,   CPU_CEILING_MAX, 10000 },
+        };
+        const char *burst = k->id == CPU_CGROUP_V2 ? "unified/mete/a/vcpu3@v/cpu.max.burst"
+                                                   : "cpu/mete/a/vcpu3@v/cpu.cfs_burst_us";
+        struct tree t;
+        struct err err = {0};
+        set_up_quotas(&t, k);
+        ok(hold_up_to(&t, "vcpu3", 200, 500, &err), &err);
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                quota_by_hand(&t, k, "/vcpu3@v", rows[i].quota, rows[i].period);
+                if (rows[i].burst)
+                        put_away(&t, burst, rows[i].burst);
+                ceiling_is(&t, "vcpu3", rows[i].ceiling_milli, rows[i].period_us);
+                ok(hold_up_to(&t, "vcpu3", 200, 500, &err), &err);
+                quota_is(&t, k, "vcpu3", "5000");
+                ceiling_is(&t, "vcpu3", 500, 10000);
+                if (rows[i].burst)
+                        is(&t, burst, "0");
+        }
+        quota_by_hand(&t, k, "/vcpu3@v", "nonsense", "10000");
+        g_assert_cmpint(t.host.provider->read(&t.host, "v", "vcpu3", 0, &(struct cpu_live){0}, &err), ==,
+                        -EPROTO);
+        quota_by_hand(&t, k, "/parked@v", "5000", "10000");
+        ok(t.host.provider->park(&t.host, "v", 9, &err), &err);
+        quota_is(&t, k, "parked", "-1");
+        tear_down(&t);
+}
+
+/* Each change of a file fails once: the ceiling is what it was. */
+static void test_ceiling_faults(gconstpointer arg)
+{
+        const struct kind *k = arg;
+        struct tree t;
+        struct err err = {0};
+        set_up_quotas(&t, k);
+        for (int from = 500; from <= 1000; from += 500) {
+                int r = -1;
+                for (int at = 1; r < 0; at++) {
+                        ok(hold_up_to(&t, "vcpu3", 200, from, &err), &err);
+                        changes = 0;
+                        fault_at = at;
+                        cgroupfs_fault = fault;
+                        r = hold_up_to(&t, "vcpu3", 300, 300, &err);
+                        cgroupfs_fault = NULL;
+                        ceiling_is(&t, "vcpu3", r < 0 ? from : 300, r < 0 && from == 1000 ? 0 : 10000);
+                        g_assert_true(r < 0 || at > 3);
+                }
+        }
+        tear_down(&t);
+}
+
+static void test_ceiling_refused(gconstpointer arg)
+{
+        const struct kind *k = arg;
+        static const int rows[][2] = {
+                {50,  99  },
+                {200, 0   },
+                {200, -1  },
+                {200, 1001},
+                {200, 199 },
+                {500, 499 }
+        };
+        struct tree t;
+        struct err err = {0};
+        struct cpu_live live;
+        set_up_kind(&t, k);
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                g_assert_cmpint(hold_up_to(&t, "vcpu3", rows[i][0], rows[i][1], &err), ==, -EINVAL);
+                g_assert_cmpint(err.reason, ==, REASON_INVALID);
+                g_assert_nonnull(strstr(err.sentence, "ceiling"));
+        }
+        /* A kernel without quotas: nothing is left, or it goes without. */
+        g_assert_cmpint(hold_up_to(&t, "vcpu3", 200, 500, &err), ==, -EOPNOTSUPP);
+        g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
+        g_assert_cmpint(t.host.provider->read(&t.host, "v", "vcpu3", 0, &live, &err), ==, -ENOENT);
+        ok(hold_up_to(&t, "vcpu3", 200, 1000, &err), &err);
+        t.host.is_best_effort = true;
+        ok(hold_up_to(&t, "vcpu3", 200, 500, &err), &err);
+        ceiling_is(&t, "vcpu3", -1, 0);
+        tear_down(&t);
+}
+
 static void test_item_names(void)
 {
-        static const char *const bad[] = {"",
-                                          "a/b",
-                                          "..",
-                                          "a@b",
-                                          "a b",
-                                          "emulator",
-                                          "parked",
-                                          "thread-1",
-                                          "thread-",
-                                          "-",
-                                          "0123456789012345678901234567890x"};
+        static const char *const bad[] = {
+                "", "a/b", "..", "a@b", "a b", "emulator", "parked", "-", "0123456789012345678901234567890x"};
         for (size_t i = 0; i < G_N_ELEMENTS(bad); i++) {
                 struct err err = {0};
                 g_assert_cmpint(cpu_host_check_item(bad[i], &err), ==, -EINVAL);
                 g_assert_cmpint(err.reason, ==, REASON_INVALID);
         }
-        static const char *const good[] = {"vcpu3", "ram0", "threads", "parked1",
+        static const char *const good[] = {"vcpu3", "ram0", "thread-1", "parked1",
                                            "0123456789012345678901234567890"};
         for (size_t i = 0; i < G_N_ELEMENTS(good); i++)
                 g_assert_cmpint(cpu_host_check_item(good[i], NULL), ==, 0);
 }
 
-static void test_place_refused(void)
+static void test_hold_refused(void)
 {
         struct tree t;
         set_up(&t, v1_mounts, CPU_CGROUP_V1);
@@ -556,7 +748,7 @@ static void test_place_refused(void)
         for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
                 struct cpulist cpus = set_of(rows[i].cpus);
                 struct err err = {0};
-                g_assert_cmpint(t.host.provider->place(&t.host, "v", 1, &cpus, rows[i].milli, &err), <, 0);
+                g_assert_cmpint(place(&t, "v", 1, &cpus, rows[i].milli, &err), <, 0);
                 g_assert_cmpint(err.reason, ==, rows[i].reason);
         }
         g_assert_false(is_there(&t, "cpu/mete"));
@@ -570,12 +762,12 @@ static void test_not_taken(void)
         struct err err = {0};
         set_up(&t, v1_mounts, CPU_CGROUP_V1);
         ok(t.host.provider->start(&t.host, &err), &err);
-        g_autofree char *shares = g_build_filename(t.dir, "cpu/mete/a/thread-9@v/cpu.shares", NULL);
+        g_autofree char *shares = g_build_filename(t.dir, "cpu/mete/a/vcpu9@v/cpu.shares", NULL);
         g_autofree char *parent = g_path_get_dirname(shares);
         g_assert_cmpint(g_mkdir_with_parents(parent, 0755), ==, 0);
         g_assert_cmpint(symlink("/dev/null", shares), ==, 0);
         struct cpulist cpus = set_of("1");
-        g_assert_cmpint(t.host.provider->place(&t.host, "v", 9, &cpus, 500, &err), ==, -EIO);
+        g_assert_cmpint(place(&t, "v", 9, &cpus, 500, &err), ==, -EIO);
         g_assert_cmpint(err.reason, ==, REASON_INTERNAL);
         tear_down(&t);
 }
@@ -590,22 +782,22 @@ static void test_failed_move_is_taken_back(void)
         ok(p->start(&t.host, &err), &err);
         ok(p->vm_make(&t.host, "v", &err), &err);
         struct cpulist one = set_of("1"), two = set_of("2");
-        ok(p->place(&t.host, "v", 9, &one, 500, &err), &err);
-        g_autofree char *set = g_build_filename(t.dir, "cpuset/mete/a/thread-9@v/cpuset.cpus", NULL);
+        ok(place(&t, "v", 9, &one, 500, &err), &err);
+        g_autofree char *set = g_build_filename(t.dir, "cpuset/mete/a/vcpu9@v/cpuset.cpus", NULL);
         g_autofree char *aside = g_build_filename(t.dir, "cpuset/mete/a/parked@v/cpuset.cpus", NULL);
         g_assert_cmpint(unlink(set), ==, 0);
         g_assert_cmpint(symlink("/dev/null", set), ==, 0);
-        g_assert_cmpint(p->place(&t.host, "v", 9, &two, 900, &err), <, 0);
-        is(&t, "cpu/mete/a/thread-9@v/cpu.shares", "5000");
-        is(&t, "cpu/mete/a/thread-9@v/tasks", "9");
-        is(&t, "cpuset/mete/a/thread-9@v/tasks", "9");
+        g_assert_cmpint(place(&t, "v", 9, &two, 900, &err), <, 0);
+        is(&t, "cpu/mete/a/vcpu9@v/cpu.shares", "5000");
+        is(&t, "cpu/mete/a/vcpu9@v/tasks", "9");
+        is(&t, "cpuset/mete/a/vcpu9@v/tasks", "9");
         g_assert_false(is_there(&t, "cpu/mete/a/emulator@v/tasks"));
         /* Into another group that cannot be made: that one goes, it stays. */
         g_autofree char *parent = g_path_get_dirname(aside);
         g_assert_cmpint(g_mkdir_with_parents(parent, 0755), ==, 0);
         g_assert_cmpint(symlink("/dev/null", aside), ==, 0);
         g_assert_cmpint(p->park(&t.host, "v", 9, &err), <, 0);
-        is(&t, "cpu/mete/a/thread-9@v/tasks", "9");
+        is(&t, "cpu/mete/a/vcpu9@v/tasks", "9");
         g_assert_false(is_there(&t, "cpu/mete/a/emulator@v/tasks"));
         g_assert_false(is_there(&t, "cpu/mete/a/parked@v"));
         tear_down(&t);
@@ -660,26 +852,30 @@ static void test_affinity(void)
         t.host.usable = t.host.housekeeping = (struct cpulist){0};
         g_assert_true(cpulist_add(&t.host.usable, (uint32_t)cpu));
         g_assert_cmpstr(t.host.fallback, !=, "");
-        g_assert_cmpint(t.host.provider->place(&t.host, "v", gettid(), &t.host.usable, 500, &err), ==,
-                        -EOPNOTSUPP);
+        (void)g_snprintf(t.host.keep_dir, sizeof(t.host.keep_dir), "%s/held", t.dir);
+        ok(t.host.provider->start(&t.host, &err), &err);
+        g_assert_cmpint(place(&t, "v", gettid(), &t.host.usable, 500, &err), ==, -EOPNOTSUPP);
         g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
-        ok(t.host.provider->place(&t.host, "v", gettid(), &t.host.usable, 1000, &err), &err);
+        ok(place(&t, "v", gettid(), &t.host.usable, 1000, &err), &err);
         g_assert_cmpint(sched_getaffinity(0, sizeof(now), &now), ==, 0);
         g_assert_true(CPU_COUNT(&now) == 1 && CPU_ISSET(cpu, &now));
         /* Nobody can be kept off: exclusive is refused, or taken for what it is worth. */
-        (void)g_snprintf(t.host.keep_dir, sizeof(t.host.keep_dir), "%s/held", t.dir);
-        ok(t.host.provider->start(&t.host, &err), &err);
-        g_assert_cmpint(t.host.provider->hold(&t.host, "v", "vcpu0", &t.host.usable, 1000, true, &err), ==,
-                        -EOPNOTSUPP);
+        g_assert_cmpint(hold(&t, "v", "vcpu0", &t.host.usable, 1000, true, &err), ==, -EOPNOTSUPP);
         g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
-        ok(t.host.provider->hold(&t.host, "v", "vcpu0", &t.host.usable, 1000, false, &err), &err);
+        ok(hold(&t, "v", "vcpu0", &t.host.usable, 1000, false, &err), &err);
+        struct cpu_hold what = {.cpus = t.host.usable, .share_milli = 500, .ceiling_milli = 500};
+        g_assert_cmpint(t.host.provider->hold(&t.host, "v", "vcpu0", &what, &err), ==, -EOPNOTSUPP);
         t.host.is_best_effort = true;
-        ok(t.host.provider->hold(&t.host, "v", "vcpu0", &t.host.usable, 1000, true, &err), &err);
+        ok(hold(&t, "v", "vcpu0", &t.host.usable, 1000, true, &err), &err);
         g_assert_cmpint(exclusive_of(&t, "v", "vcpu0"), ==, -1);
-        ok(t.host.provider->place(&t.host, "v", gettid(), &t.host.usable, 500, &err), &err);
+        struct cpu_live live;
+        ok(t.host.provider->hold(&t.host, "v", "vcpu0", &what, &err), &err);
+        ok(t.host.provider->read(&t.host, "v", "vcpu0", 0, &live, &err), &err);
+        g_assert_true(live.ceiling_milli == -1 && live.period_us == 0);
+        g_assert_cmpstr(live.fallback, ==, t.host.fallback);
+        ok(place(&t, "v", gettid(), &t.host.usable, 500, &err), &err);
         g_assert_cmpint(sched_setaffinity(0, sizeof(before), &before), ==, 0);
-        g_assert_cmpint(t.host.provider->place(&t.host, "v", INT_MAX, &t.host.usable, 1000, &err), ==,
-                        -ESRCH);
+        g_assert_cmpint(place(&t, "v", INT_MAX, &t.host.usable, 1000, &err), ==, -ESRCH);
         g_assert_cmpint(err.reason, ==, REASON_NOT_FOUND);
         tear_down(&t);
 }
@@ -702,6 +898,20 @@ int main(int argc, char **argv)
                         {"-last",    test_exclusive_last   },
                         {"-faults",  test_exclusive_faults },
                 };
+                static const struct {
+                        const char *name;
+                        GTestDataFunc fn;
+                } ceilings[] = {
+                        {"",         test_ceiling        },
+                        {"-by-hand", test_ceiling_by_hand},
+                        {"-faults",  test_ceiling_faults },
+                        {"-refused", test_ceiling_refused},
+                };
+                for (size_t n = 0; n < G_N_ELEMENTS(ceilings); n++) {
+                        g_autofree char *name =
+                                g_strdup_printf("/cpu/%s/ceiling%s", kinds[i].name, ceilings[n].name);
+                        g_test_add_data_func(name, &kinds[i], ceilings[n].fn);
+                }
                 for (size_t n = 0; n < G_N_ELEMENTS(tests); n++) {
                         g_autofree char *name =
                                 g_strdup_printf("/cpu/%s/exclusive%s", kinds[i].name, tests[n].name);
@@ -709,7 +919,7 @@ int main(int argc, char **argv)
                 }
         }
         g_test_add_func("/cpu/item-names", test_item_names);
-        g_test_add_func("/cpu/place-refused", test_place_refused);
+        g_test_add_func("/cpu/hold-refused", test_hold_refused);
         g_test_add_func("/cpu/not-taken", test_not_taken);
         g_test_add_func("/cpu/failed-move-is-taken-back", test_failed_move_is_taken_back);
         g_test_add_func("/cpu/words", test_words);

@@ -23,16 +23,17 @@ enum { SAYS_CPU = 1, SAYS_MEMORY = 2, SAYS_NET = 4 };
 
 static int check_only(const struct api_keeper_hold *p, int allowed, struct err *err)
 {
-        int said = (p->n_cpus > 0 || p->has_share_milli || p->has_exclusive ? SAYS_CPU : 0) |
+        int said = (p->n_cpus > 0 || p->has_share_milli || p->has_ceiling_milli || p->has_exclusive ? SAYS_CPU
+                                                                                                    : 0) |
                    (p->has_bytes || p->has_node || p->has_page_bytes ? SAYS_MEMORY : 0) |
                    (p->has_rate_bps || p->has_ceiling_bps ? SAYS_NET : 0);
         static const struct {
                 int what;
                 const char *names;
         } rows[] = {
-                {SAYS_CPU,    "cpus nor share_milli nor exclusive"},
-                {SAYS_MEMORY, "bytes nor node nor page_bytes"     },
-                {SAYS_NET,    "rate_bps nor ceiling_bps"          }
+                {SAYS_CPU,    "cpus nor share_milli nor ceiling_milli nor exclusive"},
+                {SAYS_MEMORY, "bytes nor node nor page_bytes"                       },
+                {SAYS_NET,    "rate_bps nor ceiling_bps"                            }
         };
         for (size_t i = 0; i < ARRAY_N(rows); i++)
                 if (said & ~allowed & rows[i].what)
@@ -48,8 +49,19 @@ static int cpu_check(const struct api_keeper_hold *p, struct err *err)
 
 static int cpu_activate(const struct hold *h, struct err *err)
 {
-        return h->cpu->provider->hold(h->cpu, h->vmm.vm, h->item, &h->cpus, h->share_milli, h->is_exclusive,
-                                      err);
+        const struct cpu_provider *cpu = h->cpu->provider;
+        struct cpu_live live;
+        int r = cpu->hold(h->cpu, h->vmm.vm, h->item, &h->what, err);
+        bool is_plain =
+                cpu->is_holding_shares && !h->what.is_exclusive && h->what.ceiling_milli == CPU_SHARE_MAX;
+        /* Best effort is told by what is held in the end. */
+        if (r < 0 || is_plain || cpu->read(h->cpu, h->vmm.vm, h->item, 0, &live, NULL) < 0)
+                return r;
+        if (live.fallback)
+                *h->ret_fallback = live.fallback;
+        else if (live.ceiling_milli < 0 && h->what.ceiling_milli < CPU_SHARE_MAX)
+                *h->ret_fallback = CPU_NO_QUOTAS;
+        return 0;
 }
 
 /* Looked at before and after: its number may be used again in between. */
@@ -92,6 +104,12 @@ static int cpu_read(const struct hold *h, struct err *err)
                 h->live->cpus[h->live->n_cpus++] = cpu;
         h->live->has_share_milli = live.share_milli >= 0;
         h->live->share_milli = live.share_milli;
+        h->live->has_ceiling_milli = live.ceiling_milli >= 0;
+        h->live->ceiling_milli = live.ceiling_milli;
+        h->live->has_period_us = live.period_us > 0;
+        h->live->period_us = live.period_us;
+        if (live.fallback)
+                *h->ret_fallback = live.fallback;
         h->live->has_exclusive = live.exclusive >= 0;
         h->live->exclusive = live.exclusive == 1;
         h->live->has_others = h->live->others = live.has_others;

@@ -17,6 +17,7 @@ struct hold_job {
         enum api_keeper_method method;
         struct hold hold;
         struct api_keeper_live live;
+        const char *fallback;
         pid_t thread;
         int r;
         struct err err;
@@ -87,9 +88,13 @@ static json_t *result_of(struct hold_job *j)
         if (j->method == API_KEEPER_HOST_READ) {
                 j->live.thread = j->thread;
                 (void)STR_COPY(j->live.held_by, by);
+                if ((j->live.has_fallback = j->fallback != NULL))
+                        (void)STR_COPY(j->live.fallback, j->fallback);
                 return api_keeper_live_emit(&j->live);
         }
         (void)STR_COPY(held.held_by, by);
+        if ((held.has_fallback = j->fallback != NULL))
+                (void)STR_COPY(held.fallback, j->fallback);
         return api_keeper_held_emit(&held);
 }
 
@@ -125,7 +130,7 @@ static int take_hold(struct hold_job *j, const json_t *params, uint64_t *ret_act
         if (r == 0)
                 r = hold_kinds[p.kind].check(&p, err);
         for (size_t i = 0; r == 0 && i < p.n_cpus; i++)
-                if (!cpulist_add(&hold->cpus, (uint32_t)p.cpus[i]))
+                if (!cpulist_add(&hold->what.cpus, (uint32_t)p.cpus[i]))
                         r = err_set(err, REASON_INVALID, EINVAL, "there is no CPU %lld",
                                     (long long)p.cpus[i]);
         if (r < 0)
@@ -134,8 +139,9 @@ static int take_hold(struct hold_job *j, const json_t *params, uint64_t *ret_act
         (void)STR_COPY(hold->vmm.vm, p.vm);
         (void)STR_COPY(hold->item, p.item);
         hold->kind = p.kind;
-        hold->share_milli = p.has_share_milli ? (int)p.share_milli : CPU_SHARE_MAX;
-        hold->is_exclusive = p.has_exclusive && p.exclusive;
+        hold->what.share_milli = p.has_share_milli ? (int)p.share_milli : CPU_SHARE_MAX;
+        hold->what.ceiling_milli = p.has_ceiling_milli ? (int)p.ceiling_milli : CPU_SHARE_MAX;
+        hold->what.is_exclusive = p.has_exclusive && p.exclusive;
         hold->bytes = p.bytes;
         hold->node = p.has_node ? p.node : -1;
         hold->page_bytes = p.has_page_bytes ? p.page_bytes : 0;
@@ -184,6 +190,7 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
                          .vmm.pid_fd = -1}
         };
         j->hold.live = &j->live;
+        j->hold.ret_fallback = &j->fallback;
         int r = method == API_KEEPER_HOST_ACTIVATE ? take_hold(j, params, &activation, &err)
                                                    : take_item(j, params, &activation, &err);
         if (r == 0)

@@ -9,7 +9,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include "base/err.h"
-#include "host/cpulist.h"
+#include "host/cpu.h"
 #include "json/api.h"
 #include "keeper/activation.h"
 #include "keeper/vmm.h"
@@ -50,13 +50,12 @@ struct hold {
         enum api_host_kind kind;
         bool has_tid;
         int64_t tid;
-        struct cpulist cpus; /* host-activate from here on */
-        int share_milli;
-        bool is_exclusive;
-        int64_t bytes, node; /* node -1: any */
-        int64_t page_bytes;  /* 0: ordinary pages */
+        struct cpu_hold what; /* host-activate from here on */
+        int64_t bytes, node;  /* node -1: any */
+        int64_t page_bytes;   /* 0: ordinary pages */
         struct net_rate rate;
         struct api_keeper_live *live;
+        const char **ret_fallback; /* what is not held of it, in words; constant; untouched where all is */
 };
 
 /* Where *ret_held_by is set depends on nothing but the machine. All run on a thread of an activation. */

@@ -297,7 +297,8 @@ static int act(struct probe *p)
         char item[CPU_ITEM_SIZE];
         struct cpulist one = {0};
         (void)cpulist_add(&one, (uint32_t)p->number % 6);
-        return host.provider->hold(&host, vm_of(p), item_of(p, item), &one, p->number + 1, false, NULL);
+        struct cpu_hold what = {.cpus = one, .share_milli = p->number + 1, .ceiling_milli = CPU_SHARE_MAX};
+        return host.provider->hold(&host, vm_of(p), item_of(p, item), &what, NULL);
 }
 
 static int look(struct probe *p)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/units.h"
+#include "host/cpu.h"
 #include "meted/activate-internal.h"
 
 static const struct component *host_of(const struct step *s)
@@ -34,6 +35,14 @@ static const struct vm_cpu *vcpu_of(const struct step *s)
 
 /* ---- the host side ---- */
 
+/* Of a base vCPU, what its VM's definition says. One that an application leased has what was granted and no
+ * ceiling: the lease says at least, and who else wants that CPU is held off by their shares. */
+static int64_t ceiling_of(const struct step *s)
+{
+        const struct api_vm_definition *d = &s->v->definition;
+        return s->is_vm && d->has_cpu_ceiling_milli ? d->cpu_ceiling_milli : CPU_SHARE_MAX;
+}
+
 static void on_held(void *arg, const json_t *result, const struct err *err)
 {
         struct step *s = arg;
@@ -42,8 +51,8 @@ static void on_held(void *arg, const json_t *result, const struct err *err)
         if (!err && api_keeper_held_parse(result, &held, &bad))
                 err = &bad;
         if (!err)
-                (void)snprintf(s->detail, sizeof(s->detail), "by %s, thread %lld", held.held_by,
-                               (long long)held.thread);
+                (void)snprintf(s->detail, sizeof(s->detail), "by %s, thread %lld%s%s", held.held_by,
+                               (long long)held.thread, held.has_fallback ? "; " : "", held.fallback);
         step_done(s, err);
 }
 
@@ -77,6 +86,8 @@ void host_activate(struct step *s)
                 p->cpus[p->n_cpus++] = c->os_index;
                 p->has_share_milli = true;
                 p->share_milli = step_item(s)->amount;
+                p->has_ceiling_milli = true;
+                p->ceiling_milli = ceiling_of(s);
                 p->has_exclusive = p->exclusive = step_item(s)->exclusive;
         } else if (p->kind == API_HOST_KIND_NET) {
                 const struct api_vm_definition *d = &s->v->definition;
@@ -183,6 +194,14 @@ static int is_what_was_granted(const struct step *s, const struct api_keeper_liv
                 return err_set(err, REASON_STALE, EPROTO,
                                "its share is %lld thousandths where %" PRId64 " were granted",
                                (long long)live->share_milli, step_item(s)->amount);
+        if (live->has_ceiling_milli && live->ceiling_milli != ceiling_of(s))
+                return err_set(err, REASON_STALE, EPROTO,
+                               "its ceiling is %lld thousandths where %lld are meant",
+                               (long long)live->ceiling_milli, (long long)ceiling_of(s));
+        if (live->has_period_us && live->period_us != CPU_PERIOD_US)
+                return err_set(err, REASON_STALE, EPROTO,
+                               "its ceiling is one over %lld microseconds where %d is meant",
+                               (long long)live->period_us, CPU_PERIOD_US);
         if (step_item(s)->exclusive && live->has_exclusive && !live->exclusive)
                 return err_set(err, REASON_STALE, EPROTO,
                                "others may run on CPU %u, which was granted exclusively", want);
@@ -207,8 +226,9 @@ static void on_read(void *arg, const json_t *result, const struct err *err)
                 err = &bad;
         if (!err && !s->is_dropped)
                 (void)snprintf(s->detail, sizeof(s->detail),
-                               "on CPU %u with %" PRId64 " thousandths, read back from %s",
-                               host_of(s)->os_index, step_item(s)->amount, live->held_by);
+                               "on CPU %u with %" PRId64 " thousandths, read back from %s%s%s",
+                               host_of(s)->os_index, step_item(s)->amount, live->held_by,
+                               live->has_fallback ? "; " : "", live->fallback);
         g_free(live);
         step_done(s, err);
 }

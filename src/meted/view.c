@@ -184,6 +184,8 @@ void view_vm(const struct machine *v, struct api_vm *to)
         to->cpus = d->cpus;
         to->cpus_max = d->cpus_max;
         to->share_milli = d->share_milli;
+        to->has_cpu_ceiling_milli = d->has_cpu_ceiling_milli;
+        to->cpu_ceiling_milli = d->cpu_ceiling_milli;
         to->memory_bytes = d->memory_bytes;
         to->memory_max_bytes = d->memory_max_bytes;
         to->unit_bytes = d->unit_bytes;

@@ -64,6 +64,22 @@ static int draw_identity(struct api_vm_definition *d, struct err *err)
         return 0;
 }
 
+/* A vCPU is one thread: a whole CPU is what it never uses more of anyhow. */
+static int make_share(const struct api_vm_create *wish, int64_t share_milli, struct api_vm_definition *d,
+                      struct err *err)
+{
+        d->share_milli = wish->has_share_milli ? wish->share_milli : share_milli;
+        d->has_cpu_ceiling_milli = wish->has_cpu_ceiling_milli && wish->cpu_ceiling_milli < SHARE_WHOLE_MILLI;
+        if (!d->has_cpu_ceiling_milli)
+                return 0;
+        d->cpu_ceiling_milli = wish->cpu_ceiling_milli;
+        if (d->cpu_ceiling_milli < d->share_milli)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "cpu_ceiling_milli: must be at least share_milli (%jd)",
+                               (intmax_t)d->share_milli);
+        return 0;
+}
+
 static int make_net(const struct api_vm_create *wish, struct api_vm_definition *d, struct err *err)
 {
         if (wish->has_network != wish->has_net_rate_bps)
@@ -105,7 +121,6 @@ static int make_machine(const struct api_vm_create *wish, int64_t share_milli, s
         STR_COPY(d->name, wish->name);
         d->cpus = wish->cpus;
         d->cpus_max = cpus_max;
-        d->share_milli = wish->has_share_milli ? wish->share_milli : share_milli;
         d->unit_bytes = VM_UNIT_BYTES;
         int64_t page_bytes = wish->has_page_bytes ? wish->page_bytes : 0;
         if (page_bytes & (page_bytes - 1))
@@ -133,7 +148,8 @@ static int make_machine(const struct api_vm_create *wish, int64_t share_milli, s
                 STR_COPY(d->append, wish->append);
         if ((d->has_disk = wish->has_disk))
                 STR_COPY(d->disk, wish->disk);
-        return make_net(wish, d, err);
+        int r = make_share(wish, share_milli, d, err);
+        return r < 0 ? r : make_net(wish, d, err);
 }
 
 static void say_fallbacks(struct api_vm_definition *d, const struct api_qemu_probe *probe)
@@ -200,15 +216,16 @@ int vm_definition_answers(const struct api_vm_definition *d, const struct api_vm
                 const char *name;
                 int64_t is, wished;
         } numbers[] = {
-                {"cpus",             d->cpus,             w.cpus            },
-                {"cpus_max",         d->cpus_max,         w.cpus_max        },
-                {"share_milli",      d->share_milli,      w.share_milli     },
-                {"memory_bytes",     d->memory_bytes,     w.memory_bytes    },
-                {"memory_max_bytes", d->memory_max_bytes, w.memory_max_bytes},
-                {"net_rate_bps",     d->net_rate_bps,     w.net_rate_bps    },
-                {"net_ceiling_bps",  d->net_ceiling_bps,  w.net_ceiling_bps },
-                {"page_bytes",       d->page_bytes,       w.page_bytes      },
-                {"prealloc",         d->prealloc,         w.prealloc        },
+                {"cpus",              d->cpus,              w.cpus             },
+                {"cpus_max",          d->cpus_max,          w.cpus_max         },
+                {"share_milli",       d->share_milli,       w.share_milli      },
+                {"cpu_ceiling_milli", d->cpu_ceiling_milli, w.cpu_ceiling_milli},
+                {"memory_bytes",      d->memory_bytes,      w.memory_bytes     },
+                {"memory_max_bytes",  d->memory_max_bytes,  w.memory_max_bytes },
+                {"net_rate_bps",      d->net_rate_bps,      w.net_rate_bps     },
+                {"net_ceiling_bps",   d->net_ceiling_bps,   w.net_ceiling_bps  },
+                {"page_bytes",        d->page_bytes,        w.page_bytes       },
+                {"prealloc",          d->prealloc,          w.prealloc         },
         };
         const struct {
                 const char *name;
@@ -268,6 +285,8 @@ int vm_definition_check(const struct api_vm_definition *d, struct err *err)
                 fault = "qemu_path: must be absolute";
         else if (d->cpus < 1 || d->cpus > d->cpus_max || d->cpus_max > VM_CPUS_MAX)
                 fault = "cpus: must be within 1 and cpus_max, and that within 64";
+        else if (d->has_cpu_ceiling_milli && d->cpu_ceiling_milli < d->share_milli)
+                fault = "cpu_ceiling_milli: must be at least share_milli";
         else if (d->unit_bytes != VM_UNIT_BYTES)
                 fault = "unit_bytes: must be 128 MiB";
         else if (d->memory_bytes < 1 || growth < 0 || d->memory_bytes % d->unit_bytes != 0 ||

@@ -216,6 +216,39 @@ static void test_net(void)
         g_assert_nonnull(strstr(err.sentence, "at least net_rate_bps"));
 }
 
+static void test_cpu_ceiling(void)
+{
+        struct err err = {0};
+        struct api_qemu_probe probe = sample_probe();
+        struct api_vm_create wish = sample_wish(), other;
+        struct api_vm_definition d, again;
+        wish.has_share_milli = wish.has_cpu_ceiling_milli = true;
+        wish.share_milli = 200;
+        wish.cpu_ceiling_milli = 500;
+        g_assert_cmpint(vm_definition_make(&wish, 1000, &probe, &d, &err), ==, 0);
+        g_assert_true(d.has_cpu_ceiling_milli && d.share_milli == 200 && d.cpu_ceiling_milli == 500);
+        g_assert_cmpint(vm_definition_answers(&d, &wish, 1000, &err), ==, 0);
+        other = wish;
+        other.cpu_ceiling_milli = 501;
+        assert_differs(&d, &other, 1000, "another cpu_ceiling_milli");
+        other.has_cpu_ceiling_milli = false;
+        assert_differs(&d, &other, 1000, "another cpu_ceiling_milli");
+        /* A whole CPU is no ceiling. */
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, 0);
+        g_assert_false(again.has_cpu_ceiling_milli);
+        other.has_cpu_ceiling_milli = true;
+        other.cpu_ceiling_milli = 1000;
+        g_assert_cmpint(vm_definition_answers(&again, &other, 1000, &err), ==, 0);
+        /* Never below what it holds, stated or not. */
+        other.cpu_ceiling_milli = 199;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        g_assert_nonnull(strstr(err.sentence, "at least share_milli (200)"));
+        other.has_share_milli = false;
+        other.cpu_ceiling_milli = 500;
+        g_assert_cmpint(vm_definition_make(&other, 501, &probe, &again, &err), ==, -EINVAL);
+        g_assert_cmpint(vm_definition_make(&other, 500, &probe, &again, &err), ==, 0);
+}
+
 static void test_check(void)
 {
         struct api_vm_definition good = sample_definition(), d;
@@ -248,6 +281,7 @@ static void test_check(void)
         BROKEN(d.has_kernel = false, "need a kernel");
         BROKEN(d.has_network = true, "network");
         BROKEN(d.has_net_ceiling_bps = true, "network");
+        BROKEN((d.has_cpu_ceiling_milli = true, d.cpu_ceiling_milli = d.share_milli - 1), "cpu_ceiling");
         BROKEN((d.has_network = d.has_net_rate_bps = true, d.net_rate_bps = 64001), "whole units");
         BROKEN((d.has_network = d.has_net_rate_bps = true, d.net_rate_bps = 8000), "whole units");
         BROKEN((d.has_page_bytes = true, d.page_bytes = 3 << 20), "whole pages");
@@ -265,5 +299,6 @@ int main(int argc, char **argv)
         g_test_add_func("/definition/check", test_check);
         g_test_add_func("/definition/net", test_net);
         g_test_add_func("/definition/pages", test_pages);
+        g_test_add_func("/definition/cpu-ceiling", test_cpu_ceiling);
         return g_test_run();
 }

@@ -322,9 +322,13 @@ def test_a_share_that_is_none(world, mete):
     status, out, err = mete("run", "--need", "cpu:1,share>=2", "--", "true").end()
     assert status == 65 and "share>=2: a share is from 0.001 to 1 of a CPU" in err and "milli" not in err
     on_host = os.path.join(BUILD, "src/cli/mete")
-    p = subprocess.run([on_host, "vm", "create", "v", "--share", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                       text=True, timeout=20, env={**os.environ, "METE_SOCKET": os.path.join(world.dir, "none")})
-    assert p.returncode == 65 and "--share 2: a share is from 0.001 to 1 of a host CPU" in p.stderr
+    for share, says in [("2", "a share is from 0.001 to 1 of a host CPU"), ("0..0.5", "a share is from 0.001 to 1 of a host CPU"),
+                        ("0.2..1.1", "what it never exceeds is from 0.1 to 1 of a host CPU"),
+                        ("0.05..0.09", "what it never exceeds is from 0.1 to 1 of a host CPU"),
+                        ("0.5..0.2", "the second is less than the first"), ("0.2..", ""), ("0.2..x", "")]:
+        p = subprocess.run([on_host, "vm", "create", "v", "--share", share], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                           text=True, timeout=20, env={**os.environ, "METE_SOCKET": os.path.join(world.dir, "none")})
+        assert p.returncode == 65 and f"--share {share}" in p.stderr and says in p.stderr, p.stderr
 
 
 def test_command_line(world, mete):

@@ -86,3 +86,27 @@ def test_a_share_is_held_while_emulators_are_busy(nested):
     assert share.held >= 0.7 and other.held >= 0.1, "they were granted 4 to 1"
     assert share.ran > other.ran > 0.1, "they did compete"
     assert all(s.held < 0.04 for s in rest), "two emulators and a spinner weigh little beside what was granted"
+
+
+def test_a_ceiling_is_held_with_nobody_else_on_the_cpu(nested):
+    vm = nested.vm("v", share="0.2..0.5")
+    tid, group = vm.threads()[0], f"/sys/fs/cgroup/{vm.group()}"
+
+    def quota():
+        return nested.read(f"{group}/cpu.max").split()
+
+    def ran():
+        share, = nested.shares(tid)
+        print(f"vCPU of 0.2..0.5 with quota {quota()[0]}, alone: {share}")
+        return share.ran
+
+    vm.work()
+    assert quota() == ["5000", "10000"] and 0.1 < ran() < 0.6
+    # Nothing but the quota holds it.
+    nested.check(f"echo max >{group}/cpu.max")
+    assert ran() > 0.8
+    status, text = nested.mete("vm", "verify", "v")
+    assert status == 0, text
+    assert quota() == ["5000", "10000"] and ran() < 0.6
+    shown = nested.mete_json("vm", "show", "v")
+    assert (shown["share_milli"], shown["cpu_ceiling_milli"]) == (200, 500)

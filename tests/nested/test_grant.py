@@ -112,6 +112,25 @@ def least(share):
     return {"name": "share", "relation": ">=", "value": share}
 
 
+def test_a_leased_vcpu_has_no_ceiling(nested):
+    """That of its VM is for the vCPUs that it always has; a lease says what is held at least."""
+    vm = nested.vm("v", cpus="1..2", share="0.2..0.5", agent=True)
+    with vm.agent() as agent:
+        verdict = agent.reserve("lease", {"kind": "cpu", "amount": 1, "parameters": [least(900)]})
+        assert verdict["outcome"] == "granted" and verdict["cpus"] == [1], verdict
+        tids, top = vm.threads(), "/sys/fs/cgroup/mete"
+        assert nested.read(f"{top}/vcpu0@v/cpu.max").split()[0] == "5000"
+        assert nested.read(f"{top}/vcpu1@v/cpu.max").split()[0] == "max"
+        vm.work()
+        base, leased = nested.shares(tids[0], tids[1])
+        print(f"base {base}, leased {leased}")
+        assert vm.cpus(0) != vm.cpus(1), "there is no room for both on one CPU"
+        assert base.ran < 0.6 and leased.ran > 0.8
+        agent.release("lease")
+        agent.wait_until(lambda: vm.group(1) == "mete/parked@v")
+        assert nested.read(f"{top}/parked@v/cpu.max").split()[0] == "max"
+
+
 def test_a_leased_vcpu_holds_its_share_and_a_hostile_guest_does_not_keep_it(nested, vm):
     with vm.agent() as agent:
         verdict = agent.reserve("lease", {"kind": "cpu", "amount": 1, "parameters": [least(800)]})

@@ -3,7 +3,7 @@
  * measures what each gets. Linked statically, so that the same program runs here and in a guest with another
  * kind of cgroups.
  *
- *     cpu-holds PREFIX [cgroup-v1|cgroup-v2|affinity]       the last line is "CPU-HOLDS OK ..." */
+ *     cpu-holds PREFIX [cgroup-v1|cgroup-v2]       the last line is "CPU-HOLDS OK ..." */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #include "host/cpu.h"
 
@@ -97,6 +98,20 @@ static int share_of_first(const pid_t pids[2], const pid_t tids[2])
         return (int)(used[0] * 1000 / (used[0] + used[1]));
 }
 
+/* Thousandths of a CPU. */
+static int share_of_cpu(pid_t pid, pid_t tid)
+{
+        struct timespec from, to;
+        (void)usleep(300000);
+        CHECK(clock_gettime(CLOCK_MONOTONIC, &from) == 0);
+        unsigned long long used = busy(pid, tid);
+        (void)sleep(MEASURE_S);
+        used = busy(pid, tid) - used;
+        CHECK(clock_gettime(CLOCK_MONOTONIC, &to) == 0);
+        return (int)(used / (unsigned long long)((to.tv_sec - from.tv_sec) * 1000000 +
+                                                 (to.tv_nsec - from.tv_nsec) / 1000));
+}
+
 static bool is_in(pid_t pid, pid_t tid, const char *group)
 {
         char path[64], text[4096] = "";
@@ -128,8 +143,10 @@ static int by_text(const void *a, const void *b)
 /* Every group with what it is set to and who is in it, in one text. */
 static void snapshot(const char *prefix, char *text, size_t size)
 {
-        static const char *const files[] = {"cpuset.cpus", "cpuset.mems", "cpu.shares",
-                                            "cpu.weight",  "tasks",       "cgroup.threads"};
+        /* The period of a quota that is none says nothing. */
+        static const char *const files[] = {"cpuset.cpus",      "cpuset.mems",   "cpu.shares",
+                                            "cpu.weight",       "tasks",         "cpu.max",
+                                            "cpu.cfs_quota_us", "cgroup.threads"};
         char dir[CGROUPFS_PATH], line[1024], *lines[512];
         int n = 0;
         for (size_t i = 0; i < host.n_trees; i++) {
@@ -165,14 +182,29 @@ static void snapshot(const char *prefix, char *text, size_t size)
         }
 }
 
+static int hold(const char *vm, const char *item, const struct cpulist *cpus, int share_milli,
+                int ceiling_milli, struct err *err)
+{
+        struct cpu_hold what = {.cpus = *cpus, .share_milli = share_milli, .ceiling_milli = ceiling_milli};
+        return host.provider->hold(&host, vm, item, &what, err);
+}
+
+/* Its item, with that thread in it. */
+static int place(const char *vm, pid_t tid, const struct cpulist *cpus, int share_milli, int ceiling_milli,
+                 struct err *err)
+{
+        int r = hold(vm, "vcpu0", cpus, share_milli, ceiling_milli, err);
+        return r < 0 ? r : host.provider->bind(&host, vm, "vcpu0", tid, err);
+}
+
 /* Where a thread comes from before it is bound. */
-enum from { FROM_EMULATOR, FROM_PARKED, FROM_PLACED, FROM_ITEM, FROM_N };
+enum from { FROM_EMULATOR, FROM_PARKED, FROM_ITEM, FROM_N };
 
 static void put_thread(enum from from, pid_t tid, const struct cpulist *cpus)
 {
         const struct cpu_provider *p = host.provider;
         struct err err;
-        CHECK(p->hold(&host, "v", "vcpu8", cpus, 800, false, &err) == 0);
+        CHECK(hold("v", "vcpu8", cpus, 800, 1000, &err) == 0);
         if (from == FROM_EMULATOR) {
                 char dir[CGROUPFS_PATH], text[16];
                 (void)snprintf(text, sizeof(text), "%d\n", (int)tid);
@@ -183,8 +215,6 @@ static void put_thread(enum from from, pid_t tid, const struct cpulist *cpus)
                 }
         } else if (from == FROM_PARKED) {
                 CHECK(p->park(&host, "v", tid, &err) == 0);
-        } else if (from == FROM_PLACED) {
-                CHECK(p->place(&host, "v", tid, cpus, 300, &err) == 0);
         } else {
                 CHECK(p->bind(&host, "v", "vcpu8", tid, &err) == 0);
         }
@@ -224,12 +254,12 @@ static int none_held(int arg)
 
 static int other_held(int arg)
 {
-        return host.provider->hold(&host, "v", "vcpu9", &item_cpus, 100, false, NULL);
+        return hold("v", "vcpu9", &item_cpus, 100, arg ? 400 : 1000, NULL);
 }
 
 static int held(int arg)
 {
-        return host.provider->hold(&host, "v", "vcpu9", &item_cpus, 900, false, NULL);
+        return hold("v", "vcpu9", &item_cpus, 200, 300, NULL);
 }
 
 static int ready_to_bind(int from)
@@ -259,13 +289,14 @@ static void try_items(const char *prefix, pid_t pid, pid_t tid, const struct cpu
         snapshot(prefix, before, sizeof(before));
         cgroupfs_fault = fault;
         fail_each(prefix, none_held, held, 0);
-        fail_each(prefix, other_held, held, 0);
+        for (int has_ceiling = 0; has_ceiling < 2; has_ceiling++)
+                fail_each(prefix, other_held, held, has_ceiling);
         for (int from = 0; from < FROM_N; from++) {
                 fail_each(prefix, ready_to_bind, bound, from);
                 CHECK(is_in(pid, tid, "/vcpu9@v"));
                 CHECK(p->read(&host, "v", "vcpu9", 0, &live, &err) == 0);
-                CHECK(live.n_threads == 1 && live.threads[0] == tid && live.share_milli == 900 &&
-                      cpulist_is_equal(&live.cpus, cpus));
+                CHECK(live.n_threads == 1 && live.threads[0] == tid && live.share_milli == 200 &&
+                      live.ceiling_milli == 300 && cpulist_is_equal(&live.cpus, cpus));
                 CHECK(p->let_go(&host, "v", "vcpu9", &err) == -EBUSY);
         }
         fail_each(prefix, bound, parked, 0);
@@ -274,8 +305,8 @@ static void try_items(const char *prefix, pid_t pid, pid_t tid, const struct cpu
         CHECK(cases >= 12);
         /* No more groups than there may be. */
         host.groups_max = 1;
-        CHECK(p->hold(&host, "v", "vcpu7", cpus, 1, false, &err) == -EBUSY);
-        CHECK(p->hold(&host, "v", "vcpu9", cpus, 1, false, &err) == 0); /* is there */
+        CHECK(hold("v", "vcpu7", cpus, 1, 1000, &err) == -EBUSY);
+        CHECK(hold("v", "vcpu9", cpus, 1, 1000, &err) == 0); /* is there */
         host.groups_max = CPU_GROUPS_MAX;
         put_thread(FROM_EMULATOR, tid, cpus);
         CHECK(p->let_go(&host, "v", "vcpu8", &err) == 0 && p->let_go(&host, "v", "vcpu9", &err) == 0);
@@ -317,38 +348,40 @@ int main(int argc, char **argv)
                 try_items(o.prefix, pids[0], tids[0], &cpus);
         for (size_t k = 0; k < sizeof(shares) / sizeof(shares[0]) && p->is_holding_shares; k++) {
                 for (int i = 0; i < 4; i++) /* each twice */
-                        if (p->place(&host, vms[i % 2], tids[i % 2], &cpus, shares[k][i % 2], &err) < 0)
+                        if (place(vms[i % 2], tids[i % 2], &cpus, shares[k][i % 2], 1000, &err) < 0)
                                 fail("place", __LINE__, err.sentence);
-                (void)snprintf(group, sizeof(group), "/thread-%d@v", (int)tids[0]);
-                CHECK(is_in(pids[0], tids[0], group) && is_in(pids[0], pids[0], "/emulator@v"));
+                CHECK(is_in(pids[0], tids[0], "/vcpu0@v") && is_in(pids[0], pids[0], "/emulator@v"));
                 int got = share_of_first(pids, tids);
                 printf("share 0.%03d measured 0.%03d\n", shares[k][0], got);
                 CHECK(abs(got - shares[k][0]) < 50);
         }
-        if (p->place(&host, "v", tids[0], &cpus, 1000, &err) < 0 || p->park(&host, "w", tids[1], &err) < 0)
+        if (place("v", tids[0], &cpus, 1000, 1000, &err) < 0 || p->park(&host, "w", tids[1], &err) < 0)
                 fail("park", __LINE__, err.sentence);
         CHECK(is_in(pids[1], tids[1], "/parked@w"));
         int beside = share_of_first(pids, tids);
         printf("beside a parked one measured %d thousandths\n", beside);
         CHECK(beside > 950);
+        /* Alone on the CPU, with a ceiling and without. */
+        for (int i = 0; i < 2; i++) {
+                int ceiling = i ? 1000 : 300;
+                if (place("v", tids[0], &cpus, 200, ceiling, &err) < 0)
+                        fail("place", __LINE__, err.sentence);
+                int got = share_of_cpu(pids[0], tids[0]);
+                printf("ceiling 0.%03d measured 0.%03d\n", ceiling, got);
+                CHECK(i || got < 400);
+        }
         if (host.id != CPU_AFFINITY)
                 CHECK(p->vm_remove(&host, "v", CPU_REMOVE_ALL, &err) == -EBUSY);
         /* A stranger's thread, taken for v's: back among its process's others. */
         pid_t stranger, spinning;
         stranger = start_process(2, &spinning);
-        bool is_taken = p->place(&host, "v", spinning, &cpus, 500, &err) == 0;
+        bool is_taken = place("v", spinning, &cpus, 500, 1000, &err) == 0;
         if (is_taken) /* v2 refuses it by itself: it is of another domain */
                 p->give_back(&host, "v", spinning);
         CHECK(is_taken || host.id == CPU_CGROUP_V2);
-        (void)snprintf(group, sizeof(group), "/thread-%d@v", (int)spinning);
-        CHECK(host.id == CPU_AFFINITY ||
-              (!is_in(stranger, spinning, group) && !is_in(stranger, spinning, "/emulator@v")));
-        char path[128];
-        (void)snprintf(path, sizeof(path), "%.40s/%.40s/thread-%d@v", host.tree[0].root, o.prefix,
-                       (int)spinning);
-        CHECK(access(path, F_OK) < 0);
+        CHECK(!is_in(stranger, spinning, "/vcpu0@v") && !is_in(stranger, spinning, "/emulator@v"));
         /* One of w's, taken for v's, which v2 does not refuse. */
-        if (p->place(&host, "v", tids[1], &cpus, 500, &err) < 0)
+        if (place("v", tids[1], &cpus, 500, 1000, &err) < 0)
                 fail("place", __LINE__, err.sentence);
         p->give_back(&host, "v", tids[1]);
         CHECK(is_in(pids[1], tids[1], "/emulator@w"));

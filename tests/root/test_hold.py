@@ -4,6 +4,7 @@ import collections
 import glob
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from test_keeper import QEMU, Keeper, keeper, name_of_group, refused, start_qemu, trees, vcpu_tids, wait_for  # noqa: F401
 
 CPUS = sorted(os.sched_getaffinity(0))
+QUOTA_FILES = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.max.burst", "cpu.cfs_burst_us")
 
 
 def cpu(vm, item, activation=1, **more):
@@ -59,7 +61,7 @@ def state(keeper):  # noqa: F811
     found = {}
     for top in trees(keeper):
         for path in [top, *glob.glob(f"{top}/*@*")]:
-            for name in ("cpuset.cpus", "cpuset.mems", "cpu.shares", "cpu.weight", "tasks", "cgroup.threads"):
+            for name in ("cpuset.cpus", "cpuset.mems", "cpu.shares", "cpu.weight", *QUOTA_FILES, "tasks", "cgroup.threads"):
                 if os.path.exists(f"{path}/{name}"):
                     with open(f"{path}/{name}") as f:
                         found[f"{path}/{name}"] = f.read()
@@ -114,6 +116,126 @@ def test_the_whole_way(keeper, session):  # noqa: F811
     # Exactly undone: what is there after the same VM without any item.
     start_spare(keeper)
     assert set(state(keeper)) == set(before)
+
+
+class Quota:
+    """The quota of a group, in whatever hierarchy has it."""
+
+    def __init__(self, keeper, group):  # noqa: F811
+        self.dir = next(d for top in trees(keeper) for d in [f"{top}/{group}"]
+                        if os.path.exists(f"{d}/cpu.max") or os.path.exists(f"{d}/cpu.cfs_quota_us"))
+        self.is_v2 = os.path.exists(f"{self.dir}/cpu.max")
+
+    def _read(self, name):
+        with open(f"{self.dir}/{name}") as f:
+            return f.read().split()
+
+    def _write(self, name, value):
+        with open(f"{self.dir}/{name}", "w") as f:
+            f.write(str(value))
+
+    def get(self):
+        """(quota, period) in microseconds; no quota: None."""
+        quota, period = self._read("cpu.max") if self.is_v2 else [*self._read("cpu.cfs_quota_us"), *self._read("cpu.cfs_period_us")]
+        return None if quota in ("max", "-1") else (int(quota), int(period))
+
+    def set(self, quota, period):
+        if self.is_v2:
+            self._write("cpu.max", f"{quota} {period}")
+        else:
+            self._write("cpu.cfs_quota_us", -1)
+            self._write("cpu.cfs_period_us", period)
+            self._write("cpu.cfs_quota_us", quota)
+
+    def burst(self, value=None):
+        name = "cpu.max.burst" if self.is_v2 else "cpu.cfs_burst_us"
+        if value is not None:
+            self._write(name, value)
+        return int(self._read(name)[0])
+
+    def has_bursts(self):
+        return os.path.exists(f"{self.dir}/{'cpu.max.burst' if self.is_v2 else 'cpu.cfs_burst_us'}")
+
+    def throttled(self):
+        with open(f"{self.dir}/cpu.stat") as f:
+            return int(dict(line.split() for line in f)["nr_throttled"])
+
+    def enter(self, pid):
+        self._write("cgroup.threads" if self.is_v2 else "tasks", pid)
+
+
+def test_ceiling(keeper, session):  # noqa: F811
+    if provider_of(keeper) == "affinity":
+        pytest.skip("affinity alone holds no ceiling")
+
+    def activate(share, ceiling=None):
+        more = {} if ceiling is None else {"ceiling_milli": ceiling}
+        answer = session("host-activate", "v", "vcpu0", cpus=CPUS[:1], share_milli=share, **more)
+        assert "fallback" not in answer
+        live = session("host-read", "v", "vcpu0")
+        assert live["share_milli"] == share and "fallback" not in live
+        return live["ceiling_milli"], live.get("period_us")
+
+    _, (tid, _) = start_spare(keeper)
+    assert activate(1000) == (1000, None)
+    quota = Quota(keeper, "vcpu0@v")
+    assert quota.get() is None
+    for _ in range(2):
+        assert activate(200, 500) == (500, 10000)
+        assert quota.get() == (5000, 10000)
+    # Set and lifted while a thread is held by it.
+    session("host-bind", "v", "vcpu0", tid=tid)
+    for ceiling, expected in ((200, 2000), (1000, None), (100, None), (900, 9000), (None, None), (500, 5000)):
+        if ceiling == 100:
+            refused("invalid", session, "host-activate", "v", "vcpu0", cpus=CPUS[:1], share_milli=200, ceiling_milli=100)
+        else:
+            activate(200, ceiling)
+        assert quota.get() == (expected and (expected, 10000))
+        assert session("host-read", "v", "vcpu0")["threads"] == [tid]
+    # By another's hand: it is seen, and the same call mends it.
+    for wrong in ((9000, 10000), (50000, 100000), (1000000, 1000000)):
+        quota.set(*wrong)
+        live = session("host-read", "v", "vcpu0")
+        assert (live["ceiling_milli"], live["period_us"]) == (1000 * wrong[0] // wrong[1], wrong[1])
+        assert activate(200, 500) == (500, 10000)
+    if quota.has_bursts():
+        quota.burst(4000)
+        assert session("host-read", "v", "vcpu0")["ceiling_milli"] == 900
+        assert activate(200, 300) == (300, 10000) and quota.burst() == 0
+    # It is the kernel that holds it.
+    spinner = subprocess.Popen(["sh", "-c", "while :; do :; done"])
+    try:
+        before = quota.throttled()
+        quota.enter(spinner.pid)
+        wait_for("it is held back", lambda: quota.throttled() > before)
+    finally:
+        spinner.kill()
+        spinner.wait()
+    # Who is put aside is under none, whatever the group has become.
+    session("host-prepare", "v", "vcpu0", tid=tid)
+    parked = Quota(keeper, "parked@v")
+    assert parked.get() is None and Quota(keeper, "emulator@v").get() is None
+    parked.set(1000, 10000)
+    session("host-prepare", "v", "vcpu0", tid=tid)
+    assert parked.get() is None
+    session("host-deactivate", "v", "vcpu0")
+    refused("not-found", session, "host-read", "v", "vcpu0")
+    assert not os.path.exists(quota.dir)
+
+
+def test_a_ceiling_outlives_the_keeper(keeper):  # noqa: F811
+    with Session(keeper) as s:
+        if provider_of(keeper) == "affinity":
+            pytest.skip("affinity alone holds no ceiling")
+        s("host-activate", "v", "vcpu0", cpus=CPUS[:1], share_milli=200, ceiling_milli=500)
+    keeper.process.kill()
+    keeper.process.wait()
+    keeper.start()
+    with Session(keeper) as s:
+        live = s("host-read", "v", "vcpu0")
+        assert (live["share_milli"], live["ceiling_milli"], live["period_us"]) == (200, 500, 10000)
+        s("host-deactivate", "v", "vcpu0")
+    keeper.call("vm-drop", {"vm": "v"})
 
 
 def test_an_item_waits_for_its_vm(keeper, session):  # noqa: F811
@@ -264,7 +386,7 @@ def test_bad_input(keeper, session):  # noqa: F811
     refused("not-found", session, "host-read", "nobody", "vcpu0")
     session("host-prepare", "nobody", "vcpu0", tid=tid)
     session("host-deactivate", "nobody", "vcpu0")
-    for item in ("a/b", "../emulator", "", "a@b", "a b", "x" * 32, ".", "..", "emulator", "parked", f"thread-{tid}"):
+    for item in ("a/b", "../emulator", "", "a@b", "a b", "x" * 32, ".", "..", "emulator", "parked"):
         for verb, more in (("host-activate", {"cpus": [0]}), ("host-bind", {"tid": tid}), ("host-prepare", {"tid": tid}),
                            ("host-deactivate", {}), ("host-read", {})):
             refused("invalid", session, verb, "v", item, **more)
@@ -279,6 +401,10 @@ def test_bad_input(keeper, session):  # noqa: F811
     refused("denied", session.activate, "v", "vcpu2", [4000])
     refused("invalid", session.activate, "v", "vcpu2", [0], 0)
     refused("invalid", session.activate, "v", "vcpu2", [0], 1001)
+    for share, ceiling in ((50, 99), (200, 1001), (200, 199), (200, 0), (200, -1)):
+        refused("invalid", session, "host-activate", "v", "vcpu2", cpus=[0], share_milli=share, ceiling_milli=ceiling)
+    refused("invalid", session, "host-activate", "v", "vcpu2", cpus=[0], ceiling_milli=500)  # less than its share of 1
+    refused("invalid", session.client.call, "host-activate", memory("v", "dimm0", bytes=1, ceiling_milli=500))
     for activation in (0, -1, 2 ** 53, "1"):
         refused("invalid", session.activate, "v", "vcpu2", activation=activation)
         refused("invalid", session.end, activation)
@@ -437,6 +563,23 @@ def test_exclusive(keeper, session):  # noqa: F811
     assert not os.path.exists(f"{keeper.run}/held") or os.listdir(f"{keeper.run}/held") == []
 
 
+def test_what_best_effort_does_not_hold_is_said():
+    k = Keeper(extra=f"best_effort=true\nhousekeeping={CPUS[0]}")
+    try:
+        if provider_of(k) == "affinity":
+            pytest.skip("takes cgroups")
+        with Session(k) as s:
+            assert "fallback" not in s("host-activate", "v", "vcpu0", cpus=CPUS[:1], share_milli=200, ceiling_milli=500)
+            answer = s("host-activate", "v", "vcpu1", cpus=CPUS[:1], exclusive=True)
+            assert "no housekeeping CPU is left" in answer["fallback"]
+            live = s("host-read", "v", "vcpu1")
+            assert "exclusive" not in live and live["fallback"] == answer["fallback"]
+        k.call("vm-drop", {"vm": "v"})
+    finally:
+        problems = k.close()
+    assert problems == []
+
+
 # -- a keeper that dies
 
 @pytest.mark.parametrize("kills_at", range(1, 6))
@@ -496,23 +639,41 @@ def test_stopped_while_it_works(keeper):  # noqa: F811
 
 # -- without cgroups
 
-def test_without_cgroups(monkeypatch):
-    """Affinity alone: in a mount namespace where no hierarchy may be written."""
-    class Bare(Keeper):
-        def spawn(self):
-            return super().spawn()
+@pytest.fixture
+def bare(monkeypatch):
+    """Makes keepers that have affinity alone: in a mount namespace where no hierarchy may be written."""
     import test_keeper
     whole = test_keeper.confined_as_unit
     hide = ("mount --make-rprivate /; for m in $(grep -E ' - cgroup2? ' /proc/self/mountinfo | cut -d' ' -f5); do "
             "umount -l $m 2>/dev/null || mount -t tmpfs -o ro none $m; done; exec \"$@\"")
     monkeypatch.setattr(test_keeper, "confined_as_unit", lambda: ["unshare", "-m", "sh", "-c", hide, "sh", *whole()])
-    k = Bare()
+    return Keeper
+
+
+def test_without_cgroups_by_best_effort(bare):
+    k = bare(extra="best_effort=true")
+    try:
+        assert provider_of(k) == "affinity"
+        with Session(k) as s:
+            answer = s("host-activate", "v", "vcpu0", cpus=CPUS[:1], share_milli=200, ceiling_milli=500)
+            assert "shares and ceilings are not held" in answer["fallback"]
+            live = s("host-read", "v", "vcpu0")
+            assert live["fallback"] == answer["fallback"] and "ceiling_milli" not in live and "share_milli" not in live
+        k.call("vm-drop", {"vm": "v"})
+    finally:
+        problems = k.close()
+    assert problems == []
+
+
+def test_without_cgroups(bare):
+    k = bare()
     try:
         assert provider_of(k) == "affinity"
         pid, (tid, _) = start_spare(k)
         with Session(k) as s:
             e = refused("unsupported", s.activate, "v", "vcpu0", [0], 500)
-            assert "shares are not held" in e.message
+            assert "shares and ceilings are not held" in e.message
+            refused("unsupported", s, "host-activate", "v", "vcpu0", cpus=CPUS[:1], share_milli=200, ceiling_milli=500)
             refused("not-found", s, "host-read", "v", "vcpu0")
             for _ in range(2):
                 s.activate("v", "vcpu0", CPUS[:1], 1000)

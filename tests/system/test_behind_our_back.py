@@ -42,6 +42,23 @@ class Groups:
     def set_weight(self, group, value):
         self.write(group, str(value), "cpu.weight", "cpu.shares")
 
+    def quota(self, group):
+        """(quota, period); no quota: None"""
+        found = self.read(group, "cpu.max", "cpu.cfs_quota_us").split()
+        if not self.is_v2:
+            found += [self.read(group, "cpu.cfs_period_us")]
+        return None if found[0] in ("max", "-1") else tuple(map(int, found))
+
+    def set_quota(self, group, quota, period):
+        """None: lifted"""
+        if self.is_v2:
+            self.write(group, f"{'max' if quota is None else quota} {period}", "cpu.max")
+            return
+        self.write(group, "-1", "cpu.cfs_quota_us")
+        self.write(group, str(period), "cpu.cfs_period_us")
+        if quota is not None:
+            self.write(group, str(quota), "cpu.cfs_quota_us")
+
     def cpus(self, group):
         return self.read(group, "cpuset.cpus")
 
@@ -69,7 +86,7 @@ class Groups:
             os.rmdir(d)
 
     def state(self, *groups):
-        return {g: (self.weight(g), self.cpus(g), self.threads(g)) for g in groups}
+        return {g: (self.weight(g), self.quota(g), self.cpus(g), self.threads(g)) for g in groups}
 
 
 def said(host, after, *events):
@@ -98,7 +115,7 @@ def rig():
         shutil.copy(os.path.join(os.path.dirname(__file__), "../..", FAULT_BUILD, "src/meted/meted"),
                     host.path("bin", "meted"))
         host.start_meted()
-        vm = host.vm("v")
+        vm = host.vm("v", share="0.1..0.9")
         with App(vm, "leased") as app:
             assert app.call("request", {"needs": ["cpu:1,share>=0.5", "memory:128M"]})["outcome"] == "granted"
             host.groups = Groups(host)
@@ -152,6 +169,20 @@ def test_figures_are_changed(rig, groups, vcpu, granted, holder):
         verify(rig)
         assert groups.cpus(group) == own
     expect(rig, last, changed=3, repaired=3)
+
+
+@pytest.mark.parametrize("vcpu, ceiling", [(0, (9000, 10000)), (1, None)])
+def test_ceilings_are_changed(rig, groups, vcpu, ceiling):
+    """Those of base vCPUs are the VM's; a leased one has none."""
+    group, last = f"vcpu{vcpu}@v", rig.last_event()
+    assert groups.quota(group) == ceiling
+    changes = [(5000, 10000), (90000, 100000), (5000, 1000000)] + ([(None, 10000)] if ceiling else [])
+    for quota in changes:
+        groups.set_quota(group, *quota)
+        verify(rig)
+        assert groups.quota(group) == ceiling
+    expect(rig, last, changed=len(changes), repaired=len(changes))
+    assert f"500 thousandths where {900 if ceiling else 1000} are meant" in said(rig, last, "changed")[0]["text"]
 
 
 def test_a_thread_is_moved_out(rig, groups):

@@ -69,7 +69,7 @@ class Rig:
         host.start_meted()
         self.n = 0
         if start:
-            self.vm = host.vm("v", cpus="1..3", memory="256M..1G", net="lan:200M..600M" if net else None)
+            self.vm = host.vm("v", cpus="1..3", memory="256M..1G", share="0.1..0.9", net="lan:200M..600M" if net else None)
             self.app = App(self.vm, "faults")
 
     # -- the fault
@@ -128,7 +128,7 @@ class Rig:
             if base.startswith("parked@"):
                 continue
             figures = {}
-            for name in ("cpuset.cpus", "cpu.shares", "cpu.weight"):
+            for name in ("cpuset.cpus", "cpu.shares", "cpu.weight", "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"):
                 try:
                     with open(os.path.join(group, name)) as f:
                         figures[name] = f.read().strip()
