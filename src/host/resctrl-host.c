@@ -254,6 +254,17 @@ int resctrl_enter(const struct resctrl_host *h, const char *vm, pid_t pid, struc
         return r;
 }
 
+int resctrl_groups(const struct resctrl_host *h, unsigned *ret, struct err *err)
+{
+        struct resctrl_tree t;
+        int r = resctrl_tree_open(&t, h, false, err);
+        if (r < 0)
+                return r;
+        *ret = (unsigned)t.n;
+        resctrl_tree_close(&t);
+        return 0;
+}
+
 static int64_t monitored(const char *group, uint32_t id, const char *file)
 {
         char dir[CGROUPFS_PATH + 32];

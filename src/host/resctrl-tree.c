@@ -100,6 +100,22 @@ static int look(struct resctrl_tree *t, struct err *err)
         return r;
 }
 
+/* Others have it for a moment; whoever has it for a second does not hold us up. */
+static int lock(struct resctrl_tree *t, bool is_exclusive, struct err *err)
+{
+        enum { TRIES = 100, PAUSE_US = 10000 };
+        int how = (is_exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB;
+        for (int i = 0; i < TRIES; i++) {
+                if (flock(t->lock_fd, how) == 0)
+                        return 0;
+                if (errno != EINTR && errno != EWOULDBLOCK)
+                        return err_set(err, REASON_INTERNAL, errno, "%s: cannot be locked: %s", t->h->root,
+                                       strerror(errno));
+                (void)usleep(PAUSE_US);
+        }
+        return err_set(err, REASON_BUSY, EBUSY, "%s: somebody else has the lock of it", t->h->root);
+}
+
 int resctrl_tree_open(struct resctrl_tree *t, const struct resctrl_host *h, bool is_exclusive,
                       struct err *err)
 {
@@ -109,11 +125,9 @@ int resctrl_tree_open(struct resctrl_tree *t, const struct resctrl_host *h, bool
         t->lock_fd = open(h->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (t->lock_fd < 0)
                 return err_set(err, REASON_INTERNAL, errno, "%s: %s", h->root, strerror(errno));
-        int r;
-        while ((r = flock(t->lock_fd, is_exclusive ? LOCK_EX : LOCK_SH)) < 0 && errno == EINTR)
-                ;
-        r = r < 0 ? err_set(err, REASON_INTERNAL, errno, "%s: cannot be locked: %s", h->root, strerror(errno))
-                  : look(t, err);
+        int r = lock(t, is_exclusive, err);
+        if (r == 0)
+                r = look(t, err);
         if (r < 0)
                 resctrl_tree_close(t);
         return r;

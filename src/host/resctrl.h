@@ -18,7 +18,8 @@
  * reboot, nor be used by two. What an operator narrowed in the default group meanwhile stays so.
  *
  * Every function takes the kernel's advisory lock: flock(2) on the root, exclusive where it changes
- * something. Any thread may call; the host struct is only read. */
+ * something; REASON_BUSY where somebody has it for a second. Any thread may call; the host struct is only
+ * read. */
 #pragma once
 #include <stdbool.h>
 #include <sys/types.h>
@@ -87,8 +88,11 @@ int resctrl_deactivate(const struct resctrl_host *h, const char *vm, struct err 
 /* Deactivates every VM of ours, and every group of ours, of which is_known() says no: after a restart. */
 int resctrl_sweep(const struct resctrl_host *h, bool (*is_known)(const char *vm, void *arg), void *arg,
                   struct err *err);
+/* How many classes of service groups have now, the default group's among them. */
+int resctrl_groups(const struct resctrl_host *h, unsigned *ret, struct err *err);
 /* vm NULL: the default group. */
 int resctrl_read(const struct resctrl_host *h, const char *vm, struct resctrl_reading *ret, struct err *err);
 /* 0: as we left it. 1: changed behind our back, err says what (err->reason REASON_STALE); activating again
- * repairs it. pid 0: no look at its threads. */
+ * repairs it. pid 0: no look at its threads. A made-up tree does not follow new threads: of these only the
+ * first one is looked at there. */
 int resctrl_verify(const struct resctrl_host *h, const char *vm, pid_t pid, struct err *err);

@@ -9,29 +9,32 @@
 #include "base/str.h"
 #include "base/units.h"
 
-#define KEEPER "keeper"
-#define NET    "net"
+#define KEEPER  "keeper"
+#define NET     "net"
+#define RESCTRL "resctrl"
 
 /* man/mete.conf.5 and dist/keeper.conf have the same rows. */
 static const struct {
         const char *group, *name;
 } keys[] = {
-        {"keeper", "run_dir"      },
-        {"keeper", "socket"       },
-        {"keeper", "ram_dir"      },
-        {"keeper", "huge_dir"     },
-        {"keeper", "cgroup_prefix"},
-        {"keeper", "cpus"         },
-        {"keeper", "housekeeping" },
-        {"keeper", "qemu"         },
-        {"keeper", "uid_first"    },
-        {"keeper", "uid_count"    },
-        {"keeper", "meted_user"   },
-        {"keeper", "best_effort"  },
-        {"net",    "manage"       },
-        {"net",    "bridge"       },
-        {"net",    "uplink"       },
-        {"net",    "rate"         },
+        {"keeper",  "run_dir"      },
+        {"keeper",  "socket"       },
+        {"keeper",  "ram_dir"      },
+        {"keeper",  "huge_dir"     },
+        {"keeper",  "cgroup_prefix"},
+        {"keeper",  "cpus"         },
+        {"keeper",  "housekeeping" },
+        {"keeper",  "qemu"         },
+        {"keeper",  "uid_first"    },
+        {"keeper",  "uid_count"    },
+        {"keeper",  "meted_user"   },
+        {"keeper",  "best_effort"  },
+        {"net",     "manage"       },
+        {"net",     "bridge"       },
+        {"net",     "uplink"       },
+        {"net",     "rate"         },
+        {"resctrl", "manage"       },
+        {"resctrl", "path"         },
 };
 
 static int bad(struct err *err, const char *group, const char *key, const char *why)
@@ -73,13 +76,13 @@ static char *text_of(GKeyFile *f, const char *group, const char *key, const char
         return text ? g_strstrip(text) : g_strdup(otherwise);
 }
 
-static int read_path(GKeyFile *f, const char *key, const char *otherwise, size_t max, char **ret,
-                     struct err *err)
+static int read_path(GKeyFile *f, const char *group, const char *key, const char *otherwise, size_t max,
+                     char **ret, struct err *err)
 {
-        *ret = text_of(f, KEEPER, key, otherwise);
+        *ret = text_of(f, group, key, otherwise);
         if ((*ret)[0] != '/' || strstr(*ret, "/../") || g_str_has_suffix(*ret, "/"))
-                return bad(err, KEEPER, key, "must be an absolute path, without a slash at its end");
-        return strlen(*ret) > max ? bad(err, KEEPER, key, "is too long") : 0;
+                return bad(err, group, key, "must be an absolute path, without a slash at its end");
+        return strlen(*ret) > max ? bad(err, group, key, "is too long") : 0;
 }
 
 static int read_number(GKeyFile *f, const char *key, guint64 otherwise, guint64 min, guint64 max,
@@ -167,18 +170,29 @@ static int read_net(GKeyFile *f, struct keeper_config *c, struct err *err)
         return 0;
 }
 
+static int read_resctrl(GKeyFile *f, struct keeper_config *c, struct err *err)
+{
+        g_autofree char *manage = text_of(f, RESCTRL, "manage", "no");
+        c->manages_resctrl = strcmp(manage, "yes") == 0;
+        if (!c->manages_resctrl && strcmp(manage, "no") != 0)
+                return bad(err, RESCTRL, "manage", "must be yes or no");
+        return g_key_file_has_key(f, RESCTRL, "path", NULL)
+                       ? read_path(f, RESCTRL, "path", NULL, KEEPER_PATH_MAX, &c->resctrl, err)
+                       : 0;
+}
+
 static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
 {
         guint64 first = 0, count = 0;
         int r = check_keys(f, err);
         if (r == 0)
-                r = read_path(f, "run_dir", "/run/mete-keeper", KEEPER_PATH_MAX, &c->run_dir, err);
+                r = read_path(f, KEEPER, "run_dir", "/run/mete-keeper", KEEPER_PATH_MAX, &c->run_dir, err);
         if (r == 0) {
                 g_autofree char *socket = g_strconcat(c->run_dir, "/keeper.sock", NULL);
-                r = read_path(f, "socket", socket, KEEPER_SOCKET_MAX, &c->socket, err);
+                r = read_path(f, KEEPER, "socket", socket, KEEPER_SOCKET_MAX, &c->socket, err);
         }
         if (r == 0)
-                r = read_path(f, "ram_dir", "/dev/shm/mete", KEEPER_PATH_MAX, &c->ram_dir, err);
+                r = read_path(f, KEEPER, "ram_dir", "/dev/shm/mete", KEEPER_PATH_MAX, &c->ram_dir, err);
         if (r == 0)
                 r = read_huge(f, c, err);
         if (r == 0)
@@ -204,7 +218,9 @@ static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
         if (g_error_matches(e, G_KEY_FILE_ERROR, G_KEY_FILE_ERROR_INVALID_VALUE))
                 r = bad(err, KEEPER, "best_effort", "must be true or false");
         g_clear_error(&e);
-        return r < 0 ? r : read_net(f, c, err);
+        if (r == 0)
+                r = read_net(f, c, err);
+        return r < 0 ? r : read_resctrl(f, c, err);
 }
 
 int keeper_config_parse(const char *text, struct keeper_config *ret, struct err *err)
@@ -244,5 +260,6 @@ void keeper_config_done(struct keeper_config *c)
         g_strfreev(c->qemu);
         g_free(c->bridge);
         g_free(c->uplink);
+        g_free(c->resctrl);
         *c = (struct keeper_config){0};
 }

@@ -32,6 +32,8 @@ struct keeper_config {
         bool manages_net;      /* [net] manage */
         char *bridge, *uplink; /* behind the one are the VMs' taps, the other leads out; NULL: not named */
         uint64_t link_bps;     /* of the uplink; 0: as it says itself */
+        bool manages_resctrl;  /* [resctrl] manage */
+        char *resctrl;         /* its root; NULL: as it is mounted */
 };
 
 /* Unknown keys are refused: a misspelt one would silently not hold. *ret is untouched on failure. */

@@ -19,21 +19,24 @@ static const char *cpu_held_by(const struct hold *h)
 }
 
 /* What belongs to one kind alone. */
-enum { SAYS_CPU = 1, SAYS_MEMORY = 2, SAYS_NET = 4 };
+enum { SAYS_CPU = 1, SAYS_MEMORY = 2, SAYS_NET = 4, SAYS_CACHE = 8, SAYS_MEMBW = 16, SAYS_DOMAIN = 32 };
 
 static int check_only(const struct api_keeper_hold *p, int allowed, struct err *err)
 {
         int said = (p->n_cpus > 0 || p->has_share_milli || p->has_ceiling_milli || p->has_exclusive ? SAYS_CPU
                                                                                                     : 0) |
                    (p->has_bytes || p->has_node || p->has_page_bytes ? SAYS_MEMORY : 0) |
-                   (p->has_rate_bps || p->has_ceiling_bps ? SAYS_NET : 0);
+                   (p->has_rate_bps || p->has_ceiling_bps ? SAYS_NET : 0) | (p->has_ways ? SAYS_CACHE : 0) |
+                   (p->has_percent ? SAYS_MEMBW : 0) | (p->has_domain ? SAYS_DOMAIN : 0);
         static const struct {
                 int what;
                 const char *names;
         } rows[] = {
-                {SAYS_CPU,    "cpus nor share_milli nor ceiling_milli nor exclusive"},
-                {SAYS_MEMORY, "bytes nor node nor page_bytes"                       },
-                {SAYS_NET,    "rate_bps nor ceiling_bps"                            }
+                {SAYS_CPU,                 "cpus nor share_milli nor ceiling_milli nor exclusive"},
+                {SAYS_MEMORY,              "bytes nor node nor page_bytes"                       },
+                {SAYS_NET,                 "rate_bps nor ceiling_bps"                            },
+                {SAYS_CACHE | SAYS_DOMAIN, "ways nor domain"                                     },
+                {SAYS_MEMBW | SAYS_DOMAIN, "percent nor domain"                                  },
         };
         for (size_t i = 0; i < ARRAY_N(rows); i++)
                 if (said & ~allowed & rows[i].what)
@@ -72,8 +75,11 @@ static int cpu_bind(const struct hold *h, struct err *err)
         if (r < 0)
                 return r;
         r = h->cpu->provider->bind(h->cpu, h->vmm.vm, h->item, (pid_t)h->tid, err);
-        if (vmm_ref_check_moved(h->cpu, &h->vmm, h->tid, &gone) == 0)
+        if (vmm_ref_check_moved(h->cpu, &h->vmm, h->tid, &gone) == 0) {
+                if (r == 0) /* where the VM has a class of service, threads enter it by being made; or now */
+                        r = classes_enter(h->classes, h->vmm.vm, h->vmm.pid, false, err);
                 return r;
+        }
         *err = gone;
         return -gone.code;
 }
@@ -240,6 +246,63 @@ static int net_read(const struct hold *h, struct err *err)
         return 0;
 }
 
+/* ---- cache, membw ---- */
+
+static const char *class_held_by(const struct hold *h)
+{
+        return classes_is_made_up(h->classes) ? "made-up-resctrl" : "resctrl";
+}
+
+static int cache_check(const struct api_keeper_hold *p, struct err *err)
+{
+        if (!p->has_ways || !p->has_domain)
+                return err_set(err, REASON_INVALID, EINVAL, "kind cache needs ways and domain");
+        return check_only(p, SAYS_CACHE | SAYS_DOMAIN, err);
+}
+
+static int membw_check(const struct api_keeper_hold *p, struct err *err)
+{
+        if (!p->has_percent || !p->has_domain)
+                return err_set(err, REASON_INVALID, EINVAL, "kind membw needs percent and domain");
+        return check_only(p, SAYS_MEMBW | SAYS_DOMAIN, err);
+}
+
+static int class_activate(const struct hold *h, struct err *err)
+{
+        return classes_hold(h->classes, h->vmm.vm, h->item, &h->part, err);
+}
+
+/* All its threads: it is one class for all items, so whichever of them is bound. The process is looked at
+ * before and after, as its number may be used again; what of a stranger's entered goes with the class. */
+static int class_bind(const struct hold *h, struct err *err)
+{
+        int r = vmm_ref_find_thread(&h->vmm, h->vmm.pid, err);
+        if (r == 0)
+                r = classes_enter(h->classes, h->vmm.vm, h->vmm.pid, true, err);
+        return r < 0 ? r : vmm_ref_find_thread(&h->vmm, h->vmm.pid, err);
+}
+
+static int class_deactivate(const struct hold *h, struct err *err)
+{
+        return classes_let_go(h->classes, h->vmm.vm, h->item, err);
+}
+
+static int class_read(const struct hold *h, struct err *err)
+{
+        struct class_live live;
+        bool is_running = h->vmm.pid_fd >= 0 && vmm_ref_find_thread(&h->vmm, h->vmm.pid, NULL) == 0;
+        int r = classes_read(h->classes, h->vmm.vm, h->item, is_running ? h->vmm.pid : 0, &live, err);
+        if (r < 0)
+                return r;
+        h->live->has_ways = h->live->has_vm_ways = h->kind == API_HOST_KIND_CACHE;
+        h->live->has_percent = h->live->has_vm_percent = h->kind == API_HOST_KIND_MEMBW;
+        h->live->ways = live.part.ways;
+        h->live->vm_ways = live.vm.ways;
+        h->live->percent = live.part.percent;
+        h->live->vm_percent = live.vm.percent;
+        return 0;
+}
+
 const struct hold_kind hold_kinds[API_HOST_KIND_N] = {
         [API_HOST_KIND_CPU] = {.held_by = cpu_held_by,
                                .check = cpu_check,
@@ -247,15 +310,29 @@ const struct hold_kind hold_kinds[API_HOST_KIND_N] = {
                                .bind = cpu_bind,
                                .prepare = cpu_prepare,
                                .deactivate = cpu_deactivate,
-                               .read = cpu_read},
+                               .read = cpu_read                                                                                },
         [API_HOST_KIND_MEMORY] = {.held_by = memory_held_by,
                                .check = memory_check,
                                .activate = memory_activate,
                                .deactivate = memory_deactivate,
-                               .read = memory_read},
+                               .read = memory_read                                                    },
         [API_HOST_KIND_NET] = {.held_by = net_held_by,
                                .check = net_check,
                                .activate = net_activate,
                                .deactivate = net_deactivate,
-                               .read = net_read   },
+                               .read = net_read                            },
+        [API_HOST_KIND_CACHE] = {.held_by = class_held_by,
+                               .check = cache_check,
+                               .activate = class_activate,
+                               .binds_process = true,
+                               .bind = class_bind,
+                               .deactivate = class_deactivate,
+                               .read = class_read},
+        [API_HOST_KIND_MEMBW] = {.held_by = class_held_by,
+                               .check = membw_check,
+                               .activate = class_activate,
+                               .binds_process = true,
+                               .bind = class_bind,
+                               .deactivate = class_deactivate,
+                               .read = class_read                                                                      },
 };

@@ -146,6 +146,9 @@ static int take_hold(struct hold_job *j, const json_t *params, uint64_t *ret_act
         hold->node = p.has_node ? p.node : -1;
         hold->page_bytes = p.has_page_bytes ? p.page_bytes : 0;
         hold->rate.rate_bps = p.has_rate_bps ? (uint64_t)p.rate_bps : 0;
+        hold->part = (struct class_part){.domain = p.has_domain ? (uint32_t)p.domain : 0,
+                                         .ways = p.has_ways ? (uint32_t)p.ways : 0,
+                                         .percent = p.has_percent ? (uint32_t)p.percent : 0};
         hold->rate.ceiling_bps = p.has_ceiling_bps ? (uint64_t)p.ceiling_bps : 0;
         return 0;
 }
@@ -160,7 +163,8 @@ static int take_item(struct hold_job *j, const json_t *params, uint64_t *ret_act
         if (is_bind && !hold_kinds[p.kind].bind)
                 return err_set(err, REASON_INVALID, EINVAL, "no thread can be bound to kind %s",
                                api_host_kind_name(p.kind));
-        if (!p.has_tid && hold_kinds[p.kind].bind && (is_bind || j->method == API_KEEPER_HOST_PREPARE))
+        if (!p.has_tid && hold_kinds[p.kind].bind && !hold_kinds[p.kind].binds_process &&
+            (is_bind || j->method == API_KEEPER_HOST_PREPARE))
                 return err_set(err, REASON_INVALID, EINVAL, "tid is missing");
         *ret_activation = (uint64_t)p.activation;
         (void)STR_COPY(j->hold.vmm.vm, p.vm);
@@ -184,6 +188,7 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
                 .method = method,
                 .hold = { .cpu = h->vmms->cpu,
                          .nics = h->vmms->nics,
+                         .classes = h->vmms->classes,
                          .ram_fd = h->vmms->ram_fd,
                          .ram_dir = h->vmms->config->ram_dir,
                          .huge = h->vmms->huge,

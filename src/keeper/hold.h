@@ -12,6 +12,7 @@
 #include "host/cpu.h"
 #include "json/api.h"
 #include "keeper/activation.h"
+#include "keeper/class.h"
 #include "keeper/vmm.h"
 #include "wire/rpc.h"
 
@@ -42,6 +43,7 @@ void holds_forget(struct holds *h, const void *owner);
 struct hold {
         const struct cpu_host *cpu;
         struct nics *nics;
+        struct classes *classes;
         int ram_fd; /* borrowed */
         const char *ram_dir;
         const struct huge *huge;
@@ -54,6 +56,7 @@ struct hold {
         int64_t bytes, node;  /* node -1: any */
         int64_t page_bytes;   /* 0: ordinary pages */
         struct net_rate rate;
+        struct class_part part;
         struct api_keeper_live *live;
         const char **ret_fallback; /* what is not held of it, in words; constant; untouched where all is */
 };
@@ -64,6 +67,7 @@ struct hold_kind {
         /* On the loop: what host-activate must and must not say for this kind. */
         int (*check)(const struct api_keeper_hold *p, struct err *err);
         int (*activate)(const struct hold *h, struct err *err);
+        bool binds_process; /* bind is about all threads of the VMM, not about one */
         int (*bind)(const struct hold *h,
                     struct err *err); /* NULL: there is nothing that a thread could enter */
         int (*prepare)(const struct hold *h, struct err *err); /* NULL: nothing to do */

@@ -14,6 +14,7 @@
 #include "base/units.h"
 #include "host/cpu.h"
 #include "host/net.h"
+#include "keeper/class.h"
 #include "keeper/config.h"
 #include "keeper/verbs.h"
 #include "keeper/vmm.h"
@@ -74,6 +75,7 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
         struct vmms vmms;
         struct verbs verbs;
         static struct nics nics;
+        static struct classes classes;
         const struct memory_host *memory = probe_memory(config, cpu);
         if (!memory)
                 log_warn("%s", VMM_NO_BOUND);
@@ -86,8 +88,11 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
                 huge_done(&huge);
                 return r;
         }
-        r = vmms_init(&vmms, config, cpu, memory, &huge, &nics, err);
+        r = classes_init(&classes, config, err);
+        if (r == 0)
+                r = vmms_init(&vmms, config, cpu, memory, &huge, &nics, &classes, err);
         if (r < 0) {
+                classes_done(&classes);
                 huge_done(&huge);
                 nics_done(&nics);
                 return r;
@@ -104,6 +109,7 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
         }
         vmms_done(&vmms);
         huge_done(&huge);
+        classes_done(&classes);
         nics_done(&nics);
         return r;
 }
@@ -142,6 +148,23 @@ static int check_net(const struct keeper_config *config, struct err *err)
         return 0;
 }
 
+static int check_resctrl(const struct keeper_config *config, struct err *err)
+{
+        static struct resctrl_host h;
+        bool is_made_up = false;
+        int r = config->manages_resctrl ? classes_look(config, "", &h, &is_made_up, err) : 0;
+        if (r < 0)
+                return err_note(err, "[resctrl]");
+        if (config->manages_resctrl && *h.root)
+                g_print("%u classes of service at %s%s\n", h.n_groups, h.root,
+                        is_made_up ? ", which is made up: nothing in it has an effect" : "");
+        if (*h.cache_fallback)
+                g_print("fallback: %s\n", h.cache_fallback);
+        if (strcmp(h.cache_fallback, h.membw_fallback) != 0)
+                g_print("fallback: %s\n", h.membw_fallback);
+        return 0;
+}
+
 static int probe(const struct keeper_config *config, struct cpu_host *cpu, struct err *err)
 {
         g_autofree char *keep_dir = g_build_filename(config->run_dir, "held", NULL);
@@ -175,6 +198,8 @@ static int run(const char *path, bool is_check, struct err *err)
                 r = check_huge(&config, err);
                 if (r == 0)
                         r = check_net(&config, err);
+                if (r == 0)
+                        r = check_resctrl(&config, err);
                 is_config_wrong = r < 0;
         } else if (r == 0) {
                 if (*cpu.fallback)

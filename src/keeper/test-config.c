@@ -28,7 +28,8 @@ static void test_all(void)
         struct err err = {0};
         if (keeper_config_parse("[keeper]\nmeted_user=0\nrun_dir=/r\nsocket=/s\nram_dir=/m\nqemu=/a/q; /b/q\n"
                                 "uid_first=2000\nuid_count=3\ncgroup_prefix=a/b\ncpus=0-1\nhousekeeping=0\n"
-                                "best_effort=true\n[net]\nmanage=yes\nbridge=br0\nuplink=eth0\nrate=2.5G\n",
+                                "best_effort=true\n[net]\nmanage=yes\nbridge=br0\nuplink=eth0\nrate=2.5G\n"
+                                "[resctrl]\nmanage=yes\npath=/t/resctrl\n",
                                 &c, &err) < 0)
                 g_error("%s", err.sentence);
         g_assert_cmpstr(c.socket, ==, "/s");
@@ -40,6 +41,8 @@ static void test_all(void)
         g_assert_cmpstr(c.bridge, ==, "br0");
         g_assert_cmpstr(c.uplink, ==, "eth0");
         g_assert_cmpuint(c.link_bps, ==, 2500000000);
+        g_assert_true(c.manages_resctrl);
+        g_assert_cmpstr(c.resctrl, ==, "/t/resctrl");
         keeper_config_done(&c);
 }
 
@@ -70,6 +73,10 @@ static void test_refused(void)
                 "[keeper]\nmeted_user=root\n[net]\nrate=fast\n",
                 "[keeper]\nmeted_user=root\n[net]\nqemu=/a\n",
                 "[keeper]\nmeted_user=root\nbridge=a\n",
+                "[keeper]\nmeted_user=root\n[resctrl]\nmanage=1\n",
+                "[keeper]\nmeted_user=root\n[resctrl]\npath=sys\n",
+                "[keeper]\nmeted_user=root\n[resctrl]\npath=\n",
+                "[keeper]\nmeted_user=root\n[resctrl]\nrate=1\n",
         };
         for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
                 struct keeper_config c = {.uid_count = 7};

@@ -42,7 +42,10 @@ static const struct cpu_provider provider = {.bind = bind_thread, .park = park, 
 
 static void test_thread_ends_meanwhile(void)
 {
+        static struct classes classes;
+        struct keeper_config config = {0};
         struct cpu_host cpu = {.provider = &provider};
+        g_assert_cmpint(classes_init(&classes, &config, NULL), ==, 0);
         for (int i = 0; i < 8; i++) {
                 struct err err = {0};
                 bool is_parking = i & 1;
@@ -56,6 +59,7 @@ static void test_thread_ends_meanwhile(void)
                 g_assert_cmpint(child, >, 0);
                 struct hold hold = {
                         .cpu = &cpu,
+                        .classes = &classes,
                         .vmm = {.vm = "v", .pid = child, .pid_fd = pidfd_open(child, 0)},
                         .item = "vcpu0",
                         .tid = child

@@ -53,6 +53,27 @@ static void wrong_params(struct rpc_call *call, const struct err *err)
         rpc_refuse(call, RPC_WRONG_PARAMS, err);
 }
 
+static void say_classes(struct classes *classes, struct api_keeper_info *info)
+{
+        struct class_said said;
+        classes_say(classes, &said);
+        for (size_t i = 0; i < ARRAY_N(said.fallbacks) && info->n_fallbacks < ARRAY_N(info->fallbacks); i++)
+                if (*said.fallbacks[i])
+                        (void)snprintf(info->fallbacks[info->n_fallbacks++], sizeof(info->fallbacks[0]),
+                                       "%.126s", said.fallbacks[i]);
+        if (!said.is_ready)
+                return;
+        info->has_resctrl = info->has_classes = info->has_classes_left = true;
+        (void)STR_COPY(info->resctrl, said.root);
+        info->has_resctrl_is_made_up = info->resctrl_is_made_up = said.is_made_up;
+        info->has_cache_ways = said.ways > 0;
+        info->cache_ways = said.ways;
+        info->has_membw_step_percent = said.membw_step > 0;
+        info->membw_step_percent = said.membw_step;
+        info->classes = said.classes;
+        info->classes_left = said.left;
+}
+
 static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
 {
         struct api_keeper_hello h;
@@ -95,6 +116,7 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
                 (void)STR_COPY(info.net_uplink, net.uplink);
                 info.net_rate_bps = (int64_t)net.rate_bps;
         }
+        say_classes(v->vmms->classes, &info);
         rpc_reply(call, api_keeper_info_emit(&info));
 }
 

@@ -94,7 +94,8 @@ static int open_dir(const char *path, mode_t mode, gid_t gid, struct err *err)
 }
 
 int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
-              const struct memory_host *memory, const struct huge *huge, struct nics *nics, struct err *err)
+              const struct memory_host *memory, const struct huge *huge, struct nics *nics,
+              struct classes *classes, struct err *err)
 {
         g_autofree char *records = g_build_filename(config->run_dir, "vm", NULL);
         g_autofree char *logs = g_build_filename(config->run_dir, "log", NULL);
@@ -103,6 +104,7 @@ int vmms_init(struct vmms *v, const struct keeper_config *config, const struct c
                            .memory = memory,
                            .huge = huge,
                            .nics = nics,
+                           .classes = classes,
                            .ram_fd = -1,
                            .record_fd = -1,
                            .log_fd = -1};
@@ -357,6 +359,8 @@ static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, const 
                 r = remove_groups(v, vm, removal, err);
         if (r == 0 && removal == CPU_REMOVE_ALL)
                 r = nics_drop(v->nics, vm, err);
+        if (r == 0 && removal == CPU_REMOVE_ALL)
+                r = classes_drop(v->classes, vm, err);
         if (r == 0)
                 r = keep->n ? ramdir_prune(v->ram_fd, vm, keep, err) : ramdir_drop(v->ram_fd, vm, err);
         if (r == 0)
@@ -457,6 +461,8 @@ int vmms_drop(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *er
                 r = v->cpu->provider->prune(v->cpu, p->vm, p->keep, p->n_keep, err);
         if (r == 0)
                 r = nics_prune(v->nics, p->vm, p->keep, p->n_keep, err);
+        if (r == 0)
+                r = classes_prune(v->classes, p->vm, p->keep, p->n_keep, err);
         return r < 0 ? r : huge_release(v->huge, p->vm, &keep, err);
 }
 

@@ -11,6 +11,7 @@
 #include "host/cpu.h"
 #include "host/memory.h"
 #include "json/api.h"
+#include "keeper/class.h"
 #include "keeper/config.h"
 #include "keeper/huge.h"
 #include "keeper/nic.h"
@@ -42,6 +43,7 @@ struct vmms {
         const struct memory_host *memory; /* NULL: nothing bounds what a VMM uses */
         const struct huge *huge;
         struct nics *nics;
+        struct classes *classes;
         int ram_fd, record_fd, log_fd; /* directories; owned */
         GHashTable *by_name;           /* name -> struct vmm, owned */
         /* The VMM has ended; vmm->waiting is taken by this and empty afterwards. */
@@ -56,9 +58,10 @@ struct vmm_ref {
         int pid_fd; /* owned; -1: it does not run */
 };
 
-/* Borrows config, cpu, memory, which may be NULL, huge and nics. Makes the directories. */
+/* Borrows config, cpu, memory, which may be NULL, huge, nics and classes. Makes the directories. */
 int vmms_init(struct vmms *v, const struct keeper_config *config, const struct cpu_host *cpu,
-              const struct memory_host *memory, const struct huge *huge, struct nics *nics, struct err *err);
+              const struct memory_host *memory, const struct huge *huge, struct nics *nics,
+              struct classes *classes, struct err *err);
 void vmms_done(struct vmms *v); /* the VMMs run on */
 /* Reads the records: those whose process is still there are watched again. Returns how many. */
 unsigned vmms_adopt(struct vmms *v);
