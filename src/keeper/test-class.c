@@ -41,8 +41,8 @@ static void test_refused(void)
                 "{\"vm\":\"v\",\"items\":{\"a\":{\"domain\":0,\"ways\":0,\"percent\":0}}}",
                 "{\"vm\":\"v\",\"items\":{\"a\":{\"domain\":0,\"ways\":1,\"percent\":10}}}",
                 "{\"vm\":\"v\",\"items\":{\"a\":{\"domain\":0,\"ways\":1,\"percent\":0,\"more\":1}}}",
-                "{\"vm\":\"v\",\"items\":{\"a\":{\"domain\":0,\"ways\":1,\"percent\":0},"
-                "\"b\":{\"domain\":1,\"ways\":1,\"percent\":0}}}",
+                ("{\"vm\":\"v\",\"items\":{\"a\":{\"domain\":0,\"ways\":1,\"percent\":0},"
+                 "\"b\":{\"domain\":1,\"ways\":1,\"percent\":0}}}"),
         };
         for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
                 struct class_record r = {.n_items = 7};
