@@ -324,15 +324,13 @@ void memory_finalise_host(struct step *s)
 
 int step_huge_dir(const struct step *s, int64_t page_bytes, char *ret, size_t size, struct err *err)
 {
-        const struct api_keeper_info *k = keeper_info(s->v->m->keeper);
+        const struct meted *m = s->v->m;
         char text[UNITS_TEXT];
-        for (size_t i = 0; k && i < k->n_huge; i++)
-                if (k->huge[i].page_bytes == page_bytes) {
-                        (void)snprintf(ret, size, "%s/%s", k->huge[i].dir, s->v->definition.name);
+        for (size_t i = 0; i < m->n_huge; i++)
+                if (m->huge[i].page_bytes == page_bytes) {
+                        (void)snprintf(ret, size, "%s/%s", m->huge[i].dir, s->v->definition.name);
                         return 0;
                 }
-        if (!k)
-                return err_set(err, REASON_PEER_LOST, ENOTCONN, "mete-keeper does not answer");
         return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "mete-keeper has no hugetlbfs with pages of %s",
                        units_print_bytes(page_bytes, text));
 }

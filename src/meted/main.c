@@ -130,6 +130,9 @@ static void take_page_sizes(struct meted *m)
         int64_t sizes[COMPONENT_PAGES] = {0};
         if (!k || strcmp(m->config.source, "live") != 0)
                 return;
+        _Static_assert(sizeof(m->huge) == sizeof(k->huge), "the contract has as many sizes");
+        memcpy(m->huge, k->huge, sizeof(m->huge));
+        m->n_huge = k->n_huge;
         for (size_t i = 0; i < k->n_huge && i < COMPONENT_PAGES; i++)
                 sizes[i] = k->huge[i].page_bytes;
         for (size_t i = 0; i < m->inventory.n; i++)

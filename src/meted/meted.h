@@ -61,6 +61,8 @@ struct meted {
         struct store *store;
         struct hypervisor *hv;
         struct keeper *keeper;
+        struct api_keeper_huge huge[COMPONENT_PAGES]; /* what it said last, also while it is away */
+        size_t n_huge;
         GPtrArray *machines; /* of struct machine, by name */
         struct http_server *http;
         int64_t ready_mono_ms;

@@ -3,6 +3,7 @@
  *
  *     nested-tool spin [CPU]         uses a CPU up, that one if it is given
  *     nested-tool shares MS WINDOWS TID...   "TID NS" of CPU time each got meanwhile, after a line "wall NS"
+ *     nested-tool migrate PID FROM TO    what that process has on a node goes to another one
  *     nested-tool join TTY SOCKET    bytes between a serial line and a Unix socket, until either ends */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <termios.h>
 #include <time.h>
@@ -131,6 +133,15 @@ static int join(const char *tty_path, const char *socket_path)
         return 0;
 }
 
+/* What another process has on a node goes to another one, as an administrator can let it. */
+static int migrate(const char *pid, const char *from, const char *to)
+{
+        unsigned long old = 1UL << atoi(from), new = 1UL << atoi(to);
+        if (syscall(SYS_migrate_pages, atoi(pid), 8 * sizeof(old), &old, &new) < 0)
+                die("migrate_pages");
+        return 0;
+}
+
 int main(int argc, char **argv)
 {
         if (argc >= 2 && strcmp(argv[1], "spin") == 0)
@@ -139,6 +150,8 @@ int main(int argc, char **argv)
                 return shares(argv[2], argv[3], argv + 4, argc - 4);
         if (argc == 4 && strcmp(argv[1], "join") == 0)
                 return join(argv[2], argv[3]);
+        if (argc == 5 && strcmp(argv[1], "migrate") == 0)
+                return migrate(argv[2], argv[3], argv[4]);
         errno = EINVAL;
-        die("spin [CPU] | shares MS WINDOWS TID... | join TTY SOCKET");
+        die("migrate PID FROM TO | spin [CPU] | shares MS WINDOWS TID... | join TTY SOCKET");
 }

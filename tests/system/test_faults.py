@@ -3,7 +3,7 @@
 
 For each step of each kind of resource and each fault, one activation is made: the step fails, or its end is late, or
 meted dies before it or behind it, or the keeper dies, or QEMU dies. Afterwards the pool, the definitions, the groups of
-the host with their figures and threads, the VMM's threads and memory are compared with what they were before, field by
+the host with their figures and threads, the pools of huge pages, the VMM's threads and memory are compared with what they were before, field by
 field. Real programs throughout; only where a fault strikes is chosen (METE_FAULTS, src/meted/crash.h).
 """
 import glob
@@ -16,6 +16,8 @@ import pytest
 import payload
 from app import App, AppError
 from host import Host, wait_for
+from huge import CannotRun as NoHugePages
+from huge import Huge, pools
 from netns import CannotRun, Network
 
 FAULT_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
@@ -39,7 +41,7 @@ BACK = {
 LAZY = ["back confirm vm", "back bind vcpu", "back virtual vcpu", "back virtual ram"]
 RECLAIM = ["back host vcpu", "back host ram", "back prepare ram"]
 TAKE_OVER = ["prepare ram", "virtual ram", "virtual vcpu", "bind vcpu", "confirm vm", "finalise ram", "finalise vcpu"]
-NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"], "net": ["net:100M"]}
+NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"], "net": ["net:100M"], "huge": ["memory:128M,page=2M"]}
 FAULTS = ["error", "late", "die", "meted", "keeper"]
 tried = {"cases": 0}
 
@@ -69,7 +71,8 @@ class Rig:
         host.start_meted()
         self.n = 0
         if start:
-            self.vm = host.vm("v", cpus="1..3", memory="256M..1G", share="0.1..0.9", net="lan:200M..600M" if net else None)
+            self.vm = host.vm("v", cpus="1..3", memory="256M..1G", share="0.1..0.9", net="lan:200M..600M" if net else None,
+                              page="2M" if host.huge else None)
             self.app = App(self.vm, "faults")
 
     # -- the fault
@@ -108,12 +111,20 @@ class Rig:
 
     # -- what there is
 
+    def ram(self, name):
+        """Where the RAM file of a VM is."""
+        return f"{self.host.huge.dir}/{self.host.name}/{name}" if self.host.huge else f"{self.host.ram_dir}/{name}"
+
+    def huge(self):
+        """What is on huge pages, and what there is of them, by node and size."""
+        return (pools(), self.host.huge.files()) if self.host.huge else None
+
     def vmm_pid(self):
         """From the kernel, not from meted."""
         for path in glob.glob("/proc/[0-9]*/cmdline"):
             try:
                 with open(path, "rb") as f:
-                    if f"{self.host.ram_dir}/{self.vm.name}/".encode() in f.read():
+                    if f"{self.ram(self.vm.name)}/".encode() in f.read():
                         return int(path.split("/")[2])
             except OSError:
                 continue
@@ -166,6 +177,7 @@ class Rig:
             "leases": [lease["holder"] for lease in self.host.leases()],
             "groups": self.groups(names),
             "network": self.net.state() if self.net else None,
+            "huge": self.huge(),
             "running": pid is not None,
             "maps": maps,
             "memory": {name: blocks for name, blocks in files.items() if blocks},
@@ -267,7 +279,8 @@ class KeptRig(Rig):
         super().__init__(host, start=False)
         host.image(payload.button(), "button.elf")
         for name in ("v", "w"):
-            host.mete("vm", "create", name, "--cpus=1", "--memory=384M", "--share=0.1", "--kernel=button.elf")
+            host.mete("vm", "create", name, "--cpus=1", "--memory=384M", "--share=0.1", "--kernel=button.elf",
+                      *(["--page=2M"] if host.huge else []))
         self.names = ("v", "w")
 
     def state(self, name):
@@ -289,14 +302,15 @@ class KeptRig(Rig):
             "leases": [lease["holder"] for lease in self.host.leases()],
             "groups": self.groups({}),
             "files": sorted(glob.glob(f"{self.host.ram_dir}/*/*")),
-            "running": any(f"{self.host.ram_dir}/{n}/".encode() in open(p, "rb").read()
+            "huge": self.huge(),
+            "running": any(f"{self.ram(n)}/".encode() in open(p, "rb").read()
                            for p in glob.glob("/proc/[0-9]*/cmdline") for n in self.names if os.path.exists(p)),
         }
 
     def run(self, name):
         """It runs, and its guest hears of its power button."""
         self.host.mete("vm", "start", name)
-        wait_for(f"the guest of {name} is up", lambda: payload.is_button_ready(f"{self.host.ram_dir}/{name}/ram0"), 60)
+        wait_for(f"the guest of {name} is up", lambda: payload.is_button_ready(f"{self.ram(name)}/ram0"), 60)
 
     def powered_down(self):
         """v has run and was stopped by its guest."""
@@ -378,6 +392,27 @@ def net_rig():
         pytest.skip(str(e))
 
 
+@pytest.fixture(scope="module")
+def huge():
+    try:
+        with Huge() as h:
+            yield h
+    except NoHugePages as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture(scope="module")
+def huge_rig(huge):
+    with Host(memory="2G", extra="retry=100ms\n", huge=huge) as host:
+        yield Rig(host)
+
+
+@pytest.fixture(scope="module")
+def huge_kept_rig(huge):
+    with Host(memory="512M", extra="retry=100ms\n", huge=huge) as host:
+        yield KeptRig(host)
+
+
 def cases(steps, faults):
     return [(step, fault) for step in steps for fault in faults]
 
@@ -430,6 +465,34 @@ def test_net_and_cpu(net_rig, step, fault):
     FAULTS) + cases(["virtual nic", "finalise nic", "back virtual nic"], ["vmm"]))
 def test_machine_with_a_card(net_rig, step, fault):
     net_rig.machine(step, fault)
+
+
+# On huge pages: the whole way of a lease, and of the VM what has to do with its memory.
+@pytest.mark.parametrize("step,fault", cases(UP["memory"] + BACK["memory"], FAULTS + ["vmm"]))
+def test_huge(huge_rig, step, fault):
+    huge_rig.lease(NEEDS["huge"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(
+    ["prepare ram", "host ram", "virtual ram", "confirm vm", "finalise ram", "back virtual ram", "back host ram",
+     "back prepare ram"], FAULTS) + cases(["finalise ram", "back virtual ram"], ["vmm"]))
+def test_machine_on_huge_pages(huge_rig, step, fault):
+    huge_rig.machine(step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(["back virtual ram"], FAULTS))
+def test_huge_lazily_back(huge_kept_rig, step, fault):
+    huge_kept_rig.lazily_back(step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(["back host ram"], FAULTS))
+def test_huge_reclaimed(huge_kept_rig, step, fault):
+    huge_kept_rig.reclaimed(step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(["virtual ram", "finalise ram"], FAULTS))
+def test_huge_taken_over(huge_kept_rig, step, fault):
+    huge_kept_rig.taken_over(step, fault)
 
 
 @pytest.mark.parametrize("step,fault", cases(LAZY, FAULTS))

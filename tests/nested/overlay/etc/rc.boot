@@ -7,6 +7,8 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devpts pts /dev/pts
 mount -t tmpfs -o size=100% shm /dev/shm
+mkdir /dev/hugepages
+mount -t hugetlbfs huge /dev/hugepages
 mount -t tmpfs -o mode=755 run /run
 mount -t cgroup2 cgroup /sys/fs/cgroup
 dmesg -n 1
