@@ -84,6 +84,11 @@ static void look_at_cpus(struct doctor *d)
                 found(d, "CPU grants", h->fallback[0] != '\0' ? FINDING_FALLBACK : FINDING_OK, text);
                 if (h->provider->is_holding_shares)
                         found(d, "exclusive CPUs", FINDING_FALLBACK, CPU_OUTSIDE);
+                /* Without it what the keeper says is in force. */
+                (void)snprintf(text, sizeof(text), "%s/mete.slice/mete-vms.scope", h->tree[0].root);
+                if (h->id == CPU_CGROUP_V2 && access(text, F_OK) == 0)
+                        found(d, "groups of VMs", FINDING_OK,
+                              "in mete-vms.scope, which systemd has handed over");
         }
         free(h);
 }

@@ -248,12 +248,30 @@ static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, con
         return cpu_group_is_v2(h) ? hand_down(h, dir, err) : 0;
 }
 
+/* Neither made, set nor weighed: it is another's. */
+static int start_delegated(const struct cpu_host *h, const struct cpulist *all, struct err *err)
+{
+        char dir[CGROUPFS_PATH], text[CPULIST_TEXT], had[CPULIST_TEXT];
+        struct cpulist have;
+        int r = cpu_group_read_set(cpu_group_path(h, 0, "", dir), "cpuset.cpus.effective", &have, err);
+        if (r < 0)
+                return r;
+        if (!cpulist_is_within(all, &have))
+                return err_set(
+                        err, REASON_INVALID, EPERM,
+                        "%s may use the CPUs %.40s only, and VMs shall have %.40s: change AllowedCPUs= "
+                        "of its slice, or [keeper] cpus and housekeeping",
+                        h->prefix, cpulist_print(&have, had), cpulist_print(all, text));
+        return hand_down(h, dir, err);
+}
+
 static int start(const struct cpu_host *h, struct err *err)
 {
         struct cpulist all = h->usable;
         cpulist_join(&all, &h->housekeeping);
         for (size_t i = 0; i < h->n_trees; i++) {
-                int r = start_tree(h, &h->tree[i], &all, err);
+                int r = h->is_delegated ? start_delegated(h, &all, err)
+                                        : start_tree(h, &h->tree[i], &all, err);
                 if (r < 0)
                         return r;
         }
@@ -267,7 +285,7 @@ static int start(const struct cpu_host *h, struct err *err)
 static void finish(const struct cpu_host *h)
 {
         /* From the innermost outwards; a group that others use stays. */
-        for (size_t i = 0; i < h->n_trees; i++) {
+        for (size_t i = 0; i < h->n_trees && !h->is_delegated; i++) {
                 char dir[CGROUPFS_PATH];
                 size_t root = strlen(h->tree[i].root);
                 (void)cpu_group_path(h, i, "", dir);

@@ -107,6 +107,15 @@ int cpu_host_init(struct cpu_host *h, const struct cpu_host_options *o, struct e
         return 0;
 }
 
+int cpu_host_delegate(struct cpu_host *h, const char *path, struct err *err)
+{
+        if (h->id != CPU_CGROUP_V2 || !is_prefix(path))
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.60s\" cannot hold the groups of VMs", path);
+        (void)STR_COPY(h->prefix, path);
+        h->is_delegated = true;
+        return 0;
+}
+
 int cpu_host_check_hold(const struct cpu_host *h, const struct cpu_hold *what, struct err *err)
 {
         char text[CPULIST_TEXT];

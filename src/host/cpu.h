@@ -28,7 +28,10 @@
  *
  * An item's ceiling is its group's quota (v2's cpu.max, v1's cpu.cfs_quota_us), always of a period of 10 ms:
  * a VM that is to be stopped waits for its slowest thread, which may just have used up its quota, and with
- * the kernel's own period of 100 ms that takes up to ten times as long. No other group ever has one. */
+ * the kernel's own period of 100 ms that takes up to ten times as long. No other group ever has one.
+ *
+ * The prefix is made, weighed and removed here; but where it was handed over (cpu_host_delegate), as systemd
+ * does (host/scope.h), it is the other's, and only what lies in it is ours. */
 #pragma once
 #include <stdbool.h>
 #include <sys/types.h>
@@ -138,6 +141,7 @@ struct cpu_host {
         bool is_best_effort; /* affinity takes what it cannot hold; the last housekeeping CPU may be exclusive
                               */
         bool is_fake;
+        bool is_delegated;            /* v2: see cpu_host_delegate() */
         nlink_t groups_max;           /* CPU_GROUPS_MAX; tests set less */
         char keep_dir[CGROUPFS_ROOT]; /* "" for none */
         char fallback[128];           /* what this platform lacks, in words; "" where nothing */
@@ -158,6 +162,8 @@ struct cpu_host_options {
 
 /* Finds out what there is. Changes nothing on the machine. */
 int cpu_host_init(struct cpu_host *h, const struct cpu_host_options *o, struct err *err);
+/* v2, before start(): the groups lie in one that somebody else made, weighs and removes, and hands over. */
+int cpu_host_delegate(struct cpu_host *h, const char *path, struct err *err);
 const char *cpu_provider_id_name(enum cpu_provider_id id); /* "cgroup-v1" */
 
 /* Checks what hold() may be asked for, before any provider acts. */

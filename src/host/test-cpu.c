@@ -164,6 +164,42 @@ static void test_v1(void)
         tear_down(&t);
 }
 
+/* What was handed over is changed in nothing but what it hands down itself. */
+static void test_delegated(void)
+{
+        struct tree t;
+        struct err err = {0};
+        set_up(&t, v1_mounts, CPU_CGROUP_V1);
+        g_assert_cmpint(cpu_host_delegate(&t.host, "m.slice/m-vms.scope", &err), ==, -EINVAL);
+        tear_down(&t);
+        set_up(&t, v2_mounts, CPU_CGROUP_V2);
+        const struct cpu_provider *p = t.host.provider;
+        g_assert_cmpint(cpu_host_delegate(&t.host, "../m.slice", &err), ==, -EINVAL);
+        ok(cpu_host_delegate(&t.host, "m.slice/m-vms.scope", &err), &err);
+        g_assert_cmpint(p->start(&t.host, &err), ==, -ENOENT); /* not ours to make */
+        g_assert_false(is_there(&t, "unified/m.slice"));
+        put_away(&t, "unified/m.slice/m-vms.scope/cpuset.cpus.effective", "1-7");
+        g_assert_cmpint(p->start(&t.host, &err), ==, -EPERM);
+        g_assert_nonnull(strstr(err.sentence, "may use the CPUs 1-7 only, and VMs shall have 0-5,7"));
+        put_away(&t, "unified/m.slice/m-vms.scope/cpuset.cpus.effective", "0-7");
+        for (int again = 0; again < 2; again++)
+                ok(p->start(&t.host, &err), &err);
+        is(&t, "unified/m.slice/m-vms.scope/cgroup.subtree_control", "+cpu +cpuset");
+        static const char *const untouched[] = {
+                "unified/cgroup.subtree_control",         "unified/mete",
+                "unified/m.slice/cgroup.subtree_control", "unified/m.slice/cpu.weight",
+                "unified/m.slice/m-vms.scope/cpu.weight", "unified/m.slice/m-vms.scope/cpuset.cpus",
+                "unified/m.slice/m-vms.scope/cgroup.type"};
+        for (size_t i = 0; i < G_N_ELEMENTS(untouched); i++)
+                g_assert_false(is_there(&t, untouched[i]));
+        ok(p->vm_make(&t.host, "v", &err), &err);
+        is(&t, "unified/m.slice/m-vms.scope/emulator@v/cpu.weight", "50");
+        ok(p->vm_remove(&t.host, "v", CPU_REMOVE_ALL, &err), &err);
+        p->finish(&t.host);
+        g_assert_true(is_there(&t, "unified/m.slice/m-vms.scope"));
+        tear_down(&t);
+}
+
 static void test_v2(void)
 {
         struct tree t;
@@ -885,6 +921,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/cpu/v1", test_v1);
         g_test_add_func("/cpu/v2", test_v2);
+        g_test_add_func("/cpu/delegated", test_delegated);
         g_test_add_func("/cpu/items", test_items);
         g_test_add_func("/cpu/prune", test_prune);
         g_test_add_func("/cpu/item-faults", test_item_faults);

@@ -16,9 +16,13 @@
 #include "host/net.h"
 #include "keeper/class.h"
 #include "keeper/config.h"
+#include "keeper/home.h"
 #include "keeper/verbs.h"
 #include "keeper/vmm.h"
 #include "loop/loop.h"
+
+/* For whom this program starts itself; not for users. */
+#define HOLD_SCOPE "--hold-scope"
 
 enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 }; /* of sysexits.h */
 
@@ -70,7 +74,8 @@ static const struct memory_host *probe_memory(const struct keeper_config *config
         return is_possible ? &memory : NULL;
 }
 
-static int serve(const struct keeper_config *config, const struct cpu_host *cpu, struct err *err)
+static int serve(const struct keeper_config *config, const struct cpu_host *cpu, struct home *home,
+                 struct err *err)
 {
         struct vmms vmms;
         struct verbs verbs;
@@ -98,10 +103,12 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
                 return r;
         }
         unsigned adopted = vmms_adopt(&vmms);
-        r = verbs_init(&verbs, &vmms, err);
+        r = verbs_init(&verbs, &vmms, home->fallback, err);
+        if (r == 0 && (r = home_watch(home, err)) < 0)
+                verbs_done(&verbs);
         if (r == 0) {
-                log_note("ready at %s: CPUs held by %s, %u VMMs adopted", config->socket,
-                         cpu_provider_id_name(cpu->id), adopted);
+                log_note("ready at %s: CPUs held by %s in %s, %u VMMs adopted", config->socket,
+                         cpu_provider_id_name(cpu->id), cpu->prefix, adopted);
                 notify_send("READY=1");
                 loop_run();
                 notify_send("STOPPING=1");
@@ -111,6 +118,9 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
         huge_done(&huge);
         classes_done(&classes);
         nics_done(&nics);
+        if (r == 0 && home->is_lost)
+                r = err_set(err, REASON_PEER_LOST, ECONNRESET,
+                            "%s was ended, with what ran in it: to be started again", home->scope.path);
         return r;
 }
 
@@ -125,6 +135,32 @@ static int check_huge(const struct keeper_config *config, struct err *err)
         if (r == 0 && *huge.fallback)
                 g_print("fallback: %s\n", huge.fallback);
         return r;
+}
+
+static int serve_at_home(const struct keeper_config *config, struct cpu_host *cpu,
+                         const struct home_options *o, struct err *err)
+{
+        static struct home home;
+        int r = home_start(&home, o, cpu, err);
+        if (r < 0)
+                return r;
+        if (*home.fallback)
+                log_warn("%s", home.fallback);
+        r = serve(config, cpu, &home, err);
+        home_done(&home);
+        return r;
+}
+
+/* Looks, and asks nobody. */
+static void check_home(const struct home_options *o, const struct cpu_host *cpu)
+{
+        struct home home;
+        char slice[SCOPE_PATH], scope[SCOPE_PATH];
+        if (home_look(&home, o, cpu) && scope_name(o->scope.prefix, slice, scope, NULL) == 0)
+                g_print("groups of VMs in %s of %s, asked of systemd\n", scope, slice);
+        if (*home.fallback)
+                g_print("fallback: %s\n", home.fallback);
+        home_done(&home);
 }
 
 /* Looks, and makes nothing that stays. */
@@ -182,9 +218,19 @@ static int run(const char *path, bool is_check, struct err *err)
         struct keeper_config config;
         static struct cpu_host cpu;
         char text[CPULIST_TEXT];
+        static const char *const holder[] = {"/proc/self/exe", HOLD_SCOPE, NULL};
         int lock_fd = -1, r = keeper_config_read(path, &config, err);
         if (r < 0)
                 return EXIT_CONFIG;
+        const struct home_options home = {
+                .systemd = SCOPE_SYSTEMD,
+                .scope = {.prefix = config.cgroup_prefix,
+                          .root = cpu.tree[0].root,
+                          .state_dir = config.run_dir,
+                          .keeper_unit = "mete-keeper.service",
+                          .holder = holder,
+                          .timeout_ms = SCOPE_TIMEOUT_MS}
+        };
         r = probe(&config, &cpu, err);
         bool is_config_wrong = r < 0 && err->reason == REASON_INVALID; /* cpus, housekeeping, cgroup_prefix */
         if (r == 0 && is_check) {
@@ -193,6 +239,7 @@ static int run(const char *path, bool is_check, struct err *err)
                         cpulist_print(&cpu.usable, text), cpu_provider_id_name(cpu.id));
                 if (*cpu.fallback)
                         g_print("fallback: %s\n", cpu.fallback);
+                check_home(&home, &cpu);
                 if (!probe_memory(&config, &cpu))
                         g_print("fallback: %s\n", VMM_NO_BOUND);
                 r = check_huge(&config, err);
@@ -206,7 +253,7 @@ static int run(const char *path, bool is_check, struct err *err)
                         log_warn("%s", cpu.fallback);
                 r = lock_fd = lock(&config, err);
                 if (r >= 0)
-                        r = serve(&config, &cpu, err);
+                        r = serve_at_home(&config, &cpu, &home, err);
         }
         if (lock_fd >= 0)
                 (void)close(lock_fd);
@@ -228,6 +275,8 @@ int main(int argc, char **argv)
         };
         g_autoptr(GOptionContext) context = g_option_context_new("- hold what mete grants");
         g_autoptr(GError) e = NULL;
+        if (argc == 2 && strcmp(argv[1], HOLD_SCOPE) == 0)
+                scope_hold();
         g_option_context_set_description(
                 context, "The one process of mete that needs root: it starts VMMs under "
                          "uids of their own and holds their CPUs.\nmeted is its client. Ends with 0 after "

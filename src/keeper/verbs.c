@@ -95,6 +95,9 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
         (void)STR_COPY(info.keeper, METE_VERSION);
         if (*v->cpu->fallback)
                 info.n_fallbacks += STR_COPY(info.fallbacks[0], v->cpu->fallback);
+        if (*v->home_fallback)
+                (void)snprintf(info.fallbacks[info.n_fallbacks++], sizeof(info.fallbacks[0]), "%s",
+                               v->home_fallback);
         if (v->cpu->provider->is_holding_shares)
                 info.n_fallbacks += STR_COPY(info.fallbacks[info.n_fallbacks], CPU_OUTSIDE);
         if (!v->vmms->memory)
@@ -323,9 +326,10 @@ static void on_client(void *arg, uint32_t events)
         v->clients = g_slist_prepend(v->clients, c);
 }
 
-int verbs_init(struct verbs *v, struct vmms *vmms, struct err *err)
+int verbs_init(struct verbs *v, struct vmms *vmms, const char *home_fallback, struct err *err)
 {
-        *v = (struct verbs){.vmms = vmms, .config = vmms->config, .cpu = vmms->cpu};
+        *v = (struct verbs){
+                .vmms = vmms, .config = vmms->config, .cpu = vmms->cpu, .home_fallback = home_fallback};
         loop_timer_init(&v->pause, on_pause_over, v);
         v->listen_fd = -1;
         int r = holds_init(&v->holds, vmms, err);

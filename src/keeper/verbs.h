@@ -13,6 +13,7 @@ struct verbs {
         struct vmms *vmms;
         const struct keeper_config *config;
         const struct cpu_host *cpu;
+        const char *home_fallback;
         struct holds holds;
         int listen_fd; /* owned */
         struct loop_fd watch;
@@ -21,6 +22,6 @@ struct verbs {
         GSList *clients;
 };
 
-/* Listens at config->socket. Borrows vmms, whose on_gone it takes. */
-int verbs_init(struct verbs *v, struct vmms *vmms, struct err *err);
+/* Listens at config->socket. Borrows vmms, whose on_gone it takes, and home_fallback ("" for none). */
+int verbs_init(struct verbs *v, struct vmms *vmms, const char *home_fallback, struct err *err);
 void verbs_done(struct verbs *v); /* before vmms_done(); idempotent */

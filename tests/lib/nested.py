@@ -193,15 +193,15 @@ def _own_image(path, release, files):
         builder.add_program(archive, program, f"/usr/bin/{name}")
     archive.copy("usr/bin/nested-tool", _build_tool())
     archive.file("var/lib/mete/images/payload.elf", _bytes_of(payload.program(release)))
-    for folder in (os.path.join(HERE, "overlay"), os.path.join(ROOT, "tests/guest/overlay")):  # the first one wins
-        for d, _, names in os.walk(folder):
-            for n in names:
-                archive.copy(os.path.relpath(os.path.join(d, n), folder), os.path.join(d, n))
-    for to, source in (files or {}).items():
+    for to, source in (files or {}).items():  # what comes first wins
         if isinstance(source, bytes):
             archive.file(to, source)
         else:
             archive.copy(to, source)
+    for folder in (os.path.join(HERE, "overlay"), os.path.join(ROOT, "tests/guest/overlay")):
+        for d, _, names in os.walk(folder):
+            for n in names:
+                archive.copy(os.path.relpath(os.path.join(d, n), folder), os.path.join(d, n))
     _write_plain(archive, path)
 
 

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where VMs go without a scope; with one it is host/test-scope.c and, for real, tests/nested/test_systemd.py.
+ */
+#include "keeper/home.h"
+
+#include <errno.h>
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <string.h>
+
+struct fixture {
+        char *root, *systemd, *bus;
+        struct cpu_host cpu;
+        struct home_options options;
+        struct home home;
+};
+
+static void set_up(struct fixture *f, enum cpu_provider_id id)
+{
+        static const char *const holder[] = {"/bin/true", NULL};
+        *f = (struct fixture){.root = g_dir_make_tmp("mete-home-XXXXXX", NULL)};
+        f->systemd = g_build_filename(f->root, "systemd", NULL);
+        f->bus = g_strconcat("unix:path=", f->root, "/bus", NULL);
+        f->cpu = (struct cpu_host){.id = id, .n_trees = 1, .prefix = "mete"};
+        (void)g_strlcpy(f->cpu.tree[0].root, f->root, sizeof(f->cpu.tree[0].root));
+        f->options = (struct home_options){
+                .systemd = f->systemd,
+                .scope = {.prefix = "mete",
+                          .root = f->cpu.tree[0].root,
+                          .state_dir = f->root,
+                          .bus = f->bus,
+                          .holder = holder,
+                          .timeout_ms = 60000}
+        };
+        g_assert_cmpint(g_mkdir(f->systemd, 0755), ==, 0);
+}
+
+/* Without a scope all is as it is on other hosts, but that something is said, or nothing. */
+static void tear_down(struct fixture *f, const char *said)
+{
+        struct err err = {0};
+        g_assert_cmpint(home_start(&f->home, &f->options, &f->cpu, &err), ==, 0);
+        g_assert_cmpstr(f->cpu.prefix, ==, "mete");
+        g_assert_false(f->cpu.is_delegated);
+        g_assert_false(f->home.has_scope);
+        if (*said)
+                g_assert_nonnull(strstr(f->home.fallback, said));
+        else
+                g_assert_cmpstr(f->home.fallback, ==, "");
+        g_assert_cmpint(home_watch(&f->home, &err), ==, 0);
+        home_done(&f->home);
+        home_done(&f->home);
+        g_autofree char *command = g_strdup_printf("rm -rf '%s'", f->root);
+        g_assert_true(g_spawn_command_line_sync(command, NULL, NULL, NULL, NULL));
+        g_free(f->root);
+        g_free(f->systemd);
+        g_free(f->bus);
+}
+
+static void test_other_init(void)
+{
+        struct fixture f;
+        set_up(&f, CPU_CGROUP_V2);
+        g_assert_cmpint(g_rmdir(f.systemd), ==, 0);
+        tear_down(&f, "");
+}
+
+static void test_affinity(void)
+{
+        struct fixture f;
+        set_up(&f, CPU_AFFINITY);
+        tear_down(&f, "");
+}
+
+static void test_v1(void)
+{
+        struct fixture f;
+        set_up(&f, CPU_CGROUP_V1);
+        tear_down(&f, "systemd hands nothing over on cgroup v1");
+}
+
+static void test_no_bus(void)
+{
+        struct fixture f;
+        set_up(&f, CPU_CGROUP_V2);
+        tear_down(&f, "systemd gave no scope, so VMs are in /mete, unknown to it: the system bus");
+}
+
+/* Made before there was a scope: VMs in it stay in it. An empty one is no reason. */
+static void test_old_groups(void)
+{
+        struct fixture f;
+        set_up(&f, CPU_CGROUP_V2);
+        g_autofree char *group = g_build_filename(f.root, "mete/emulator@v", NULL),
+                        *prefix = g_build_filename(f.root, "mete", NULL);
+        g_assert_cmpint(g_mkdir_with_parents(group, 0755), ==, 0);
+        struct err err = {0};
+        g_assert_cmpint(home_start(&f.home, &f.options, &f.cpu, &err), ==, 0);
+        g_assert_nonnull(strstr(f.home.fallback, "VMs of before are in /mete"));
+        g_assert_true(g_file_test(group, G_FILE_TEST_IS_DIR));
+        home_done(&f.home);
+        g_assert_cmpint(g_rmdir(group), ==, 0);
+        g_assert_true(home_look(&f.home, &f.options, &f.cpu)); /* changes nothing */
+        g_assert_true(g_file_test(prefix, G_FILE_TEST_IS_DIR));
+        tear_down(&f, "systemd gave no scope");
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/keeper/home/other-init", test_other_init);
+        g_test_add_func("/keeper/home/affinity", test_affinity);
+        g_test_add_func("/keeper/home/v1", test_v1);
+        g_test_add_func("/keeper/home/no-bus", test_no_bus);
+        g_test_add_func("/keeper/home/old-groups", test_old_groups);
+        return g_test_run();
+}
