@@ -180,7 +180,7 @@ void host_amount(struct table *t, const char *component, int64_t amount)
 {
         char text[UNITS_TEXT];
 
-        if (strncmp(component, "memory", 6) == 0)
+        if (strncmp(component, "memory", 6) == 0 || strncmp(component, "block", 5) == 0)
                 table_bytes(t, amount);
         else if (strncmp(component, "cpu", 3) == 0)
                 table_text(t, units_print_milli(amount, text));
@@ -201,6 +201,8 @@ const char *host_amount_text(const char *component, int64_t amount, char ret[HOS
                                amount > 1000 ? "s" : "");
         else if (strncmp(component, "net", 3) == 0)
                 (void)snprintf(ret, HOST_AMOUNT, "%s bit/s", units_print_rate(amount, text));
+        else if (strncmp(component, "block", 5) == 0)
+                (void)snprintf(ret, HOST_AMOUNT, "%s bytes/s", units_print_bytes(amount, text));
         else
                 (void)snprintf(ret, HOST_AMOUNT, "%" PRId64, amount);
         return ret;

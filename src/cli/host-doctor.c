@@ -208,6 +208,30 @@ static void look_at_pages(struct doctor *d, const json_t *host)
                       "hugetlbfs");
 }
 
+static void look_at_disks(struct doctor *d, const json_t *host)
+{
+        size_t i;
+        json_t *c;
+        char text[256];
+        char rate[UNITS_TEXT];
+        bool is_there = false;
+
+        json_array_foreach(json_object_get(host, "components"), i, c)
+        {
+                if (strcmp(host_text(c, "kind"), "block") != 0)
+                        continue;
+                is_there = true;
+                (void)snprintf(text, sizeof(text), "%s bytes/s of %s may be given away (%s)",
+                               units_print_bytes(host_number(c, "capacity"), rate), host_text(c, "id"),
+                               host_text(c, "source"));
+                found(d, "disks", FINDING_OK, text);
+        }
+        if (!is_there)
+                found(d, "disks", FINDING_FALLBACK,
+                      "there is no kind block: [block] rate is not in mete.conf, so VMs' disks are held to "
+                      "nothing");
+}
+
 /* What was granted and is not held as it was. */
 static void look_at_vms(struct doctor *d)
 {
@@ -273,6 +297,7 @@ static void look_at_daemons(struct doctor *d)
         }
         look_at_pages(d, host);
         look_at_links(d, host);
+        look_at_disks(d, host);
         json_array_foreach(json_object_get(host, "fallbacks"), i, fallback)
                 found(d, "in force", FINDING_FALLBACK, json_string_value(fallback));
         json_decref(host);

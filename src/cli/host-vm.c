@@ -120,6 +120,22 @@ static int create_net(const struct arguments *a, json_t *body, struct err *err)
         return 0;
 }
 
+static int create_disk_rate(const struct arguments *a, json_t *body, struct err *err)
+{
+        const char *text = arguments_option(a, "--disk-rate");
+        int64_t rate = 0, ceiling = -1;
+
+        if (text == NULL)
+                return 0;
+        int r = range_parse("--disk-rate", text, units_parse_bytes, &rate, &ceiling, err);
+        if (r < 0)
+                return r;
+        json_object_set_new(body, "disk_rate_bytes", json_integer(rate));
+        if (ceiling >= 0)
+                json_object_set_new(body, "disk_ceiling_bytes", json_integer(ceiling));
+        return 0;
+}
+
 static int create_body(const struct arguments *a, json_t *body, struct err *err)
 {
         static const char *const plain[][2] = {
@@ -140,6 +156,8 @@ static int create_body(const struct arguments *a, json_t *body, struct err *err)
         r = create_share(a, body, err);
         if (r == 0)
                 r = create_net(a, body, err);
+        if (r == 0)
+                r = create_disk_rate(a, body, err);
         if (r < 0)
                 return r;
         const char *page = arguments_option(a, "--page");
@@ -218,6 +236,19 @@ static void print_net(const json_t *vm)
                      units_print_rate(host_number(vm, "net_now_bps"), now));
 }
 
+static void print_disk(const json_t *vm)
+{
+        char rate[UNITS_TEXT], most[UNITS_TEXT], now[UNITS_TEXT];
+        int64_t stated = host_number(vm, "disk_rate_bytes"), ceiling = host_number(vm, "disk_ceiling_bytes");
+
+        (void)printf("disk:      %s bytes/s of its own, ",
+                     stated > 0 ? units_print_bytes(stated, rate)
+                                : "what the host gives where none is stated, in");
+        (void)printf("%s with leases, now %s\n",
+                     ceiling > 0 ? units_print_bytes(ceiling, most) : "as much as the host has",
+                     units_print_bytes(host_number(vm, "disk_now_bytes"), now));
+}
+
 static void print_vm(const json_t *vm)
 {
         char text[2 * UNITS_TEXT + 4];
@@ -252,6 +283,8 @@ static void print_vm(const json_t *vm)
         print_kept(vm);
         if (host_text(vm, "network")[0] != '\0')
                 print_net(vm);
+        if (host_number(vm, "disk_rate_bytes") > 0 || host_number(vm, "disk_now_bytes") > 0)
+                print_disk(vm);
         (void)printf("machine:   %s, CPU %s, %s, QEMU %s\n", host_text(vm, "machine"),
                      host_text(vm, "cpu_model"), host_text(vm, "accelerator"), host_text(vm, "qemu"));
         (void)printf("grows by:  memory %s, vCPUs taken back by %s\n", host_text(vm, "memory_mechanism"),

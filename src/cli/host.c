@@ -3,34 +3,37 @@
 #include "base/str.h"
 
 static const struct option_row create_options[] = {
-        {"--cpus",                                             "N[..M]", "vCPUs it always has, and to which it may grow (1)", false},
-        {"--memory", "SIZE[..SIZE]", "memory it always has, and to which it may grow (512M)", false},
-        {"--share",                                                    "SHARE[..CEILING]",
+        {"--cpus",                                                                           "N[..M]", "vCPUs it always has, and to which it may grow (1)", false},
+        {"--memory",                               "SIZE[..SIZE]", "memory it always has, and to which it may grow (512M)", false},
+        {"--share",                                                                                  "SHARE[..CEILING]",
          "share of a host CPU that each of its own vCPUs holds, from 0.001 to 1, and what it never exceeds, "
          "from "
          "0.1, such as 0.2 or 0.2..0.5", false},
         {"--page",                                      "SIZE", "the memory it always has is of huge pages of this size, such as 2M or 1G", false},
-        {"--prealloc",                                               NULL,
+        {"--prealloc",                                                                             NULL,
          "take the memory it always has as a whole at each start, not as the guest uses it", false},
-        {"--kernel",                                            "FILE", "kernel to boot, a file in the image directory", false},
-        {"--initrd",                       "FILE", "its initial RAM disk, likewise", false},
-        {"--append",                                                    "TEXT", "the kernel's command line", false},
-        {"--disk",         "FILE", "raw disk, a file in the image directory", false},
-        {"--net",                                               "NETWORK:RATE[..CEILING]",
+        {"--kernel",                                                                          "FILE", "kernel to boot, a file in the image directory", false},
+        {"--initrd",                                                     "FILE", "its initial RAM disk, likewise", false},
+        {"--append",                                                                                  "TEXT", "the kernel's command line", false},
+        {"--disk",                                       "FILE", "raw disk, a file in the image directory", false},
+        {"--disk-rate",                                                                             "RATE[..RATE]",
+         "bytes a second that its disk is held to and that are set aside for it, and up to which leases may "
+         "raise that, such as 50M..200M", false},
+        {"--net",                                                                       "NETWORK:RATE[..CEILING]",
          "network card on that network of the host: what is guaranteed to it, and what it never exceeds, in "
          "bits a "
          "second, such as lan:200M..1G", false},
-        {NULL                                        },
+        {NULL},
 };
 static const struct option_row stop_options[] = {
         {"--timeout",                                           "TIME", "how long to wait for the guest to power down (30s)", false},
         {NULL},
 };
 static const struct option_row reserve_options[] = {
-        {"--need",                                                    "NEED", "what to reserve: cpu:2,share>=0.9, memory:1G or net:200M", true},
+        {"--need",                                                               "NEED", "what to reserve: cpu:2,share>=0.9, memory:1G, net:200M or block:50M", true},
         {"--start", "TIME", "begin of the window, from now on: 10m, 1h (now)", false},
-        {"--for",                                                           "TIME", "length of the window (until it is released)", false},
-        {NULL                                                    },
+        {"--for",                                                                      "TIME", "length of the window (until it is released)", false},
+        {NULL                                                               },
 };
 static const struct option_row events_options[] = {
         {"--follow",                                                NULL, "go on with what happens from now on, until interrupted", false},

@@ -36,7 +36,8 @@ static const struct {
         [VIRTUAL_DIMM] = {"dimm", USES(PHASE_PREPARE) | USES(PHASE_HOST) | USES(PHASE_VIRTUAL), true },
         [VIRTUAL_VCPU] = {"vcpu", USES(PHASE_HOST) | USES(PHASE_VIRTUAL) | USES(PHASE_BIND),    true },
         [VIRTUAL_NIC] = {"nic",  USES(PHASE_PREPARE) | USES(PHASE_HOST) | USES(PHASE_VIRTUAL), false},
-        [VIRTUAL_DISK] = {"disk", USES(PHASE_HOST) | USES(PHASE_VIRTUAL) | USES(PHASE_BIND),    false},
+ /* what holds a disk to its rate is in the VMM and comes with it */
+        [VIRTUAL_DISK] = {"disk", USES(PHASE_BIND),                                             false},
 };
 
 bool definition_uses(const struct definition *d, enum phase p)

@@ -96,7 +96,7 @@ static void is_changed(struct hypervisor *h, struct entry *e, const struct err *
         }
         show_changed(h, e, err->sentence);
         if (h->config.repairs) {
-                e->check = CHECK_HOST;
+                e->check = definition_uses(d, PHASE_HOST) ? CHECK_HOST : CHECK_BIND;
                 return;
         }
         e->checked.lasting++;

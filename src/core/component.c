@@ -11,7 +11,7 @@ const struct component_kind_row component_kinds[COMPONENT_KIND_N] = {
         [COMPONENT_CACHE] = {"cache",  "ways of a last-level cache", false},
         [COMPONENT_MEMBW] = {"membw",  "bytes per second",           false},
         [COMPONENT_NET] = {"net",    "bits per second",            true },
-        [COMPONENT_BLOCK] = {"block",  "operations per second",      false},
+        [COMPONENT_BLOCK] = {"block",  "bytes per second",           true },
         [COMPONENT_DEVICE] = {"device", "functions",                  false},
 };
 

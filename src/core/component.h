@@ -16,8 +16,8 @@ enum component_kind {
         COMPONENT_MEMORY,  /* memory of one NUMA node; unit: bytes */
         COMPONENT_CACHE,
         COMPONENT_MEMBW,
-        COMPONENT_NET, /* a link, the same in each direction; unit: bits a second */
-        COMPONENT_BLOCK,
+        COMPONENT_NET,   /* a link, the same in each direction; unit: bits a second */
+        COMPONENT_BLOCK, /* a disk of the host, read and written together; unit: bytes a second */
         COMPONENT_DEVICE,
         COMPONENT_KIND_N
 };
@@ -52,4 +52,5 @@ enum {
         CPU_WHOLE_MILLI = 1000,
         NET_UNIT_BPS = 8000,   /* amounts are multiples of it: whole bytes a millisecond */
         NET_LEAST_BPS = 64000, /* no rate below it is held */
+        BLOCK_UNIT = 65536,    /* bytes a second: amounts are multiples of it, and none is less */
 };

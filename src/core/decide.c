@@ -55,6 +55,11 @@ static void room_of(const struct entry *e, enum component_kind kind, int64_t *re
                 *ret_now = *ret_total - e->vm->leased_bps;
                 if (__builtin_popcountll(e->vm->nic_slots) >= SHAPE_NIC_SLOTS)
                         *ret_now = 0;
+        } else if (kind == COMPONENT_BLOCK) {
+                *ret_total = s->disk_rate == 0 ? 0 : s->disk_max ? s->disk_max - s->disk_rate : UNITS_MAX;
+                *ret_now = *ret_total - e->vm->leased_disk;
+                if (__builtin_popcountll(e->vm->disk_slots) >= SHAPE_DISK_SLOTS)
+                        *ret_now = 0;
         } else {
                 *ret_total = s->memory_max_bytes - s->memory_bytes;
                 *ret_now = *ret_total - e->vm->leased_bytes;
@@ -67,6 +72,8 @@ static int64_t unit_of(const struct entry *e, const struct need *need)
 {
         if (need->kind == COMPONENT_NET)
                 return NET_UNIT_BPS;
+        if (need->kind == COMPONENT_BLOCK)
+                return BLOCK_UNIT;
         return place_unit_bytes(need, need->kind == COMPONENT_MEMORY && e->vm ? e->vm->shape.unit_bytes : 1);
 }
 
@@ -123,6 +130,11 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                 blocked(t, OUTCOME_NEVER, REASON_UNSUPPORTED,
                         "net:%s is asked for, and this VM has no network card of its own (mete vm create "
                         "--net)",
+                        asked);
+        else if (need->kind == COMPONENT_BLOCK && e->vm && e->vm->shape.disk_rate == 0)
+                blocked(t, OUTCOME_NEVER, REASON_UNSUPPORTED,
+                        "block:%s is asked for, and this VM has no disk, or this host gives no disk "
+                        "bandwidth away ([block] in mete.conf)",
                         asked);
         else if (t->wanted > room_total)
                 blocked(t, OUTCOME_NEVER, REASON_POLICY,
@@ -199,6 +211,12 @@ static int claim(struct hypervisor *h, struct entry *e, const struct need *need,
                         slot = take_slot(&e->vm->nic_slots, is_base ? 0 : 1, is_base ? 1 : SHAPE_NIC_SLOTS);
                         if (slot > 0)
                                 e->vm->leased_bps += c.amount;
+                } else if (kind == COMPONENT_BLOCK) {
+                        bool is_base = r->kind == REQUEST_VM;
+                        d->kind = VIRTUAL_DISK;
+                        slot = take_slot(&e->vm->disk_slots, is_base ? 0 : 1, is_base ? 1 : SHAPE_DISK_SLOTS);
+                        if (slot > 0)
+                                e->vm->leased_disk += c.amount;
                 } else if (r->kind == REQUEST_VM) {
                         d->kind = VIRTUAL_RAM;
                         d->prepares = true;
@@ -262,26 +280,29 @@ static void refuse(struct request *r, enum outcome outcome, enum reason reason, 
         memset(r->met, 0, sizeof(r->met));
 }
 
-static int claim_base_net(struct hypervisor *h, struct entry *e, struct err *err)
+/* Of its network card, or of its disk. */
+static int claim_base_rate(struct hypervisor *h, struct entry *e, size_t i, struct err *err)
 {
         struct request *r = &e->r;
+        const struct need *need = &r->needs[i];
+        bool is_net = need->kind == COMPONENT_NET;
         struct placement p = {0};
-        int done = place_need(h->ledger, h->components, h->n_components, &r->needs[2],
-                              hypervisor_default_share(h), NET_UNIT_BPS, r->start_ms, r->end_ms, &p, err);
+        int done = place_need(h->ledger, h->components, h->n_components, need, hypervisor_default_share(h),
+                              unit_of(e, need), r->start_ms, r->end_ms, &p, err);
         if (done == 0) {
                 char asked[UNITS_TEXT], have[UNITS_TEXT], why[REQUEST_SENTENCE];
-                (void)snprintf(why, sizeof(why),
-                               "%s bit/s for its network card are not free on this host, but %s are",
-                               units_print_rate(r->needs[2].amount, asked),
-                               units_print_rate(p.amount_met, have));
+                (void)snprintf(why, sizeof(why), "%s %s are not free on this host, but %s are",
+                               need_amount_print(need->kind, need->amount, asked),
+                               is_net ? "bit/s for its network card" : "bytes/s for its disk",
+                               need_amount_print(need->kind, p.amount_met, have));
                 refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, why);
                 return 0;
         }
         if (done > 0)
-                done = claim(h, e, &r->needs[2], &p, CLAIM_ALLOCATED);
+                done = claim(h, e, need, &p, CLAIM_ALLOCATED);
         if (done < 0)
                 return err_set(err, REASON_INTERNAL, -done, "cannot claim bandwidth");
-        r->met[2] = p.amount_met;
+        r->met[i] = p.amount_met;
         return 0;
 }
 
@@ -321,7 +342,10 @@ static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
                 return err_set(err, REASON_INTERNAL, -done, "cannot claim base memory");
         r->met[1] = p.amount_met;
         r->outcome = OUTCOME_GRANTED;
-        return r->n_needs > 2 ? claim_base_net(h, e, err) : 0;
+        for (size_t i = 2; i < r->n_needs && r->outcome == OUTCOME_GRANTED; i++)
+                if ((done = claim_base_rate(h, e, i, err)) < 0)
+                        return done;
+        return 0;
 }
 
 /* All needs are tried first; only then is anything claimed. */

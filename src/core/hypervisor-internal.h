@@ -19,6 +19,8 @@ struct vm_entry {
         int64_t leased_bytes;  /* beyond the base */
         uint64_t nic_slots;    /* parts of its network card's rate in use; 0 is its base */
         int64_t leased_bps;    /* beyond the base */
+        uint64_t disk_slots;   /* parts of its disk's rate in use; 0 is its base */
+        int64_t leased_disk;   /* bytes a second beyond the base */
         size_t live;           /* requests of applications that hold something */
         struct history history;
         struct entry *walk_first; /* activations and ways back, in the order in which they go */

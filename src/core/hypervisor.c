@@ -36,6 +36,9 @@ void claims_release(struct hypervisor *h, struct entry *e)
                 } else if (c->kind == VIRTUAL_NIC) {
                         e->vm->nic_slots &= ~(UINT64_C(1) << c->slot);
                         e->vm->leased_bps -= c->slot > 0 ? c->amount : 0;
+                } else if (c->kind == VIRTUAL_DISK) {
+                        e->vm->disk_slots &= ~(UINT64_C(1) << c->slot);
+                        e->vm->leased_disk -= c->slot > 0 ? c->amount : 0;
                 }
         }
 }
@@ -570,6 +573,14 @@ static bool is_page_valid(const struct vm_shape *s)
                 (s->page_bytes & (s->page_bytes - 1)) == 0 && s->memory_bytes % s->page_bytes == 0);
 }
 
+static bool is_disk_valid(const struct vm_shape *s)
+{
+        if (s->disk_rate == 0)
+                return s->disk_max == 0;
+        return s->disk_rate >= BLOCK_UNIT && s->disk_rate < UNITS_MAX && s->disk_rate % BLOCK_UNIT == 0 &&
+               (s->disk_max == 0 || s->disk_max >= s->disk_rate) && s->disk_max < UNITS_MAX;
+}
+
 int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct err *err)
 {
         if (find_vm(h, s->name))
@@ -579,7 +590,7 @@ int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct 
             s->memory_bytes < s->unit_bytes || s->memory_max_bytes < s->memory_bytes ||
             s->memory_max_bytes >= UNITS_MAX || s->memory_slots < 0 || s->memory_slots > SHAPE_SLOTS_MAX ||
             s->memory_bytes % s->unit_bytes || s->memory_max_bytes % s->unit_bytes || !is_page_valid(s) ||
-            !is_net_valid(s))
+            !is_net_valid(s) || !is_disk_valid(s))
                 return err_set(err, REASON_INVALID, EINVAL, "the shape of VM %s is not a valid one", s->name);
         struct vm_entry *v = calloc(1, sizeof(*v));
         if (!v)
@@ -592,12 +603,14 @@ int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct 
 
 int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *s, struct err *err)
 {
-        int64_t memory = 0, net = 0;
+        int64_t memory = 0, net = 0, disk = 0;
         for (size_t i = 0; i < h->n_components; i++)
                 if (h->components[i].kind == COMPONENT_MEMORY)
                         memory += h->components[i].owned;
                 else if (h->components[i].kind == COMPONENT_NET && h->components[i].owned > net)
                         net = h->components[i].owned;
+                else if (h->components[i].kind == COMPONENT_BLOCK && h->components[i].owned > disk)
+                        disk = h->components[i].owned;
         if (s->memory_bytes > memory)
                 return err_set(err, REASON_NO_CAPACITY, ENOSPC,
                                "VM %s starts with more memory than this host gives away", s->name);
@@ -608,6 +621,12 @@ int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *s, str
                                "VM %s starts with %lld bit/s for its network card, and this host gives away "
                                "%lld",
                                s->name, (long long)s->net_bps, (long long)net);
+        char asked[UNITS_TEXT], have[UNITS_TEXT];
+        if (s->disk_rate > disk)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                               "VM %s starts with %s bytes/s for its disk, and this host gives away %s",
+                               s->name, units_print_bytes(s->disk_rate, asked),
+                               units_print_bytes(disk, have));
         return 0;
 }
 
@@ -680,6 +699,10 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
         if (v->shape.net_bps)
                 r->needs[r->n_needs++] = (struct need){
                         .kind = COMPONENT_NET, .amount = v->shape.net_bps, .amount_max = v->shape.net_bps};
+        if (v->shape.disk_rate)
+                r->needs[r->n_needs++] = (struct need){.kind = COMPONENT_BLOCK,
+                                                       .amount = v->shape.disk_rate,
+                                                       .amount_max = v->shape.disk_rate};
         if (!entry_keep(h, e)) { /* first: else what is kept would be taken over by nobody */
                 entry_free(e);
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");

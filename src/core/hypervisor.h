@@ -56,9 +56,11 @@ struct vm_shape {
         int32_t memory_slots;     /* DIMM slots (<= 64) */
         int64_t net_bps;          /* guaranteed to its network card from its start on; 0: it has none */
         int64_t net_max_bps;      /* up to which leases may raise that; 0: as far as the link goes */
+        int64_t disk_rate; /* bytes a second of its disk from its start on; 0: it has none to give or take */
+        int64_t disk_max;  /* up to which leases may raise that; 0: as far as the host's disk goes */
 };
 
-enum { SHAPE_CPUS_MAX = 64, SHAPE_SLOTS_MAX = 64, SHAPE_NIC_SLOTS = 64 };
+enum { SHAPE_CPUS_MAX = 64, SHAPE_SLOTS_MAX = 64, SHAPE_NIC_SLOTS = 64, SHAPE_DISK_SLOTS = 64 };
 
 enum effect_kind {
         EFFECT_PERSIST = 1, /* write the row of the request */

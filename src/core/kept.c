@@ -176,6 +176,8 @@ bool kept_take_over(struct hypervisor *h, struct entry *e, int64_t now_ms)
                         e->vm->cpu_slots |= UINT64_C(1) << r->definitions[i].slot;
                 else if (r->definitions[i].kind == VIRTUAL_NIC)
                         e->vm->nic_slots |= UINT64_C(1) << r->definitions[i].slot;
+                else if (r->definitions[i].kind == VIRTUAL_DISK)
+                        e->vm->disk_slots |= UINT64_C(1) << r->definitions[i].slot;
         memcpy(r->met, k->r.met, sizeof(r->met));
         r->outcome = OUTCOME_GRANTED;
         (void)snprintf(r->sentence, sizeof(r->sentence), "%.160s, as kept", k->r.sentence);

@@ -64,8 +64,9 @@ static const struct {
         const char *(*print)(int64_t amount, char buf[UNITS_TEXT]);
         int64_t least;
 } amounts[COMPONENT_KIND_N] = {
-        [COMPONENT_CPU] = {units_parse_count, print_count,      1            },
-        [COMPONENT_NET] = {units_parse_rate,  units_print_rate, NET_LEAST_BPS},
+        [COMPONENT_CPU] = {units_parse_count, print_count,       1            },
+        [COMPONENT_NET] = {units_parse_rate,  units_print_rate,  NET_LEAST_BPS},
+        [COMPONENT_BLOCK] = {units_parse_bytes, units_print_bytes, BLOCK_UNIT   },
 };
 
 /* How values are written, where not as shares. */

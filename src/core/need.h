@@ -2,11 +2,11 @@
 /* core/need.h - what is asked for: an amount of one kind, with performance parameters.
  *
  * Text form: KIND:AMOUNT[..AMOUNT][,PARAMETER...]   cpu:2,share>=0.9   memory:512M..2G   cpu:1,exclusive
- * net:200M   memory:1G,page=2M
- * Amounts: CPUs; bytes with K M G T; bits a second with K M G T of 1000. A flag parameter stands
- * alone; others are NAME RELATION VALUE. Values are held in the parameter's base unit (share: thousandths),
- * so that what is evaluated is what was stated (1.4), and need_print() gives a text that parses to the same
- * need. Pure, no allocation. */
+ * net:200M   block:50M   memory:1G,page=2M
+ * Amounts: CPUs; bytes, and for block bytes a second, with K M G T; bits a second with K M G T of 1000. A
+ * flag parameter stands alone; others are NAME RELATION VALUE. Values are held in the parameter's base unit
+ * (share: thousandths), so that what is evaluated is what was stated (1.4), and need_print() gives a text
+ * that parses to the same need. Pure, no allocation. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -44,7 +44,7 @@ struct parameter {
 
 struct need {
         enum component_kind kind;
-        int64_t amount;     /* the least that will do: CPUs, bytes, or bits a second */
+        int64_t amount;     /* the least that will do: CPUs, bytes, or bits or bytes a second */
         int64_t amount_max; /* the most that is of use; == amount where no range was asked for */
         size_t n_parameters;
         struct parameter parameters[NEED_PARAMETERS_MAX];

@@ -209,7 +209,8 @@ static int64_t amount_of(const struct asked *a, int64_t units)
 
 static bool is_placed_here(enum component_kind kind)
 {
-        return kind == COMPONENT_CPU || kind == COMPONENT_MEMORY || kind == COMPONENT_NET;
+        return kind == COMPONENT_CPU || kind == COMPONENT_MEMORY || kind == COMPONENT_NET ||
+               kind == COMPONENT_BLOCK;
 }
 
 int place_need(const struct ledger *l, const struct component *components, size_t n, const struct need *need,

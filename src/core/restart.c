@@ -79,6 +79,9 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                 } else if (rc->kind == VIRTUAL_NIC) {
                         vm->nic_slots |= UINT64_C(1) << rc->slot;
                         vm->leased_bps += rc->slot > 0 ? rc->amount : 0;
+                } else if (rc->kind == VIRTUAL_DISK) {
+                        vm->disk_slots |= UINT64_C(1) << rc->slot;
+                        vm->leased_disk += rc->slot > 0 ? rc->amount : 0;
                 }
         }
         if (e->r.state == REQUEST_RELEASING) {
@@ -128,7 +131,7 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                 return false;
         for (const struct vm_entry *v = h->vms; v; v = v->next) {
                 uint64_t used[VIRTUAL_KIND_N] = {0}; /* slots */
-                int64_t bytes = 0, bps = 0;
+                int64_t bytes = 0, bps = 0, disk = 0;
                 size_t apps = 0;
                 for (const struct entry *e = h->oldest; e; e = e->newer) {
                         if (e->vm != v || !request_is_live(&e->r))
@@ -144,12 +147,14 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                                 used[c->kind] |= bit;
                                 bytes += c->kind == VIRTUAL_DIMM ? c->amount : 0;
                                 bps += c->kind == VIRTUAL_NIC && c->slot > 0 ? c->amount : 0;
+                                disk += c->kind == VIRTUAL_DISK && c->slot > 0 ? c->amount : 0;
                         }
                 }
                 remembered += v->history.n;
                 if (v->history.n > h->config.finished_max || used[VIRTUAL_VCPU] != v->cpu_slots ||
                     used[VIRTUAL_DIMM] != v->memory_slots || used[VIRTUAL_NIC] != v->nic_slots ||
-                    bytes != v->leased_bytes || bps != v->leased_bps || apps != v->live)
+                    bytes != v->leased_bytes || bps != v->leased_bps || used[VIRTUAL_DISK] != v->disk_slots ||
+                    disk != v->leased_disk || apps != v->live)
                         return false;
         }
         for (const struct entry *k = h->kept_first; k; k = k->kept_next) {

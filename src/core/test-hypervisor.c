@@ -49,6 +49,11 @@ static const struct component machine[] = {
          .capacity = 1000 * MBIT,
          .owned = 980 * MBIT,
          .healthy = true                                                                                  },
+        {.id = "block:images",
+         .kind = COMPONENT_BLOCK,
+         .capacity = 400 * MIB,
+         .owned = 400 * MIB,
+         .healthy = true                                                                                  },
 };
 
 static const struct hypervisor_config config = {.cpu_overcommit = 2,
@@ -88,6 +93,15 @@ static const struct vm_shape shapes[] = {
          .unit_bytes = 128 * MIB,
          .net_bps = 200 * MBIT,
          .net_max_bps = 600 * MBIT},
+        {                                 .name = "d",
+         .cpus = 1,
+         .cpus_max = 2,
+         .share_milli = 100,
+         .memory_bytes = 128 * MIB,
+         .memory_max_bytes = 128 * MIB,
+         .unit_bytes = 128 * MIB,
+         .disk_rate = 50 * MIB,
+         .disk_max = 200 * MIB},
 };
 
 /* The same after its memory was halved and half of its CPUs were taken out of use. */
@@ -549,7 +563,7 @@ static void test_net(void)
         turn(&w);
         work_all(&w);
         const struct ledger *l = hypervisor_ledger(w.h);
-        const uint32_t net = G_N_ELEMENTS(machine) - 1;
+        const uint32_t net = G_N_ELEMENTS(machine) - 2;
         g_assert_cmpint(ledger_claimed(l, net), ==, 200 * MBIT);
         const struct request *base = hypervisor_find(w.h, "vm:n");
         const struct definition *nic = &base->definitions[base->n_definitions - 1];
@@ -663,6 +677,76 @@ static void test_pages(void)
         world_done(&w);
 }
 
+/* A disk: of the base, and what leases add to it. */
+static void test_disk(void)
+{
+        struct world w;
+        uint64_t serial;
+        struct err err = {0};
+        world_init(&w);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "d", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        const struct ledger *l = hypervisor_ledger(w.h);
+        const uint32_t disk = G_N_ELEMENTS(machine) - 1;
+        g_assert_cmpint(ledger_claimed(l, disk), ==, 50 * MIB);
+        const struct request *base = hypervisor_find(w.h, "vm:d");
+        const struct definition *d = &base->definitions[base->n_definitions - 1];
+        g_assert_true(d->kind == VIRTUAL_DISK && d->slot == 0 && d->component == disk && d->active);
+        uint64_t a = ask_for(&w, "d", "a", "block:100M", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, a)->outcome, ==, OUTCOME_GRANTED);
+        g_assert_cmpint(get(&w, a)->definitions[0].slot, ==, 1);
+        /* rounded up to whole units */
+        uint64_t b = ask_for(&w, "d", "b", "block:65537 cpu:1", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, b)->met[0], ==, 131072);
+        g_assert_cmpint(ledger_claimed(l, disk), ==, 150 * MIB + 131072);
+        const struct request *r = get(&w, ask_for(&w, "d", "c", "block:151M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        g_assert_cmpint(r->reason, ==, REASON_POLICY);
+        r = get(&w, ask_for(&w, "d", "e", "block:150M", true, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_COUNTER_OFFERED);
+        g_assert_nonnull(strstr(r->sentence, "offered block:51072K instead"));
+        g_assert_cmpint(hypervisor_release(w.h, "vm:d/e", "declined", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        /* what an operator has set aside is nobody else's */
+        uint64_t s = ask_for(&w, NULL, "s", "block:240M", false, 0, LEDGER_OPEN, NULL);
+        g_assert_cmpint(get(&w, s)->outcome, ==, OUTCOME_GRANTED);
+        r = get(&w, ask_for(&w, "d", "f", "block:20M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NOT_NOW);
+        r = get(&w, ask_for(&w, NULL, "x", "block:401M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        /* a VM without a disk */
+        g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        r = get(&w, ask_for(&w, "u", "a", "block:1M", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        g_assert_cmpint(r->reason, ==, REASON_UNSUPPORTED);
+        g_assert_nonnull(strstr(r->sentence, "no disk"));
+        /* the books say the same after a restart */
+        g_assert_true(hypervisor_is_sound(w.h));
+        g_assert_cmpint(hypervisor_release(w.h, "vm:d/a", "released", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(ledger_claimed(l, disk), ==, 290 * MIB + 131072);
+        /* and no VM starts for whose disk there is no room */
+        g_assert_cmpint(hypervisor_release(w.h, "vm:d", "stopped", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(ledger_claimed(l, disk), ==, 240 * MIB);
+        (void)ask_for(&w, NULL, "t", "block:120M", false, 0, LEDGER_OPEN, NULL);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "d", w.now, &err), ==, 0);
+        turn(&w);
+        r = hypervisor_find(w.h, "vm:d");
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NOT_NOW);
+        g_assert_nonnull(
+                strstr(r->sentence, "50M bytes/s for its disk are not free on this host, but 40M are"));
+        g_assert_true(hypervisor_is_sound(w.h));
+        world_done(&w);
+}
+
 static void test_shapes(void)
 {
         struct hypervisor *h = hypervisor_new(&config, machine, G_N_ELEMENTS(machine), 0);
@@ -689,6 +773,28 @@ static void test_shapes(void)
         g_assert_cmpint(hypervisor_vm_fits(h, &s, &err), <, 0);
         g_assert_cmpint(err.reason, ==, REASON_NO_CAPACITY);
         s.net_bps = 980 * MBIT;
+        g_assert_cmpint(hypervisor_vm_fits(h, &s, &err), ==, 0);
+        static const struct {
+                int64_t rate, most;
+        } wrong_disks[] = {
+                {0,         1 << 20},
+                {65535,     0      },
+                {65537,     0      },
+                {-65536,    0      },
+                {UNITS_MAX, 0      },
+                {131072,    65536  }
+        };
+        for (size_t i = 0; i < G_N_ELEMENTS(wrong_disks); i++) {
+                s.disk_rate = wrong_disks[i].rate;
+                s.disk_max = wrong_disks[i].most;
+                g_assert_cmpint(hypervisor_vm_define(h, &s, &err), <, 0);
+                g_assert_cmpint(err.reason, ==, REASON_INVALID);
+        }
+        s.disk_max = 0;
+        s.disk_rate = 401 * MIB;
+        g_assert_cmpint(hypervisor_vm_fits(h, &s, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_NO_CAPACITY);
+        s.disk_rate = 400 * MIB;
         g_assert_cmpint(hypervisor_vm_fits(h, &s, &err), ==, 0);
         hypervisor_free(h);
 }
@@ -1885,6 +1991,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/grant", test_grant);
         g_test_add_func("/hypervisor/refusals", test_refusals);
         g_test_add_func("/hypervisor/net", test_net);
+        g_test_add_func("/hypervisor/disk", test_disk);
         g_test_add_func("/hypervisor/pages", test_pages);
         g_test_add_func("/hypervisor/shapes", test_shapes);
         g_test_add_func("/hypervisor/counter-offer", test_counter_offer);

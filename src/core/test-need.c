@@ -82,6 +82,11 @@ static void test_parse(void)
         char text[NEED_TEXT];
         g_assert_cmpstr(need_print(&n, text), ==, "net:64K..1500M");
 
+        n = parsed("block:50M..1.5G");
+        g_assert_cmpint(n.kind, ==, COMPONENT_BLOCK);
+        g_assert_cmpint(n.amount, ==, 50 << 20);
+        g_assert_cmpstr(need_print(&n, text), ==, "block:50M..1536M");
+
         n = parsed("memory:9007199254740991");
         g_assert_cmpint(n.amount, ==, UNITS_MAX - 1);
 }
@@ -93,9 +98,10 @@ static void test_refuse(void)
         refused(":2", REASON_INVALID, "kind is a word");
         refused("CPU:2", REASON_INVALID, "kind is a word");
         refused("gpu:1", REASON_UNSUPPORTED,
-                "there is no kind \"gpu\"; what can be asked for here: cpu, memory, net");
+                "there is no kind \"gpu\"; what can be asked for here: cpu, memory, net, block");
         refused("none:1", REASON_UNSUPPORTED, "no kind \"none\"");
-        refused("block:1", REASON_UNSUPPORTED, "nothing provides the kind \"block\"");
+        refused("device:1", REASON_UNSUPPORTED, "nothing provides the kind \"device\"");
+        refused("block:65535", REASON_INVALID, "at least 64K");
         refused("net:63999", REASON_INVALID, "at least 64K");
         refused("net:1KiB", REASON_INVALID, "rate");
         refused("net:2M..1M", REASON_INVALID, "range");

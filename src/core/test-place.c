@@ -228,7 +228,7 @@ static void test_needs(void)
         g_assert_cmpuint(p[0].n, ==, 0);
         g_assert_cmpint(p[0].amount_met, ==, 8);
         g_assert_cmpuint(p[1].n, ==, 1);
-        needs[1].kind = COMPONENT_BLOCK;
+        needs[1].kind = COMPONENT_DEVICE;
         g_assert_cmpint(place_needs(m.ledger, m.component, m.n, needs, 2, 125, 128 * MIB, 0, 9, p, &err), <,
                         0);
         g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);

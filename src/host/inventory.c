@@ -13,7 +13,7 @@
 #include "base/str.h"
 #include "host/cpulist.h"
 
-enum { MIB_SHIFT = 20, REST_PART = 50, LINK_LEAST_BPS = 10000000 };
+enum { MIB_SHIFT = 20, REST_PART = 50, LINK_LEAST_BPS = 10000000, DISK_LEAST = 1 << 20 };
 
 static int64_t whole_mib(int64_t bytes)
 {
@@ -297,6 +297,19 @@ int inventory_add_link(struct inventory *inv, const char *name, int64_t rate_bps
         return add(inv, &c, err);
 }
 
+int inventory_add_disk(struct inventory *inv, const char *name, int64_t bytes_per_s, struct err *err)
+{
+        struct component c = {.kind = COMPONENT_BLOCK, .capacity = bytes_per_s, .healthy = true};
+        if (!str_is_name(name) || strlen(name) >= sizeof(c.id) - strlen("block:"))
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.40s\" is not the name of a disk", name);
+        if (bytes_per_s < DISK_LEAST)
+                return err_set(err, REASON_INVALID, ERANGE, "a disk of %" PRId64 " bytes/s (%d at least)",
+                               bytes_per_s, DISK_LEAST);
+        c.owned = bytes_per_s / BLOCK_UNIT * BLOCK_UNIT;
+        (void)snprintf(c.id, sizeof(c.id), "block:%s", name);
+        return add(inv, &c, err);
+}
+
 int inventory_add_missing(struct inventory *inv, const char *id, struct err *err)
 {
         struct component c = {0};
@@ -311,6 +324,10 @@ int inventory_add_missing(struct inventory *inv, const char *id, struct err *err
         }
         if (strncmp(id, "net:", 4) == 0 && is_link_name(id + 4)) {
                 c.kind = COMPONENT_NET;
+                (void)snprintf(again, sizeof(again), "%s", id);
+        }
+        if (strncmp(id, "block:", 6) == 0 && str_is_name(id + 6) && strlen(id) < sizeof(c.id)) {
+                c.kind = COMPONENT_BLOCK;
                 (void)snprintf(again, sizeof(again), "%s", id);
         }
         if (!c.kind || strcmp(again, id) != 0)

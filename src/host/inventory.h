@@ -38,6 +38,9 @@ int inventory_read(const struct inventory_options *o, struct inventory *ret, str
 /* A link of which so much may be given away, in each direction; a fiftieth of it is left to what has no
  * guarantee (host/net.h). Behind the others. REASON_INVALID: no name of an interface, or too slow. */
 int inventory_add_link(struct inventory *inv, const char *name, int64_t rate_bps, struct err *err);
+/* A disk of which so much may be given away, read and written together. Behind the others. REASON_INVALID: no
+ * name, or too slow. */
+int inventory_add_disk(struct inventory *inv, const char *name, int64_t bytes_per_s, struct err *err);
 /* A component that the machine had once ("cpu:5", "memory:node1", "net:eth0"), behind the others: not
  * healthy, of no capacity, but with a name, so that what is claimed of it still stands in the books.
  * REASON_INVALID: no name of a component. */

@@ -175,6 +175,29 @@ static void test_link(void)
         inventory_done(&inv);
 }
 
+static void test_disk(void)
+{
+        struct inventory inv =
+                read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, GIB, 0});
+        struct err err = {0};
+        size_t n = inv.n;
+        g_assert_cmpint(inventory_add_disk(&inv, "images", 500000000, &err), ==, 0);
+        const struct component *c = &inv.components[n];
+        g_assert_cmpstr(c->id, ==, "block:images");
+        g_assert_true(c->kind == COMPONENT_BLOCK && c->healthy);
+        g_assert_cmpint(c->capacity, ==, 500000000);
+        g_assert_cmpint(c->owned, ==, 500000000 / 65536 * 65536);
+        g_assert_cmpint(inventory_add_disk(&inv, "a b", 500000000, &err), <, 0);
+        g_assert_cmpint(inventory_add_disk(&inv, "abcdefghijklmnopqrstuvwxyz", 500000000, &err), <, 0);
+        g_assert_cmpint(inventory_add_disk(&inv, "images", (1 << 20) - 1, &err), <, 0);
+        g_assert_cmpuint(inv.n, ==, n + 1);
+        g_assert_cmpint(inventory_add_missing(&inv, "block:other", &err), ==, 0);
+        g_assert_cmpstr(inv.components[n + 1].id, ==, "block:other");
+        g_assert_false(inv.components[n + 1].healthy);
+        g_assert_cmpint(inventory_add_missing(&inv, "block:a/b", &err), <, 0);
+        inventory_done(&inv);
+}
+
 static void test_live(void)
 {
         struct inventory inv = read_ok((struct inventory_options){INVENTORY_LIVE, NULL, NULL, 0, 0});
@@ -195,6 +218,7 @@ int main(int argc, char **argv)
         g_test_add_func("/inventory/xml", test_xml);
         g_test_add_func("/inventory/missing", test_missing);
         g_test_add_func("/inventory/link", test_link);
+        g_test_add_func("/inventory/disk", test_disk);
         g_test_add_func("/inventory/live", test_live);
         return g_test_run();
 }

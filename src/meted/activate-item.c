@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* vCPUs, DIMMs and network cards, and the host side of whatever is activated. */
+/* vCPUs, DIMMs, network cards and disks, and the host side of whatever is activated. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdint.h>
@@ -441,6 +441,105 @@ void nic_finalise(struct step *s)
         item_call(s, API_KEEPER_HOST_READ, 0, on_nic_read);
 }
 
+/* ---- disks ---- */
+
+/* What the VM's disk is to have: its base rate and what its leases add. `most` counts what is being given
+ * back too, of which nobody knows yet whether it was taken from the VMM. */
+struct disk_sum {
+        const struct step *s;
+        int64_t rate, most;
+};
+
+static void disk_add(const struct request *r, void *arg)
+{
+        struct disk_sum *sum = arg;
+        if (strcmp(r->vm, sum->s->v->definition.name) != 0)
+                return;
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                const struct definition *d = &r->definitions[i];
+                if (d->kind != VIRTUAL_DISK)
+                        continue;
+                bool has = r->serial == sum->s->serial ? !sum->s->at.is_back : r->state == REQUEST_GRANTED;
+                sum->rate += has ? d->amount : 0;
+                sum->most += has || (r->state == REQUEST_RELEASING && d->way != WAY_NONE) ? d->amount : 0;
+        }
+}
+
+static struct disk_sum disk_sum_of(const struct step *s)
+{
+        struct disk_sum sum = {.s = s};
+        hypervisor_each(s->v->m->hv, disk_add, &sum);
+        return sum;
+}
+
+/* As many operations as bytes: the same part of what there is. */
+static int64_t disk_iops(const struct step *s, int64_t bytes_per_s)
+{
+        const struct config *c = &s->v->m->config;
+        if (!c->disk_iops)
+                return 0;
+        int64_t iops = bytes_per_s / BLOCK_UNIT * c->disk_iops / (c->disk_rate / BLOCK_UNIT);
+        return iops > 0 ? iops : 1;
+}
+
+static void disk_limit(struct step *s)
+{
+        int64_t rate = disk_sum_of(s).rate;
+        vm_disk_limit(s->v->vm, rate, disk_iops(s, rate), PLUG_MS, step_vm_done, s);
+}
+
+void disk_bind(struct step *s)
+{
+        if (!s->v->vm)
+                step_no_vmm(s);
+        else
+                disk_limit(s);
+}
+
+void disk_unbind(struct step *s)
+{
+        if (s->is_vm)
+                step_done(s, NULL); /* it goes with the VMM */
+        else
+                disk_bind(s);
+}
+
+static void on_disk_seen(void *arg, const struct vm_result *result)
+{
+        struct step *s = arg;
+        struct err err = {0};
+        if (result->outcome != VM_DONE || s->is_dropped || !s->v->vm) {
+                step_vm_done(s, result);
+                return;
+        }
+        const struct vm_disk *disk = vm_disk(s->v->vm);
+        struct disk_sum sum = disk_sum_of(s);
+        char part[UNITS_TEXT], all[UNITS_TEXT];
+        bool good = !disk->has_others && disk->bytes_per_s >= sum.rate && disk->bytes_per_s <= sum.most &&
+                    disk->iops >= disk_iops(s, sum.rate) && disk->iops <= disk_iops(s, sum.most);
+        (void)units_print_bytes(disk->bytes_per_s, all);
+        if (good)
+                (void)snprintf(s->detail, sizeof(s->detail),
+                               "%s of %s; the VM's disk is held to %s bytes/s, read back from its VMM",
+                               units_print_bytes(step_item(s)->amount, part), host_of(s)->id, all);
+        else
+                (void)err_set(&err, REASON_STALE, EPROTO,
+                              "the VM's disk is held to %s bytes/s and %" PRId64
+                              " operations/s%s where %s and "
+                              "%" PRId64 " were granted",
+                              all, disk->iops, disk->has_others ? " and to limits of others" : "",
+                              units_print_bytes(sum.rate, part), disk_iops(s, sum.rate));
+        step_done(s, good ? NULL : &err);
+}
+
+void disk_finalise(struct step *s)
+{
+        if (!s->v->vm)
+                step_no_vmm(s);
+        else
+                vm_disk_look(s->v->vm, PLUG_MS, on_disk_seen, s);
+}
+
 /* ---- looked at again ---- */
 
 /* Not while nobody is attached: which thread a vCPU is, the VMM alone says. A component that is gone has been
@@ -486,4 +585,10 @@ void nic_look(struct step *s)
 {
         if (is_to_look(s))
                 nic_finalise(s);
+}
+
+void disk_look(struct step *s)
+{
+        if (is_to_look(s))
+                disk_finalise(s);
 }

@@ -31,7 +31,8 @@ static const struct {
                          [PHASE_FINALISE] = {vcpu_finalise, NULL}},
         [VIRTUAL_NIC] = {[PHASE_HOST] = {host_activate, host_deactivate},
                          [PHASE_VIRTUAL] = {nic_activate, nic_deactivate},
-                         [PHASE_FINALISE] = {nic_finalise, NULL}                                                },
+                         [PHASE_FINALISE] = {nic_finalise, NULL}},
+        [VIRTUAL_DISK] = {[PHASE_BIND] = {disk_bind, disk_unbind},         [PHASE_FINALISE] = {disk_finalise, NULL}          },
 };
 
 /* The consumer is the VM, or the guest in it. */
@@ -46,7 +47,8 @@ static const struct {
 static step_fn *const looks[VIRTUAL_KIND_N] = {[VIRTUAL_RAM] = memory_look,
                                                [VIRTUAL_DIMM] = memory_look,
                                                [VIRTUAL_VCPU] = vcpu_look,
-                                               [VIRTUAL_NIC] = nic_look};
+                                               [VIRTUAL_NIC] = nic_look,
+                                               [VIRTUAL_DISK] = disk_look};
 
 static void look_at_nothing(struct step *s)
 {

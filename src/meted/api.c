@@ -150,6 +150,11 @@ static void do_vm_create(struct meted *m, struct http_request *req, const json_t
                 struct vm_shape shape;
                 char *record = NULL;
                 bad = check_network(m, in, &err);
+                if (!bad && in->has_disk_rate_bytes && !m->config.disk_rate)
+                        bad = err_set(
+                                &err, REASON_UNSUPPORTED, EOPNOTSUPP,
+                                "disk_rate_bytes: this host has no kind block, as [block] rate is not in "
+                                "mete.conf");
                 if (!bad)
                         bad = vm_definition_make(in, share, &m->probe, d, &err);
                 if (!bad) {

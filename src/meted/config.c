@@ -9,6 +9,7 @@
 
 #include "base/str.h"
 #include "base/units.h"
+#include "core/component.h"
 
 enum type { TEXT, BYTES, MS, COUNT, OCTAL, OPERATORS, OBSERVERS, INT32, RATE, YESNO };
 
@@ -36,6 +37,9 @@ static const struct key {
         {"net",    "network",             TEXT,      AT(network),         "lan",                          0,    0        },
         {"net",    "uplink",              TEXT,      AT(uplink),          "",                             0,    0        },
         {"net",    "rate",                RATE,      AT(link_bps),        "0",                            0,    UNITS_MAX},
+        {"block",  "rate",                BYTES,     AT(disk_rate),       "0",                            0,    UNITS_MAX},
+        {"block",  "iops",                COUNT,     AT(disk_iops),       "0",                            0,    10000000 },
+        {"block",  "default",             BYTES,     AT(disk_default),    "0",                            0,    UNITS_MAX},
         {"vm",     "qemu",                TEXT,      AT(qemu),            "/usr/bin/qemu-system-x86_64",  0,    0        },
         {"vm",     "image_dir",           TEXT,      AT(image_dir),       "/var/lib/mete/images",         0,    0        },
         {"vm",     "keep",                YESNO,     AT(keep),            "yes",                          0,    0        },
@@ -172,6 +176,22 @@ static int check_net(const struct config *c, struct err *err)
         return 0;
 }
 
+/* What nobody spoke for is a fiftieth of the whole, in whole units. */
+static int check_block(struct config *c, struct err *err)
+{
+        enum { DEFAULT_PART = 50 };
+        if (!c->disk_rate && (c->disk_iops || c->disk_default))
+                return err_set(err, REASON_INVALID, EINVAL, "[block] iops, default: need rate=");
+        if (c->disk_default > c->disk_rate)
+                return err_set(err, REASON_INVALID, EINVAL, "[block] default: is more than rate=");
+        if (!c->disk_default)
+                c->disk_default = c->disk_rate / DEFAULT_PART;
+        c->disk_default = c->disk_default / BLOCK_UNIT * BLOCK_UNIT;
+        if (c->disk_rate && c->disk_default < BLOCK_UNIT)
+                c->disk_default = BLOCK_UNIT;
+        return 0;
+}
+
 int config_read(const char *path, struct config *ret, struct err *err)
 {
         struct config c = {0};
@@ -196,6 +216,8 @@ int config_read(const char *path, struct config *ret, struct err *err)
         g_key_file_free(f);
         if (!bad)
                 bad = check_net(&c, err);
+        if (!bad)
+                bad = check_block(&c, err);
         if (bad) {
                 err_note(err, "%s", path);
                 return bad;

@@ -22,11 +22,15 @@ struct config {
         char network[64];        /* [net] network: what VMs call it */
         char uplink[16];         /* [net] uplink: the link of which may be given away */
         int64_t link_bps;        /* [net] rate */
-        char qemu[256];          /* [vm] qemu */
-        char image_dir[256];     /* [vm] image_dir */
-        bool keep;               /* [vm] keep: what a stopped VM had stays bound while nobody needs it */
-        int64_t offer_ms;        /* [limits] offer: how long a counter-offer is held */
-        int64_t activation_ms;   /* [limits] activation: how long making usable may take */
+        int64_t disk_rate; /* [block] rate: bytes a second that may be given away; 0: there is no kind block
+                            */
+        int64_t disk_iops; /* [block] iops: operations a second that go with them; 0: not held */
+        int64_t disk_default;  /* [block] default: of a disk of which nothing is said */
+        char qemu[256];        /* [vm] qemu */
+        char image_dir[256];   /* [vm] image_dir */
+        bool keep;             /* [vm] keep: what a stopped VM had stays bound while nobody needs it */
+        int64_t offer_ms;      /* [limits] offer: how long a counter-offer is held */
+        int64_t activation_ms; /* [limits] activation: how long making usable may take */
         int64_t retry_ms; /* [limits] retry: until what is held is tried again; twice as long each time */
         int64_t force_after_ms; /* [limits] force_after: 0s, or what a guest holds on to longer is taken with
                                    its VM */

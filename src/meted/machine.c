@@ -95,6 +95,10 @@ void machine_shape(const struct machine *v, struct vm_shape *ret)
                 .memory_slots = (int32_t)d->dimm_slots,
                 .net_bps = d->has_network ? d->net_rate_bps : 0,
                 .net_max_bps = d->has_net_ceiling_bps ? d->net_ceiling_bps : 0,
+                .disk_rate = d->has_disk_rate_bytes                  ? d->disk_rate_bytes
+                             : d->has_disk && v->m->config.disk_rate ? v->m->config.disk_default
+                                                                     : 0,
+                .disk_max = d->has_disk_ceiling_bytes ? d->disk_ceiling_bytes : 0,
         };
         (void)snprintf(ret->name, sizeof(ret->name), "%s", d->name);
 }

@@ -52,6 +52,11 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[
                                "mete-keeper does not hold the bandwidth of %s: VMs with a network card "
                                "do not start",
                                m->config.uplink);
+        if (m->config.disk_rate && (!v || v->definition.has_disk))
+                (void)snprintf(
+                        ret[n++], 128,
+                        "disks are held to their rates by their VMMs (throttle groups), not by io.max of "
+                        "the kernel");
         for (size_t i = 0; k && i < k->n_fallbacks && n < 8; i++)
                 (void)snprintf(ret[n++], 128, "%s", k->fallbacks[i]);
         for (size_t i = 0; v && i < v->definition.n_fallbacks && n < 8; i++) {
@@ -257,6 +262,9 @@ static int read_inventory(struct meted *m, struct err *err)
         int bad = inventory_read(&o, &m->inventory, err);
         if (!bad && m->config.manages_net &&
             (bad = inventory_add_link(&m->inventory, m->config.uplink, m->config.link_bps, err)))
+                inventory_done(&m->inventory);
+        if (!bad && m->config.disk_rate &&
+            (bad = inventory_add_disk(&m->inventory, "images", m->config.disk_rate, err)))
                 inventory_done(&m->inventory);
         return bad;
 }

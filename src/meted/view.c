@@ -51,9 +51,11 @@ static void one_component(const struct meted *m, size_t i, struct api_component 
                 c->free = 0;
         for (size_t k = 0; k < COMPONENT_PAGES && from->page_bytes[k]; k++)
                 c->page_bytes[c->n_page_bytes++] = from->page_bytes[k];
-        c->has_source = from->kind == COMPONENT_NET;
+        c->has_source = from->kind == COMPONENT_NET || from->kind == COMPONENT_BLOCK;
         if (c->has_source)
-                (void)snprintf(c->source, sizeof(c->source), "[net] rate in mete.conf, less a fiftieth");
+                (void)snprintf(c->source, sizeof(c->source), "%s",
+                               from->kind == COMPONENT_NET ? "[net] rate in mete.conf, less a fiftieth"
+                                                           : "[block] rate in mete.conf");
 }
 
 static size_t components_out(const struct meted *m, struct api_component *to, size_t max)
@@ -114,7 +116,7 @@ struct vcpus {
         const struct machine *v;
         struct api_vm *to;
         uint64_t seen;
-        int64_t memory_bytes, net_bps;
+        int64_t memory_bytes, net_bps, disk_bytes;
 };
 
 static void changed_of(const struct meted *m, const struct request *r, struct api_vm *to)
@@ -138,6 +140,8 @@ static void vcpus_of(const struct request *r, void *arg)
                         s->memory_bytes += c->amount;
                 if (on->kind == COMPONENT_NET && r->state != REQUEST_OFFERED)
                         s->net_bps += c->amount;
+                if (on->kind == COMPONENT_BLOCK && r->state != REQUEST_OFFERED)
+                        s->disk_bytes += c->amount;
                 if (on->kind != COMPONENT_CPU || c->slot < 0 || r->state == REQUEST_OFFERED ||
                     s->to->n_vcpus == ARRAY_N(s->to->vcpus))
                         continue;
@@ -209,6 +213,12 @@ void view_vm(const struct machine *v, struct api_vm *to)
         to->has_net_ceiling_bps = d->has_net_ceiling_bps;
         to->net_ceiling_bps = d->net_ceiling_bps;
         to->net_now_bps = s.net_bps;
+        to->has_disk_rate_bytes = d->has_disk_rate_bytes;
+        to->disk_rate_bytes = d->disk_rate_bytes;
+        to->has_disk_ceiling_bytes = d->has_disk_ceiling_bytes;
+        to->disk_ceiling_bytes = d->disk_ceiling_bytes;
+        to->has_disk_now_bytes = s.disk_bytes > 0;
+        to->disk_now_bytes = s.disk_bytes;
         for (int slot = 0; v->vm && slot < d->cpus_max && to->n_vcpus < ARRAY_N(to->vcpus); slot++) {
                 if (s.seen & (UINT64_C(1) << slot) || !vm_cpu(v->vm, slot)->plugged)
                         continue;

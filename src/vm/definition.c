@@ -101,6 +101,28 @@ static int make_net(const struct api_vm_create *wish, struct api_vm_definition *
         return 0;
 }
 
+static int make_disk(const struct api_vm_create *wish, struct api_vm_definition *d, struct err *err)
+{
+        if ((d->has_disk = wish->has_disk))
+                STR_COPY(d->disk, wish->disk);
+        if (wish->has_disk_rate_bytes && !wish->has_disk)
+                return err_set(err, REASON_INVALID, EINVAL, "disk_rate_bytes: needs a disk");
+        if (wish->has_disk_ceiling_bytes && !wish->has_disk_rate_bytes)
+                return err_set(err, REASON_INVALID, EINVAL, "disk_ceiling_bytes: needs disk_rate_bytes");
+        d->has_disk_rate_bytes = wish->has_disk_rate_bytes;
+        d->has_disk_ceiling_bytes = wish->has_disk_ceiling_bytes;
+        d->disk_rate_bytes = wish->has_disk_rate_bytes ? vm_round_up(wish->disk_rate_bytes, BLOCK_UNIT) : 0;
+        d->disk_ceiling_bytes =
+                wish->has_disk_ceiling_bytes ? vm_round_up(wish->disk_ceiling_bytes, BLOCK_UNIT) : 0;
+        if (d->has_disk_ceiling_bytes && d->disk_ceiling_bytes < d->disk_rate_bytes)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "disk_ceiling_bytes: must be at least disk_rate_bytes (%jd)",
+                               (intmax_t)d->disk_rate_bytes);
+        if (d->disk_rate_bytes >= UNITS_MAX || d->disk_ceiling_bytes >= UNITS_MAX)
+                return err_set(err, REASON_INVALID, ERANGE, "disk_rate_bytes, disk_ceiling_bytes: too large");
+        return 0;
+}
+
 /* What the wish says about the machine, without identity: the part that a repeated wish must match. */
 static int make_machine(const struct api_vm_create *wish, int64_t share_milli, struct api_vm_definition *d,
                         struct err *err)
@@ -146,9 +168,9 @@ static int make_machine(const struct api_vm_create *wish, int64_t share_milli, s
                 STR_COPY(d->initrd, wish->initrd);
         if ((d->has_append = wish->has_append))
                 STR_COPY(d->append, wish->append);
-        if ((d->has_disk = wish->has_disk))
-                STR_COPY(d->disk, wish->disk);
         int r = make_share(wish, share_milli, d, err);
+        if (r == 0)
+                r = make_disk(wish, d, err);
         return r < 0 ? r : make_net(wish, d, err);
 }
 
@@ -216,16 +238,18 @@ int vm_definition_answers(const struct api_vm_definition *d, const struct api_vm
                 const char *name;
                 int64_t is, wished;
         } numbers[] = {
-                {"cpus",              d->cpus,              w.cpus             },
-                {"cpus_max",          d->cpus_max,          w.cpus_max         },
-                {"share_milli",       d->share_milli,       w.share_milli      },
-                {"cpu_ceiling_milli", d->cpu_ceiling_milli, w.cpu_ceiling_milli},
-                {"memory_bytes",      d->memory_bytes,      w.memory_bytes     },
-                {"memory_max_bytes",  d->memory_max_bytes,  w.memory_max_bytes },
-                {"net_rate_bps",      d->net_rate_bps,      w.net_rate_bps     },
-                {"net_ceiling_bps",   d->net_ceiling_bps,   w.net_ceiling_bps  },
-                {"page_bytes",        d->page_bytes,        w.page_bytes       },
-                {"prealloc",          d->prealloc,          w.prealloc         },
+                {"cpus",               d->cpus,               w.cpus              },
+                {"cpus_max",           d->cpus_max,           w.cpus_max          },
+                {"share_milli",        d->share_milli,        w.share_milli       },
+                {"cpu_ceiling_milli",  d->cpu_ceiling_milli,  w.cpu_ceiling_milli },
+                {"memory_bytes",       d->memory_bytes,       w.memory_bytes      },
+                {"memory_max_bytes",   d->memory_max_bytes,   w.memory_max_bytes  },
+                {"net_rate_bps",       d->net_rate_bps,       w.net_rate_bps      },
+                {"net_ceiling_bps",    d->net_ceiling_bps,    w.net_ceiling_bps   },
+                {"disk_rate_bytes",    d->disk_rate_bytes,    w.disk_rate_bytes   },
+                {"disk_ceiling_bytes", d->disk_ceiling_bytes, w.disk_ceiling_bytes},
+                {"page_bytes",         d->page_bytes,         w.page_bytes        },
+                {"prealloc",           d->prealloc,           w.prealloc          },
         };
         const struct {
                 const char *name;
@@ -311,6 +335,13 @@ int vm_definition_check(const struct api_vm_definition *d, struct err *err)
         else if (d->has_network && (d->net_rate_bps < NET_LEAST_BPS || d->net_rate_bps % NET_UNIT_BPS != 0 ||
                                     (d->has_net_ceiling_bps && d->net_ceiling_bps < d->net_rate_bps)))
                 fault = "net_rate_bps, net_ceiling_bps: must be whole units of 8000 and in order";
+        else if ((d->has_disk_rate_bytes && !d->has_disk) ||
+                 (d->has_disk_ceiling_bytes && !d->has_disk_rate_bytes))
+                fault = "disk_rate_bytes: needs a disk, and disk_ceiling_bytes needs it";
+        else if (d->has_disk_rate_bytes &&
+                 (d->disk_rate_bytes < BLOCK_UNIT || d->disk_rate_bytes % BLOCK_UNIT != 0 ||
+                  (d->has_disk_ceiling_bytes && d->disk_ceiling_bytes < d->disk_rate_bytes)))
+                fault = "disk_rate_bytes, disk_ceiling_bytes: must be whole units of 65536 and in order";
         if (fault != NULL)
                 return err_set(err, REASON_INVALID, EINVAL, "definition of VM: %s", fault);
         return 0;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "base/units.h"
 #include "vm/test-sample.h"
 
 static void test_make(void)
@@ -249,6 +250,44 @@ static void test_cpu_ceiling(void)
         g_assert_cmpint(vm_definition_make(&other, 500, &probe, &again, &err), ==, 0);
 }
 
+static void test_disk(void)
+{
+        struct err err = {0};
+        struct api_qemu_probe probe = sample_probe();
+        struct api_vm_create wish = sample_wish(), other;
+        struct api_vm_definition d, again;
+        wish.has_disk = wish.has_disk_rate_bytes = wish.has_disk_ceiling_bytes = true;
+        STR_COPY(wish.disk, "disk.raw");
+        wish.disk_rate_bytes = 65537;
+        wish.disk_ceiling_bytes = 1 << 20;
+        g_assert_cmpint(vm_definition_make(&wish, 1000, &probe, &d, &err), ==, 0);
+        g_assert_cmpint(d.disk_rate_bytes, ==, 131072); /* whole units */
+        g_assert_cmpint(d.disk_ceiling_bytes, ==, 1 << 20);
+        g_assert_cmpint(vm_definition_answers(&d, &wish, 1000, &err), ==, 0);
+        other = wish;
+        other.disk_rate_bytes = 65536;
+        assert_differs(&d, &other, 1000, "another disk_rate_bytes");
+        other = wish;
+        other.has_disk_ceiling_bytes = false;
+        assert_differs(&d, &other, 1000, "another disk_ceiling_bytes");
+        other = wish;
+        other.has_disk = false;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        other = wish;
+        other.has_disk_rate_bytes = false;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        other = wish;
+        other.disk_ceiling_bytes = 65536;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -EINVAL);
+        g_assert_nonnull(strstr(err.sentence, "at least disk_rate_bytes"));
+        other.disk_ceiling_bytes = other.disk_rate_bytes = UNITS_MAX - 1;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, -ERANGE);
+        /* a disk of which nothing is said is one all the same */
+        other.has_disk_rate_bytes = other.has_disk_ceiling_bytes = false;
+        g_assert_cmpint(vm_definition_make(&other, 1000, &probe, &again, &err), ==, 0);
+        g_assert_true(again.has_disk && !again.has_disk_rate_bytes);
+}
+
 static void test_check(void)
 {
         struct api_vm_definition good = sample_definition(), d;
@@ -284,6 +323,9 @@ static void test_check(void)
         BROKEN((d.has_cpu_ceiling_milli = true, d.cpu_ceiling_milli = d.share_milli - 1), "cpu_ceiling");
         BROKEN((d.has_network = d.has_net_rate_bps = true, d.net_rate_bps = 64001), "whole units");
         BROKEN((d.has_network = d.has_net_rate_bps = true, d.net_rate_bps = 8000), "whole units");
+        BROKEN((d.has_disk = false, d.has_disk_rate_bytes = true, d.disk_rate_bytes = 65536), "needs a disk");
+        BROKEN(d.has_disk_ceiling_bytes = true, "needs a disk");
+        BROKEN((d.has_disk = d.has_disk_rate_bytes = true, d.disk_rate_bytes = 65537), "whole units");
         BROKEN((d.has_page_bytes = true, d.page_bytes = 3 << 20), "whole pages");
         BROKEN((d.has_page_bytes = true, d.page_bytes = INT64_C(16) << 30), "whole pages");
 }
@@ -298,6 +340,7 @@ int main(int argc, char **argv)
         g_test_add_func("/definition/round-trip", test_round_trip);
         g_test_add_func("/definition/check", test_check);
         g_test_add_func("/definition/net", test_net);
+        g_test_add_func("/definition/disk", test_disk);
         g_test_add_func("/definition/pages", test_pages);
         g_test_add_func("/definition/cpu-ceiling", test_cpu_ceiling);
         return g_test_run();

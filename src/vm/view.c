@@ -107,6 +107,32 @@ static int see_devices(struct view *view, const json_t *list, struct err *err)
         return 0;
 }
 
+/* Limits of one direction are none of ours: where there are some, the disk is slower than we say. */
+static int see_disks(struct view *view, const json_t *list, struct err *err)
+{
+        static const char *const others[] = {"bps_rd",      "bps_wr",      "iops_rd",    "iops_wr",
+                                             "bps_max",     "bps_rd_max",  "bps_wr_max", "iops_max",
+                                             "iops_rd_max", "iops_wr_max", "iops_size"};
+        size_t i;
+        json_t *entry;
+        view->disk = (struct vm_disk){0};
+        json_array_foreach(list, i, entry)
+        {
+                const json_t *in = json_object_get(entry, "inserted");
+                if (strcmp(pick_text(entry, "qdev"), VIEW_DISK) != 0)
+                        continue;
+                view->disk.is_there = pick_integer(in, "bps", 0, INT64_MAX, &view->disk.bytes_per_s) &&
+                                      pick_integer(in, "iops", 0, INT64_MAX, &view->disk.iops);
+                for (size_t k = 0; k < ARRAY_N(others); k++) {
+                        int64_t value = 0;
+                        view->disk.has_others =
+                                view->disk.has_others ||
+                                (pick_integer(in, others[k], INT64_MIN, INT64_MAX, &value) && value != 0);
+                }
+        }
+        return 0;
+}
+
 static const struct {
         const char *name;
         enum vm_run run;
@@ -152,6 +178,7 @@ const struct view_query view_queries[VIEW_QUERIES] = {
         {LOOK_CPUS,     "query-cpus-fast",         see_cpus,         true },
         {LOOK_MEMORY,   "query-memdev",            see_backends,     true },
         {LOOK_MEMORY,   "query-memory-devices",    see_devices,      true },
+        {LOOK_DISK,     "query-block",             see_disks,        true },
 };
 
 int view_take(struct view *view, size_t query, const json_t *ret, struct err *err)

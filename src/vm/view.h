@@ -10,8 +10,8 @@
 #include "vm/vm.h"
 
 /* Parts of the VMM's state, as bits. */
-enum { LOOK_IDENTITY = 1, LOOK_RUN = 2, LOOK_CPUS = 4, LOOK_MEMORY = 8 };
-enum { VIEW_QUERIES = 7, VIEW_TYPE_NAME = 64 };
+enum { LOOK_IDENTITY = 1, LOOK_RUN = 2, LOOK_CPUS = 4, LOOK_MEMORY = 8, LOOK_DISK = 16 };
+enum { VIEW_QUERIES = 8, VIEW_TYPE_NAME = 64 };
 
 /* Embed it zeroed, with the definition set; view_done() at the end. */
 struct view {
@@ -21,6 +21,7 @@ struct view {
         json_t *cpu_props[VM_CPUS_MAX]; /* how the VMM names the slot; NULL where it has none */
         char cpu_type[VIEW_TYPE_NAME];
         struct vm_dimm dimms[VM_DIMMS_MAX];
+        struct vm_disk disk;
 };
 
 struct view_query {
@@ -37,5 +38,7 @@ extern const struct view_query view_queries[VIEW_QUERIES];
 int view_take(struct view *view, size_t query, const json_t *ret, struct err *err);
 void view_done(struct view *view);
 
+/* What the VMM calls the back end of its disk. */
+#define VIEW_DISK "/machine/peripheral/blk0/virtio-backend"
 /* "dimm12" -> 12 for the prefix "dimm"; -1: not one of ours, of which there are n. */
 int view_index(const char *id, const char *prefix, int n);

@@ -33,6 +33,8 @@ enum op_kind {
         OP_MEMORY_PREPARE,
         OP_MEMORY_ENSURE,
         OP_MEMORY_REMOVE,
+        OP_DISK_LIMIT,
+        OP_DISK_LOOK,
         OP_CONT,
         OP_POWERDOWN,
         OP_QUIT,
@@ -47,7 +49,7 @@ struct op {
         struct vm *vm;
         enum op_kind kind;
         int slot;
-        int64_t bytes;
+        int64_t bytes, iops;
         int64_t deadline_us; /* monotonic */
         GSource *timer;
         vm_done *done;
@@ -192,12 +194,17 @@ static struct op *op_queue(struct vm *vm, enum op_kind kind, int slot, int64_t b
         return op;
 }
 
+static void op_begin(struct op *op)
+{
+        struct vm *vm = op->vm;
+        if (op == current(vm) && !vm->dead)
+                op_start(vm);
+}
+
 static void op_submit(struct vm *vm, enum op_kind kind, int slot, int64_t bytes, int timeout_ms,
                       vm_done *done, void *arg)
 {
-        struct op *op = op_queue(vm, kind, slot, bytes, timeout_ms, done, arg);
-        if (op == current(vm) && !vm->dead)
-                op_start(vm);
+        op_begin(op_queue(vm, kind, slot, bytes, timeout_ms, done, arg));
 }
 
 /* ---- looking */
@@ -244,8 +251,9 @@ ON_QUERY(3)
 ON_QUERY(4)
 ON_QUERY(5)
 ON_QUERY(6)
+ON_QUERY(7)
 static qmp_done *const query_done[VIEW_QUERIES] = {on_query_0, on_query_1, on_query_2, on_query_3,
-                                                   on_query_4, on_query_5, on_query_6};
+                                                   on_query_4, on_query_5, on_query_6, on_query_7};
 
 /* What each kind needs to see before it can decide. */
 static const int look_of[OP_N] = {
@@ -256,6 +264,8 @@ static const int look_of[OP_N] = {
         [OP_MEMORY_PREPARE] = LOOK_MEMORY,
         [OP_MEMORY_ENSURE] = LOOK_MEMORY,
         [OP_MEMORY_REMOVE] = LOOK_MEMORY,
+        [OP_DISK_LIMIT] = LOOK_DISK,
+        [OP_DISK_LOOK] = LOOK_DISK,
         [OP_CONT] = LOOK_RUN,
         [OP_POWERDOWN] = LOOK_RUN,
         [OP_QUIT] = LOOK_RUN,
@@ -499,6 +509,25 @@ static void decide_memory_remove(struct vm *vm, struct op *op)
                 finish(vm, VM_DONE, NULL);
 }
 
+/* QEMU makes a throttle group of its own for the disk, and takes it away where nothing is limited. */
+static void decide_disk(struct vm *vm, struct op *op)
+{
+        const struct vm_disk *disk = &vm->view.disk;
+        if (!disk->is_there)
+                fail(vm, REASON_NOT_FOUND, ENODEV, "the VMM has no such disk");
+        else if (op->kind == OP_DISK_LOOK ||
+                 (disk->bytes_per_s == op->bytes && disk->iops == op->iops && !disk->has_others))
+                finish(vm, VM_DONE, NULL);
+        else if (op->rounds > 1)
+                fail(vm, REASON_INTERNAL, EIO, "the VMM does not keep the limits of the disk");
+        else
+                act(vm, "block_set_io_throttle",
+                    json_pack("{s:s, s:I, s:i, s:i, s:I, s:i, s:i}", "id", VIEW_DISK, "bps",
+                              (json_int_t)op->bytes, "bps_rd", 0, "bps_wr", 0, "iops", (json_int_t)op->iops,
+                              "iops_rd", 0, "iops_wr", 0),
+                    on_act);
+}
+
 static void op_decide(struct vm *vm)
 {
         struct op *op = current(vm);
@@ -526,6 +555,10 @@ static void op_decide(struct vm *vm)
                 break;
         case OP_MEMORY_REMOVE:
                 decide_memory_remove(vm, op);
+                break;
+        case OP_DISK_LIMIT:
+        case OP_DISK_LOOK:
+                decide_disk(vm, op);
                 break;
         case OP_CONT:
                 if (vm->view.run == VM_RUN_RUNNING)
@@ -802,6 +835,11 @@ const struct vm_dimm *vm_dimm(const struct vm *vm, int slot)
         return &vm->view.dimms[slot];
 }
 
+const struct vm_disk *vm_disk(const struct vm *vm)
+{
+        return &vm->view.disk;
+}
+
 size_t vm_operations(const struct vm *vm)
 {
         return vm->ops.length;
@@ -845,6 +883,19 @@ void vm_memory_remove(struct vm *vm, int slot, int timeout_ms, vm_done *done, vo
 {
         assert(slot >= 0 && slot < (int)vm->definition.dimm_slots);
         op_submit(vm, OP_MEMORY_REMOVE, slot, 0, timeout_ms, done, arg);
+}
+
+void vm_disk_limit(struct vm *vm, int64_t bytes_per_s, int64_t iops, int timeout_ms, vm_done *done, void *arg)
+{
+        assert(bytes_per_s >= 0 && iops >= 0);
+        struct op *op = op_queue(vm, OP_DISK_LIMIT, 0, bytes_per_s, timeout_ms, done, arg);
+        op->iops = iops;
+        op_begin(op);
+}
+
+void vm_disk_look(struct vm *vm, int timeout_ms, vm_done *done, void *arg)
+{
+        op_submit(vm, OP_DISK_LOOK, 0, 0, timeout_ms, done, arg);
 }
 
 void vm_refresh(struct vm *vm, int timeout_ms, vm_done *done, void *arg)

@@ -97,6 +97,13 @@ struct vm_dimm {
 };
 const struct vm_cpu *vm_cpu(const struct vm *vm, int slot);   /* 0 <= slot < cpus_max */
 const struct vm_dimm *vm_dimm(const struct vm *vm, int slot); /* 0 <= slot < dimm_slots */
+struct vm_disk {
+        bool is_there;
+        bool has_others;     /* limits that are not ours, such as of one direction */
+        int64_t bytes_per_s; /* reads and writes together, at most; 0: without limit */
+        int64_t iops;        /* likewise */
+};
+const struct vm_disk *vm_disk(const struct vm *vm); /* as it was after the last look at it */
 /* What its monitors have counted, added to a sum that outlives it. NULL-safe. */
 void vm_counters_add(const struct vm *vm, struct qmp_counters *sum);
 size_t vm_operations(const struct vm *vm); /* unfinished ones */
@@ -119,6 +126,12 @@ void vm_memory_ensure(struct vm *vm, int slot, int64_t bytes, int timeout_ms, vm
 /* The guest lets go, the device goes, and the memory returns to the host (its file stays, empty, until the
  * VM's directory is dropped). */
 void vm_memory_remove(struct vm *vm, int slot, int timeout_ms, vm_done *done, void *arg);
+
+/* The disk is held to these limits, and to no others. Not found: it has none. */
+void vm_disk_limit(struct vm *vm, int64_t bytes_per_s, int64_t iops, int timeout_ms, vm_done *done,
+                   void *arg);
+/* Looks at them. */
+void vm_disk_look(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
 
 void vm_refresh(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
 void vm_cont(struct vm *vm, int timeout_ms, vm_done *done, void *arg);

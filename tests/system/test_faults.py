@@ -18,6 +18,7 @@ from app import App, AppError
 from host import Host, wait_for
 from huge import CannotRun as NoHugePages
 from huge import Huge, pools
+from monitor import disk_limits
 from netns import CannotRun, Network
 
 FAULT_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
@@ -29,6 +30,7 @@ UP = {
     "vm": ["prepare ram", "host ram", "host vcpu", "virtual ram", "virtual vcpu", "bind vcpu", "confirm vm",
            "finalise ram", "finalise vcpu"],
     "net": ["host nic", "virtual nic", "confirm guest", "finalise nic"],
+    "disk": ["bind disk", "confirm guest", "finalise disk"],
 }
 BACK = {
     "cpu": ["back confirm guest", "back bind vcpu", "back virtual vcpu", "back host vcpu"],
@@ -36,12 +38,14 @@ BACK = {
     "vm": ["back confirm vm", "back bind vcpu", "back virtual vcpu", "back virtual ram", "back host vcpu",
            "back host ram", "back prepare ram"],
     "net": ["back virtual nic", "back host nic"],
+    "disk": ["back confirm guest", "back bind disk"],
 }
 # A VM that is stopped by its guest: kept, then reclaimed for another one or taken over by its next start.
 LAZY = ["back confirm vm", "back bind vcpu", "back virtual vcpu", "back virtual ram"]
 RECLAIM = ["back host vcpu", "back host ram", "back prepare ram"]
 TAKE_OVER = ["prepare ram", "virtual ram", "virtual vcpu", "bind vcpu", "confirm vm", "finalise ram", "finalise vcpu"]
-NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"], "net": ["net:100M"], "huge": ["memory:128M,page=2M"]}
+NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"], "net": ["net:100M"], "huge": ["memory:128M,page=2M"],
+         "disk": ["block:100M"]}
 FAULTS = ["error", "late", "die", "meted", "keeper"]
 tried = {"cases": 0}
 
@@ -55,10 +59,12 @@ def join(kinds, table):
 
 
 class Rig:
-    """A host whose meted can be made to fail, with one VM; with a network, where it has a card."""
+    """A host whose meted can be made to fail, with one VM; with a network, where it has a card; with a disk that is held to a
+    rate."""
 
-    def __init__(self, host, net=None, start=True):
+    def __init__(self, host, net=None, start=True, disk=False):
         self.net = net
+        self.disk_is_held_to = (50 << 20, 500) if disk else None
         self.host = host
         self.dir = host.path("faults")
         os.mkdir(self.dir, 0o755)
@@ -71,8 +77,14 @@ class Rig:
         host.start_meted()
         self.n = 0
         if start:
-            self.vm = host.vm("v", cpus="1..3", memory="256M..1G", share="0.1..0.9", net="lan:200M..600M" if net else None,
-                              page="2M" if host.huge else None)
+            more = {}
+            if disk:
+                with open(host.path("images", "v.raw"), "wb") as f:
+                    f.truncate(16 << 20)
+                os.chmod(host.path("images", "v.raw"), 0o666)  # QEMU opens it to write
+                more = {"disk": "v.raw", "disk-rate": "50M..200M"}
+            self.vm = host.vm("v", cpus="1..3", memory="256M..1G", share="0.1..0.9",
+                              net="lan:200M..600M" if net else None, page="2M" if host.huge else None, **more)
             self.app = App(self.vm, "faults")
 
     # -- the fault
@@ -195,6 +207,8 @@ class Rig:
             for field in before:
                 assert now[field] == before[field], f"{what}: {field} is not as it was"
             raise
+        if self.disk_is_held_to and before["running"]:  # in QEMU's own words
+            assert disk_limits(self.host, "v") == self.disk_is_held_to, f"{what}: the disk is held to another rate"
         tried["cases"] += 1
 
     # -- one case
@@ -413,6 +427,12 @@ def huge_kept_rig(huge):
         yield KeptRig(host)
 
 
+@pytest.fixture(scope="module")
+def disk_rig():
+    with Host(memory="2G", extra="retry=100ms\n[block]\nrate=400M\niops=4000\n") as host:
+        yield Rig(host, disk=True)
+
+
 def cases(steps, faults):
     return [(step, fault) for step in steps for fault in faults]
 
@@ -493,6 +513,24 @@ def test_huge_reclaimed(huge_kept_rig, step, fault):
 @pytest.mark.parametrize("step,fault", cases(["virtual ram", "finalise ram"], FAULTS))
 def test_huge_taken_over(huge_kept_rig, step, fault):
     huge_kept_rig.taken_over(step, fault)
+
+
+# Likewise the disk, whose limits are in the VMM.
+@pytest.mark.parametrize("step,fault", cases(UP["disk"] + BACK["disk"], FAULTS + ["vmm"]))
+def test_disk(disk_rig, step, fault):
+    disk_rig.lease(NEEDS["disk"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(join(["cpu", "disk"], UP) + join(["cpu", "disk"], BACK), ["error", "die"]))
+def test_disk_and_cpu(disk_rig, step, fault):
+    disk_rig.lease(NEEDS["disk"] + NEEDS["cpu"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(
+    ["virtual ram", "bind disk", "confirm vm", "finalise disk", "back confirm vm", "back bind disk", "back virtual ram"],
+    FAULTS) + cases(["bind disk", "finalise disk", "back bind disk"], ["vmm"]))
+def test_machine_with_a_disk(disk_rig, step, fault):
+    disk_rig.machine(step, fault)
 
 
 @pytest.mark.parametrize("step,fault", cases(LAZY, FAULTS))
