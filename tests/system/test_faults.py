@@ -487,34 +487,6 @@ def test_machine_with_a_card(net_rig, step, fault):
     net_rig.machine(step, fault)
 
 
-# On huge pages: the whole way of a lease, and of the VM what has to do with its memory.
-@pytest.mark.parametrize("step,fault", cases(UP["memory"] + BACK["memory"], FAULTS + ["vmm"]))
-def test_huge(huge_rig, step, fault):
-    huge_rig.lease(NEEDS["huge"], step, fault)
-
-
-@pytest.mark.parametrize("step,fault", cases(
-    ["prepare ram", "host ram", "virtual ram", "confirm vm", "finalise ram", "back virtual ram", "back host ram",
-     "back prepare ram"], FAULTS) + cases(["finalise ram", "back virtual ram"], ["vmm"]))
-def test_machine_on_huge_pages(huge_rig, step, fault):
-    huge_rig.machine(step, fault)
-
-
-@pytest.mark.parametrize("step,fault", cases(["back virtual ram"], FAULTS))
-def test_huge_lazily_back(huge_kept_rig, step, fault):
-    huge_kept_rig.lazily_back(step, fault)
-
-
-@pytest.mark.parametrize("step,fault", cases(["back host ram"], FAULTS))
-def test_huge_reclaimed(huge_kept_rig, step, fault):
-    huge_kept_rig.reclaimed(step, fault)
-
-
-@pytest.mark.parametrize("step,fault", cases(["virtual ram", "finalise ram"], FAULTS))
-def test_huge_taken_over(huge_kept_rig, step, fault):
-    huge_kept_rig.taken_over(step, fault)
-
-
 # Likewise the disk, whose limits are in the VMM.
 @pytest.mark.parametrize("step,fault", cases(UP["disk"] + BACK["disk"], FAULTS + ["vmm"]))
 def test_disk(disk_rig, step, fault):
@@ -546,6 +518,35 @@ def test_reclaimed(kept_rig, step, fault):
 @pytest.mark.parametrize("step,fault", cases(TAKE_OVER, FAULTS))
 def test_taken_over(kept_rig, step, fault):
     kept_rig.taken_over(step, fault)
+
+
+# On huge pages: the whole way of a lease, and of the VM what has to do with its memory. Last, as nobody else on this
+# machine can use them meanwhile.
+@pytest.mark.parametrize("step,fault", cases(UP["memory"] + BACK["memory"], FAULTS + ["vmm"]))
+def test_huge(huge_rig, step, fault):
+    huge_rig.lease(NEEDS["huge"], step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(
+    ["prepare ram", "host ram", "virtual ram", "confirm vm", "finalise ram", "back virtual ram", "back host ram",
+     "back prepare ram"], FAULTS) + cases(["finalise ram", "back virtual ram"], ["vmm"]))
+def test_machine_on_huge_pages(huge_rig, step, fault):
+    huge_rig.machine(step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(["back virtual ram"], FAULTS))
+def test_huge_lazily_back(huge_kept_rig, step, fault):
+    huge_kept_rig.lazily_back(step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(["back host ram"], FAULTS))
+def test_huge_reclaimed(huge_kept_rig, step, fault):
+    huge_kept_rig.reclaimed(step, fault)
+
+
+@pytest.mark.parametrize("step,fault", cases(["virtual ram", "finalise ram"], FAULTS))
+def test_huge_taken_over(huge_kept_rig, step, fault):
+    huge_kept_rig.taken_over(step, fault)
 
 
 def test_count():
