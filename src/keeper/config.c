@@ -22,6 +22,7 @@ static const struct {
         {"keeper",  "ram_dir"      },
         {"keeper",  "huge_dir"     },
         {"keeper",  "cgroup_prefix"},
+        {"keeper",  "scope"        },
         {"keeper",  "cpus"         },
         {"keeper",  "housekeeping" },
         {"keeper",  "qemu"         },
@@ -217,6 +218,11 @@ static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
         c->is_best_effort = g_key_file_get_boolean(f, KEEPER, "best_effort", &e);
         if (g_error_matches(e, G_KEY_FILE_ERROR, G_KEY_FILE_ERROR_INVALID_VALUE))
                 r = bad(err, KEEPER, "best_effort", "must be true or false");
+        g_clear_error(&e);
+        c->wants_scope = !g_key_file_has_key(f, KEEPER, "scope", NULL) ||
+                         g_key_file_get_boolean(f, KEEPER, "scope", &e);
+        if (e)
+                r = bad(err, KEEPER, "scope", "must be true or false");
         g_clear_error(&e);
         if (r == 0)
                 r = read_net(f, c, err);

@@ -21,6 +21,7 @@ struct keeper_config {
         char *ram_dir;       /* the VMs' RAM files; a tmpfs or hugetlbfs */
         char **huge_dirs;    /* each a hugetlbfs, for memory on huge pages; NULL: not named */
         char *cgroup_prefix; /* below each hierarchy */
+        bool wants_scope;    /* of systemd's, where that runs the host */
         char *cpus;          /* where threads may be placed; NULL: all that are on line */
         char *housekeeping;  /* where the rest of each VMM runs; NULL: the same */
         char **qemu;         /* paths that may be started */

@@ -17,10 +17,16 @@ bool home_look(struct home *h, const struct home_options *o, const struct cpu_ho
         *h = (struct home){.options = *o, .scope = {.holder_fd = -1}, .cpu = cpu};
         if (cpu->id == CPU_AFFINITY || access(o->systemd, F_OK) < 0)
                 return false;
-        if (cpu->id == CPU_CGROUP_V2)
+        if (cpu->id == CPU_CGROUP_V2 && o->wants_scope)
                 return true;
-        (void)STR_COPY(h->fallback, "systemd hands nothing over on cgroup v1: VMs are in groups of our own "
-                                    "below the roots, unknown to it");
+        if (cpu->id == CPU_CGROUP_V2)
+                (void)snprintf(h->fallback, sizeof(h->fallback),
+                               "VMs are in /%.40s, unknown to systemd, as [keeper] scope=false says",
+                               cpu->prefix);
+        else
+                (void)STR_COPY(h->fallback,
+                               "systemd hands nothing over on cgroup v1: VMs are in groups of our own "
+                               "below the roots, unknown to it");
         return false;
 }
 

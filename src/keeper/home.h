@@ -10,6 +10,7 @@
 
 struct home_options {
         const char *systemd; /* SCOPE_SYSTEMD; tests give another */
+        bool wants_scope;    /* [keeper] scope */
         struct scope_options scope;
 };
 

@@ -224,6 +224,7 @@ static int run(const char *path, bool is_check, struct err *err)
                 return EXIT_CONFIG;
         const struct home_options home = {
                 .systemd = SCOPE_SYSTEMD,
+                .wants_scope = config.wants_scope,
                 .scope = {.prefix = config.cgroup_prefix,
                           .root = cpu.tree[0].root,
                           .state_dir = config.run_dir,

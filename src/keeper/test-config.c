@@ -18,6 +18,7 @@ static void test_defaults(void)
         g_assert_cmpuint(c.uid_first, ==, 70000);
         g_assert_cmpuint(c.uid_count, ==, 1024);
         g_assert_cmpuint(c.meted_uid, ==, 0);
+        g_assert_true(c.wants_scope);
         keeper_config_done(&c);
         keeper_config_done(&c);
 }
@@ -26,17 +27,19 @@ static void test_all(void)
 {
         struct keeper_config c;
         struct err err = {0};
-        if (keeper_config_parse("[keeper]\nmeted_user=0\nrun_dir=/r\nsocket=/s\nram_dir=/m\nqemu=/a/q; /b/q\n"
-                                "uid_first=2000\nuid_count=3\ncgroup_prefix=a/b\ncpus=0-1\nhousekeeping=0\n"
-                                "best_effort=true\n[net]\nmanage=yes\nbridge=br0\nuplink=eth0\nrate=2.5G\n"
-                                "[resctrl]\nmanage=yes\npath=/t/resctrl\n",
-                                &c, &err) < 0)
+        if (keeper_config_parse(
+                    "[keeper]\nmeted_user=0\nrun_dir=/r\nsocket=/s\nram_dir=/m\nqemu=/a/q; /b/q\n"
+                    "uid_first=2000\nuid_count=3\ncgroup_prefix=a/b\ncpus=0-1\nhousekeeping=0\n"
+                    "best_effort=true\nscope=false\n[net]\nmanage=yes\nbridge=br0\nuplink=eth0\nrate=2.5G\n"
+                    "[resctrl]\nmanage=yes\npath=/t/resctrl\n",
+                    &c, &err) < 0)
                 g_error("%s", err.sentence);
         g_assert_cmpstr(c.socket, ==, "/s");
         g_assert_cmpstr(c.qemu[1], ==, "/b/q");
         g_assert_cmpuint(c.uid_count, ==, 3);
         g_assert_cmpstr(c.housekeeping, ==, "0");
         g_assert_true(c.is_best_effort);
+        g_assert_false(c.wants_scope);
         g_assert_true(c.manages_net);
         g_assert_cmpstr(c.bridge, ==, "br0");
         g_assert_cmpstr(c.uplink, ==, "eth0");
@@ -65,6 +68,7 @@ static void test_refused(void)
                 "[keeper]\nmeted_user=root\nuid_count=1025\n",
                 "[keeper]\nmeted_user=root\nuid_count=-1\n",
                 "[keeper]\nmeted_user=root\nbest_effort=perhaps\n",
+                "[keeper]\nmeted_user=root\nscope=perhaps\n",
                 "[keeper]\nmeted_user=root\n[net]\nmanage=true\nbridge=a\nuplink=b\n",
                 "[keeper]\nmeted_user=root\n[net]\nmanage=yes\nbridge=a\n",
                 "[keeper]\nmeted_user=root\n[net]\nmanage=yes\nuplink=a\n",

@@ -25,6 +25,7 @@ static void set_up(struct fixture *f, enum cpu_provider_id id)
         (void)g_strlcpy(f->cpu.tree[0].root, f->root, sizeof(f->cpu.tree[0].root));
         f->options = (struct home_options){
                 .systemd = f->systemd,
+                .wants_scope = true,
                 .scope = {.prefix = "mete",
                           .root = f->cpu.tree[0].root,
                           .state_dir = f->root,
@@ -79,6 +80,14 @@ static void test_v1(void)
         tear_down(&f, "systemd hands nothing over on cgroup v1");
 }
 
+static void test_unwanted(void)
+{
+        struct fixture f;
+        set_up(&f, CPU_CGROUP_V2);
+        f.options.wants_scope = false;
+        tear_down(&f, "as [keeper] scope=false says");
+}
+
 static void test_no_bus(void)
 {
         struct fixture f;
@@ -111,6 +120,7 @@ int main(int argc, char **argv)
         g_test_add_func("/keeper/home/other-init", test_other_init);
         g_test_add_func("/keeper/home/affinity", test_affinity);
         g_test_add_func("/keeper/home/v1", test_v1);
+        g_test_add_func("/keeper/home/unwanted", test_unwanted);
         g_test_add_func("/keeper/home/no-bus", test_no_bus);
         g_test_add_func("/keeper/home/old-groups", test_old_groups);
         return g_test_run();

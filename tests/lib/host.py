@@ -171,7 +171,7 @@ class Host:
         o = self.options
         with open(self.path("keeper.conf"), "w") as f:
             f.write(f"[keeper]\nrun_dir={self.path('keeper')}\nsocket={self.keeper_socket}\nram_dir={self.ram_dir}\n"
-                    f"cgroup_prefix={self.name}\nqemu={self.qemu}\nuid_first={self.uid_first}\nuid_count={self.uid_count}\n"
+                    f"cgroup_prefix={self.name}\nscope=false\nqemu={self.qemu}\nuid_first={self.uid_first}\nuid_count={self.uid_count}\n"
                     f"meted_user={METED_USER}\n")
             if o["cpus"]:
                 f.write(f"cpus={o['cpus']}\n")

@@ -95,7 +95,7 @@ class Keeper:
             self.scripts[name] = self.file(name, text.encode(), 0o755)
         qemu = ";".join([QEMU, f"{self.dir}/absent", *self.scripts.values()])
         self.conf = self.file("keeper.conf", f"[keeper]\nrun_dir={self.run}\nram_dir={self.ram}\n"
-                              f"cgroup_prefix={self.name}\nqemu={qemu}\nuid_first={UID_FIRST}\nuid_count={SLOTS}\n"
+                              f"cgroup_prefix={self.name}\nscope=false\nqemu={qemu}\nuid_first={UID_FIRST}\nuid_count={SLOTS}\n"
                               f"meted_user={METED_USER}\n{'cpus=' + cpus if cpus else ''}\n{extra}".encode())
         try:
             self.start()
