@@ -13,6 +13,7 @@ static const struct component machine[] = {
         {.id = "cpu:0", .kind = COMPONENT_CPU, .os_index = 0, .capacity = 1000, .owned = 1000, .healthy = true},
         {.id = "cpu:1", .kind = COMPONENT_CPU, .os_index = 1, .capacity = 1000, .owned = 1000, .healthy = true},
         {.id = "memory:node0", .kind = COMPONENT_MEMORY, .capacity = 2048L * MIB, .owned = 2048L * MIB, .healthy = true},
+        {.id = "block:images", .kind = COMPONENT_BLOCK, .capacity = 400L * MIB, .owned = 400L * MIB, .healthy = true},
 };
 /* clang-format on */
 
@@ -185,6 +186,31 @@ static void test_repaired(void)
         }
 }
 
+/* What a disk is held to is in its VMM: there is no host side to make again. */
+static void test_repaired_disk(void)
+{
+        struct world w;
+        struct err err = {0};
+        uint64_t serial;
+        struct vm_shape with_disk = shape;
+        world_init(&w, true);
+        (void)g_strlcpy(with_disk.name, "d", sizeof(with_disk.name));
+        with_disk.disk_rate = 50L * MIB;
+        g_assert_cmpint(hypervisor_vm_define(w.h, &with_disk, &err), ==, 0);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "d", 1000, &err), ==, 0);
+        drain(&w);
+        finish(&w);
+        g_assert_cmpint(hypervisor_vm_check(w.h, "d", 2000, &serial, &err), ==, 0);
+        drain(&w);
+        report(&w, 0);
+        report(&w, 0);
+        report(&w, REASON_STALE);
+        report(&w, 0);
+        report(&w, 0);
+        says(&w, "look-ram0 look-vcpu0 look-disk0 changed bind-disk0 look-disk0 repaired checked-1/1/0/0");
+        world_done(&w);
+}
+
 /* At whichever step it fails: it is said once, tried at each look, and gone when it is well again. */
 static void test_lasting(void)
 {
@@ -329,6 +355,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/checks/good", test_good);
         g_test_add_func("/checks/repaired", test_repaired);
+        g_test_add_func("/checks/repaired-disk", test_repaired_disk);
         g_test_add_func("/checks/lasting", test_lasting);
         g_test_add_func("/checks/policy", test_policy);
         g_test_add_func("/checks/unknown", test_unknown);
