@@ -181,6 +181,30 @@ static void look_at_links(struct doctor *d, const json_t *host)
                       "card");
 }
 
+static void look_at_classes(struct doctor *d, const json_t *host)
+{
+        size_t i;
+        json_t *c;
+        char text[256];
+        bool is_there = false;
+
+        json_array_foreach(json_object_get(host, "components"), i, c)
+        {
+                const char *kind = host_text(c, "kind");
+                if (strcmp(kind, "cache") != 0 && strcmp(kind, "membw") != 0)
+                        continue;
+                is_there = true;
+                (void)snprintf(text, sizeof(text), "%lld %s of %s may be leased (%s)",
+                               (long long)host_number(c, "capacity"), host_text(c, "unit"),
+                               host_text(c, "id"), host_text(c, "source"));
+                found(d, "classes of service", FINDING_OK, text);
+        }
+        if (!is_there)
+                found(d, "classes of service", FINDING_FALLBACK,
+                      "there are no kinds cache and membw: [resctrl] manage is not yes in mete.conf, or this "
+                      "kernel or CPU has no resctrl");
+}
+
 static void look_at_pages(struct doctor *d, const json_t *host)
 {
         size_t i, k;
@@ -298,6 +322,7 @@ static void look_at_daemons(struct doctor *d)
         look_at_pages(d, host);
         look_at_links(d, host);
         look_at_disks(d, host);
+        look_at_classes(d, host);
         json_array_foreach(json_object_get(host, "fallbacks"), i, fallback)
                 found(d, "in force", FINDING_FALLBACK, json_string_value(fallback));
         json_decref(host);

@@ -61,9 +61,9 @@ struct definition {
         uint32_t component; /* index of the host resource */
         int64_t amount;     /* of it, in the component's unit */
         enum virtual_kind kind;
-        int16_t slot;       /* RAM: cell; DIMM, vCPU, NIC, disk: slot; -1: no virtual side */
-        bool prepares;      /* its virtual side is prepared before its host side is activated */
-        bool exclusive;     /* nobody else may use what backs it */
+        int16_t slot;   /* RAM: cell; DIMM, vCPU, NIC, disk, part of a class of service: slot; -1: of no VM */
+        bool prepares;  /* its virtual side is prepared before its host side is activated */
+        bool exclusive; /* nobody else may use what backs it */
         int64_t page_bytes; /* memory: of huge pages of this size; 0: of ordinary ones */
         bool host_active, active;
         bool kept; /* its host side was taken over from the run before (3.21), what it contains too */

@@ -5,14 +5,14 @@
 
 /* `provided` turns true in the change that brings both the inventory and the provider of a kind. */
 const struct component_kind_row component_kinds[COMPONENT_KIND_N] = {
-        [0] = {"none",   "",                           false},
-        [COMPONENT_CPU] = {"cpu",    "thousandths of a CPU",       true },
-        [COMPONENT_MEMORY] = {"memory", "bytes",                      true },
-        [COMPONENT_CACHE] = {"cache",  "ways of a last-level cache", false},
-        [COMPONENT_MEMBW] = {"membw",  "bytes per second",           false},
-        [COMPONENT_NET] = {"net",    "bits per second",            true },
-        [COMPONENT_BLOCK] = {"block",  "bytes per second",           true },
-        [COMPONENT_DEVICE] = {"device", "functions",                  false},
+        [0] = {"none",   "",                            false},
+        [COMPONENT_CPU] = {"cpu",    "thousandths of a CPU",        true },
+        [COMPONENT_MEMORY] = {"memory", "bytes",                       true },
+        [COMPONENT_CACHE] = {"cache",  "ways of a last-level cache",  true },
+        [COMPONENT_MEMBW] = {"membw",  "percent of memory bandwidth", true },
+        [COMPONENT_NET] = {"net",    "bits per second",             true },
+        [COMPONENT_BLOCK] = {"block",  "bytes per second",            true },
+        [COMPONENT_DEVICE] = {"device", "functions",                   false},
 };
 
 enum component_kind component_kind_from_name(const char *name)
@@ -31,4 +31,9 @@ bool component_has_pages(const struct component *c, int64_t page_bytes)
                 if (c->page_bytes[i] == page_bytes)
                         return true;
         return false;
+}
+
+bool component_is_of_class(enum component_kind kind)
+{
+        return kind == COMPONENT_CACHE || kind == COMPONENT_MEMBW;
 }

@@ -14,10 +14,10 @@ enum { COMPONENT_PAGES = 4 };
 enum component_kind {
         COMPONENT_CPU = 1, /* one host CPU; unit: thousandths of it */
         COMPONENT_MEMORY,  /* memory of one NUMA node; unit: bytes */
-        COMPONENT_CACHE,
-        COMPONENT_MEMBW,
-        COMPONENT_NET,   /* a link, the same in each direction; unit: bits a second */
-        COMPONENT_BLOCK, /* a disk of the host, read and written together; unit: bytes a second */
+        COMPONENT_CACHE,   /* ways of one L3 cache */
+        COMPONENT_MEMBW,   /* memory bandwidth below one L3 cache; unit: percent of it */
+        COMPONENT_NET,     /* a link, the same in each direction; unit: bits a second */
+        COMPONENT_BLOCK,   /* a disk of the host, read and written together; unit: bytes a second */
         COMPONENT_DEVICE,
         COMPONENT_KIND_N
 };
@@ -29,6 +29,8 @@ struct component_kind_row {
 };
 extern const struct component_kind_row component_kinds[COMPONENT_KIND_N];
 
+/* Of a class of service, whose threads all run below one L3 cache? */
+bool component_is_of_class(enum component_kind kind);
 /* 0 where there is no such kind. */
 enum component_kind component_kind_from_name(const char *name);
 
@@ -39,8 +41,10 @@ struct component {
         uint32_t node;     /* NUMA node on which it sits */
         uint32_t core;     /* cpu: logical number of its core */
         uint32_t llc;      /* cpu: logical number of its last-level cache */
-        int64_t capacity;  /* in the kind's unit */
-        int64_t owned;     /* <= capacity */
+        uint32_t domain; /* cpu, cache, membw: id of the L3 cache above or of its own, plus 1; 0: not known */
+        int64_t step;    /* cache, membw: amounts are multiples of it; 0: 1 */
+        int64_t capacity; /* in the kind's unit */
+        int64_t owned;    /* <= capacity */
         /* memory: sizes of its huge pages, in bytes, ascending; 0 from where there are no more */
         int64_t page_bytes[COMPONENT_PAGES];
         bool healthy;

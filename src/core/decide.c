@@ -50,6 +50,9 @@ static void room_of(const struct entry *e, enum component_kind kind, int64_t *re
         if (kind == COMPONENT_CPU) {
                 *ret_total = s->cpus_max - s->cpus;
                 *ret_now = s->cpus_max - __builtin_popcountll(e->vm->cpu_slots);
+        } else if (component_is_of_class(kind)) {
+                *ret_total = UNITS_MAX;
+                *ret_now = __builtin_popcountll(e->vm->class_slots) < SHAPE_CLASS_SLOTS ? UNITS_MAX : 0;
         } else if (kind == COMPONENT_NET) {
                 *ret_total = s->net_bps == 0 ? 0 : s->net_max_bps ? s->net_max_bps - s->net_bps : UNITS_MAX;
                 *ret_now = *ret_total - e->vm->leased_bps;
@@ -68,8 +71,19 @@ static void room_of(const struct entry *e, enum component_kind kind, int64_t *re
         }
 }
 
-static int64_t unit_of(const struct entry *e, const struct need *need)
+/* The hardware has the same step everywhere. */
+static int64_t step_of(const struct hypervisor *h, enum component_kind kind)
 {
+        for (size_t i = 0; i < h->n_components; i++)
+                if (h->components[i].kind == kind && h->components[i].step > 0)
+                        return h->components[i].step;
+        return 1;
+}
+
+static int64_t unit_of(const struct hypervisor *h, const struct entry *e, const struct need *need)
+{
+        if (component_is_of_class(need->kind))
+                return step_of(h, need->kind);
         if (need->kind == COMPONENT_NET)
                 return NET_UNIT_BPS;
         if (need->kind == COMPONENT_BLOCK)
@@ -99,10 +113,53 @@ int check_pages(const struct hypervisor *h, int64_t page_bytes, struct err *err)
                 units_print_bytes(page_bytes, text), *sizes ? sizes : "no size");
 }
 
-static void try_need(struct hypervisor *h, const struct entry *e, const struct need *need, struct trial *t)
+/* Of whom a class of service is part, what it serves must be below one L3 cache, that of the VM's CPUs. */
+struct scope {
+        bool is_bound, is_split;
+        uint32_t domain;
+};
+
+static struct scope scope_of(const struct hypervisor *h, const struct entry *e)
+{
+        struct scope s = {0};
+        const struct request *r = &e->r;
+        for (size_t i = 0; e->vm && i < r->n_needs; i++)
+                s.is_bound = s.is_bound || component_is_of_class(r->needs[i].kind);
+        s.is_bound = s.is_bound || (e->vm && e->vm->class_slots);
+        for (const struct entry *o = s.is_bound ? h->oldest : NULL; o; o = o->newer) {
+                if (o->vm != e->vm || !request_is_live(&o->r))
+                        continue;
+                for (size_t i = 0; i < o->r.n_definitions; i++) {
+                        const struct component *c = &h->components[o->r.definitions[i].component];
+                        if (c->kind != COMPONENT_CPU && !component_is_of_class(c->kind))
+                                continue;
+                        s.is_split = s.is_split || (s.domain && s.domain != c->domain);
+                        s.domain = c->domain;
+                }
+        }
+        return s;
+}
+
+/* The components among which it is placed: where it is bound, CPUs and classes elsewhere are out of question.
+ * NULL: no memory. */
+static struct component *components_in(const struct hypervisor *h, const struct scope *s)
+{
+        struct component *all = malloc(h->n_components * sizeof(*all));
+        if (!all)
+                return NULL;
+        memcpy(all, h->components, h->n_components * sizeof(*all));
+        for (size_t i = 0; s->is_bound && i < h->n_components; i++)
+                if ((all[i].kind == COMPONENT_CPU || component_is_of_class(all[i].kind)) &&
+                    all[i].domain != s->domain)
+                        all[i].healthy = false;
+        return all;
+}
+
+static void try_need(struct hypervisor *h, const struct entry *e, const struct need *need,
+                     const struct component *components, struct trial *t)
 {
         const struct request *r = &e->r;
-        int64_t unit = unit_of(e, need);
+        int64_t unit = unit_of(h, e, need);
         int64_t room_total, room_now;
         room_of(e, need->kind, &room_total, &room_now);
         t->wanted = round_up(need->amount, unit);
@@ -113,7 +170,7 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
         t->placement = (struct placement){0};
         int64_t share = hypervisor_default_share(h);
         if (range.amount_max >= range.amount &&
-            place_need(h->ledger, h->components, h->n_components, &range, share, unit, r->start_ms, r->end_ms,
+            place_need(h->ledger, components, h->n_components, &range, share, unit, r->start_ms, r->end_ms,
                        &t->placement, NULL) <= 0)
                 t->placement = (struct placement){0};
         t->worst = OUTCOME_GRANTED;
@@ -122,7 +179,7 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
         char asked[UNITS_TEXT], have[UNITS_TEXT];
         const char *kind = component_kinds[need->kind].name;
         need_amount_print(need->kind, t->wanted, asked);
-        int64_t limit = place_limit(h->components, h->n_components, need, share, unit);
+        int64_t limit = place_limit(components, h->n_components, need, share, unit);
         struct err why = {0};
         if (check_pages(h, need_page_bytes(need), &why) < 0)
                 blocked(t, OUTCOME_NEVER, why.reason, "%s", why.sentence);
@@ -136,6 +193,10 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                         "block:%s is asked for, and this VM has no disk, or this host gives no disk "
                         "bandwidth away ([block] in mete.conf)",
                         asked);
+        else if (component_is_of_class(need->kind) && limit == 0)
+                blocked(t, OUTCOME_NEVER, REASON_UNSUPPORTED,
+                        "%s:%s is asked for, and no class of service can be had %s (mete doctor says why)",
+                        kind, asked, e->vm ? "for the L3 cache of this VM's CPUs" : "on this host");
         else if (t->wanted > room_total)
                 blocked(t, OUTCOME_NEVER, REASON_POLICY,
                         "%s:%s is asked for, and the definition of this VM lets it grow by %s", kind, asked,
@@ -205,6 +266,8 @@ static int claim(struct hypervisor *h, struct entry *e, const struct need *need,
                 if (kind == COMPONENT_CPU) {
                         d->kind = VIRTUAL_VCPU;
                         slot = take_slot(&e->vm->cpu_slots, 0, e->vm->shape.cpus_max);
+                } else if (component_is_of_class(kind)) {
+                        slot = take_slot(&e->vm->class_slots, 0, SHAPE_CLASS_SLOTS);
                 } else if (kind == COMPONENT_NET) {
                         bool is_base = r->kind == REQUEST_VM;
                         d->kind = VIRTUAL_NIC;
@@ -288,7 +351,7 @@ static int claim_base_rate(struct hypervisor *h, struct entry *e, size_t i, stru
         bool is_net = need->kind == COMPONENT_NET;
         struct placement p = {0};
         int done = place_need(h->ledger, h->components, h->n_components, need, hypervisor_default_share(h),
-                              unit_of(e, need), r->start_ms, r->end_ms, &p, err);
+                              unit_of(h, e, need), r->start_ms, r->end_ms, &p, err);
         if (done == 0) {
                 char asked[UNITS_TEXT], have[UNITS_TEXT], why[REQUEST_SENTENCE];
                 (void)snprintf(why, sizeof(why), "%s %s are not free on this host, but %s are",
@@ -363,15 +426,33 @@ int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *er
         }
         struct trial trials[NEEDS_MAX];
         const struct trial *worst = NULL;
-        bool something = true;
+        bool something = true, is_served = !e->vm;
+        for (size_t i = 0; i < r->n_needs; i++)
+                is_served = is_served || !component_is_of_class(r->needs[i].kind);
+        struct scope scope = scope_of(h, e);
+        if (!is_served) {
+                refuse(r, OUTCOME_NEVER, REASON_INVALID,
+                       "cache and membw serve other resources: ask for them together with cpu or memory");
+                return 0;
+        }
+        if (scope.is_split) {
+                refuse(r, OUTCOME_NOT_NOW, REASON_INCOMPATIBLE,
+                       "the CPUs of this VM are below more than one L3 cache, and a class of service is of "
+                       "one");
+                return 0;
+        }
+        struct component *components = components_in(h, &scope);
+        if (!components)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for the components");
         for (size_t i = 0; i < r->n_needs; i++) {
                 struct trial *t = &trials[i];
-                try_need(h, e, &r->needs[i], t);
+                try_need(h, e, &r->needs[i], components, t);
                 if (t->placement.amount_met == 0)
                         something = false;
                 if (t->worst != OUTCOME_GRANTED && (!worst || t->worst > worst->worst))
                         worst = t;
         }
+        free(components);
         if (worst && !(r->accepts_less && something)) {
                 refuse(r, worst->worst, worst->reason, worst->why);
                 return 0;

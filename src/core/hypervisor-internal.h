@@ -21,6 +21,7 @@ struct vm_entry {
         int64_t leased_bps;    /* beyond the base */
         uint64_t disk_slots;   /* parts of its disk's rate in use; 0 is its base */
         int64_t leased_disk;   /* bytes a second beyond the base */
+        uint64_t class_slots;  /* parts of its class of service in use */
         size_t live;           /* requests of applications that hold something */
         struct history history;
         struct entry *walk_first; /* activations and ways back, in the order in which they go */

@@ -39,6 +39,8 @@ void claims_release(struct hypervisor *h, struct entry *e)
                 } else if (c->kind == VIRTUAL_DISK) {
                         e->vm->disk_slots &= ~(UINT64_C(1) << c->slot);
                         e->vm->leased_disk -= c->slot > 0 ? c->amount : 0;
+                } else if (c->kind == VIRTUAL_NONE) {
+                        e->vm->class_slots &= ~(UINT64_C(1) << c->slot);
                 }
         }
 }

@@ -60,7 +60,13 @@ struct vm_shape {
         int64_t disk_max;  /* up to which leases may raise that; 0: as far as the host's disk goes */
 };
 
-enum { SHAPE_CPUS_MAX = 64, SHAPE_SLOTS_MAX = 64, SHAPE_NIC_SLOTS = 64, SHAPE_DISK_SLOTS = 64 };
+enum {
+        SHAPE_CPUS_MAX = 64,
+        SHAPE_SLOTS_MAX = 64,
+        SHAPE_NIC_SLOTS = 64,
+        SHAPE_DISK_SLOTS = 64,
+        SHAPE_CLASS_SLOTS = 64
+};
 
 enum effect_kind {
         EFFECT_PERSIST = 1, /* write the row of the request */

@@ -58,6 +58,35 @@ static const char *print_count(int64_t count, char buf[UNITS_TEXT])
         return buf;
 }
 
+static int parse_ways(const char *text, int64_t *ret, struct err *err)
+{
+        char count[UNITS_TEXT];
+        size_t n = strspn(text, "0123456789");
+        if (n > 0 && n < sizeof(count) && (strcmp(text + n, "ways") == 0 || strcmp(text + n, "way") == 0)) {
+                memcpy(count, text, n);
+                count[n] = '\0';
+                text = count;
+        }
+        return units_parse_count(text, ret, err);
+}
+
+static int parse_percent(const char *text, int64_t *ret, struct err *err)
+{
+        char count[UNITS_TEXT];
+        size_t n = strspn(text, "0123456789");
+        if (n == 0 || n >= sizeof(count) || strcmp(text + n, "%") != 0)
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.20s\" is no percentage, such as 20%%", text);
+        memcpy(count, text, n);
+        count[n] = '\0';
+        return units_parse_count(count, ret, err);
+}
+
+static const char *print_percent(int64_t percent, char buf[UNITS_TEXT])
+{
+        (void)snprintf(buf, UNITS_TEXT, "%lld%%", (long long)percent);
+        return buf;
+}
+
 /* How amounts of a kind are written. A kind that is not here is written in bytes. */
 static const struct {
         int (*parse)(const char *text, int64_t *ret, struct err *err);
@@ -67,6 +96,8 @@ static const struct {
         [COMPONENT_CPU] = {units_parse_count, print_count,       1            },
         [COMPONENT_NET] = {units_parse_rate,  units_print_rate,  NET_LEAST_BPS},
         [COMPONENT_BLOCK] = {units_parse_bytes, units_print_bytes, BLOCK_UNIT   },
+        [COMPONENT_CACHE] = {parse_ways,        print_count,       1            },
+        [COMPONENT_MEMBW] = {parse_percent,     print_percent,     1            },
 };
 
 /* How values are written, where not as shares. */

@@ -153,6 +153,8 @@ static void groups_find(struct places *p, const struct asked *a)
         size_t usable = p->n_groups;
         if (a->kind != COMPONENT_CPU && usable > PLACEMENT_NODES_MAX)
                 usable = PLACEMENT_NODES_MAX;
+        if (component_is_of_class(a->kind) && usable > 1) /* a class of service is of one L3 cache */
+                usable = 1;
         for (size_t i = 0; i < usable; i++)
                 p->available += p->group[i].units;
         if (a->kind == COMPONENT_CPU && p->available > PLACEMENT_CPUS_MAX)
@@ -210,7 +212,7 @@ static int64_t amount_of(const struct asked *a, int64_t units)
 static bool is_placed_here(enum component_kind kind)
 {
         return kind == COMPONENT_CPU || kind == COMPONENT_MEMORY || kind == COMPONENT_NET ||
-               kind == COMPONENT_BLOCK;
+               kind == COMPONENT_BLOCK || component_is_of_class(kind);
 }
 
 int place_need(const struct ledger *l, const struct component *components, size_t n, const struct need *need,

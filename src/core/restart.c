@@ -82,6 +82,8 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                 } else if (rc->kind == VIRTUAL_DISK) {
                         vm->disk_slots |= UINT64_C(1) << rc->slot;
                         vm->leased_disk += rc->slot > 0 ? rc->amount : 0;
+                } else if (rc->kind == VIRTUAL_NONE) {
+                        vm->class_slots |= UINT64_C(1) << rc->slot;
                 }
         }
         if (e->r.state == REQUEST_RELEASING) {
@@ -153,8 +155,9 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                 remembered += v->history.n;
                 if (v->history.n > h->config.finished_max || used[VIRTUAL_VCPU] != v->cpu_slots ||
                     used[VIRTUAL_DIMM] != v->memory_slots || used[VIRTUAL_NIC] != v->nic_slots ||
-                    bytes != v->leased_bytes || bps != v->leased_bps || used[VIRTUAL_DISK] != v->disk_slots ||
-                    disk != v->leased_disk || apps != v->live)
+                    used[VIRTUAL_NONE] != v->class_slots || bytes != v->leased_bytes ||
+                    bps != v->leased_bps || used[VIRTUAL_DISK] != v->disk_slots || disk != v->leased_disk ||
+                    apps != v->live)
                         return false;
         }
         for (const struct entry *k = h->kept_first; k; k = k->kept_next) {

@@ -56,6 +56,8 @@ static const struct component machine[] = {
          .healthy = true                                                                                  },
 };
 
+enum { CLASSES = 4 }; /* components that test_class() adds */
+
 static const struct hypervisor_config config = {.cpu_overcommit = 2,
                                                 .offer_ms = 1000,
                                                 .live_max = 1000,
@@ -190,7 +192,7 @@ static void sum_used(const struct request *r, void *arg)
 
 static void check(const struct world *w)
 {
-        int64_t used[G_N_ELEMENTS(machine)] = {0}, bound[G_N_ELEMENTS(machine)] = {0};
+        int64_t used[G_N_ELEMENTS(machine) + CLASSES] = {0}, bound[G_N_ELEMENTS(machine) + CLASSES] = {0};
         GHashTableIter i;
         gpointer value;
         g_assert_true(hypervisor_is_sound(w->h));
@@ -619,6 +621,78 @@ static void test_net(void)
 }
 
 /* Base memory and a lease on huge pages, which count from the same node as the others. */
+/* A class of service serves CPUs, below one L3 cache: that of the VM's own. */
+static void test_class(void)
+{
+        struct component two[G_N_ELEMENTS(machine) + CLASSES];
+        memcpy(two, machine, sizeof(machine));
+        size_t n = G_N_ELEMENTS(machine);
+        for (size_t i = 0; i < n; i++)
+                if (two[i].kind == COMPONENT_CPU)
+                        two[i].domain = two[i].node + 1;
+        for (uint32_t domain = 1; domain <= 2; domain++) {
+                two[n++] = (struct component){.id = "cache",
+                                              .kind = COMPONENT_CACHE,
+                                              .os_index = domain - 1,
+                                              .domain = domain,
+                                              .step = 2,
+                                              .capacity = 12,
+                                              .owned = 8,
+                                              .healthy = true};
+                two[n++] = (struct component){.id = "membw",
+                                              .kind = COMPONENT_MEMBW,
+                                              .os_index = domain - 1,
+                                              .domain = domain,
+                                              .step = 10,
+                                              .capacity = 100,
+                                              .owned = 90,
+                                              .healthy = true};
+        }
+        struct world w;
+        struct err err = {0};
+        uint64_t serial;
+        world_init(&w);
+        hypervisor_free(w.h);
+        w.h = hypervisor_new(&config, two, n, 0);
+        for (size_t i = 0; i < G_N_ELEMENTS(shapes); i++)
+                g_assert_cmpint(hypervisor_vm_define(w.h, &shapes[i], &err), ==, 0);
+        const struct ledger *l = hypervisor_ledger(w.h);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "n", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        uint32_t own = 0;
+        const struct request *base = hypervisor_find(w.h, "vm:n");
+        for (size_t i = 0; i < base->n_definitions; i++)
+                if (base->definitions[i].kind == VIRTUAL_VCPU)
+                        own = two[base->definitions[i].component].domain;
+        const struct request *r = get(&w, ask_for(&w, "n", "alone", "cache:2", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        g_assert_cmpint(r->reason, ==, REASON_INVALID);
+        r = get(&w, ask_for(&w, "n", "many", "cpu:1 cache:9", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        uint64_t a = ask_for(&w, "n", "a", "cpu:1 cache:3 membw:15%", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        r = get(&w, a);
+        g_assert_cmpint(r->outcome, ==, OUTCOME_GRANTED);
+        g_assert_cmpint(r->met[1], ==, 4); /* rounded up to what the hardware does */
+        g_assert_cmpint(r->met[2], ==, 20);
+        uint64_t slots = 0;
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                g_assert_cmpint(two[r->definitions[i].component].domain, ==, own);
+                if (r->definitions[i].kind == VIRTUAL_NONE)
+                        slots |= UINT64_C(1) << r->definitions[i].slot;
+        }
+        g_assert_cmpint(slots, ==, 3);
+        g_assert_true(hypervisor_is_sound(w.h));
+        g_assert_cmpint(hypervisor_release(w.h, "vm:n/a", "released", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        for (uint32_t i = G_N_ELEMENTS(machine); i < n; i++)
+                g_assert_cmpint(ledger_claimed(l, i), ==, 0);
+        g_assert_true(hypervisor_is_sound(w.h));
+        world_done(&w);
+}
+
 static void test_pages(void)
 {
         struct world w;
@@ -1992,6 +2066,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/refusals", test_refusals);
         g_test_add_func("/hypervisor/net", test_net);
         g_test_add_func("/hypervisor/disk", test_disk);
+        g_test_add_func("/hypervisor/class", test_class);
         g_test_add_func("/hypervisor/pages", test_pages);
         g_test_add_func("/hypervisor/shapes", test_shapes);
         g_test_add_func("/hypervisor/counter-offer", test_counter_offer);

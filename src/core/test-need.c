@@ -86,6 +86,16 @@ static void test_parse(void)
         g_assert_cmpint(n.kind, ==, COMPONENT_BLOCK);
         g_assert_cmpint(n.amount, ==, 50 << 20);
         g_assert_cmpstr(need_print(&n, text), ==, "block:50M..1536M");
+        n = parsed("cache:2ways");
+        g_assert_cmpint(n.kind, ==, COMPONENT_CACHE);
+        g_assert_cmpint(n.amount, ==, 2);
+        g_assert_cmpstr(need_print(&n, text), ==, "cache:2");
+        n = parsed("cache:1..4");
+        g_assert_cmpint(n.amount_max, ==, 4);
+        n = parsed("membw:20%..40%");
+        g_assert_cmpint(n.kind, ==, COMPONENT_MEMBW);
+        g_assert_cmpint(n.amount, ==, 20);
+        g_assert_cmpstr(need_print(&n, text), ==, "membw:20%..40%");
 
         n = parsed("memory:9007199254740991");
         g_assert_cmpint(n.amount, ==, UNITS_MAX - 1);
@@ -98,8 +108,16 @@ static void test_refuse(void)
         refused(":2", REASON_INVALID, "kind is a word");
         refused("CPU:2", REASON_INVALID, "kind is a word");
         refused("gpu:1", REASON_UNSUPPORTED,
-                "there is no kind \"gpu\"; what can be asked for here: cpu, memory, net, block");
+                "there is no kind \"gpu\"; what can be asked for here: cpu, memory, cache, membw, net, "
+                "block");
         refused("none:1", REASON_UNSUPPORTED, "no kind \"none\"");
+        refused("cache:0", REASON_INVALID, "at least 1");
+        refused("cache:2M", REASON_INVALID, "whole number");
+        refused("cache:waysways", REASON_INVALID, "whole number");
+        refused("membw:20", REASON_INVALID, "percentage");
+        refused("membw:%", REASON_INVALID, "percentage");
+        refused("membw:20%%", REASON_INVALID, "percentage");
+        refused("membw:30%..20%", REASON_INVALID, "range");
         refused("device:1", REASON_UNSUPPORTED, "nothing provides the kind \"device\"");
         refused("block:65535", REASON_INVALID, "at least 64K");
         refused("net:63999", REASON_INVALID, "at least 64K");
@@ -335,7 +353,7 @@ static void test_check(void)
         g_assert_cmpint(need_check(&n, &err), <, 0);
         n.kind = COMPONENT_KIND_N;
         g_assert_cmpint(need_check(&n, &err), <, 0);
-        n.kind = COMPONENT_CACHE;
+        n.kind = COMPONENT_DEVICE;
         g_assert_cmpint(need_check(&n, &err), <, 0);
         g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
         n = parsed("cpu:1,exclusive");

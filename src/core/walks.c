@@ -33,7 +33,7 @@ static const char *done_event(enum phase p, bool is_back)
 void item_text(const struct hypervisor *h, const struct definition *d, char *ret, size_t size)
 {
         const char *host = h->components[d->component].id;
-        if (d->kind == VIRTUAL_NONE)
+        if (d->kind == VIRTUAL_NONE) /* its id says its kind */
                 (void)snprintf(ret, size, "%s", host);
         else
                 (void)snprintf(ret, size, "%s %d on %s", virtual_kind_name(d->kind), (int)d->slot, host);

@@ -310,6 +310,38 @@ int inventory_add_disk(struct inventory *inv, const char *name, int64_t bytes_pe
         return add(inv, &c, err);
 }
 
+int inventory_add_domain(struct inventory *inv, uint32_t domain, const struct cpulist *cpus, int64_t ways,
+                         int64_t rest_ways, int64_t ways_step, int64_t membw_step, struct err *err)
+{
+        struct component c = {.os_index = domain, .domain = domain + 1, .healthy = true};
+        for (size_t i = 0; i < inv->n; i++) {
+                struct component *cpu = &inv->components[i];
+                if (cpu->kind != COMPONENT_CPU || !cpulist_has(cpus, cpu->os_index))
+                        continue;
+                cpu->domain = domain + 1;
+                c.node = cpu->node;
+                c.llc = cpu->llc;
+        }
+        int r = 0;
+        if (ways > rest_ways) {
+                c.kind = COMPONENT_CACHE;
+                c.capacity = ways;
+                c.step = ways_step;
+                c.owned = (ways - rest_ways) / ways_step * ways_step;
+                (void)snprintf(c.id, sizeof(c.id), "cache:%" PRIu32, domain);
+                r = add(inv, &c, err);
+        }
+        if (r == 0 && membw_step > 0) {
+                c.kind = COMPONENT_MEMBW;
+                c.capacity = 100;
+                c.step = membw_step;
+                c.owned = (100 - membw_step) / membw_step * membw_step;
+                (void)snprintf(c.id, sizeof(c.id), "membw:%" PRIu32, domain);
+                r = add(inv, &c, err);
+        }
+        return r;
+}
+
 int inventory_add_missing(struct inventory *inv, const char *id, struct err *err)
 {
         struct component c = {0};
@@ -321,6 +353,13 @@ int inventory_add_missing(struct inventory *inv, const char *id, struct err *err
                 c.kind = COMPONENT_MEMORY;
                 c.node = c.os_index;
                 (void)snprintf(again, sizeof(again), "memory:node%" PRIu32, c.os_index);
+        }
+        if (sscanf(id, "cache:%" SCNu32, &c.os_index) == 1) { /* NOLINT(cert-err34-c) */
+                c.kind = COMPONENT_CACHE;
+                (void)snprintf(again, sizeof(again), "cache:%" PRIu32, c.os_index);
+        } else if (sscanf(id, "membw:%" SCNu32, &c.os_index) == 1) { /* NOLINT(cert-err34-c) */
+                c.kind = COMPONENT_MEMBW;
+                (void)snprintf(again, sizeof(again), "membw:%" PRIu32, c.os_index);
         }
         if (strncmp(id, "net:", 4) == 0 && is_link_name(id + 4)) {
                 c.kind = COMPONENT_NET;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include "base/err.h"
 #include "core/component.h"
+#include "host/cpulist.h"
 
 enum inventory_source { INVENTORY_LIVE = 1, INVENTORY_XML, INVENTORY_SYNTHETIC, INVENTORY_SOURCE_N };
 
@@ -41,6 +42,11 @@ int inventory_add_link(struct inventory *inv, const char *name, int64_t rate_bps
 /* A disk of which so much may be given away, read and written together. Behind the others. REASON_INVALID: no
  * name, or too slow. */
 int inventory_add_disk(struct inventory *inv, const char *name, int64_t bytes_per_s, struct err *err);
+/* What can be given away below one L3 cache (host/resctrl.h), which these CPUs have: of ways all but
+ * `rest_ways`, and of memory bandwidth, in percent, all but a step for each of everybody else. 0 ways or
+ * step: there is none. */
+int inventory_add_domain(struct inventory *inv, uint32_t domain, const struct cpulist *cpus, int64_t ways,
+                         int64_t rest_ways, int64_t ways_step, int64_t membw_step, struct err *err);
 /* A component that the machine had once ("cpu:5", "memory:node1", "net:eth0"), behind the others: not
  * healthy, of no capacity, but with a name, so that what is claimed of it still stands in the books.
  * REASON_INVALID: no name of a component. */

@@ -128,9 +128,9 @@ static void test_xml(void)
 
 static void test_missing(void)
 {
-        static const char *const wrong[] = {"",        "cpu:",     "cpu:-1",
-                                            "cpu:01",  "cpu:1x",   "cpu:99999999999",
-                                            "cache:0", "memory:1", "memory:node"};
+        static const char *const wrong[] = {"",         "cpu:",     "cpu:-1",
+                                            "cpu:01",   "cpu:1x",   "cpu:99999999999",
+                                            "cache:00", "memory:1", "memory:node"};
         struct inventory inv =
                 read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, GIB, 0});
         struct err err = {0};
@@ -198,6 +198,32 @@ static void test_disk(void)
         inventory_done(&inv);
 }
 
+static void test_domain(void)
+{
+        struct inventory inv =
+                read_ok((struct inventory_options){INVENTORY_SYNTHETIC, two_nodes, NULL, GIB, 0});
+        struct err err = {0};
+        struct cpulist cpus = {0};
+        size_t n = inv.n;
+        g_assert_true(cpulist_add(&cpus, inv.components[1].os_index));
+        g_assert_cmpint(inventory_add_domain(&inv, 3, &cpus, 11, 2, 2, 10, &err), ==, 0);
+        g_assert_cmpuint(inv.n, ==, n + 2);
+        g_assert_cmpuint(inv.components[1].domain, ==, 4);
+        g_assert_cmpuint(inv.components[0].domain, ==, 0);
+        const struct component *cache = &inv.components[n], *membw = &inv.components[n + 1];
+        g_assert_cmpstr(cache->id, ==, "cache:3");
+        g_assert_cmpint(cache->owned, ==, 8); /* whole steps of what is not left to everybody else */
+        g_assert_cmpuint(cache->domain, ==, 4);
+        g_assert_cmpstr(membw->id, ==, "membw:3");
+        g_assert_cmpint(membw->owned, ==, 90);
+        g_assert_cmpint(inventory_add_domain(&inv, 4, &cpus, 0, 1, 1, 0, &err), ==, 0);
+        g_assert_cmpuint(inv.n, ==, n + 2);
+        g_assert_cmpint(inventory_add_missing(&inv, "cache:7", &err), ==, 0);
+        g_assert_false(inv.components[n + 2].healthy);
+        g_assert_cmpint(inventory_add_missing(&inv, "membw:07", &err), <, 0);
+        inventory_done(&inv);
+}
+
 static void test_live(void)
 {
         struct inventory inv = read_ok((struct inventory_options){INVENTORY_LIVE, NULL, NULL, 0, 0});
@@ -219,6 +245,7 @@ int main(int argc, char **argv)
         g_test_add_func("/inventory/missing", test_missing);
         g_test_add_func("/inventory/link", test_link);
         g_test_add_func("/inventory/disk", test_disk);
+        g_test_add_func("/inventory/domain", test_domain);
         g_test_add_func("/inventory/live", test_live);
         return g_test_run();
 }

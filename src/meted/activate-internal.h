@@ -69,11 +69,12 @@ void vmm_hang_up(struct machine *v);
 step_fn host_activate, host_deactivate;
 step_fn vcpu_activate, vcpu_deactivate, vcpu_bind, vcpu_unbind, vcpu_finalise;
 step_fn dimm_activate, dimm_deactivate, dimm_finalise;
+step_fn class_bind, class_unbind, class_finalise;
 step_fn nic_activate, nic_deactivate, nic_finalise;
 step_fn disk_bind, disk_unbind, disk_finalise;
 /* Is the host side still what was granted? Other reports than REASON_STALE and REASON_NOT_FOUND: nobody
  * knows. */
-step_fn vcpu_look, memory_look, nic_look, disk_look;
+step_fn vcpu_look, memory_look, nic_look, disk_look, class_look;
 
 /* Where the host has several nodes, memory lies on the one that it was granted on. */
 bool host_has_nodes(const struct meted *m);

@@ -17,15 +17,22 @@ static const struct component *host_of(const struct step *s)
 
 static enum api_host_kind host_kind(const struct step *s)
 {
-        enum component_kind kind = host_of(s)->kind;
-        return kind == COMPONENT_CPU   ? API_HOST_KIND_CPU
-               : kind == COMPONENT_NET ? API_HOST_KIND_NET
-                                       : API_HOST_KIND_MEMORY;
+        static const enum api_host_kind rows[COMPONENT_KIND_N] = {
+                [COMPONENT_CPU] = API_HOST_KIND_CPU,     [COMPONENT_MEMORY] = API_HOST_KIND_MEMORY,
+                [COMPONENT_NET] = API_HOST_KIND_NET,     [COMPONENT_CACHE] = API_HOST_KIND_CACHE,
+                [COMPONENT_MEMBW] = API_HOST_KIND_MEMBW,
+        };
+        return rows[host_of(s)->kind];
 }
 
+/* What has no virtual side is called as its host side is. */
 static void item_name(const struct step *s, char *ret, size_t size)
 {
-        (void)snprintf(ret, size, "%s%d", virtual_kind_name(step_item(s)->kind), (int)step_item(s)->slot);
+        enum virtual_kind kind = step_item(s)->kind;
+        (void)snprintf(ret, size, "%s%d",
+                       kind == VIRTUAL_NONE ? component_kinds[host_of(s)->kind].name
+                                            : virtual_kind_name(kind),
+                       (int)step_item(s)->slot);
 }
 
 static const struct vm_cpu *vcpu_of(const struct step *s)
@@ -89,6 +96,12 @@ void host_activate(struct step *s)
                 p->has_ceiling_milli = true;
                 p->ceiling_milli = ceiling_of(s);
                 p->has_exclusive = p->exclusive = step_item(s)->exclusive;
+        } else if (step_item(s)->kind == VIRTUAL_NONE) {
+                p->has_domain = true;
+                p->domain = c->os_index;
+                p->has_ways = p->kind == API_HOST_KIND_CACHE;
+                p->has_percent = p->kind == API_HOST_KIND_MEMBW;
+                p->ways = p->percent = step_item(s)->amount;
         } else if (p->kind == API_HOST_KIND_NET) {
                 const struct api_vm_definition *d = &s->v->definition;
                 p->has_rate_bps = true;
@@ -540,6 +553,49 @@ void disk_finalise(struct step *s)
                 vm_disk_look(s->v->vm, PLUG_MS, on_disk_seen, s);
 }
 
+/* ---- parts of the VM's class of service ---- */
+
+void class_bind(struct step *s)
+{
+        item_call(s, API_KEEPER_HOST_BIND, 0, on_held);
+}
+
+/* The class goes, and with it the threads back to everybody's. */
+void class_unbind(struct step *s)
+{
+        step_done(s, NULL);
+}
+
+static void on_class_read(void *arg, const json_t *result, const struct err *err)
+{
+        struct step *s = arg;
+        struct api_keeper_live *live = g_new0(struct api_keeper_live, 1);
+        struct err bad = {0};
+        if (!err && api_keeper_live_parse(result, live, &bad))
+                err = &bad;
+        bool is_cache = !s->is_dropped && host_of(s)->kind == COMPONENT_CACHE;
+        int64_t part = is_cache ? live->ways : live->percent,
+                all = is_cache ? live->vm_ways : live->vm_percent;
+        if (!err && !s->is_dropped && (part != step_item(s)->amount || all < part)) {
+                (void)err_set(&bad, REASON_STALE, EPROTO,
+                              "%" PRId64 " of %" PRId64 " are held where %" PRId64 " were granted", part, all,
+                              step_item(s)->amount);
+                err = &bad;
+        }
+        if (!err && !s->is_dropped)
+                (void)snprintf(s->detail, sizeof(s->detail),
+                               "%" PRId64 "%s of %s of the VM's class, which has %" PRId64
+                               ", read back from %s",
+                               part, is_cache ? " ways" : "%", host_of(s)->id, all, live->held_by);
+        g_free(live);
+        step_done(s, err);
+}
+
+void class_finalise(struct step *s)
+{
+        item_call(s, API_KEEPER_HOST_READ, 0, on_class_read);
+}
+
 /* ---- looked at again ---- */
 
 /* Not while nobody is attached: which thread a vCPU is, the VMM alone says. A component that is gone has been
@@ -591,4 +647,10 @@ void disk_look(struct step *s)
 {
         if (is_to_look(s))
                 disk_finalise(s);
+}
+
+void class_look(struct step *s)
+{
+        if (is_to_look(s))
+                class_finalise(s);
 }

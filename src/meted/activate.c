@@ -17,22 +17,25 @@ enum { ADOPT_RETRY_MS = 2000, HURRY_MS = 200, FAULT_POLL_MS = 10 };
 static const struct {
         step_fn *up, *back;
 } item_steps[VIRTUAL_KIND_N][PHASE_N] = {
+        [VIRTUAL_NONE] = {[PHASE_HOST] = {host_activate, host_deactivate},
+                          [PHASE_BIND] = {class_bind, class_unbind},
+                          [PHASE_FINALISE] = {class_finalise, NULL}},
         [VIRTUAL_RAM] = {[PHASE_PREPARE] = {vmm_prepare, vmm_unprepare},
-                         [PHASE_HOST] = {host_activate, host_deactivate},
-                         [PHASE_VIRTUAL] = {vmm_activate, vmm_deactivate},
-                         [PHASE_FINALISE] = {vmm_finalise, NULL}},
+                          [PHASE_HOST] = {host_activate, host_deactivate},
+                          [PHASE_VIRTUAL] = {vmm_activate, vmm_deactivate},
+                          [PHASE_FINALISE] = {vmm_finalise, NULL}},
         [VIRTUAL_DIMM] = {[PHASE_PREPARE] = {dimm_prepare, dimm_deactivate},
-                         [PHASE_HOST] = {host_activate, host_deactivate},
-                         [PHASE_VIRTUAL] = {dimm_activate, dimm_deactivate},
-                         [PHASE_FINALISE] = {dimm_finalise, NULL}},
+                          [PHASE_HOST] = {host_activate, host_deactivate},
+                          [PHASE_VIRTUAL] = {dimm_activate, dimm_deactivate},
+                          [PHASE_FINALISE] = {dimm_finalise, NULL}},
         [VIRTUAL_VCPU] = {[PHASE_HOST] = {host_activate, host_deactivate},
-                         [PHASE_VIRTUAL] = {vcpu_activate, vcpu_deactivate},
-                         [PHASE_BIND] = {vcpu_bind, vcpu_unbind},
-                         [PHASE_FINALISE] = {vcpu_finalise, NULL}},
+                          [PHASE_VIRTUAL] = {vcpu_activate, vcpu_deactivate},
+                          [PHASE_BIND] = {vcpu_bind, vcpu_unbind},
+                          [PHASE_FINALISE] = {vcpu_finalise, NULL}},
         [VIRTUAL_NIC] = {[PHASE_HOST] = {host_activate, host_deactivate},
-                         [PHASE_VIRTUAL] = {nic_activate, nic_deactivate},
-                         [PHASE_FINALISE] = {nic_finalise, NULL}},
-        [VIRTUAL_DISK] = {[PHASE_BIND] = {disk_bind, disk_unbind},         [PHASE_FINALISE] = {disk_finalise, NULL}          },
+                          [PHASE_VIRTUAL] = {nic_activate, nic_deactivate},
+                          [PHASE_FINALISE] = {nic_finalise, NULL}},
+        [VIRTUAL_DISK] = {[PHASE_BIND] = {disk_bind, disk_unbind}, [PHASE_FINALISE] = {disk_finalise, NULL}         },
 };
 
 /* The consumer is the VM, or the guest in it. */
@@ -44,11 +47,9 @@ static const struct {
 };
 
 /* What has none here cannot be read back. */
-static step_fn *const looks[VIRTUAL_KIND_N] = {[VIRTUAL_RAM] = memory_look,
-                                               [VIRTUAL_DIMM] = memory_look,
-                                               [VIRTUAL_VCPU] = vcpu_look,
-                                               [VIRTUAL_NIC] = nic_look,
-                                               [VIRTUAL_DISK] = disk_look};
+static step_fn *const looks[VIRTUAL_KIND_N] = {
+        [VIRTUAL_RAM] = memory_look, [VIRTUAL_DIMM] = memory_look, [VIRTUAL_VCPU] = vcpu_look,
+        [VIRTUAL_NIC] = nic_look,    [VIRTUAL_DISK] = disk_look,   [VIRTUAL_NONE] = class_look};
 
 static void look_at_nothing(struct step *s)
 {

@@ -3,15 +3,18 @@
 #include <errno.h>
 #include <getopt.h>
 #include <glib-unix.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/notify.h"
+#include "host/resctrl.h"
 #include "meted/activate.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
@@ -57,6 +60,12 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[
                         ret[n++], 128,
                         "disks are held to their rates by their VMMs (throttle groups), not by io.max of "
                         "the kernel");
+        if (*m->resctrl_fallback && n < 8)
+                (void)snprintf(ret[n++], 128, "%.126s", m->resctrl_fallback);
+        if (m->config.manages_resctrl && k && !k->has_resctrl && n < 8)
+                (void)snprintf(ret[n++], 128,
+                               "mete-keeper makes no classes of service: leases of cache and membw "
+                               "fail");
         for (size_t i = 0; k && i < k->n_fallbacks && n < 8; i++)
                 (void)snprintf(ret[n++], 128, "%s", k->fallbacks[i]);
         for (size_t i = 0; v && i < v->definition.n_fallbacks && n < 8; i++) {
@@ -240,6 +249,46 @@ static void on_housekeeping(void *arg)
 
 /* ---- start ---- */
 
+enum { L3 = 3 };
+
+/* Which CPUs are below which L3 cache, and what of it may be given away. A made-up tree says the former
+ * itself. */
+static int add_domains(struct meted *m, struct err *err)
+{
+        static struct resctrl_host h;
+        static struct cpulist below[CPULIST_MAX];
+        struct statfs fs = {0};
+        char sysfs[256] = "/sys";
+        const char *root = *m->config.resctrl ? m->config.resctrl : NULL;
+        if (root && statfs(root, &fs) < 0)
+                return err_set(err, REASON_INVALID, errno, "[resctrl] path %.100s: %s", root,
+                               strerror(errno));
+        struct resctrl_options o = {.prefix = "mete", .state_dir = "/nonexistent", .root = root};
+        o.is_fake = root && fs.f_type != RDTGROUP_SUPER_MAGIC;
+        if (o.is_fake)
+                (void)snprintf(sysfs, sizeof(sysfs), "%s/sys", root);
+        int bad = resctrl_host_init(&h, &o, err);
+        (void)snprintf(m->resctrl_fallback, sizeof(m->resctrl_fallback), "%s",
+                       bad         ? ""
+                       : o.is_fake ? "resctrl is a made-up tree: cache and membw are not enforced"
+                                   : h.cache_fallback);
+        size_t n = m->inventory.n;
+        for (size_t i = 0; !bad && *h.root && i < n; i++) {
+                const struct component *c = &m->inventory.components[i];
+                struct cpulist one = {0}, ids = {0};
+                if (c->kind == COMPONENT_CPU && cpulist_add(&one, c->os_index) &&
+                    resctrl_ids_of(sysfs, &one, L3, &ids, NULL) == 0)
+                        (void)cpulist_add(&below[cpulist_next(&ids, 0)], c->os_index);
+        }
+        uint32_t free_ways = h.level == L3 ? h.full_mask & ~h.shared_mask : 0;
+        for (uint32_t id = 0; !bad && id < CPULIST_MAX; id++)
+                if (cpulist_count(&below[id]) > 0)
+                        bad = inventory_add_domain(&m->inventory, id, &below[id],
+                                                   __builtin_popcount(free_ways), h.least_ways, h.least_ways,
+                                                   h.membw_least, err);
+        return bad;
+}
+
 static int read_inventory(struct meted *m, struct err *err)
 {
         const char *source = m->config.source;
@@ -260,6 +309,8 @@ static int read_inventory(struct meted *m, struct err *err)
                                "source: must be live, xml:PATH or synthetic:TEXT");
         }
         int bad = inventory_read(&o, &m->inventory, err);
+        if (!bad && m->config.manages_resctrl && (bad = add_domains(m, err)))
+                inventory_done(&m->inventory);
         if (!bad && m->config.manages_net &&
             (bad = inventory_add_link(&m->inventory, m->config.uplink, m->config.link_bps, err)))
                 inventory_done(&m->inventory);

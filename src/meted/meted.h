@@ -57,6 +57,7 @@ struct counters {
 struct meted {
         struct config config;
         struct inventory inventory;
+        char resctrl_fallback[160]; /* "" where nothing lacks, or nothing is wanted */
         struct api_qemu_probe probe;
         struct store *store;
         struct hypervisor *hv;

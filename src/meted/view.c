@@ -51,11 +51,13 @@ static void one_component(const struct meted *m, size_t i, struct api_component 
                 c->free = 0;
         for (size_t k = 0; k < COMPONENT_PAGES && from->page_bytes[k]; k++)
                 c->page_bytes[c->n_page_bytes++] = from->page_bytes[k];
-        c->has_source = from->kind == COMPONENT_NET || from->kind == COMPONENT_BLOCK;
+        c->has_source = from->kind == COMPONENT_NET || from->kind == COMPONENT_BLOCK ||
+                        component_is_of_class(from->kind);
         if (c->has_source)
                 (void)snprintf(c->source, sizeof(c->source), "%s",
-                               from->kind == COMPONENT_NET ? "[net] rate in mete.conf, less a fiftieth"
-                                                           : "[block] rate in mete.conf");
+                               from->kind == COMPONENT_NET     ? "[net] rate in mete.conf, less a fiftieth"
+                               : from->kind == COMPONENT_BLOCK ? "[block] rate in mete.conf"
+                                                               : "resctrl, less what everybody else keeps");
 }
 
 static size_t components_out(const struct meted *m, struct api_component *to, size_t max)

@@ -110,7 +110,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 class Host:
     def __init__(self, cpus=None, memory="4G", cpu_overcommit=1, offer="5s", source="live", qemu=None, build=None,
-                 meted_env=None, extra="", keep=False, title="testhost", vms=UID_COUNT, net=None, huge=None):
+                 meted_env=None, extra="", keep=False, title="testhost", vms=UID_COUNT, net=None, huge=None, tree=None):
         self.build = os.path.join(ROOT, build or os.environ.get("METE_BUILD") or "build/debug")
         self.release = os.path.join(ROOT, os.environ.get("METE_RELEASE") or "build/release")
         self.qemu = qemu or os.environ.get("METE_QEMU") or "/usr/bin/qemu-system-x86_64"
@@ -119,6 +119,7 @@ class Host:
         self.extra = extra
         self.huge = huge  # a Huge (huge.py): memory may be on huge pages
         self.net = net  # a Network (netns.py): the keeper and its VMMs live in it
+        self.tree = tree  # a MadeUpTree (resctrl.py): classes of service, none of which has an effect
         self.keep = keep or bool(os.environ.get("METE_KEEP"))
         self.meted_env = dict(meted_env or {})
         self.keeper = self.meted = None
@@ -179,12 +180,16 @@ class Host:
                 f.write(self.huge.config())
             if self.net:
                 f.write(self.net.config())
+            if self.tree:
+                f.write(self.tree.config())
         with open(self.path("mete.conf"), "w") as f:
             f.write(f"[meted]\nname={o['title']}\nstate_dir={self.path('state')}\nrun_dir={self.path('run')}\n"
                     f"socket={self.socket}\nsocket_mode=0666\n[keeper]\nsocket={self.keeper_socket}\n"
                     f"[host]\nsource={o['source']}\nmemory={o['memory']}\ncpu_overcommit={o['cpu_overcommit']}\n")
             if o["cpus"]:
                 f.write(f"cpus={o['cpus']}\n")
+            if self.tree:
+                f.write(self.tree.config())
             if self.net:
                 f.write(f"[net]\nmanage=yes\nnetwork=lan\nuplink=up0\nrate={self.net.rate}\n")
             f.write(f"[vm]\nqemu={self.qemu}\nimage_dir={self.path('images')}\n[limits]\noffer={o['offer']}\n")

@@ -20,6 +20,7 @@ from huge import CannotRun as NoHugePages
 from huge import Huge, pools
 from monitor import disk_limits
 from netns import CannotRun, Network
+from resctrl import MadeUpTree
 
 FAULT_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
 
@@ -31,6 +32,7 @@ UP = {
            "finalise ram", "finalise vcpu"],
     "net": ["host nic", "virtual nic", "confirm guest", "finalise nic"],
     "disk": ["bind disk", "confirm guest", "finalise disk"],
+    "class": ["host none", "bind none", "finalise none"],
 }
 BACK = {
     "cpu": ["back confirm guest", "back bind vcpu", "back virtual vcpu", "back host vcpu"],
@@ -39,13 +41,15 @@ BACK = {
            "back host ram", "back prepare ram"],
     "net": ["back virtual nic", "back host nic"],
     "disk": ["back confirm guest", "back bind disk"],
+    "class": ["back bind none", "back host none"],
 }
 # A VM that is stopped by its guest: kept, then reclaimed for another one or taken over by its next start.
 LAZY = ["back confirm vm", "back bind vcpu", "back virtual vcpu", "back virtual ram"]
 RECLAIM = ["back host vcpu", "back host ram", "back prepare ram"]
 TAKE_OVER = ["prepare ram", "virtual ram", "virtual vcpu", "bind vcpu", "confirm vm", "finalise ram", "finalise vcpu"]
 NEEDS = {"cpu": ["cpu:1,share>=0.5"], "memory": ["memory:128M"], "net": ["net:100M"], "huge": ["memory:128M,page=2M"],
-         "disk": ["block:100M"]}
+         "disk": ["block:100M"],
+         "cache": ["cpu:1", "cache:2"], "membw": ["cpu:1", "membw:20%"]}
 FAULTS = ["error", "late", "die", "meted", "keeper"]
 tried = {"cases": 0}
 
@@ -190,6 +194,7 @@ class Rig:
             "groups": self.groups(names),
             "network": self.net.state() if self.net else None,
             "huge": self.huge(),
+            "classes": self.host.tree.state() if self.host.tree else None,
             "running": pid is not None,
             "maps": maps,
             "memory": {name: blocks for name, blocks in files.items() if blocks},
@@ -470,6 +475,19 @@ def test_machine(rig, step, fault):
 
 
 # The whole way of the card alone and beside a vCPU; and of the VM, whose other steps test_machine has.
+@pytest.fixture(scope="module")
+def class_rig():
+    """With a made-up resctrl tree, nothing of which has an effect: all of it is compared."""
+    with MadeUpTree(cpus=range(256)) as tree, Host(memory="2G", extra="retry=100ms\n", tree=tree) as host:
+        yield Rig(host)
+
+
+@pytest.mark.parametrize("kind", ["cache", "membw"])
+@pytest.mark.parametrize("step,fault", cases(UP["class"] + BACK["class"], FAULTS + ["vmm"]))
+def test_class(class_rig, kind, step, fault):
+    class_rig.lease(NEEDS[kind], step, fault)
+
+
 @pytest.mark.parametrize("step,fault", cases(UP["net"] + BACK["net"], FAULTS + ["vmm"]))
 def test_net(net_rig, step, fault):
     net_rig.lease(NEEDS["net"], step, fault)
