@@ -113,6 +113,14 @@ int check_pages(const struct hypervisor *h, int64_t page_bytes, struct err *err)
                 units_print_bytes(page_bytes, text), *sizes ? sizes : "no size");
 }
 
+static bool has_classes(const struct hypervisor *h)
+{
+        for (size_t i = 0; i < h->n_components; i++)
+                if (component_is_of_class(h->components[i].kind) && h->components[i].healthy)
+                        return true;
+        return false;
+}
+
 /* Of whom a class of service is part, what it serves must be below one L3 cache, that of the VM's CPUs. */
 struct scope {
         bool is_bound, is_split;
@@ -430,7 +438,7 @@ int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *er
         for (size_t i = 0; i < r->n_needs; i++)
                 is_served = is_served || !component_is_of_class(r->needs[i].kind);
         struct scope scope = scope_of(h, e);
-        if (!is_served) {
+        if (!is_served && has_classes(h)) { /* else it is unsupported, as below */
                 refuse(r, OUTCOME_NEVER, REASON_INVALID,
                        "cache and membw serve other resources: ask for them together with cpu or memory");
                 return 0;

@@ -621,6 +621,26 @@ static void test_net(void)
 }
 
 /* Base memory and a lease on huge pages, which count from the same node as the others. */
+/* On a host that has none of it, it is unsupported, alone or not. */
+static void test_no_class(void)
+{
+        static const char *const asked[] = {"cache:2", "membw:20%", "cpu:1 cache:2", "cpu:1 membw:20%"};
+        struct world w;
+        struct err err = {0};
+        world_init(&w);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "n", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        for (size_t i = 0; i < G_N_ELEMENTS(asked); i++) {
+                const char id[] = {(char)('a' + i), '\0'};
+                const struct request *r =
+                        get(&w, ask_for(&w, "n", id, asked[i], false, 0, LEDGER_OPEN, NULL));
+                g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+                g_assert_cmpint(r->reason, ==, REASON_UNSUPPORTED);
+        }
+        world_done(&w);
+}
+
 /* A class of service serves CPUs, below one L3 cache: that of the VM's own. */
 static void test_class(void)
 {
@@ -2067,6 +2087,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/net", test_net);
         g_test_add_func("/hypervisor/disk", test_disk);
         g_test_add_func("/hypervisor/class", test_class);
+        g_test_add_func("/hypervisor/no-class", test_no_class);
         g_test_add_func("/hypervisor/pages", test_pages);
         g_test_add_func("/hypervisor/shapes", test_shapes);
         g_test_add_func("/hypervisor/counter-offer", test_counter_offer);
