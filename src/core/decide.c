@@ -61,7 +61,8 @@ static void room_of(const struct entry *e, enum component_kind kind, int64_t *re
         } else if (kind == COMPONENT_BLOCK) {
                 *ret_total = s->disk_rate == 0 ? 0 : s->disk_max ? s->disk_max - s->disk_rate : UNITS_MAX;
                 *ret_now = *ret_total - e->vm->leased_disk;
-                if (__builtin_popcountll(e->vm->disk_slots) >= SHAPE_DISK_SLOTS)
+                /* Without its base part, it was started before the host held disks. */
+                if (!(e->vm->disk_slots & 1) || __builtin_popcountll(e->vm->disk_slots) >= SHAPE_DISK_SLOTS)
                         *ret_now = 0;
         } else {
                 *ret_total = s->memory_max_bytes - s->memory_bytes;
@@ -123,8 +124,8 @@ static bool has_classes(const struct hypervisor *h)
 
 /* Of whom a class of service is part, what it serves must be below one L3 cache, that of the VM's CPUs. */
 struct scope {
-        bool is_bound, is_split;
-        uint32_t domain;
+        bool is_bound, is_known, is_split;
+        uint32_t domain; /* 0: a CPU of which nobody knows the cache */
 };
 
 static struct scope scope_of(const struct hypervisor *h, const struct entry *e)
@@ -141,7 +142,8 @@ static struct scope scope_of(const struct hypervisor *h, const struct entry *e)
                         const struct component *c = &h->components[o->r.definitions[i].component];
                         if (c->kind != COMPONENT_CPU && !component_is_of_class(c->kind))
                                 continue;
-                        s.is_split = s.is_split || (s.domain && s.domain != c->domain);
+                        s.is_split = s.is_split || (s.is_known && s.domain != c->domain);
+                        s.is_known = true;
                         s.domain = c->domain;
                 }
         }
@@ -174,7 +176,7 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
         int64_t most = round_up(need->amount_max, unit);
         struct need range = *need;
         range.amount = need->kind == COMPONENT_NET ? NET_LEAST_BPS : unit;
-        range.amount_max = most < room_now ? most : room_now;
+        range.amount_max = most < room_now ? most : room_now / unit * unit;
         t->placement = (struct placement){0};
         int64_t share = hypervisor_default_share(h);
         if (range.amount_max >= range.amount &&
@@ -200,6 +202,11 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                 blocked(t, OUTCOME_NEVER, REASON_UNSUPPORTED,
                         "block:%s is asked for, and this VM has no disk, or this host gives no disk "
                         "bandwidth away ([block] in mete.conf)",
+                        asked);
+        else if (need->kind == COMPONENT_BLOCK && e->vm && !(e->vm->disk_slots & 1))
+                blocked(t, OUTCOME_NEVER, REASON_UNSUPPORTED,
+                        "block:%s is asked for, and the disk of this VM is held to a rate only from its next "
+                        "start on",
                         asked);
         else if (component_is_of_class(need->kind) && limit == 0)
                 blocked(t, OUTCOME_NEVER, REASON_UNSUPPORTED,

@@ -718,11 +718,13 @@ static void test_pages(void)
         struct world w;
         uint64_t serial;
         struct err err = {0};
-        const int64_t sizes[COMPONENT_PAGES] = {2 * MIB}, none[COMPONENT_PAGES] = {0};
+        const int64_t sizes[COMPONENT_PAGES] = {2 * MIB}, larger[COMPONENT_PAGES] = {2 * MIB, 1024 * MIB},
+                      none[COMPONENT_PAGES] = {0};
         struct vm_shape s = shapes[1];
         world_init(&w);
         (void)snprintf(s.name, sizeof(s.name), "huge");
         s.page_bytes = 2 * MIB;
+        s.memory_max_bytes = 1792 * MIB; /* room to grow for one page of 1G, and half of another */
         g_assert_cmpint(hypervisor_vm_fits(w.h, &s, &err), <, 0);
         g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
         g_assert_nonnull(
@@ -755,6 +757,14 @@ static void test_pages(void)
         g_assert_cmpint(r->reason, ==, REASON_UNSUPPORTED);
         g_assert_nonnull(strstr(r->sentence, "it has huge pages of: 2M"));
         g_assert_cmpint(hypervisor_release(w.h, "vm:huge/a", "released", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        hypervisor_set_pages(w.h, larger);
+        a = ask_for(&w, "huge", "c", "memory:1G..2G,page=1G", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, a)->outcome, ==, OUTCOME_GRANTED);
+        g_assert_cmpint(get(&w, a)->met[0], ==, 1024 * MIB);
+        g_assert_cmpint(hypervisor_release(w.h, "vm:huge/c", "released", w.now, &serial, &err), ==, 0);
         turn(&w);
         work_all(&w);
         /* The keeper has no hugetlbfs any more: what is granted stays, a start is refused. */

@@ -193,10 +193,15 @@ static int pool_open(const struct memory_host *h, int node, int64_t page_bytes, 
         int r = locate(h, node, page_bytes, p, err);
         if (r < 0)
                 return r;
-        p->lock_fd = open(p->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (p->lock_fd < 0)
+        if (access(p->dir, F_OK) < 0)
                 return err_set(err, REASON_NOT_FOUND, errno, "there are no pages of %jd KiB on node %d (%s)",
                                (intmax_t)(page_bytes / 1024), node, strerror(errno));
+        /* Not the pool's own folder, which anyone may open, and so lock for ever. */
+        char path[CGROUPFS_PATH];
+        (void)snprintf(path, sizeof(path), "%s/lock-%s", h->state_dir, p->file);
+        p->lock_fd = open(path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (p->lock_fd < 0)
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
         while ((r = flock(p->lock_fd, LOCK_EX)) < 0 && errno == EINTR)
                 ;
         if (r < 0)

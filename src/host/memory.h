@@ -41,7 +41,7 @@ int memory_host_init(struct memory_host *h, const struct memory_options *o, stru
  * A pool is a page size on a node. What a VM holds is always added to the pool, never taken out of what an
  * operator put there, and what is given back is exactly what was added. A file a pool, in state_dir, says who
  * holds how many, and which change is under way; it is written before the pool is changed, so a crash is
- * settled by the next call. The pool's folder is locked meanwhile (flock). Without nodes there is one pool a
+ * settled by the next call. A file beside it is locked meanwhile (flock). Without nodes there is one pool a
  * size, as node 0. */
 
 struct memory_holder {

@@ -190,7 +190,7 @@ const char *need_text_print(const struct api_need *need, char buf[NEED_TEXT])
                 append(buf, ",%s", p->name);
                 if (p->has_word)
                         append(buf, "%s%s", api_relation_name(p->relation), p->word);
-                else if (p->has_value && id != 0)
+                else if (p->has_value && id != 0 && !parameter_rows[id].flag)
                         append(buf, "%s%s", api_relation_name(p->relation),
                                need_value_print(id, p->value, value));
                 else if (p->has_value)

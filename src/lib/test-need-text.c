@@ -139,6 +139,17 @@ static void test_round_trip(void)
         }
 }
 
+/* A host may send a value where ours never does. */
+static void test_a_flag_with_a_value(void)
+{
+        struct api_need n;
+        char text[NEED_TEXT];
+        parse_ok("cpu:1,exclusive", &n);
+        n.parameters[0].has_value = true;
+        n.parameters[0].value = 1;
+        g_assert_cmpstr(need_text_print(&n, text), ==, "cpu:1,exclusive=1");
+}
+
 /* A host may send more than fits. */
 static void test_print_is_bounded(void)
 {
@@ -166,6 +177,7 @@ int main(int argc, char **argv)
         g_test_add_func("/lib/need-text/malformed", test_malformed);
         g_test_add_func("/lib/need-text/too-long", test_too_long);
         g_test_add_func("/lib/need-text/round-trip", test_round_trip);
+        g_test_add_func("/lib/need-text/a-flag-with-a-value", test_a_flag_with_a_value);
         g_test_add_func("/lib/need-text/print-is-bounded", test_print_is_bounded);
         return g_test_run();
 }

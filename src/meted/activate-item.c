@@ -489,7 +489,7 @@ static struct disk_sum disk_sum_of(const struct step *s)
 static int64_t disk_iops(const struct step *s, int64_t bytes_per_s)
 {
         const struct config *c = &s->v->m->config;
-        if (!c->disk_iops)
+        if (!c->disk_iops || bytes_per_s == 0)
                 return 0;
         int64_t iops = bytes_per_s / BLOCK_UNIT * c->disk_iops / (c->disk_rate / BLOCK_UNIT);
         return iops > 0 ? iops : 1;

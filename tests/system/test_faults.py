@@ -96,15 +96,15 @@ class Rig:
     def arm(self, step, fault):
         assert not os.path.exists(self.file) and not os.path.exists(self.file + ".held")
         word = fault if fault in ("error", "late", "die") else "hold"
+        self.armed = f"{step} {word}"
         with open(self.file + ".new", "w") as f:
-            f.write(f"{step} {word}\n")
+            f.write(self.armed + "\n")
         os.chmod(self.file + ".new", 0o644)
         os.rename(self.file + ".new", self.file)
 
     def strike(self, fault):
         """Waits until the fault is met, and does what it asks of us."""
-        wait_for(f"the step of {open(self.file).read().strip() if os.path.exists(self.file) else 'the fault'} is met",
-                 lambda: not os.path.exists(self.file), 60)
+        wait_for(f"the step of {self.armed} is met", lambda: not os.path.exists(self.file), 60)
         if fault == "die":
             assert self.host.meted.wait(30) == -signal.SIGKILL
             self.host.start_meted()
