@@ -8,6 +8,7 @@
 Everything is under one temporary directory; cgroups and RAM files carry the same name. Leaving the block ends every
 process that was started (by its id), and removes all of it, whatever went wrong in between.
 """
+import fcntl
 import glob
 import http.client
 import json
@@ -56,12 +57,14 @@ def build_image():
     out = os.path.join(ROOT, "build/guest")
     os.makedirs(out, exist_ok=True)
     programs = [os.path.join(out, name) for name in ("sock", "pages", "net-send")]
-    for program in programs:
-        source = os.path.join(ROOT, "tests/guest", os.path.basename(program) + ".c")
-        subprocess.run(["gcc", "-static", "-O1", "-D_GNU_SOURCE", "-o", program, source], check=True)
-    subprocess.run([os.path.join(ROOT, "tests/guest/build-image"), "--build", release, "--name", "test",
-                    *[word for p in programs for word in ("--add-file", f"{p}:/usr/bin/{os.path.basename(p)}")],
-                    "--add-file", f"{release}/bench/bench-guest:/usr/bin/bench-guest"], check=True)
+    with open(os.path.join(out, ".lock"), "w") as lock:  # `check` has two runs of tests side by side
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for program in programs:
+            source = os.path.join(ROOT, "tests/guest", os.path.basename(program) + ".c")
+            subprocess.run(["gcc", "-static", "-O1", "-D_GNU_SOURCE", "-o", program, source], check=True)
+        subprocess.run([os.path.join(ROOT, "tests/guest/build-image"), "--build", release, "--name", "test",
+                        *[word for p in programs for word in ("--add-file", f"{p}:/usr/bin/{os.path.basename(p)}")],
+                        "--add-file", f"{release}/bench/bench-guest:/usr/bin/bench-guest"], check=True)
 
 
 def take_uids(count):
