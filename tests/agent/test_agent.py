@@ -990,8 +990,7 @@ def test_held_as_long_as_the_lease_lasts(world, how):
     assert world.held()["cgroup.procs"] == str(child.process.pid)
     if how == "ended":
         world.host.notify("ended", {"request": "r1", "reason": "policy", "sentence": "over"})
-        wait_for("one is left", lambda: world.held()["cpuset.cpus"] == "2-3")
-        assert world.held()["memory.min"] == str(MEMORY)
+        wait_for("one is left", lambda: [world.held()[f] for f in ("cpuset.cpus", "memory.min")] == ["2-3", str(MEMORY)])
     elif how == "exit":
         child.kill()
         assert {world.host.expect("release")["params"]["request"] for _ in range(2)} == {"r1", "r2"}

@@ -85,23 +85,3 @@ def test_memory_that_was_moved_to_another_node_is_noticed(nested, before):
     assert status != 0 and f"some of it lies on node {1 - node}" in text, text
     assert "CHANGED" in nested.mete("doctor")[1]
     ended(nested, before, vm)
-
-
-def test_fewer_contiguous_pages_than_the_books_say(nested, before):
-    """The administrator takes most of both nodes: the ledger has the bytes, the kernel has not the pages. The start fails,
-    says so, and leaves what he took."""
-    for n in 0, 1:
-        nested.check(f"cd /sys/devices/system/node/node{n}; free=$(grep MemFree meminfo | tr -s ' ' | cut -d' ' -f4); "
-                     f"echo $((free / {KIB} - 128)) >hugepages/hugepages-{KIB}kB/nr_hugepages")
-    taken = pools(nested)
-    try:
-        nested.mete_check("vm", "create", "big", "--cpus=1", "--memory=768M", "--share=0.1", "--page=2M", "--kernel=payload.elf")
-        status, text = nested.mete("vm", "start", "big")
-        assert status != 0 and "the kernel found" in text, text
-        assert pools(nested) == taken
-        assert nested.mete_json("vm", "show", "big")["state"] == "stopped"
-        nested.mete_check("vm", "delete", "big")
-    finally:
-        for n in 0, 1:
-            nested.check(f"echo {before[n][0]} >/sys/devices/system/node/node{n}/hugepages/hugepages-{KIB}kB/nr_hugepages")
-    assert pools(nested) == before
