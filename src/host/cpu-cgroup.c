@@ -252,11 +252,15 @@ static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, con
 static int start_delegated(const struct cpu_host *h, const struct cpulist *all, struct err *err)
 {
         char dir[CGROUPFS_PATH], text[CPULIST_TEXT], had[CPULIST_TEXT];
-        struct cpulist have;
+        struct cpulist have, lacking = *all, online;
         int r = cpu_group_read_set(cpu_group_path(h, 0, "", dir), "cpuset.cpus.effective", &have, err);
         if (r < 0)
                 return r;
-        if (!cpulist_is_within(all, &have))
+        /* One that went off line is nobody's, and comes back by itself. */
+        cpulist_remove(&lacking, &have);
+        if (cpu_group_read_set(h->tree[0].root, "cpuset.cpus.effective", &online, NULL) < 0)
+                online = lacking;
+        if (cpulist_has_common(&lacking, &online))
                 return err_set(
                         err, REASON_INVALID, EPERM,
                         "%s may use the CPUs %.40s only, and VMs shall have %.40s: change AllowedCPUs= "

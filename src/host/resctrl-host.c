@@ -246,7 +246,7 @@ int resctrl_enter(const struct resctrl_host *h, const char *vm, pid_t pid, struc
         int r = resctrl_tree_open(&t, h, true, err);
         if (r < 0)
                 return r;
-        (void)snprintf(name, sizeof(name), "%s-%s", h->prefix, vm);
+        (void)snprintf(name, sizeof(name), "%s@%s", h->prefix, vm);
         r = resctrl_tree_find(&t, name) ? enter(&t, name, pid, err)
                                         : err_set(err, REASON_NOT_FOUND, ENOENT,
                                                   "VM %s has no resctrl group: activate it first", vm);
@@ -302,7 +302,7 @@ int resctrl_read(const struct resctrl_host *h, const char *vm, struct resctrl_re
         if (r < 0)
                 return r;
         if (vm)
-                (void)snprintf(name, sizeof(name), "%s-%s", h->prefix, vm);
+                (void)snprintf(name, sizeof(name), "%s@%s", h->prefix, vm);
         const struct resctrl_group *g = resctrl_tree_find(&t, name);
         if (!g) {
                 resctrl_tree_close(&t);

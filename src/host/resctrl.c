@@ -21,7 +21,7 @@
 
 static const char *name_of(const struct resctrl_host *h, const char *vm, char buf[128])
 {
-        (void)snprintf(buf, 128, "%s-%s", h->prefix, vm);
+        (void)snprintf(buf, 128, "%s@%s", h->prefix, vm);
         return buf;
 }
 
@@ -208,7 +208,7 @@ static uint32_t taken(const struct change *c, uint32_t id)
         size_t prefix = strlen(c->h->prefix);
         for (size_t i = 1; i < c->tree.n; i++) {
                 const struct resctrl_group *g = c->tree.groups[i];
-                bool is_ours = strncmp(g->name, c->h->prefix, prefix) == 0 && g->name[prefix] == '-' &&
+                bool is_ours = strncmp(g->name, c->h->prefix, prefix) == 0 && g->name[prefix] == '@' &&
                                (resctrl_book_find(&c->book, g->name + prefix + 1) ||
                                 strcmp(g->name + prefix + 1, c->claim.vm) == 0);
                 if (!is_ours)
@@ -384,7 +384,7 @@ static int find_unknown(const struct resctrl_host *h, bool (*is_known)(const cha
                         r = str_copy(vm, 64, c->old.claims[i].vm);
         for (size_t i = 1; r == 0 && i < c->tree.n; i++) {
                 const char *name = c->tree.groups[i]->name;
-                if (strncmp(name, h->prefix, prefix) == 0 && name[prefix] == '-' &&
+                if (strncmp(name, h->prefix, prefix) == 0 && name[prefix] == '@' &&
                     str_is_name(name + prefix + 1) && !is_known(name + prefix + 1, arg))
                         r = str_copy(vm, 64, name + prefix + 1);
         }

@@ -2,7 +2,7 @@
 /* host/resctrl.h - ways of a last-level cache, and memory bandwidth, held for VMs by the kernel's resctrl
  * (Documentation/arch/x86/resctrl.rst).
  *
- * One group a VM, PREFIX-VM, made when it is first given something. Where ways are given, the VM's mask is
+ * One group a VM, PREFIX@VM, made when it is first given something. Where ways are given, the VM's mask is
  * disjoint from that of every other group, of others' groups too, and from the bits which the hardware
  * shares. They are taken from the default group, whose schemata is made narrower and is exactly as before
  * when the last VM has gone. On caches where it was given nothing, a VM has what the default group has. A VM
@@ -31,7 +31,7 @@
 struct resctrl_host {
         char root[CGROUPFS_ROOT];
         char state_dir[CGROUPFS_ROOT];
-        char prefix[32];
+        char prefix[64];
         int level;                        /* 3 or 2: whose ways are given away; 0: `cache` is not there */
         uint32_t full_mask;               /* all ways of one cache */
         uint32_t shared_mask;             /* which devices may use, too: never given away */

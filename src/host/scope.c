@@ -152,12 +152,15 @@ static int get(struct talk *t, const char *path, const char *interface, const ch
 
 /* ---- the holder ---- */
 
+/* Until it is told that it keeps a scope it is on a leash, which ends with whoever started it: it would
+ * otherwise outlive him for nothing. */
 void scope_hold(void)
 {
+        char said;
         (void)setsid();
         (void)prctl(PR_SET_NAME, SCOPE_HOLDER);
         (void)signal(SIGTERM, SIG_DFL);
-        if (chdir("/") < 0)
+        if (chdir("/") < 0 || read(STDIN_FILENO, &said, 1) != 1)
                 _exit(1);
         for (;;)
                 (void)pause();
@@ -181,21 +184,38 @@ static void holder_end(struct scope *s)
         (void)waitid(P_PIDFD, (id_t)s->holder_fd, &(siginfo_t){0}, WEXITED); /* none of ours: -ECHILD */
         (void)close(s->holder_fd);
         s->holder_fd = -1;
+        if (s->leash_fd >= 0)
+                (void)close(s->leash_fd);
+        s->leash_fd = -1;
+}
+
+static void holder_let_loose(struct scope *s)
+{
+        if (s->leash_fd < 0)
+                return;
+        (void)write(s->leash_fd, "", 1);
+        (void)close(s->leash_fd);
+        s->leash_fd = -1;
 }
 
 static int holder_start(const struct scope_options *o, struct scope *s, struct err *err)
 {
         GError *e = NULL;
         GPid pid = 0;
-        if (!g_spawn_async(NULL, (char **)(uintptr_t)o->holder, NULL,
-                           G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL |
-                                   G_SPAWN_STDERR_TO_DEV_NULL,
-                           NULL, NULL, &pid, &e)) {
+        if (!g_spawn_async_with_pipes(NULL, (char **)(uintptr_t)o->holder, NULL,
+                                      G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL |
+                                              G_SPAWN_STDERR_TO_DEV_NULL | G_SPAWN_CLOEXEC_PIPES,
+                                      NULL, NULL, &pid, &s->leash_fd, NULL, NULL, &e)) {
                 int r = err_set(err, REASON_INTERNAL, EIO, "%s: %s", o->holder[0], e->message);
                 g_error_free(e);
                 return r;
         }
-        return holder_watch(s, pid, err);
+        int r = holder_watch(s, pid, err);
+        if (r < 0) { /* without its leash it ends */
+                (void)close(s->leash_fd);
+                s->leash_fd = -1;
+        }
+        return r;
 }
 
 static const char *dir_of(const struct scope_options *o, const char *path, char buf[CGROUPFS_PATH])
@@ -403,8 +423,7 @@ static int settle(const struct scope_options *o, struct scope *s, struct err *er
         return r < 0 ? r : 0;
 }
 
-/* The scope of before, where nobody can be asked. */
-static bool find_noted(const struct scope_options *o, struct scope *s)
+bool scope_find(const struct scope_options *o, char ret_path[SCOPE_PATH])
 {
         char path[SCOPE_PATH * 2], dir[CGROUPFS_PATH], events[256];
         if (cgroupfs_read(o->state_dir, NOTE, path, sizeof(path), NULL) < 0 ||
@@ -412,7 +431,22 @@ static bool find_noted(const struct scope_options *o, struct scope *s)
             cgroupfs_read(dir_of(o, path, dir), "cgroup.events", events, sizeof(events), NULL) < 0 ||
             !strstr(events, "populated 1"))
                 return false;
-        return STR_COPY(s->path, path);
+        return str_copy(ret_path, SCOPE_PATH, path);
+}
+
+int scope_take(const struct scope_options *o, struct scope *ret, struct err *err)
+{
+        struct scope s = SCOPE_NONE;
+        if (!scope_find(o, s.path))
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "there is no scope of before");
+        int r = adopt(o, &s, err);
+        if (r < 0) {
+                holder_end(&s);
+                return r;
+        }
+        holder_let_loose(&s);
+        *ret = s;
+        return 0;
 }
 
 static void talk_done(struct talk *t)
@@ -430,7 +464,7 @@ static void talk_done(struct talk *t)
 int scope_start(const struct scope_options *o, struct scope *ret, struct err *err)
 {
         struct talk t = {.o = o};
-        struct scope s = {.holder_fd = -1};
+        struct scope s = SCOPE_NONE;
         int r = scope_name(o->prefix, t.slice, t.name, err);
         if (r < 0)
                 return r;
@@ -444,7 +478,7 @@ int scope_start(const struct scope_options *o, struct scope *ret, struct err *er
         r = ask(&t, &s, err);
         if (r == -EPROTO || r == -ETIMEDOUT) { /* no answer, or no */
                 holder_end(&s);
-                r = find_noted(o, &s) ? 0 : r;
+                r = scope_find(o, s.path) ? 0 : r;
                 s.is_made = false;
         }
         g_source_destroy(deadline);
@@ -462,6 +496,7 @@ int scope_start(const struct scope_options *o, struct scope *ret, struct err *er
                 holder_end(&s);
                 return r;
         }
+        holder_let_loose(&s);
         *ret = s;
         return 0;
 }

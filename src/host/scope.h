@@ -34,9 +34,12 @@ struct scope_options {
 struct scope {
         char path[SCOPE_PATH]; /* below the root */
         int holder_fd;         /* a pidfd, readable once the holder has ended; -1: no scope */
+        int leash_fd;          /* of a holder that is in no scope yet: it ends with this; -1: of none */
         pid_t holder;
         bool is_made; /* by this process; else it was there */
 };
+
+#define SCOPE_NONE {.holder_fd = -1, .leash_fd = -1}
 
 /* PREFIX.slice and PREFIX-vms.scope, slashes of the prefix as dashes: so systemd nests slices, too. */
 int scope_name(const char *prefix, char ret_slice[SCOPE_PATH], char ret_scope[SCOPE_PATH], struct err *err);
@@ -46,6 +49,10 @@ int scope_name(const char *prefix, char ret_slice[SCOPE_PATH], char ret_scope[SC
  * -EBUSY: the one of before is being stopped and has not ended yet, or it cannot be kept: this is to be tried
  * again. Any other error: there is none, and VMs must lie elsewhere. */
 int scope_start(const struct scope_options *o, struct scope *ret, struct err *err);
+/* Where the note says that the one of before is, with something running in it. */
+bool scope_find(const struct scope_options *o, char ret_path[SCOPE_PATH]);
+/* Takes the one that scope_find() finds, and asks nobody. Errors as for scope_start(). */
+int scope_take(const struct scope_options *o, struct scope *ret, struct err *err);
 /* is_empty: no VM is left, and the scope goes; else it stays with what is in it. Idempotent. */
 void scope_done(struct scope *s, const struct scope_options *o, bool is_empty);
 

@@ -171,9 +171,9 @@ static void test_give_and_take(void)
         for (int again = 0; again < 2; again++)
                 ok(give(&t, "a", 4, "0-1", 25, "0", &err), &err);
         /* Low, as the uppermost is shared with devices and stays with the default group. */
-        is(&t, "mete-a/schemata", "MB:0=30;1=100\nL3:0=f;1=f");
+        is(&t, "mete@a/schemata", "MB:0=30;1=100\nL3:0=f;1=f");
         is(&t, "schemata", "MB:0=70;1=100\nL3:0=ff0;1=ff0");
-        is(&t, "mete-a/mode", "exclusive");
+        is(&t, "mete@a/mode", "exclusive");
         g_assert_cmpint(resctrl_verify(&t.host, "a", getpid(), &err), ==, 1); /* it has not entered */
         for (int again = 0; again < 2; again++)
                 ok(resctrl_enter(&t.host, "a", getpid(), &err), &err);
@@ -181,12 +181,12 @@ static void test_give_and_take(void)
 
         /* One cache only: on the other it has what the default group has, and follows it. */
         ok(give(&t, "b", 3, "1", 0, "", &err), &err);
-        is(&t, "mete-b/schemata", "MB:0=70;1=100\nL3:0=ff0;1=70");
+        is(&t, "mete@b/schemata", "MB:0=70;1=100\nL3:0=ff0;1=70");
         is(&t, "schemata", "MB:0=70;1=100\nL3:0=ff0;1=f80");
-        is(&t, "mete-b/mode", "shareable");
+        is(&t, "mete@b/mode", "shareable");
         ok(give(&t, "c", 1, "0", 30, "0-1", &err), &err); /* two: fewer the hardware does not take */
-        is(&t, "mete-c/schemata", "MB:0=30;1=30\nL3:0=30;1=f80");
-        is(&t, "mete-b/schemata", "MB:0=40;1=70\nL3:0=fc0;1=70");
+        is(&t, "mete@c/schemata", "MB:0=30;1=30\nL3:0=30;1=f80");
+        is(&t, "mete@b/schemata", "MB:0=40;1=70\nL3:0=fc0;1=70");
         is(&t, "schemata", "MB:0=40;1=70\nL3:0=fc0;1=f80");
         for (const char *const *vm = (const char *const[]){"a", "b", "c", NULL}; *vm; vm++)
                 ok(resctrl_verify(&t.host, *vm, 0, &err), &err);
@@ -194,19 +194,19 @@ static void test_give_and_take(void)
         /* a goes: its ways are not beside the default group's while others are between. */
         for (int again = 0; again < 2; again++)
                 ok(resctrl_deactivate(&t.host, "a", &err), &err);
-        g_assert_false(is_there(&t, "mete-a"));
+        g_assert_false(is_there(&t, "mete@a"));
         is(&t, "schemata", "MB:0=70;1=70\nL3:0=fc0;1=f80");
-        is(&t, "mete-b/schemata", "MB:0=70;1=70\nL3:0=fc0;1=70");
+        is(&t, "mete@b/schemata", "MB:0=70;1=70\nL3:0=fc0;1=70");
         ok(resctrl_deactivate(&t.host, "c", &err), &err);
         is(&t, "schemata", "MB:0=100;1=100\nL3:0=fff;1=f80");
         /* What was not asked for again is given up; ways that serve stay. */
         ok(give(&t, "b", 3, "1", 50, "1", &err), &err);
-        is(&t, "mete-b/schemata", "MB:0=100;1=50\nL3:0=fff;1=70");
+        is(&t, "mete@b/schemata", "MB:0=100;1=50\nL3:0=fff;1=70");
         ok(give(&t, "b", 6, "0-1", 0, "", &err), &err);
-        is(&t, "mete-b/schemata", "MB:0=100;1=100\nL3:0=3f;1=3f");
-        is(&t, "mete-b/mode", "exclusive");
+        is(&t, "mete@b/schemata", "MB:0=100;1=100\nL3:0=3f;1=3f");
+        is(&t, "mete@b/mode", "exclusive");
         ok(give(&t, "b", 2, "0", 0, "", &err), &err);
-        is(&t, "mete-b/mode", "shareable");
+        is(&t, "mete@b/mode", "shareable");
         ok(resctrl_deactivate(&t.host, "b", &err), &err);
         same(&t, before);
         ok(resctrl_deactivate(&t.host, "b", &err), &err);
@@ -233,7 +233,7 @@ static void test_others(void)
         same(&t, before);
         t.host.n_groups = 5;
         ok(give(&t, "a", 3, "0-1", 0, "", &err), &err);
-        is(&t, "mete-a/schemata", "L3CODE:0=700;1=700\nL3DATA:0=700;1=700\nMB:0=100;1=100");
+        is(&t, "mete@a/schemata", "L3CODE:0=700;1=700\nL3DATA:0=700;1=700\nMB:0=100;1=100");
         is(&t, "schemata", "L3CODE:0=ff;1=ff\nL3DATA:0=ff;1=ff\nMB:0=100;1=100");
         /* Shrunk by an operator meanwhile: that stays, and is not widened at the end. */
         put(&t, "schemata", "L3CODE:0=f0;1=ff\nL3DATA:0=ff;1=ff\nMB:0=100;1=100\n");
@@ -372,12 +372,12 @@ static void test_crash(void)
                 g_autofree char *after = picture(&t);
                 /* Backwards from the end: each earlier step not yet done. */
                 if (nth > 1)
-                        put(&t, "mete-a/mode", "shareable\n");
+                        put(&t, "mete@a/mode", "shareable\n");
                 if (nth > 2)
                         put(&t, "schemata", "MB:0=90;1=100\nL3:0=fff;1=ffc\n");
                 if (nth > 3)
-                        put(&t, "mete-a/schemata", plain);
-                g_autofree char *group = g_build_filename(t.root, "mete-a", NULL);
+                        put(&t, "mete@a/schemata", plain);
+                g_autofree char *group = g_build_filename(t.root, "mete@a", NULL);
                 if (nth > 4)
                         ok(cgroupfs_remove(group, true, &err), &err);
                 if (nth < 6) {
@@ -405,10 +405,10 @@ static void test_sweep(void)
         ok(give(&t, "a", 3, "0", 0, "", &err), &err);
         g_autofree char *before = picture(&t);
         ok(give(&t, "b", 3, "0-1", 0, "", &err), &err);
-        put(&t, "mete-c/schemata", plain); /* its claim was dropped already */
+        put(&t, "mete@c/schemata", plain); /* its claim was dropped already */
         put(&t, "meteor/schemata", plain);
         ok(resctrl_sweep(&t.host, is_a, NULL, &err), &err);
-        g_assert_false(is_there(&t, "mete-c"));
+        g_assert_false(is_there(&t, "mete@c"));
         g_assert_true(is_there(&t, "meteor"));
         g_autofree char *meteor = g_build_filename(t.root, "meteor", NULL);
         ok(cgroupfs_remove(meteor, true, &err), &err);
@@ -424,9 +424,9 @@ static void test_behind_our_back(void)
         static const struct {
                 const char *path, *text, *what;
         } rows[] = {
-                {"mete-a/schemata", "MB:0=30;1=100\nL3:0=1e;1=f\n",    "1e"       },
-                {"mete-a/schemata", "MB:0=50;1=100\nL3:0=f;1=f\n",     "50"       },
-                {"mete-a/mode",     "shareable\n",                     "shareable"},
+                {"mete@a/schemata", "MB:0=30;1=100\nL3:0=1e;1=f\n",    "1e"       },
+                {"mete@a/schemata", "MB:0=50;1=100\nL3:0=f;1=f\n",     "50"       },
+                {"mete@a/mode",     "shareable\n",                     "shareable"},
                 {"schemata",        "MB:0=70;1=100\nL3:0=ff8;1=ff0\n", "default"  },
                 {"schemata",        "MB:0=80;1=100\nL3:0=ff0;1=ff0\n", "default"  },
         };
@@ -456,8 +456,8 @@ static void test_behind_our_back(void)
         g_assert_nonnull(strstr(err.sentence, "operator"));
         ok(give(&t, "a", 4, "0", 0, "", &err), &err); /* it gets others */
         ok(resctrl_verify(&t.host, "a", 0, &err), &err);
-        is(&t, "mete-a/schemata", "MB:0=100;1=100\nL3:0=780;1=fff");
-        g_autofree char *group = g_build_filename(t.root, "mete-a", NULL);
+        is(&t, "mete@a/schemata", "MB:0=100;1=100\nL3:0=780;1=fff");
+        g_autofree char *group = g_build_filename(t.root, "mete@a", NULL);
         ok(cgroupfs_remove(group, true, &err), &err);
         g_assert_cmpint(resctrl_verify(&t.host, "a", 0, &err), ==, 1);
         g_assert_nonnull(strstr(err.sentence, "gone"));
@@ -471,10 +471,10 @@ static void test_read(void)
         struct resctrl_reading now;
         set_up(&t, plain);
         ok(give(&t, "a", 4, "0", 30, "1", &err), &err);
-        put(&t, "mete-a/mon_data/mon_L3_00/llc_occupancy", "16711680\n");
-        put(&t, "mete-a/mon_data/mon_L3_00/mbm_total_bytes", "123456789012\n");
-        put(&t, "mete-a/mon_data/mon_L3_00/mbm_local_bytes", "Unavailable\n");
-        put(&t, "mete-a/mon_data/mon_L3_01/llc_occupancy", "Error\n");
+        put(&t, "mete@a/mon_data/mon_L3_00/llc_occupancy", "16711680\n");
+        put(&t, "mete@a/mon_data/mon_L3_00/mbm_total_bytes", "123456789012\n");
+        put(&t, "mete@a/mon_data/mon_L3_00/mbm_local_bytes", "Unavailable\n");
+        put(&t, "mete@a/mon_data/mon_L3_01/llc_occupancy", "Error\n");
         ok(resctrl_read(&t.host, "a", &now, &err), &err);
         g_assert_cmpuint(now.n, ==, 2);
         g_assert_cmpint(now.at[0].occupancy_bytes, ==, 16711680);
@@ -668,7 +668,7 @@ static void test_real(void)
         ok(resctrl_deactivate(&h, "a", &err), &err);
         g_assert_true(g_file_get_contents(path, &after, NULL, NULL));
         g_assert_cmpstr(before, ==, after);
-        g_assert_false(is_there(&t, "mete-test-a"));
+        g_assert_false(is_there(&t, "mete-test@a"));
         g_rmdir(dir);
 }
 

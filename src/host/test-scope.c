@@ -11,6 +11,7 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define UNIT_PATH "/org/freedesktop/systemd1/unit/m_2dvms_2escope"
@@ -491,9 +492,15 @@ static void test_noted(void)
         scope_done(&s, &f.options, false);
         (void)kill(s.holder, SIGKILL);
 
+        g_assert_cmpint(scope_take(&f.options, &s, &err), ==, 0);
+        g_assert_true(is_alive(&s));
+        scope_done(&s, &f.options, false);
+        (void)kill(s.holder, SIGKILL);
+
         /* Nobody in it: it is systemd's to remove. And no path of anybody else's. */
         put(f.dir, "cgroup.events", "populated 0\nfrozen 0\n");
         g_assert_cmpint(scope_start(&f.options, &s, &err), ==, -ETIMEDOUT);
+        g_assert_cmpint(scope_take(&f.options, &s, &err), ==, -ENOENT);
         put(f.dir, "cgroup.events", "populated 1\nfrozen 0\n");
         put(f.state, "scope", "../m.slice/m-vms.scope");
         g_assert_cmpint(scope_start(&f.options, &s, &err), ==, -ETIMEDOUT);
@@ -544,12 +551,26 @@ static void test_bus(void)
         tear_down(&f);
 }
 
+/* Who started it dies before it keeps a scope. */
+static void test_leash(void)
+{
+        GPid pid;
+        int leash, status;
+        g_assert_true(g_spawn_async_with_pipes(NULL, (char **)(uintptr_t)holder, NULL,
+                                               G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_CLOEXEC_PIPES, NULL, NULL,
+                                               &pid, &leash, NULL, NULL, NULL));
+        (void)close(leash);
+        g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+        g_assert_true(WIFEXITED(status));
+}
+
 int main(int argc, char **argv)
 {
         if (argc == 2 && strcmp(argv[1], "--hold") == 0)
                 scope_hold();
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/host/scope/name", test_name);
+        g_test_add_func("/host/scope/leash", test_leash);
         g_autofree char *daemon = g_find_program_in_path("dbus-daemon");
         if (daemon) {
                 bus = g_test_dbus_new(G_TEST_DBUS_NONE);

@@ -216,7 +216,7 @@ static void publish(struct classes *c, int r, const struct err *why)
 
 static void publish_change(struct classes *c)
 {
-        if (c->is_ready)
+        if (c->is_ready && c->config->manages_resctrl)
                 publish(c, 0, NULL);
 }
 
@@ -245,7 +245,8 @@ int classes_look(const struct keeper_config *config, const char *state_dir, stru
 {
         struct statfs fs;
         const char *root = config->resctrl;
-        struct resctrl_options o = {.prefix = "mete", .state_dir = state_dir, .root = root};
+        g_autofree char *prefix = g_strdelimit(g_strdup(config->cgroup_prefix), "/", '-');
+        struct resctrl_options o = {.prefix = prefix, .state_dir = state_dir, .root = root};
         if (root && statfs(root, &fs) < 0)
                 return err_set(err, REASON_NOT_FOUND, errno, "[resctrl] path %.100s: %s", root,
                                strerror(errno));
@@ -260,16 +261,22 @@ static int look(struct classes *c, struct err *err)
         return r < 0 ? r : resctrl_sweep(&c->host, has_record, c, err);
 }
 
+/* Unmounted, say: all classes went with it. */
+static bool is_gone(const struct classes *c)
+{
+        char path[CGROUPFS_PATH];
+        (void)snprintf(path, sizeof(path), "%s/schemata", c->host.root);
+        return !*c->host.root || (access(path, F_OK) < 0 && errno == ENOENT);
+}
+
 static int begin(struct classes *c, struct err *err)
 {
-        if (c->dir_fd < 0)
-                return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP,
-                               "the keeper makes no classes of service ([resctrl] manage in keeper.conf)");
-        if (c->is_ready)
+        if (c->is_ready && !is_gone(c))
                 return 0;
         int r = look(c, err);
         c->is_ready = r == 0 && *c->host.root;
-        publish(c, r, err);
+        if (c->config->manages_resctrl)
+                publish(c, r, err);
         if (r == 0 && !c->is_ready)
                 r = err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "%s", c->host.cache_fallback);
         return r;
@@ -289,10 +296,11 @@ int classes_init(struct classes *c, const struct keeper_config *config, struct e
         *c = (struct classes){.config = config, .dir_fd = -1};
         (void)pthread_mutex_init(&c->lock, NULL);
         (void)pthread_mutex_init(&c->said_lock, NULL);
-        if (!config->manages_resctrl)
-                return 0;
         g_autofree char *records = g_build_filename(config->run_dir, "class", NULL);
         (void)snprintf(c->state_dir, sizeof(c->state_dir), "%s/resctrl", config->run_dir);
+        /* What was given while it was managed still ends as it should. */
+        if (!config->manages_resctrl && access(c->state_dir, F_OK) < 0)
+                return 0;
         int fd = open_dir(c->state_dir, err);
         if (fd < 0)
                 return fd;
@@ -302,7 +310,7 @@ int classes_init(struct classes *c, const struct keeper_config *config, struct e
         if (begin(c, &why) < 0)
                 log_error("no VM has a class of service, it is tried again when one wants it: %s",
                           why.sentence);
-        else if (c->host.is_fake)
+        else if (c->host.is_fake && config->manages_resctrl)
                 log_warn("%s is no resctrl file system: classes of service made there have no effect",
                          c->host.root);
         return 0;
@@ -335,6 +343,9 @@ static int hold(struct classes *c, const char *vm, const char *item, const struc
                 struct err *err)
 {
         struct class_record before, now;
+        if (!c->config->manages_resctrl)
+                return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP,
+                               "the keeper makes no classes of service ([resctrl] manage in keeper.conf)");
         int r = begin(c, err);
         if (r == 0 && part->ways && c->host.level != 3)
                 r = err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP, "%s",
@@ -348,7 +359,10 @@ static int hold(struct classes *c, const char *vm, const char *item, const struc
                 r = record_write(c, &now, err);
         if (r == 0 && (r = apply(c, &now, err)) < 0) {
                 struct err more;
-                if (record_write(c, &before, &more) < 0)
+                int back = r == -EBUSY ? 0 : apply(c, &before, &more); /* busy: nothing was touched */
+                if (back == 0)
+                        back = record_write(c, &before, &more);
+                if (back < 0)
                         (void)err_note(err, "its record says more than there is (%.100s)", more.sentence);
         }
         publish_change(c);
@@ -368,7 +382,7 @@ static int let_go(struct classes *c, const char *vm, const char *item, struct er
         done = begin(c, err);
         if (done == 0)
                 done = apply(c, &r, err);
-        if (done == 0)
+        if (done == 0 || is_gone(c))
                 done = record_write(c, &r, err);
         publish_change(c);
         return done;
@@ -428,7 +442,7 @@ static int drop(struct classes *c, const char *vm, struct err *err)
         int done = begin(c, err);
         if (done == 0)
                 done = resctrl_deactivate(&c->host, vm, err);
-        if (done == 0)
+        if (done == 0 || is_gone(c))
                 done = record_remove(c, vm, err);
         publish_change(c);
         return done;

@@ -61,8 +61,9 @@ struct class_live {
 int classes_look(const struct keeper_config *config, const char *state_dir, struct resctrl_host *ret,
                  bool *ret_is_made_up, struct err *err);
 
-/* Where [resctrl] manage is not yes, nothing is looked at, and what wants something is refused with a
- * sentence. A tree that is not there is no failure: it is looked for again by each call. */
+/* Where [resctrl] manage is not yes, what wants something is refused with a sentence, and the tree looked at
+ * only for what was given before that. A tree that is not there is no failure: it is looked for again by each
+ * call. */
 int classes_init(struct classes *c, const struct keeper_config *config, struct err *err);
 void classes_done(struct classes *c); /* the classes stay; idempotent */
 /* Waits for nothing that another thread does with the tree. */

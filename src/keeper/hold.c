@@ -23,13 +23,25 @@ struct hold_job {
         struct err err;
 };
 
-/* Who waits with a vm-drop, or for the end of an activation. */
+/* Who waits for the end of an activation. */
 struct note {
         struct work work;
         struct rpc_call *call;
-        const void *owner;
-        struct api_keeper_vm_drop drop;
 };
+
+/* A vm-drop: it waits, or it runs, on a thread of its own. */
+struct drop_job {
+        struct work work;
+        struct holds *owner;
+        struct rpc_call *call;
+        struct vmm_drop drop;
+        uint64_t id; /* of the activation that the thread counts as; 0: it waits */
+        int r;
+        struct err err;
+};
+
+/* meted's activations have lower ones: what is an integer in JSON. */
+enum { OWN_ID_BIT = 63 };
 
 static struct hold_job *job_of(struct work *w)
 {
@@ -59,25 +71,75 @@ static bool is_busy(const struct holds *h, const char *vm)
         return false;
 }
 
-static void drop(struct holds *h, struct rpc_call *call, const struct api_keeper_vm_drop *p)
+bool hold_is_dropping(const struct holds *h, const char *vm)
 {
-        struct err err = {0};
-        if (vmms_drop(h->vmms, p, &err) < 0)
-                rpc_refuse(call, RPC_REFUSED, &err);
+        for (const GSList *each = h->drops; each; each = each->next) {
+                const struct drop_job *d = each->data;
+                if (d->id && strcmp(d->drop.what.vm, vm) == 0)
+                        return true;
+        }
+        return false;
+}
+
+static void run_drop(struct work *w, pid_t thread)
+{
+        struct drop_job *d = (struct drop_job *)w; /* its first member */
+        d->r = vmm_drop_run(&d->drop, &d->err);
+}
+
+static void answer_drop(struct drop_job *d)
+{
+        if (d->r < 0)
+                rpc_refuse(d->call, RPC_REFUSED, &d->err);
         else
-                rpc_reply(call, NULL);
+                rpc_reply(d->call, NULL);
+        d->owner->drops = g_slist_remove(d->owner->drops, d);
+        g_free(d);
+}
+
+static void drop_what_waited(struct holds *h);
+
+static void on_thread_ended(struct work *w)
+{
+        struct drop_job *d = (struct drop_job *)w;
+        struct holds *h = d->owner;
+        answer_drop(d);
+        drop_what_waited(h);
+}
+
+static void on_dropped(struct work *w)
+{
+        struct drop_job *d = (struct drop_job *)w;
+        struct holds *h = d->owner;
+        if (w->is_cancelled)
+                d->r = err_set(&d->err, REASON_CANCELLED, ECANCELED,
+                               "not done: the caller or the keeper is going");
+        if (d->r == 0)
+                vmms_drop_end(&d->drop);
+        d->work.done = on_thread_ended;
+        activation_end(&h->activations, d->id, &d->work);
+}
+
+static void begin_drop(struct drop_job *d)
+{
+        struct holds *h = d->owner;
+        if ((d->r = vmms_drop_begin(h->vmms, &d->drop, &d->err)) < 0) {
+                answer_drop(d);
+                return;
+        }
+        d->id = (uint64_t)1 << OWN_ID_BIT | ++h->n_drops;
+        d->r = activation_submit(&h->activations, d->id, &d->work, &d->err);
+        if (d->r < 0)
+                answer_drop(d);
 }
 
 static void drop_what_waited(struct holds *h)
 {
         for (GSList *each = h->drops, *next; each; each = next) {
-                struct note *n = each->data;
+                struct drop_job *d = each->data;
                 next = each->next;
-                if (is_busy(h, n->drop.vm))
-                        continue;
-                h->drops = g_slist_delete_link(h->drops, each);
-                drop(h, n->call, &n->drop);
-                g_free(n);
+                if (!d->id && !is_busy(h, d->drop.what.vm) && !hold_is_dropping(h, d->drop.what.vm))
+                        begin_drop(d);
         }
 }
 
@@ -205,7 +267,10 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
                 rpc_refuse(call, RPC_WRONG_PARAMS, &err);
                 return;
         }
-        r = vmms_refer(h->vmms, &j->hold.vmm, &err);
+        if (hold_is_dropping(h, j->hold.vmm.vm))
+                r = err_set(&err, REASON_BUSY, EBUSY, "%s is being dropped", j->hold.vmm.vm);
+        if (r == 0)
+                r = vmms_refer(h->vmms, &j->hold.vmm, &err);
         if (r == 0)
                 r = activation_submit(&h->activations, activation, &j->work, &err);
         if (r < 0) {
@@ -244,35 +309,30 @@ void hold_activation_end(struct holds *h, struct rpc_call *call, const json_t *p
 
 void hold_drop(struct holds *h, const void *owner, struct rpc_call *call, const json_t *params)
 {
-        struct api_keeper_vm_drop p;
         struct err err = {0};
-        if (api_keeper_vm_drop_parse(params, &p, &err) < 0) {
+        struct drop_job *d = g_new0(struct drop_job, 1);
+        if (api_keeper_vm_drop_parse(params, &d->drop.what, &err) < 0) {
                 rpc_refuse(call, RPC_WRONG_PARAMS, &err);
+                g_free(d);
                 return;
         }
-        if (!is_busy(h, p.vm)) {
-                drop(h, call, &p);
-                return;
-        }
-        struct note *n = g_new0(struct note, 1);
-        n->call = call;
-        n->owner = owner;
-        n->drop = p;
-        h->drops = g_slist_append(h->drops, n);
+        d->work = (struct work){.run = run_drop, .done = on_dropped, .owner = owner};
+        d->owner = h;
+        d->call = call;
+        h->drops = g_slist_append(h->drops, d);
+        drop_what_waited(h);
 }
 
 static void cancel_drops(struct holds *h, const void *owner, bool is_all)
 {
-        struct err err;
-        (void)err_set(&err, REASON_CANCELLED, ECANCELED, "not done: the caller or the keeper is going");
         for (GSList *each = h->drops, *next; each; each = next) {
-                struct note *n = each->data;
+                struct drop_job *d = each->data;
                 next = each->next;
-                if (!is_all && n->owner != owner)
+                if (d->id || (!is_all && d->work.owner != owner))
                         continue;
-                h->drops = g_slist_delete_link(h->drops, each);
-                rpc_refuse(n->call, RPC_REFUSED, &err);
-                g_free(n);
+                d->r = err_set(&d->err, REASON_CANCELLED, ECANCELED,
+                               "not done: the caller or the keeper is going");
+                answer_drop(d);
         }
 }
 

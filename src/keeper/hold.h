@@ -22,7 +22,8 @@ struct holds {
         struct vmms *vmms;
         struct activations activations;
         struct hold_job *jobs; /* those that have no answer yet */
-        GSList *drops;         /* who waits until nothing is under way for a VM */
+        GSList *drops;         /* those that wait until nothing is under way for a VM, and those that run */
+        uint64_t n_drops;
 };
 
 int holds_init(struct holds *h, struct vmms *vmms, struct err *err);
@@ -34,6 +35,8 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
 void hold_activation_end(struct holds *h, struct rpc_call *call, const json_t *params);
 /* vm-drop, behind whatever is under way for that VM: nothing may be made for it afterwards. */
 void hold_drop(struct holds *h, const void *owner, struct rpc_call *call, const json_t *params);
+/* It is under way: nothing else may be done for that VM. */
+bool hold_is_dropping(const struct holds *h, const char *vm);
 /* What waits of a client who is gone is not done. */
 void holds_forget(struct holds *h, const void *owner);
 

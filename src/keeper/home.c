@@ -14,7 +14,7 @@ enum { WEIGHT_LEAST = 9900 }; /* 99 default groups: host/cpu.h */
 
 bool home_look(struct home *h, const struct home_options *o, const struct cpu_host *cpu)
 {
-        *h = (struct home){.options = *o, .scope = {.holder_fd = -1}, .cpu = cpu};
+        *h = (struct home){.options = *o, .scope = SCOPE_NONE, .cpu = cpu};
         if (cpu->id == CPU_AFFINITY || access(o->systemd, F_OK) < 0)
                 return false;
         if (cpu->id == CPU_CGROUP_V2 && o->wants_scope)
@@ -54,23 +54,40 @@ static void check_weight(struct home *h)
         }
 }
 
+/* The links of a group's folder are its children, and two. */
+static bool has_groups(const struct cpu_host *cpu, const char *path)
+{
+        char dir[CGROUPFS_PATH];
+        struct stat st;
+        (void)snprintf(dir, sizeof(dir), "%s/%s", cpu->tree[0].root, path);
+        return stat(dir, &st) == 0 && st.st_nlink > 2;
+}
+
 int home_start(struct home *h, const struct home_options *o, struct cpu_host *cpu, struct err *err)
 {
         struct err why = {0};
-        if (!home_look(h, o, cpu))
+        char had[SCOPE_PATH];
+        bool is_wanted = home_look(h, o, cpu);
+        bool is_bound = cpu->id == CPU_CGROUP_V2 && scope_find(&o->scope, had) && has_groups(cpu, had);
+        if (!is_wanted && !is_bound)
                 return 0;
-        if (has_old_groups(cpu)) {
+        if (!is_bound && has_old_groups(cpu)) {
                 (void)snprintf(h->fallback, sizeof(h->fallback),
                                "VMs of before are in /%.40s, unknown to systemd: a scope is asked for when "
                                "they have ended",
                                cpu->prefix);
                 return 0;
         }
-        int r = scope_start(&o->scope, &h->scope, &why);
-        if (r == -EBUSY)
-                return err_set(err, why.reason, why.code, "%s", why.sentence);
+        int r = is_wanted ? scope_start(&o->scope, &h->scope, &why) : scope_take(&o->scope, &h->scope, &why);
+        if (r == 0 && is_bound && strcmp(h->scope.path, had) != 0) {
+                r = err_set(&why, REASON_BUSY, EBUSY, "VMs of before are in %s, not in %s", had,
+                            h->scope.path);
+                scope_done(&h->scope, &o->scope, !has_groups(cpu, h->scope.path));
+        }
         if (r == 0 && (r = cpu_host_delegate(cpu, h->scope.path, &why)) < 0)
-                scope_done(&h->scope, &o->scope, true);
+                scope_done(&h->scope, &o->scope, !is_bound);
+        if (r == -EBUSY || (r < 0 && is_bound))
+                return err_set(err, why.reason, why.code, "%s", why.sentence);
         if (r < 0) {
                 log_warn("systemd gave no scope: %s", why.sentence);
                 (void)snprintf(h->fallback, sizeof(h->fallback),
@@ -80,6 +97,10 @@ int home_start(struct home *h, const struct home_options *o, struct cpu_host *cp
         }
         h->has_scope = true;
         check_weight(h);
+        if (!is_wanted)
+                (void)snprintf(h->fallback, sizeof(h->fallback),
+                               "VMs of before are in %.40s: [keeper] scope=false counts when they have ended",
+                               had);
         return 0;
 }
 
@@ -100,11 +121,7 @@ void home_done(struct home *h)
 {
         if (!h->has_scope)
                 return;
-        char dir[CGROUPFS_PATH];
-        struct stat st;
-        (void)snprintf(dir, sizeof(dir), "%s/%s", h->cpu->tree[0].root, h->scope.path);
         loop_fd_remove(&h->watch);
-        /* The links of a group's folder are its children, and two. */
-        scope_done(&h->scope, &h->options.scope, stat(dir, &st) < 0 || st.st_nlink <= 2);
+        scope_done(&h->scope, &h->options.scope, !has_groups(h->cpu, h->scope.path));
         h->has_scope = false;
 }

@@ -15,14 +15,19 @@ struct fixture {
         struct home home;
 };
 
+static void set_up_cpu(struct fixture *f, enum cpu_provider_id id)
+{
+        f->cpu = (struct cpu_host){.id = id, .n_trees = 1, .prefix = "mete"};
+        (void)g_strlcpy(f->cpu.tree[0].root, f->root, sizeof(f->cpu.tree[0].root));
+}
+
 static void set_up(struct fixture *f, enum cpu_provider_id id)
 {
         static const char *const holder[] = {"/bin/true", NULL};
         *f = (struct fixture){.root = g_dir_make_tmp("mete-home-XXXXXX", NULL)};
         f->systemd = g_build_filename(f->root, "systemd", NULL);
         f->bus = g_strconcat("unix:path=", f->root, "/bus", NULL);
-        f->cpu = (struct cpu_host){.id = id, .n_trees = 1, .prefix = "mete"};
-        (void)g_strlcpy(f->cpu.tree[0].root, f->root, sizeof(f->cpu.tree[0].root));
+        set_up_cpu(f, id);
         f->options = (struct home_options){
                 .systemd = f->systemd,
                 .wants_scope = true,
@@ -114,6 +119,47 @@ static void test_old_groups(void)
         tear_down(&f, "systemd gave no scope");
 }
 
+/* VMs in a scope of before: it is that one, wanted or not, or no start. */
+static void test_bound(void)
+{
+        static const char path[] = "mete.slice/mete-vms.scope";
+        static const char *const lost_holder[] = {"/nonexistent", NULL};
+        struct fixture f;
+        struct err err = {0};
+        set_up(&f, CPU_CGROUP_V2);
+        g_autofree char *scope = g_build_filename(f.root, path, NULL),
+                        *group = g_build_filename(scope, "emulator@v", NULL),
+                        *note = g_build_filename(f.root, "scope", NULL),
+                        *events = g_build_filename(scope, "cgroup.events", NULL),
+                        *procs = g_build_filename(scope, "cgroup.procs", NULL);
+        g_assert_cmpint(g_mkdir_with_parents(group, 0755), ==, 0);
+        g_assert_true(g_file_set_contents(note, path, -1, NULL));
+        g_assert_true(g_file_set_contents(events, "populated 1\n", -1, NULL));
+        g_assert_true(g_file_set_contents(procs, "", -1, NULL));
+
+        f.options.wants_scope = false;
+        g_assert_cmpint(home_start(&f.home, &f.options, &f.cpu, &err), ==, 0);
+        g_assert_true(f.home.has_scope && f.cpu.is_delegated);
+        g_assert_cmpstr(f.cpu.prefix, ==, path);
+        g_assert_nonnull(strstr(f.home.fallback, "VMs of before are in mete.slice/mete-vms.scope"));
+        home_done(&f.home);
+        g_assert_true(g_file_test(note, G_FILE_TEST_EXISTS));
+
+        for (int wants = 0; wants < 2; wants++) {
+                set_up_cpu(&f, CPU_CGROUP_V2);
+                f.options.wants_scope = wants;
+                f.options.scope.holder = lost_holder; /* it cannot be kept */
+                g_assert_cmpint(home_start(&f.home, &f.options, &f.cpu, &err), ==, -EBUSY);
+                g_assert_nonnull(strstr(err.sentence, "cannot be kept"));
+                g_assert_false(f.home.has_scope || f.cpu.is_delegated);
+        }
+
+        /* Without VMs it binds nobody. */
+        g_assert_cmpint(g_rmdir(group), ==, 0);
+        f.options.wants_scope = false;
+        tear_down(&f, "as [keeper] scope=false says");
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -123,5 +169,6 @@ int main(int argc, char **argv)
         g_test_add_func("/keeper/home/unwanted", test_unwanted);
         g_test_add_func("/keeper/home/no-bus", test_no_bus);
         g_test_add_func("/keeper/home/old-groups", test_old_groups);
+        g_test_add_func("/keeper/home/bound", test_bound);
         return g_test_run();
 }

@@ -132,6 +132,10 @@ static void vmm_start(struct verbs *v, struct rpc_call *call, const json_t *para
                 wrong_params(call, &err);
                 return;
         }
+        if (hold_is_dropping(&v->holds, s.vm)) {
+                answer(call, err_set(&err, REASON_BUSY, EBUSY, "%s is being dropped", s.vm), NULL, &err);
+                return;
+        }
         size_t n = (size_t)s.fds;
         int r = rpc_take_fds(call, fds, n, &err);
         if (r < 0) {

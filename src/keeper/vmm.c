@@ -342,39 +342,103 @@ static int remove_groups(struct vmms *v, const char *vm, enum cpu_removal remova
         return r;
 }
 
-/* What is kept is kept with the slot, as that uid owns it. */
-static int drop(struct vmms *v, const char *vm, enum cpu_removal removal, const struct ramdir_keep *keep,
-                struct err *err)
+/* What one cannot give back is no reason to keep the rest: the first error is the one that is told. */
+static int first(int r, int now, const struct err *why, struct err *err)
 {
-        struct vmm *m = g_hash_table_lookup(v->by_name, vm);
+        if (r == 0 && now < 0 && err)
+                *err = *why;
+        return r < 0 ? r : now;
+}
+
+static int let_go_of_all(struct vmms *v, const char *vm, struct err *err)
+{
+        struct err later;
+        const struct ramdir_keep nothing = {0};
+        int r = nics_drop(v->nics, vm, err);
+        r = first(r, classes_drop(v->classes, vm, &later), &later, err);
+        return first(r, huge_release(v->huge, vm, &nothing, &later), &later, err);
+}
+
+static int let_go_of_others(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *err)
+{
+        struct err later;
+        const struct ramdir_keep keep = {p->keep, p->n_keep};
+        int r = v->cpu->provider->prune(v->cpu, p->vm, p->keep, p->n_keep, err);
+        r = first(r, nics_prune(v->nics, p->vm, p->keep, p->n_keep, &later), &later, err);
+        r = first(r, classes_prune(v->classes, p->vm, p->keep, p->n_keep, &later), &later, err);
+        return first(r, huge_release(v->huge, p->vm, &keep, &later), &later, err);
+}
+
+/* What was there for the VMM: processes, groups, files, the bound. uid 0: none was started. */
+static int clear(struct vmms *v, const char *vm, uid_t uid, enum cpu_removal removal,
+                 const struct ramdir_keep *keep, struct err *err)
+{
+        struct err later;
+        int r = uid ? launch_sweep(uid, err) : 0;
+        if (r < 0)
+                return r;
+        r = remove_groups(v, vm, removal, err);
+        int cleared =
+                keep->n ? ramdir_prune(v->ram_fd, vm, keep, &later) : ramdir_drop(v->ram_fd, vm, &later);
+        r = first(r, cleared, &later, err);
+        r = first(r, huge_clear(v->huge, vm, keep, &later), &later, err);
+        return v->memory ? first(r, memory_limit_lift(v->memory, vm, &later), &later, err) : r;
+}
+
+/* 0: *ret_uid says whose processes are to be ended; 0 for nobody's. */
+static int check_ended(const struct vmms *v, const char *vm, uid_t *ret_uid, struct err *err)
+{
+        const struct vmm *m = g_hash_table_lookup(v->by_name, vm);
+        *ret_uid = 0;
         if (m && m->pid_fd >= 0)
                 return err_set(err, REASON_BUSY, EBUSY, "%s runs, as process %d: end it first", vm,
                                (int)m->record.pid);
         /* A record from before a change of the configuration may name any uid: only those for VMs are swept.
          */
-        int r = m && m->record.uid - v->config->uid_first < v->config->uid_count
-                        ? launch_sweep(m->record.uid, err)
-                        : 0;
-        if (r == 0)
-                r = remove_groups(v, vm, removal, err);
-        if (r == 0 && removal == CPU_REMOVE_ALL)
-                r = nics_drop(v->nics, vm, err);
-        if (r == 0 && removal == CPU_REMOVE_ALL)
-                r = classes_drop(v->classes, vm, err);
-        if (r == 0)
-                r = keep->n ? ramdir_prune(v->ram_fd, vm, keep, err) : ramdir_drop(v->ram_fd, vm, err);
-        if (r == 0)
-                r = huge_clear(v->huge, vm, keep, err);
-        if (r == 0 && removal == CPU_REMOVE_ALL)
-                r = huge_release(v->huge, vm, keep, err);
-        if (r == 0 && v->memory)
-                r = memory_limit_lift(v->memory, vm, err);
-        if (r < 0 || keep->n)
-                return r;
+        if (m && m->record.uid - v->config->uid_first < v->config->uid_count)
+                *ret_uid = m->record.uid;
+        return 0;
+}
+
+static void forget(struct vmms *v, const char *vm)
+{
         outlet_remove(v->log_fd, vm);
         record_remove(v->record_fd, vm);
         (void)g_hash_table_remove(v->by_name, vm);
-        return 0;
+}
+
+/* What is kept is kept with the slot, as that uid owns it. */
+static int make_room(struct vmms *v, const char *vm, const struct ramdir_keep *keep, struct err *err)
+{
+        uid_t uid;
+        int r = check_ended(v, vm, &uid, err);
+        if (r == 0)
+                r = clear(v, vm, uid, CPU_REMOVE_BUT_ITEMS, keep, err);
+        if (r == 0 && keep->n == 0)
+                forget(v, vm);
+        return r;
+}
+
+int vmms_drop_begin(struct vmms *v, struct vmm_drop *d, struct err *err)
+{
+        d->owner = v;
+        return check_ended(v, d->what.vm, &d->uid, err);
+}
+
+int vmm_drop_run(const struct vmm_drop *d, struct err *err)
+{
+        const struct api_keeper_vm_drop *p = &d->what;
+        const struct ramdir_keep keep = {p->keep, p->n_keep};
+        struct err later;
+        int r = clear(d->owner, p->vm, d->uid, p->n_keep ? CPU_REMOVE_BUT_ITEMS : CPU_REMOVE_ALL, &keep, err);
+        int rest = p->n_keep ? let_go_of_others(d->owner, p, &later) : let_go_of_all(d->owner, p->vm, &later);
+        return first(r, rest, &later, err);
+}
+
+void vmms_drop_end(const struct vmm_drop *d)
+{
+        if (d->what.n_keep == 0)
+                forget(d->owner, d->what.vm);
 }
 
 int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *fds, size_t n_fds,
@@ -395,8 +459,7 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         /* One that ended and was not dropped makes room for its successor. What was activated for this VM was
          * so before its start, and does not end with a start that fails. */
         const struct ramdir_keep keep = {s->keep, s->n_keep};
-        if (g_hash_table_contains(v->by_name, s->vm) &&
-            (r = drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &keep, err)) < 0)
+        if (g_hash_table_contains(v->by_name, s->vm) && (r = make_room(v, s->vm, &keep, err)) < 0)
                 return r;
         if (made.has_tap) {
                 for (size_t i = 0; i < n_fds; i++)
@@ -425,7 +488,7 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                 /* What cannot be removed now belongs to that uid still, as what is kept does: it keeps its
                  * slot until it is dropped. */
                 struct err why;
-                int bad = drop(v, s->vm, CPU_REMOVE_BUT_ITEMS, &keep, &why);
+                int bad = make_room(v, s->vm, &keep, &why);
                 if (bad < 0)
                         log_error("%s: did not start, and what it left stays until it is dropped: %s", s->vm,
                                   why.sentence);
@@ -449,21 +512,6 @@ int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err)
         m->is_end_asked = true;
         *ret = m;
         return 1;
-}
-
-int vmms_drop(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *err)
-{
-        const struct ramdir_keep keep = {p->keep, p->n_keep};
-        if (p->n_keep == 0)
-                return drop(v, p->vm, CPU_REMOVE_ALL, &keep, err);
-        int r = drop(v, p->vm, CPU_REMOVE_BUT_ITEMS, &keep, err);
-        if (r == 0)
-                r = v->cpu->provider->prune(v->cpu, p->vm, p->keep, p->n_keep, err);
-        if (r == 0)
-                r = nics_prune(v->nics, p->vm, p->keep, p->n_keep, err);
-        if (r == 0)
-                r = classes_prune(v->classes, p->vm, p->keep, p->n_keep, err);
-        return r < 0 ? r : huge_release(v->huge, p->vm, &keep, err);
 }
 
 /* The thread must be the VMM's at this moment. It may end at any other, and its number be a stranger's, so

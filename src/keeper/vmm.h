@@ -3,7 +3,7 @@
  *
  * A VM has an entry from its start until it is dropped. While its VMM runs, pid_fd names the process: no
  * signal goes to a number. When it is gone pid_fd is -1, and the entry keeps the slot (the uid owns files
- * still) until vmms_drop() has removed them. VMMs outlive the keeper; records bring them back. */
+ * still) until vmms_drop_end() has removed them. VMMs outlive the keeper; records bring them back. */
 #pragma once
 #include <glib.h>
 #include <stdbool.h>
@@ -51,6 +51,12 @@ struct vmms {
         void *arg;
 };
 
+struct vmm_drop {
+        struct api_keeper_vm_drop what;
+        struct vmms *owner;
+        uid_t uid; /* whose processes are ended; 0: nobody's */
+};
+
 /* What has to be known of a VM and its VMM on another thread: a copy. */
 struct vmm_ref {
         char vm[64];
@@ -71,7 +77,14 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                struct vmm **ret, struct err *err);
 /* 1: killed, on_gone() follows. 0: is gone already, or was never there. */
 int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err);
-int vmms_drop(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *err);
+/* It may take a while, as others hold locks, and processes take time to go: so the middle of it is for a
+ * thread, and until its end nothing else may be done for that VM. d->what is set. REASON_BUSY: its VMM runs.
+ */
+int vmms_drop_begin(struct vmms *v, struct vmm_drop *d, struct err *err);
+/* Any thread. Does all that it can, and returns the first error; to be repeated then. */
+int vmm_drop_run(const struct vmm_drop *d, struct err *err);
+/* After a run() without an error: its slot is free, where nothing is kept. */
+void vmms_drop_end(const struct vmm_drop *d);
 /* What the contract says of a VMM that runs. false: it is gone. */
 bool vmm_describe(const struct vmm *vmm, struct api_keeper_vmm *ret);
 

@@ -107,16 +107,16 @@ def test_the_whole_way(keeper, tree):
     before = tree.state()
     for _ in range(2):
         assert hold(keeper, "v", "cache0", ways=2)["held_by"] == "made-up-resctrl"
-        assert tree.groups() == ["mete-v"]
-    mine = ways(tree, "mete-v")
+        assert tree.groups() == [f"{keeper.name}@v"]
+    mine = ways(tree, f"{keeper.name}@v")
     assert bin(mine).count("1") == 2 and mine & 0x800 == 0 and ways(tree) & mine == 0
     assert ways(tree, domain=1) == 0xfff  # the other cache is as it was
     # bandwidth of the same VM, and more ways: the same class
     for _ in range(2):
         hold(keeper, "v", "membw1", percent=20)
         hold(keeper, "v", "cache2", ways=1)
-    assert tree.groups() == ["mete-v"] and percent(tree, "mete-v") == 20 and percent(tree) == 80
-    mine = ways(tree, "mete-v")
+    assert tree.groups() == [f"{keeper.name}@v"] and percent(tree, f"{keeper.name}@v") == 20 and percent(tree) == 80
+    mine = ways(tree, f"{keeper.name}@v")
     assert bin(mine).count("1") == 3 and ways(tree) & mine == 0
     assert (read(keeper, "v", "cache0")["ways"], read(keeper, "v", "cache0")["vm_ways"]) == (2, 3)
     assert (read(keeper, "v", "membw1")["percent"], read(keeper, "v", "membw1")["vm_percent"]) == (20, 20)
@@ -125,15 +125,15 @@ def test_the_whole_way(keeper, tree):
     # another VM has another class, and ways of its own
     held = tree.state()
     hold(keeper, "w", "cache0", ways=4)
-    assert ways(tree, "mete-w") & (ways(tree, "mete-v") | ways(tree)) == 0
+    assert ways(tree, f"{keeper.name}@w") & (ways(tree, f"{keeper.name}@v") | ways(tree)) == 0
     for _ in range(2):
         let_go(keeper, "w", "cache0")
     assert tree.state() == held
     for _ in range(2):
         let_go(keeper, "v", "cache2")
-        assert bin(ways(tree, "mete-v")).count("1") == 2
+        assert bin(ways(tree, f"{keeper.name}@v")).count("1") == 2
     let_go(keeper, "v", "cache0")
-    assert tree.groups() == ["mete-v"] and ways(tree) == 0xfff  # bandwidth is left
+    assert tree.groups() == [f"{keeper.name}@v"] and ways(tree) == 0xfff  # bandwidth is left
     refused("not-found", read, keeper, "v", "cache0")
     for _ in range(2):
         let_go(keeper, "v", "membw1")
@@ -150,13 +150,13 @@ def test_the_threads_of_a_vmm(keeper, tree):
     refused("stale", read, keeper, "v", "cache0")
     for name in ("cache0", "membw1", "cache0"):
         keeper.call("host-bind", item("v", name))
-        assert threads <= tree.tasks("mete-v")
+        assert threads <= tree.tasks(f"{keeper.name}@v")
     assert read(keeper, "v", "cache0")["vm_ways"] == 2
     # One that is gone from it is noticed, and put back.
-    tree.write("mete-v/tasks", "")
+    tree.write(f"{keeper.name}@v/tasks", "")
     refused("stale", read, keeper, "v", "membw1")
     keeper.call("host-bind", item("v", "membw1"))
-    assert pid in tree.tasks("mete-v")
+    assert pid in tree.tasks(f"{keeper.name}@v")
     keeper.call("vmm-kill", {"vm": "v"})
     keeper.call("vm-drop", {"vm": "v"})
     assert tree.state() == before and os.listdir(f"{keeper.run}/class") == []
@@ -167,7 +167,7 @@ def test_a_drop_leaves_what_is_to_be_kept(keeper, tree):
     hold(keeper, "v", "cache0", ways=2)
     hold(keeper, "v", "cache1", ways=1)
     keeper.call("vm-drop", {"vm": "v", "keep": ["cache0"]})
-    assert bin(ways(tree, "mete-v")).count("1") == 2
+    assert bin(ways(tree, f"{keeper.name}@v")).count("1") == 2
     keeper.call("vm-drop", {"vm": "v"})
     assert tree.state() == before
 
@@ -199,20 +199,20 @@ def test_changed_behind_our_back(keeper, tree):
     hold(keeper, "v", "cache0", ways=2)
     hold(keeper, "v", "membw1", percent=20)
     held = tree.state()
-    schemata = tree.read("mete-v/schemata")
+    schemata = tree.read(f"{keeper.name}@v/schemata")
     for change in ("L3:0=1;1=fff\nMB:0=20;1=100\n", schemata.replace("MB:0=20", "MB:0=100")):
-        tree.write("mete-v/schemata", change)
+        tree.write(f"{keeper.name}@v/schemata", change)
         assert "changed" in refused("stale", read, keeper, "v", "cache0")
         hold(keeper, "v", "cache0", ways=2)
         read(keeper, "v", "cache0")
         assert tree.state() == held
     # somebody removed it
-    for name in os.listdir(f"{tree.root}/mete-v"):
-        os.unlink(f"{tree.root}/mete-v/{name}")
-    os.rmdir(f"{tree.root}/mete-v")
+    for name in os.listdir(f"{tree.root}/{keeper.name}@v"):
+        os.unlink(f"{tree.root}/{keeper.name}@v/{name}")
+    os.rmdir(f"{tree.root}/{keeper.name}@v")
     assert "gone" in refused("stale", read, keeper, "v", "membw1")
     hold(keeper, "v", "membw1", percent=20)
-    assert tree.schemata("mete-v") == {("L3", 0): ways(tree, "mete-v"), ("L3", 1): 0xfff, ("MB", 0): 20, ("MB", 1): 100}
+    assert tree.schemata(f"{keeper.name}@v") == {("L3", 0): ways(tree, f"{keeper.name}@v"), ("L3", 1): 0xfff, ("MB", 0): 20, ("MB", 1): 100}
     let_go(keeper, "v", "membw1")
     let_go(keeper, "v", "cache0")
     assert tree.state() == before
@@ -240,6 +240,45 @@ def test_over_restarts_of_the_keeper(keeper, tree):
     assert tree.state() == before
 
 
+def test_leave_is_taken_away(keeper, tree):
+    """What was given before ends as it should, and there is no more."""
+    before = tree.state()
+    hold(keeper, "v", "cache0", ways=2)
+    hold(keeper, "w", "cache0", ways=1)
+    held = tree.state()
+    with open(keeper.conf) as f:
+        leave = f.read()
+    with open(keeper.conf, "w") as f:
+        f.write(leave.replace("manage=yes", "manage=no"))
+    for _ in range(2):
+        keeper.process.kill()
+        keeper.process.wait(30)
+        keeper.start()
+        assert tree.state() == held
+        assert "resctrl" not in keeper.call("hello", {"version": 1})
+    refused("unsupported", hold, keeper, "v", "cache1", ways=1)
+    assert read(keeper, "v", "cache0")["vm_ways"] == 2
+    let_go(keeper, "v", "cache0")
+    keeper.call("vm-drop", {"vm": "w"})
+    assert tree.state() == before
+
+
+def test_a_tree_that_went(keeper, tree):
+    """Unmounted, say: a VM can be dropped all the same, and the tree that comes back has nothing of it."""
+    before = tree.state()
+    hold(keeper, "v", "cache0", ways=2)
+    hold(keeper, "w", "cache0", ways=1)
+    os.rename(tree.root, tree.root + "-away")
+    refused(None, hold, keeper, "x", "cache0", ways=1)
+    keeper.call("vm-drop", {"vm": "v"})
+    let_go(keeper, "w", "cache0")
+    assert os.listdir(f"{keeper.run}/class") == []
+    os.rename(tree.root + "-away", tree.root)
+    hold(keeper, "y", "cache0", ways=1)
+    let_go(keeper, "y", "cache0")
+    assert tree.state() == before
+
+
 def test_a_record_that_cannot_be_read(keeper, tree):
     before = tree.state()
     hold(keeper, "v", "cache0", ways=2)
@@ -259,7 +298,21 @@ def test_somebody_has_the_lock(keeper, tree):
     assert tree.state() == before and os.listdir(f"{keeper.run}/class") == []
     os.close(fd)
     hold(keeper, "v", "cache0", ways=2)
-    let_go(keeper, "v", "cache0")
+    start(keeper)
+    keeper.call("vmm-kill", {"vm": "v"})
+    fd = os.open(tree.root, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    # The keeper waits a second for the lock, and for nobody else; and what can be given back is.
+    with keeper.client() as c:
+        sent = c.begin("vm-drop", {"vm": "v"})
+        refused("busy", hold, keeper, "v", "cache1", ways=1)
+        keeper.call("hello", {"version": 1})
+        with pytest.raises(Refused) as e:
+            c.finish(sent)
+    assert e.value.reason == "busy"
+    assert os.listdir(keeper.ram) == [] and tree.groups() == [f"{keeper.name}@v"]
+    os.close(fd)
+    keeper.call("vm-drop", {"vm": "v"})
     assert tree.state() == before
 
 

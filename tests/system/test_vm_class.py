@@ -38,15 +38,15 @@ def test_what_there_is(world):
 
 
 def test_granted_and_released(world, vm):
-    tree, _ = world
+    tree, host = world
     before = tree.state()
     app = App(vm, "class")
     verdict = app.call("request", {"id": "a", "needs": ["cpu:1", "cache:2", "membw:20%"]})
     assert verdict["outcome"] == "granted", verdict
-    mine, rest = tree.schemata("mete-v"), tree.schemata()
+    mine, rest = tree.schemata(f"{host.name}@v"), tree.schemata()
     assert bin(mine["L3", 0]).count("1") == 2 and mine["L3", 0] & rest["L3", 0] == 0
     assert (mine["MB", 0], rest["MB", 0]) == (20, 80)
-    assert {cpu["tid"] for cpu in vm.show()["vcpus"] if cpu.get("tid")} <= tree.tasks("mete-v")
+    assert {cpu["tid"] for cpu in vm.show()["vcpus"] if cpu.get("tid")} <= tree.tasks(f"{host.name}@v")
     app.call("release", {"id": "a"})
     wait_for("the class is gone", lambda: tree.state() == before)
 
@@ -62,17 +62,17 @@ def test_over_restarts_and_changed_behind_our_back(world, vm):
     app = App(vm, "restart")
     needs = ["cpu:1", "cache:2", "membw:20%"]
     assert app.call("request", {"id": "a", "needs": needs})["outcome"] == "granted"
-    mine = tree.schemata("mete-v")
+    mine = tree.schemata(f"{host.name}@v")
     host.kill_keeper()
     host.start_keeper()
     host.kill_meted()
     host.start_meted()
     wait_for("the agent is back", lambda: vm.show().get("agent"), 60, 0.05)
-    assert tree.schemata("mete-v") == mine
-    tree.write("mete-v/schemata", "L3:0=1\nMB:0=100\n")
-    tree.write("mete-v/tasks", "")
+    assert tree.schemata(f"{host.name}@v") == mine
+    tree.write(f"{host.name}@v/schemata", "L3:0=1\nMB:0=100\n")
+    tree.write(f"{host.name}@v/tasks", "")
     assert "as it was granted" in host.mete("vm", "verify", "v").stdout
-    assert tree.schemata("mete-v") == mine and tree.tasks("mete-v")
+    assert tree.schemata(f"{host.name}@v") == mine and tree.tasks(f"{host.name}@v")
     app.call("release", {"id": "a"})
     wait_for("the class is gone", lambda: tree.state() == before)
 
