@@ -125,7 +125,9 @@ static bool has_classes(const struct hypervisor *h)
 /* Of whom a class of service is part, what it serves must be below one L3 cache, that of the VM's CPUs. */
 struct scope {
         bool is_bound, is_known, is_split;
-        uint32_t domain; /* 0: a CPU of which nobody knows the cache */
+        bool is_own;        /* bound by what is asked for, and not only by what the VM has had */
+        bool is_split_base; /* its base CPUs, which stay where they are as long as it runs */
+        uint32_t domain;    /* 0: a CPU of which nobody knows the cache */
 };
 
 static struct scope scope_of(const struct hypervisor *h, const struct entry *e)
@@ -133,8 +135,10 @@ static struct scope scope_of(const struct hypervisor *h, const struct entry *e)
         struct scope s = {0};
         const struct request *r = &e->r;
         for (size_t i = 0; e->vm && i < r->n_needs; i++)
-                s.is_bound = s.is_bound || component_is_of_class(r->needs[i].kind);
-        s.is_bound = s.is_bound || (e->vm && e->vm->class_slots);
+                s.is_own = s.is_own || component_is_of_class(r->needs[i].kind);
+        s.is_bound = s.is_own || (e->vm && e->vm->class_slots);
+        uint32_t base = 0;
+        bool has_base = false;
         for (const struct entry *o = s.is_bound ? h->oldest : NULL; o; o = o->newer) {
                 if (o->vm != e->vm || !request_is_live(&o->r))
                         continue;
@@ -145,6 +149,11 @@ static struct scope scope_of(const struct hypervisor *h, const struct entry *e)
                         s.is_split = s.is_split || (s.is_known && s.domain != c->domain);
                         s.is_known = true;
                         s.domain = c->domain;
+                        if (o->r.kind != REQUEST_VM)
+                                continue;
+                        s.is_split_base = s.is_split_base || (has_base && base != c->domain);
+                        has_base = true;
+                        base = c->domain;
                 }
         }
         return s;
@@ -165,8 +174,10 @@ static struct component *components_in(const struct hypervisor *h, const struct 
         return all;
 }
 
+/* is_lasting: what is not among these components cannot be had as long as this VM runs; else it can, when
+ * others of its leases have ended. */
 static void try_need(struct hypervisor *h, const struct entry *e, const struct need *need,
-                     const struct component *components, struct trial *t)
+                     const struct component *components, bool is_lasting, struct trial *t)
 {
         const struct request *r = &e->r;
         int64_t unit = unit_of(h, e, need);
@@ -189,7 +200,8 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
         char asked[UNITS_TEXT], have[UNITS_TEXT];
         const char *kind = component_kinds[need->kind].name;
         need_amount_print(need->kind, t->wanted, asked);
-        int64_t limit = place_limit(components, h->n_components, need, share, unit);
+        int64_t limit =
+                place_limit(is_lasting ? components : h->components, h->n_components, need, share, unit);
         struct err why = {0};
         if (check_pages(h, need_page_bytes(need), &why) < 0)
                 blocked(t, OUTCOME_NEVER, why.reason, "%s", why.sentence);
@@ -358,6 +370,13 @@ static void refuse(struct request *r, enum outcome outcome, enum reason reason, 
         memset(r->met, 0, sizeof(r->met));
 }
 
+/* Of what does not fit now: would it ever? A configuration may have changed since the VM was made. */
+static enum outcome base_outcome(const struct hypervisor *h, const struct need *need, int64_t unit)
+{
+        int64_t limit = place_limit(h->components, h->n_components, need, hypervisor_default_share(h), unit);
+        return need->amount > limit ? OUTCOME_NEVER : OUTCOME_NOT_NOW;
+}
+
 /* Of its network card, or of its disk. */
 static int claim_base_rate(struct hypervisor *h, struct entry *e, size_t i, struct err *err)
 {
@@ -373,7 +392,7 @@ static int claim_base_rate(struct hypervisor *h, struct entry *e, size_t i, stru
                                need_amount_print(need->kind, need->amount, asked),
                                is_net ? "bit/s for its network card" : "bytes/s for its disk",
                                need_amount_print(need->kind, p.amount_met, have));
-                refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, why);
+                refuse(r, base_outcome(h, need, unit_of(h, e, need)), REASON_NO_CAPACITY, why);
                 return 0;
         }
         if (done > 0)
@@ -411,7 +430,8 @@ static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
                                "its base memory of %s does not fit, %s is free on this host",
                                units_print_bytes(r->needs[1].amount, asked),
                                units_print_bytes(p.amount_met, have));
-                refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, why_text);
+                refuse(r, base_outcome(h, &r->needs[1], e->vm->shape.unit_bytes), REASON_NO_CAPACITY,
+                       why_text);
                 return 0;
         }
         if (done > 0)
@@ -451,7 +471,7 @@ int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *er
                 return 0;
         }
         if (scope.is_split) {
-                refuse(r, OUTCOME_NOT_NOW, REASON_INCOMPATIBLE,
+                refuse(r, scope.is_split_base ? OUTCOME_NEVER : OUTCOME_NOT_NOW, REASON_INCOMPATIBLE,
                        "the CPUs of this VM are below more than one L3 cache, and a class of service is of "
                        "one");
                 return 0;
@@ -461,7 +481,7 @@ int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *er
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for the components");
         for (size_t i = 0; i < r->n_needs; i++) {
                 struct trial *t = &trials[i];
-                try_need(h, e, &r->needs[i], components, t);
+                try_need(h, e, &r->needs[i], components, scope.is_own, t);
                 if (t->placement.amount_met == 0)
                         something = false;
                 if (t->worst != OUTCOME_GRANTED && (!worst || t->worst > worst->worst))

@@ -620,7 +620,6 @@ static void test_net(void)
         world_done(&w);
 }
 
-/* Base memory and a lease on huge pages, which count from the same node as the others. */
 /* On a host that has none of it, it is unsupported, alone or not. */
 static void test_no_class(void)
 {
@@ -709,10 +708,69 @@ static void test_class(void)
         work_all(&w);
         for (uint32_t i = G_N_ELEMENTS(machine); i < n; i++)
                 g_assert_cmpint(ledger_claimed(l, i), ==, 0);
+
+        /* Bound by a lease of its own that has a class: there is more elsewhere when that has ended. */
+        g_assert_cmpint(hypervisor_vm_start(w.h, "v", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        (void)ask_for(&w, "v", "a", "cpu:1 cache:2", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, ask_for(&w, "v", "b", "cpu:3", false, 0, LEDGER_OPEN, NULL))->outcome, ==,
+                        OUTCOME_NOT_NOW);
+        g_assert_cmpint(get(&w, ask_for(&w, "v", "c", "cpu:3 cache:2", false, 0, LEDGER_OPEN, NULL))->outcome,
+                        ==, OUTCOME_NEVER);
+        g_assert_cmpint(hypervisor_release(w.h, "vm:v/a", "released", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        uint64_t b = ask_for(&w, "v", "d", "cpu:3", false, 0, LEDGER_OPEN, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, b)->outcome, ==, OUTCOME_GRANTED);
+
+        /* Spread over both as long as it runs. */
+        struct vm_shape wide = shapes[0];
+        (void)snprintf(wide.name, sizeof(wide.name), "wide");
+        wide.cpus = 3;
+        g_assert_cmpint(hypervisor_vm_define(w.h, &wide, &err), ==, 0);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "wide", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        r = get(&w, ask_for(&w, "wide", "a", "cpu:1 cache:2", false, 0, LEDGER_OPEN, NULL));
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+        g_assert_cmpint(r->reason, ==, REASON_INCOMPATIBLE);
         g_assert_true(hypervisor_is_sound(w.h));
         world_done(&w);
 }
 
+/* A host that has become smaller than what a VM of before needs at least. */
+static void test_too_small_for_base(void)
+{
+        static const char *const what[] = {"block:images", "memory:node1"};
+        for (size_t i = 0; i < G_N_ELEMENTS(what); i++) {
+                struct component few[G_N_ELEMENTS(machine)];
+                struct vm_shape s = shapes[3];
+                struct world w;
+                struct err err = {0};
+                memcpy(few, machine, sizeof(machine));
+                for (size_t k = 0; k < G_N_ELEMENTS(few); k++) {
+                        if (strcmp(few[k].id, what[i]) == 0)
+                                few[k].owned = few[k].kind == COMPONENT_BLOCK ? 40 * MIB : 0;
+                        else if (i == 1 && few[k].kind == COMPONENT_MEMORY)
+                                few[k].owned = 64 * MIB;
+                }
+                world_init(&w);
+                hypervisor_free(w.h);
+                w.h = hypervisor_new(&config, few, G_N_ELEMENTS(few), 0);
+                g_assert_cmpint(hypervisor_vm_define(w.h, &s, &err), ==, 0);
+                g_assert_cmpint(hypervisor_vm_start(w.h, s.name, w.now, &err), ==, 0);
+                turn(&w);
+                const struct request *r = hypervisor_find(w.h, "vm:d");
+                g_assert_cmpint(r->outcome, ==, OUTCOME_NEVER);
+                g_assert_cmpint(r->reason, ==, REASON_NO_CAPACITY);
+                world_done(&w);
+        }
+}
+
+/* Base memory and a lease on huge pages, which count from the same node as the others. */
 static void test_pages(void)
 {
         struct world w;
@@ -2097,6 +2155,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/net", test_net);
         g_test_add_func("/hypervisor/disk", test_disk);
         g_test_add_func("/hypervisor/class", test_class);
+        g_test_add_func("/hypervisor/too-small-for-base", test_too_small_for_base);
         g_test_add_func("/hypervisor/no-class", test_no_class);
         g_test_add_func("/hypervisor/pages", test_pages);
         g_test_add_func("/hypervisor/shapes", test_shapes);
