@@ -559,6 +559,13 @@ void hypervisor_set_pages(struct hypervisor *h, const int64_t sizes[COMPONENT_PA
                         memcpy(h->components[i].page_bytes, sizes, sizeof(h->components[i].page_bytes));
 }
 
+void hypervisor_set_classes(struct hypervisor *h, bool has_classes)
+{
+        for (size_t i = 0; i < h->n_components; i++)
+                if (component_is_of_class(h->components[i].kind))
+                        h->components[i].healthy = has_classes;
+}
+
 static bool is_net_valid(const struct vm_shape *s)
 {
         if (s->net_bps == 0)

@@ -118,6 +118,8 @@ void hypervisor_note(struct hypervisor *h, int64_t now_ms, const char *trace, co
 /* Sizes of huge pages that memory may be given as from now on, ascending; 0 from where there are no more.
  * What is granted stays. */
 void hypervisor_set_pages(struct hypervisor *h, const int64_t sizes[COMPONENT_PAGES]);
+/* Whether classes of service (cache, membw) may be given away from now on. What is granted stays. */
+void hypervisor_set_classes(struct hypervisor *h, bool has_classes);
 
 /* VMs. Names are unique: REASON_BUSY. What was defined once stays defined, even where the host has become too
  * small for it meanwhile. */

@@ -84,9 +84,9 @@ void verdict_of(const struct meted *m, const struct request *r, struct api_verdi
                 ret->has_memory_bytes = bytes > 0;
                 ret->memory_bytes = bytes;
         }
-        char lesser[8][128];
+        char lesser[ARRAY_N(ret->fallbacks)][128]; /* agents of before take no more */
         const struct machine *v = *r->vm ? machine_find((struct meted *)m, r->vm) : NULL;
-        size_t n = meted_fallbacks(m, v, lesser);
+        size_t n = meted_fallbacks(m, v, lesser, ARRAY_N(lesser));
         for (size_t i = 0; i < n; i++)
                 (void)snprintf(ret->fallbacks[ret->n_fallbacks++], sizeof(ret->fallbacks[0]), "%s",
                                lesser[i]);

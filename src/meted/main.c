@@ -37,45 +37,69 @@ static const char usage[] =
         "configuration, 1 for anything\n"
         "else. VMs outlive it.\n";
 
-size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[8][128])
+struct lines {
+        char (*text)[128];
+        size_t n, max;
+};
+
+/* What is said already, and what has no room, is left out. */
+__attribute__((format(printf, 2, 3))) static void add(struct lines *l, const char *format, ...)
 {
-        size_t n = 0;
-        if (!v && m->probe.accelerator == API_ACCELERATOR_TCG) /* a VM has a line of its own for it */
-                (void)snprintf(ret[n++], 128, "no KVM: %.100s; VMs run on TCG", m->probe.accelerator_why);
-        if (m->config.cpu_overcommit > 1)
-                (void)snprintf(ret[n++], 128, "CPUs are overcommitted %d times where no share is stated",
-                               m->config.cpu_overcommit);
-        if (strcmp(m->config.source, "live") != 0)
-                (void)snprintf(ret[n++], 128, "the inventory is not this machine's but from %.90s",
-                               m->config.source);
+        va_list args;
+        if (l->n == l->max)
+                return;
+        va_start(args, format);
+        (void)vsnprintf(l->text[l->n], sizeof(l->text[0]), format, args);
+        va_end(args);
+        for (size_t i = 0; i < l->n; i++)
+                if (strcmp(l->text[i], l->text[l->n]) == 0)
+                        return;
+        l->n++;
+}
+
+static void add_disk(const struct meted *m, const struct machine *v, struct lines *l)
+{
+        if (!m->config.disk_rate || (v && !v->definition.has_disk))
+                return;
+        add(l, "disks are held to their rates by their VMMs (throttle groups), not by io.max of the kernel");
+        for (guint i = 0; i < m->machines->len; i++) {
+                const struct machine *each = g_ptr_array_index(m->machines, i);
+                const struct request *base = machine_base(each);
+                bool is_held = false;
+                if (!base || base->state != REQUEST_GRANTED || !each->definition.has_disk || (v && v != each))
+                        continue;
+                for (size_t k = 0; k < base->n_definitions; k++)
+                        is_held = is_held || base->definitions[k].kind == VIRTUAL_DISK;
+                if (!is_held)
+                        add(l, "the disk of %.60s is held to no rate until its next start",
+                            each->definition.name);
+        }
+}
+
+size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*ret)[128], size_t max)
+{
+        struct lines l = {ret, 0, max};
         const struct api_keeper_info *k = keeper_info(m->keeper);
+        if (!v && m->probe.accelerator == API_ACCELERATOR_TCG) /* a VM has a line of its own for it */
+                add(&l, "no KVM: %.100s; VMs run on TCG", m->probe.accelerator_why);
+        if (m->config.cpu_overcommit > 1)
+                add(&l, "CPUs are overcommitted %d times where no share is stated", m->config.cpu_overcommit);
+        if (strcmp(m->config.source, "live") != 0)
+                add(&l, "the inventory is not this machine's but from %.90s", m->config.source);
         if (m->config.manages_net && k &&
             (!k->has_net_uplink || strcmp(k->net_uplink, m->config.uplink) != 0))
-                (void)snprintf(ret[n++], 128,
-                               "mete-keeper does not hold the bandwidth of %s: VMs with a network card "
-                               "do not start",
-                               m->config.uplink);
-        if (m->config.disk_rate && (!v || v->definition.has_disk))
-                (void)snprintf(
-                        ret[n++], 128,
-                        "disks are held to their rates by their VMMs (throttle groups), not by io.max of "
-                        "the kernel");
-        if (*m->resctrl_fallback && n < 8)
-                (void)snprintf(ret[n++], 128, "%.126s", m->resctrl_fallback);
-        if (m->config.manages_resctrl && k && !k->has_resctrl && n < 8)
-                (void)snprintf(ret[n++], 128,
-                               "mete-keeper makes no classes of service: leases of cache and membw "
-                               "fail");
-        for (size_t i = 0; k && i < k->n_fallbacks && n < 8; i++)
-                (void)snprintf(ret[n++], 128, "%s", k->fallbacks[i]);
-        for (size_t i = 0; v && i < v->definition.n_fallbacks && n < 8; i++) {
-                bool said = false;
-                for (size_t p = 0; p < n; p++)
-                        said = said || strcmp(ret[p], v->definition.fallbacks[i]) == 0;
-                if (!said)
-                        (void)snprintf(ret[n++], 128, "%s", v->definition.fallbacks[i]);
-        }
-        return n;
+                add(&l, "mete-keeper does not hold the bandwidth of %s: VMs with a network card do not start",
+                    m->config.uplink);
+        add_disk(m, v, &l);
+        if (*m->resctrl_fallback)
+                add(&l, "%s", m->resctrl_fallback);
+        if (m->config.manages_resctrl && k && !k->has_resctrl)
+                add(&l, "mete-keeper makes no classes of service: there are no leases of cache and membw");
+        for (size_t i = 0; k && i < k->n_fallbacks; i++)
+                add(&l, "%s", k->fallbacks[i]);
+        for (size_t i = 0; v && i < v->definition.n_fallbacks; i++)
+                add(&l, "%s", v->definition.fallbacks[i]);
+        return l.n;
 }
 
 /* ---- after the keeper said which VMMs are there ---- */
@@ -116,6 +140,18 @@ static void clear_dirs(struct meted *m, const struct api_keeper_vmm_list *list)
         }
         if (d)
                 g_dir_close(d);
+}
+
+/* What it does not make cannot be given away. */
+static void take_classes(struct meted *m)
+{
+        const struct api_keeper_info *k = keeper_info(m->keeper);
+        if (!k)
+                return;
+        for (size_t i = 0; i < m->inventory.n; i++)
+                if (component_is_of_class(m->inventory.components[i].kind))
+                        m->inventory.components[i].healthy = k->has_resctrl;
+        hypervisor_set_classes(m->hv, k->has_resctrl);
 }
 
 static void on_vmms(void *arg, const json_t *result, const struct err *err);
@@ -175,6 +211,7 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                 return;
         }
         take_page_sizes(m);
+        take_classes(m);
         forget_vmms(m);
         for (size_t i = 0; i < list->n_vmms; i++) {
                 struct machine *v = machine_find(m, list->vmms[i].vm);

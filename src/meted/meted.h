@@ -109,5 +109,6 @@ int api_start(struct meted *m, struct err *err);
 void api_stop(struct meted *m);
 
 /* What this platform does in a lesser way, for answers to VM v or (v NULL) to the host (S.10). Returns how
- * many of ret[8] were filled. */
-size_t meted_fallbacks(const struct meted *m, const struct machine *v, char ret[8][128]);
+ * many of ret were filled. */
+enum { METED_FALLBACKS = 24 };
+size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*ret)[128], size_t max);

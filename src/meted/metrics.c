@@ -146,7 +146,7 @@ static void count_changed(const struct request *r, void *arg)
 
 char *metrics_text(const struct meted *m, size_t *ret_n)
 {
-        char *text = NULL, lesser[8][128];
+        char *text = NULL, lesser[METED_FALLBACKS][128];
         const struct counters *c = &m->counters;
         const struct ledger *l = hypervisor_ledger(m->hv);
         FILE *f = open_memstream(&text, ret_n);
@@ -194,7 +194,7 @@ char *metrics_text(const struct meted *m, size_t *ret_n)
         kept_out(f, m);
         (void)fprintf(f, "# HELP mete_fallback What this platform does in a lesser way.\n# TYPE "
                          "mete_fallback gauge\n");
-        size_t n = meted_fallbacks(m, NULL, lesser);
+        size_t n = meted_fallbacks(m, NULL, lesser, ARRAY_N(lesser));
         for (size_t i = 0; i < n; i++) {
                 for (char *p = lesser[i]; *p; p++)
                         if (*p == '"' || *p == '\\')

@@ -106,7 +106,7 @@ json_t *view_host(const struct meted *m)
                 (void)snprintf(p->provider, sizeof(p->provider), "%s", row->provider);
                 (void)snprintf(p->description, sizeof(p->description), "%s", row->description);
         }
-        h->n_fallbacks = meted_fallbacks(m, NULL, h->fallbacks);
+        h->n_fallbacks = meted_fallbacks(m, NULL, h->fallbacks, ARRAY_N(h->fallbacks));
         json_t *out = api_host_emit(h);
         g_free(h);
         return out;
@@ -232,7 +232,7 @@ void view_vm(const struct machine *v, struct api_vm *to)
         to->page_bytes = d->page_bytes;
         to->has_prealloc = to->prealloc = d->prealloc;
         kept_of(v, to);
-        to->n_fallbacks = meted_fallbacks(v->m, v, to->fallbacks);
+        to->n_fallbacks = meted_fallbacks(v->m, v, to->fallbacks, ARRAY_N(to->fallbacks));
 }
 
 json_t *view_vms(struct meted *m, const char *query, struct err *err)
