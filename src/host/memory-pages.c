@@ -354,6 +354,35 @@ int memory_pages_find(const struct memory_host *h, const struct memory_holder *b
         return each_file(h, find_in, &s, err);
 }
 
+struct look {
+        const struct memory_host *h;
+        const char *vm;
+        int64_t page_bytes;
+        struct err *err;
+};
+
+static int look_in(void *arg, int node, int64_t page_bytes)
+{
+        struct look *l = arg;
+        struct pool p;
+        int found = 0;
+        if (page_bytes != l->page_bytes)
+                return 0;
+        int r = pool_open(l->h, node, page_bytes, true, &p, l->err);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; i < p.n; i++)
+                found = found || strcmp(p.holders[i].by.vm, l->vm) == 0;
+        pool_close(&p);
+        return found;
+}
+
+int memory_pages_of(const struct memory_host *h, const char *vm, int64_t page_bytes, struct err *err)
+{
+        struct look l = {h, vm, page_bytes, err};
+        return each_file(h, look_in, &l, err);
+}
+
 struct release {
         const struct memory_host *h;
         const char *vm;

@@ -64,6 +64,8 @@ int memory_pages_set(const struct memory_host *h, const struct memory_holder *by
 /* 1: what it holds, of the first pool in which it holds any. 0: nothing. */
 int memory_pages_find(const struct memory_host *h, const struct memory_holder *by, struct memory_held *ret,
                       struct err *err);
+/* 1: some item of the VM holds pages of that size. 0: none does. */
+int memory_pages_of(const struct memory_host *h, const char *vm, int64_t page_bytes, struct err *err);
 /* Gives back what the VM holds of all pools but for items that are kept; keep NULL: none. What is in use
  * stays held: the first error is returned. */
 int memory_pages_release(const struct memory_host *h, const char *vm, const struct memory_keep *keep,

@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <linux/magic.h>
+#include <linux/mempolicy.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 #include "base/str.h"
@@ -80,7 +82,7 @@ static int init(struct huge *h, const struct keeper_config *c, bool is_check, st
 int huge_init(struct huge *h, const struct keeper_config *config, const struct memory_host *memory,
               struct err *err)
 {
-        *h = (struct huge){.memory = memory};
+        *h = (struct huge){.memory = memory, .gid = config->meted_gid};
         return init(h, config, false, err);
 }
 
@@ -104,8 +106,14 @@ int huge_make(const struct huge *h, const char *vm, uid_t uid, gid_t gid, const 
               struct err *err)
 {
         int r = 0;
-        for (size_t i = 0; r == 0 && i < h->n; i++)
-                r = ramdir_make(h->sizes[i].fd, vm, uid, gid, 0, keep, err);
+        for (size_t i = 0; r >= 0 && i < h->n; i++) {
+                const struct huge_size *size = &h->sizes[i];
+                r = h->memory ? memory_pages_of(h->memory, vm, size->page_bytes, err) : 0;
+                if (r == 1)
+                        r = ramdir_make(size->fd, vm, uid, gid, 0, keep, err);
+                else if (r == 0)
+                        r = ramdir_drop(size->fd, vm, err);
+        }
         return r;
 }
 
@@ -138,17 +146,52 @@ const char *huge_file_of(const char *item)
         return strncmp(item, "ram", 3) == 0 ? "ram0" : item;
 }
 
-int huge_activate(const struct huge *h, const char *vm, const char *item, int64_t node, int64_t bytes,
-                  int64_t page_bytes, struct err *err)
+/* Pages that the kernel takes for this thread lie there; node -1: anywhere again. */
+static int take_pages_of(int64_t node)
+{
+        unsigned long mask[MEMORY_NODES / (8 * sizeof(long))] = {0};
+        if (node < 0)
+                return (int)syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
+        mask[(size_t)node / (8 * sizeof(long))] |= 1UL << ((size_t)node % (8 * sizeof(long)));
+        return (int)syscall(SYS_set_mempolicy, MPOL_BIND, mask, MEMORY_NODES);
+}
+
+/* A VMM that runs would clear the pages on its main loop, and its guest stand still meanwhile: so the file is
+ * made and filled here. */
+static int fill(const struct huge_size *size, const char *vm, uid_t uid, gid_t gid, const char *item,
+                int64_t node, int64_t bytes, struct err *err)
+{
+        char name[RAMDIR_NAME + 24];
+        (void)snprintf(name, sizeof(name), "%s-%jdM", item, (intmax_t)(bytes >> 20));
+        int r = ramdir_ensure(size->fd, vm, uid, gid, err);
+        if (r < 0)
+                return r;
+        bool is_bound = take_pages_of(node) == 0; /* not on a kernel without nodes */
+        r = ramdir_fill(size->fd, vm, name, bytes, err);
+        if (is_bound)
+                (void)take_pages_of(-1);
+        return r;
+}
+
+int huge_activate(const struct huge *h, const char *vm, uid_t uid, const char *item, int64_t node,
+                  int64_t bytes, int64_t page_bytes, struct err *err)
 {
         const struct memory_holder by = holder(vm, item);
+        const struct huge_size *size = find(h, page_bytes);
         char text[UNITS_TEXT];
-        if (!find(h, page_bytes) || !h->memory)
+        if (!size || !h->memory)
                 return err_set(
                         err, REASON_UNSUPPORTED, EOPNOTSUPP,
                         "pages of %s: [keeper] huge_dir in keeper.conf names no hugetlbfs that has them",
                         units_print_bytes(page_bytes, text));
-        return memory_pages_set(h->memory, &by, (int)node, page_bytes, bytes / page_bytes, err);
+        struct memory_held had = {0};
+        int r = memory_pages_find(h->memory, &by, &had, err);
+        if (r >= 0)
+                r = memory_pages_set(h->memory, &by, (int)node, page_bytes, bytes / page_bytes, err);
+        if (r == 0 && uid && strcmp(huge_file_of(item), "ram0") != 0 &&
+            (r = fill(size, vm, uid, h->gid, item, node, bytes, err)) < 0 && had.pages == 0)
+                (void)memory_pages_set(h->memory, &by, (int)node, page_bytes, 0, NULL);
+        return r;
 }
 
 int huge_deactivate(const struct huge *h, const char *vm, const char *item, bool is_running, struct err *err)

@@ -18,6 +18,7 @@ enum { HUGE_SIZES = 4, HUGE_DIR = KEEPER_PATH_MAX + 72 };
 
 struct huge {
         const struct memory_host *memory; /* NULL: no pools can be found */
+        gid_t gid;                        /* meted's, which may look */
         size_t n;
         struct huge_size {
                 int fd; /* of dir; owned */
@@ -36,7 +37,8 @@ int huge_check(struct huge *h, const struct keeper_config *config, struct err *e
 /* Directories without VMs go. Idempotent. */
 void huge_done(struct huge *h);
 
-/* As ramdir_make(), ramdir_drop() and ramdir_prune(), of all sizes. */
+/* As ramdir_make(), ramdir_drop() and ramdir_prune(), of all sizes; made only where the VM holds pages, as
+ * whoever may write there can use up what others have put into the pool. */
 int huge_make(const struct huge *h, const char *vm, uid_t uid, gid_t gid, const struct ramdir_keep *keep,
               struct err *err);
 int huge_clear(const struct huge *h, const char *vm, const struct ramdir_keep *keep, struct err *err);
@@ -45,10 +47,11 @@ int huge_release(const struct huge *h, const char *vm, const struct ramdir_keep 
 
 /* Any thread may call these.
  *
- * REASON_UNSUPPORTED: there is no hugetlbfs for that size. REASON_NO_CAPACITY: the node has not so many
- * contiguous pages; nothing has changed. */
-int huge_activate(const struct huge *h, const char *vm, const char *item, int64_t node, int64_t bytes,
-                  int64_t page_bytes, struct err *err);
+ * uid: of its VMM, for which the file is made, too, full; 0: none runs. REASON_UNSUPPORTED: there is no
+ * hugetlbfs for that size. REASON_NO_CAPACITY: the node has not so many contiguous pages; nothing has
+ * changed. */
+int huge_activate(const struct huge *h, const char *vm, uid_t uid, const char *item, int64_t node,
+                  int64_t bytes, int64_t page_bytes, struct err *err);
 /* Its file goes with all that it contains, also where somebody has it mapped, then its pages. Ordinary
  * memory: nothing to do. REASON_BUSY: base memory of a VMM that runs. */
 int huge_deactivate(const struct huge *h, const char *vm, const char *item, bool is_running, struct err *err);

@@ -284,6 +284,55 @@ int ramdir_name(int base_fd, const char *vm, const char *item, char ret[RAMDIR_N
         return each_file(base_fd, vm, item, take_name, ret, err);
 }
 
+static int open_vm(int base_fd, const char *vm, uid_t uid, gid_t gid, struct err *err)
+{
+        int fd = openat(base_fd, vm, OPEN_DIR);
+        /* Owner first: chmod afterwards, as a change of owner may clear bits of the mode. */
+        if (fd >= 0 && fchown(fd, uid, gid) == 0 && fchmod(fd, 0750) == 0)
+                return fd;
+        int r = err_set(err, REASON_INTERNAL, errno, "RAM files of %s: %s", vm, strerror(errno));
+        if (fd >= 0)
+                (void)close(fd);
+        return r;
+}
+
+int ramdir_ensure(int base_fd, const char *vm, uid_t uid, gid_t gid, struct err *err)
+{
+        if (belongs_to(base_fd, vm, uid))
+                return 0;
+        if (mkdirat(base_fd, vm, 0700) < 0)
+                return err_set(err, errno == EEXIST ? REASON_BUSY : REASON_INTERNAL, errno,
+                               "RAM files of %s: %s", vm, strerror(errno));
+        int fd = open_vm(base_fd, vm, uid, gid, err);
+        if (fd >= 0)
+                (void)close(fd);
+        else
+                (void)unlinkat(base_fd, vm, AT_REMOVEDIR);
+        return fd < 0 ? fd : 0;
+}
+
+int ramdir_fill(int base_fd, const char *vm, const char *name, int64_t bytes, struct err *err)
+{
+        struct stat dir, st;
+        int at = openat(base_fd, vm, OPEN_DIR), code = 0;
+        int fd = at < 0 ? -1 : openat(at, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
+        if (fd < 0 || fstat(at, &dir) < 0 || fstat(fd, &st) < 0)
+                code = errno;
+        else if (!S_ISREG(st.st_mode))
+                code = EEXIST;
+        else if (fallocate(fd, 0, 0, bytes) < 0 || fchown(fd, dir.st_uid, dir.st_uid) < 0)
+                code = errno;
+        if (fd >= 0)
+                (void)close(fd);
+        if (code && fd >= 0)
+                (void)unlinkat(at, name, 0);
+        if (at >= 0)
+                (void)close(at);
+        return code ? err_set(err, code == ENOSPC ? REASON_NO_CAPACITY : REASON_INTERNAL, code,
+                              "RAM file %s of %s: %s", name, vm, strerror(code))
+                    : 0;
+}
+
 int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes,
                 const struct ramdir_keep *keep, struct err *err)
 {
@@ -301,13 +350,10 @@ int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memor
                 return r;
         if (!is_kept && mkdirat(base_fd, vm, 0700) < 0)
                 return err_set(err, REASON_INTERNAL, errno, "RAM files of %s: %s", vm, strerror(errno));
-        int fd = openat(base_fd, vm, OPEN_DIR);
-        /* Owner first: chmod afterwards, as a change of owner may clear bits of the mode. */
-        if (fd < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, 0750) < 0) {
-                r = err_set(err, REASON_INTERNAL, errno, "RAM files of %s: %s", vm, strerror(errno));
-                (void)unlinkat(base_fd, vm, AT_REMOVEDIR); /* where it is empty */
-        }
+        int fd = open_vm(base_fd, vm, uid, gid, err);
         if (fd >= 0)
                 (void)close(fd);
-        return r;
+        else
+                (void)unlinkat(base_fd, vm, AT_REMOVEDIR); /* where it is empty */
+        return fd < 0 ? fd : 0;
 }

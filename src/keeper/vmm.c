@@ -550,6 +550,7 @@ int vmms_refer(const struct vmms *v, struct vmm_ref *ret, struct err *err)
                 return err_set(err, REASON_BUSY, errno, "VMM of %s: %s", ret->vm, strerror(errno));
         ret->pid_fd = fd;
         ret->pid = m->record.pid;
+        ret->uid = m->record.uid;
         return 0;
 }
 

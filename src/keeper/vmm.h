@@ -61,6 +61,7 @@ struct vmm_drop {
 struct vmm_ref {
         char vm[64];
         pid_t pid;
+        uid_t uid;  /* 0: it does not run */
         int pid_fd; /* owned; -1: it does not run */
 };
 

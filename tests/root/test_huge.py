@@ -92,11 +92,33 @@ def test_the_whole_way(keeper, huge):
     assert "reserved_bytes" not in read(keeper, "v", "dimm0")
     let_go(keeper, "w", "dimm0")
     assert total() == had + 16
+    # of a VMM that runs, the file is there and full: it need not clear pages while its guest waits
+    path = f"{huge.dir}/{keeper.name}/v/dimm1-8M"
+    for _ in range(2):
+        hold(keeper, "v", "dimm1", 4)
+        st = os.stat(path)
+        assert (st.st_size, st.st_blocks * 512, st.st_mode & 0o7777) == (4 * PAGE, 4 * PAGE, 0o600)
+        assert st.st_uid == os.stat(f"/proc/{pid}").st_uid
+    qmp.run("object-add", **{"qom-type": "memory-backend-file", "id": "m1", "size": 4 * PAGE, "mem-path": path,
+                             "share": True, "prealloc": True})
+    let_go(keeper, "v", "dimm1")
+    assert total() == had + 16 and not os.path.exists(path)
     keeper.call("vmm-kill", {"vm": "v"})
     for _ in range(2):
         let_go(keeper, "v", "ram0")
     assert total() == had and huge.files() == []
     keeper.call("vm-drop", {"vm": "v"})
+
+
+def test_who_holds_none_has_no_place_for_files(keeper, huge):
+    """Where a VMM may write, it may use up what the administrator has in the pool."""
+    start_qemu(keeper, "n", 1, "-machine", "q35", "-accel", "tcg", "-m", "16", "-S")
+    assert os.listdir(f"{huge.dir}/{keeper.name}") == []
+    had = total()
+    hold(keeper, "n", "dimm0", 4)
+    assert huge.files() == [f"{keeper.name}/n/dimm0-8M"]
+    keeper.end_vmm("n")
+    assert total() == had and huge.files() == []
 
 
 def test_a_drop_takes_all_but_what_is_kept(keeper, huge):
