@@ -49,12 +49,16 @@ static pthread_mutex_t *lock(const char *vm)
  * configuration that changed meanwhile), it is as if nothing were exclusive. */
 static int find_shared(const struct cpu_host *h, struct cpulist *ret, struct err *err)
 {
-        struct cpulist taken = {0}, left = h->housekeeping;
+        struct cpulist taken = {0}, all = h->housekeeping;
         int r = exclusive_cpus(h, NULL, cpu_group_is_there, &taken, err);
         if (r < 0)
                 return r;
-        cpulist_remove(&left, &taken);
-        *ret = cpulist_count(&left) > 0 ? left : h->housekeeping;
+        if (!cpu_group_is_v2(h))
+                cpu_group_leave_online(h, &all);
+        *ret = all;
+        cpulist_remove(ret, &taken);
+        if (cpulist_count(ret) == 0)
+                *ret = all;
         return 0;
 }
 
@@ -252,15 +256,12 @@ static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, con
 static int start_delegated(const struct cpu_host *h, const struct cpulist *all, struct err *err)
 {
         char dir[CGROUPFS_PATH], text[CPULIST_TEXT], had[CPULIST_TEXT];
-        struct cpulist have, lacking = *all, online;
+        struct cpulist have, wanted = *all;
         int r = cpu_group_read_set(cpu_group_path(h, 0, "", dir), "cpuset.cpus.effective", &have, err);
         if (r < 0)
                 return r;
-        /* One that went off line is nobody's, and comes back by itself. */
-        cpulist_remove(&lacking, &have);
-        if (cpu_group_read_set(h->tree[0].root, "cpuset.cpus.effective", &online, NULL) < 0)
-                online = lacking;
-        if (cpulist_has_common(&lacking, &online))
+        cpu_group_leave_online(h, &wanted);
+        if (!cpulist_is_within(&wanted, &have))
                 return err_set(
                         err, REASON_INVALID, EPERM,
                         "%s may use the CPUs %.40s only, and VMs shall have %.40s: change AllowedCPUs= "

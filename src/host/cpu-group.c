@@ -39,6 +39,15 @@ int cpu_group_read_set(const char *dir, const char *file, struct cpulist *ret, s
         return r < 0 ? r : cpulist_parse(text, ret, err);
 }
 
+void cpu_group_leave_online(const struct cpu_host *h, struct cpulist *l)
+{
+        struct cpulist online, others = *l;
+        if (!*h->online_dir || cpu_group_read_set(h->online_dir, "online", &online, NULL) < 0)
+                return;
+        cpulist_remove(&others, &online);
+        cpulist_remove(l, &others);
+}
+
 int cpu_group_write_set(const struct cpu_host *h, const char *dir, const struct cpulist *set, struct err *err)
 {
         char text[CPULIST_TEXT];
@@ -46,13 +55,16 @@ int cpu_group_write_set(const struct cpu_host *h, const char *dir, const struct 
         int r = cgroupfs_write(dir, "cpuset.cpus", cpulist_print(set, text), h->is_fake, err);
         if (r < 0 || (r = cpu_group_read_set(dir, "cpuset.cpus", &taken, err)) < 0)
                 return r;
-        /* What is effective can be less: a CPU that went off line, or a parent that has fewer. */
+        /* What is effective can be less: a parent may have fewer. And a CPU that is off line is in nobody's.
+         */
         if (!h->is_fake &&
             (r = cpu_group_read_set(dir,
                                     cpu_group_is_v2(h) ? "cpuset.cpus.effective" : "cpuset.effective_cpus",
                                     &taken, err)) < 0)
                 return r;
-        if (!cpulist_is_equal(set, &taken)) {
+        struct cpulist wanted = *set;
+        cpu_group_leave_online(h, &wanted);
+        if (!cpulist_is_equal(set, &taken) && (h->is_fake || !cpulist_is_equal(&wanted, &taken))) {
                 char got[CPULIST_TEXT];
                 return err_set(err, REASON_INTERNAL, EIO,
                                "%s/cpuset.cpus: wrote %.60s, the kernel took %.60s", dir, text,

@@ -40,6 +40,9 @@ bool cpu_group_is_there(const struct cpu_host *h, const char *group);
 
 int cpu_group_write(const struct cpu_host *h, const char *dir, const char *file, long value, struct err *err);
 int cpu_group_read_set(const char *dir, const char *file, struct cpulist *ret, struct err *err);
+/* Without those that are off line: on v1 they cannot be written, on v2 they count when they are back. */
+void cpu_group_leave_online(const struct cpu_host *h, struct cpulist *l);
+/* Checked by what came of it. */
 int cpu_group_write_set(const struct cpu_host *h, const char *dir, const struct cpulist *set,
                         struct err *err);
 /* v1: a new group has no memory nodes, and nothing may enter before it has some. */

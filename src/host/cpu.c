@@ -82,6 +82,8 @@ int cpu_host_init(struct cpu_host *h, const struct cpu_host_options *o, struct e
 {
         *h = (struct cpu_host){
                 .is_best_effort = o->is_best_effort, .is_fake = o->is_fake, .groups_max = CPU_GROUPS_MAX};
+        if (!o->is_fake)
+                (void)STR_COPY(h->online_dir, "/sys/devices/system/cpu");
         if (o->keep_dir && !STR_COPY(h->keep_dir, o->keep_dir))
                 return err_set(err, REASON_INVALID, ENAMETOOLONG, "%.200s is too long", o->keep_dir);
         if (!is_prefix(o->prefix))

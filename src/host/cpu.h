@@ -141,10 +141,11 @@ struct cpu_host {
         bool is_best_effort; /* affinity takes what it cannot hold; the last housekeeping CPU may be exclusive
                               */
         bool is_fake;
-        bool is_delegated;            /* v2: see cpu_host_delegate() */
-        nlink_t groups_max;           /* CPU_GROUPS_MAX; tests set less */
-        char keep_dir[CGROUPFS_ROOT]; /* "" for none */
-        char fallback[128];           /* what this platform lacks, in words; "" where nothing */
+        bool is_delegated;              /* v2: see cpu_host_delegate() */
+        nlink_t groups_max;             /* CPU_GROUPS_MAX; tests set less */
+        char keep_dir[CGROUPFS_ROOT];   /* "" for none */
+        char online_dir[CGROUPFS_ROOT]; /* its file `online` says which CPUs are; "": all are */
+        char fallback[128];             /* what this platform lacks, in words; "" where nothing */
 };
 
 struct cpu_host_options {

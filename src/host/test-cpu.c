@@ -182,8 +182,10 @@ static void test_delegated(void)
         g_assert_cmpint(p->start(&t.host, &err), ==, -EPERM);
         g_assert_nonnull(strstr(err.sentence, "may use the CPUs 1-7 only, and VMs shall have 0-5,7"));
         /* Off line, and so lacking everywhere. */
-        put_away(&t, "unified/cpuset.cpus.effective", "1-7");
+        (void)g_strlcpy(t.host.online_dir, t.dir, sizeof(t.host.online_dir));
+        put_away(&t, "online", "1-7");
         ok(p->start(&t.host, &err), &err);
+        *t.host.online_dir = '\0';
         put_away(&t, "unified/m.slice/m-vms.scope/cpuset.cpus.effective", "0-7");
         for (int again = 0; again < 2; again++)
                 ok(p->start(&t.host, &err), &err);

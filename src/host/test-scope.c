@@ -568,6 +568,7 @@ int main(int argc, char **argv)
 {
         if (argc == 2 && strcmp(argv[1], "--hold") == 0)
                 scope_hold();
+        (void)signal(SIGPIPE, SIG_IGN);
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/host/scope/name", test_name);
         g_test_add_func("/host/scope/leash", test_leash);

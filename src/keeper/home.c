@@ -63,6 +63,20 @@ static bool has_groups(const struct cpu_host *cpu, const char *path)
         return stat(dir, &st) == 0 && st.st_nlink > 2;
 }
 
+/* Another prefix makes another scope, and the VMs would be left in this one, unknown to everybody. */
+static int check_name(const struct scope_options *o, const char *had, struct err *err)
+{
+        char slice[SCOPE_PATH], name[SCOPE_PATH];
+        int r = scope_name(o->prefix, slice, name, err);
+        const char *end = strrchr(had, '/');
+        if (r == 0 && strcmp(end ? end + 1 : had, name) != 0)
+                r = err_set(err, REASON_BUSY, EBUSY,
+                            "VMs of before are in %s, not in %s: [keeper] cgroup_prefix may be changed when "
+                            "they have ended",
+                            had, name);
+        return r;
+}
+
 int home_start(struct home *h, const struct home_options *o, struct cpu_host *cpu, struct err *err)
 {
         struct err why = {0};
@@ -78,12 +92,10 @@ int home_start(struct home *h, const struct home_options *o, struct cpu_host *cp
                                cpu->prefix);
                 return 0;
         }
-        int r = is_wanted ? scope_start(&o->scope, &h->scope, &why) : scope_take(&o->scope, &h->scope, &why);
-        if (r == 0 && is_bound && strcmp(h->scope.path, had) != 0) {
-                r = err_set(&why, REASON_BUSY, EBUSY, "VMs of before are in %s, not in %s", had,
-                            h->scope.path);
-                scope_done(&h->scope, &o->scope, !has_groups(cpu, h->scope.path));
-        }
+        int r = is_bound ? check_name(&o->scope, had, &why) : 0;
+        if (r == 0)
+                r = is_wanted ? scope_start(&o->scope, &h->scope, &why)
+                              : scope_take(&o->scope, &h->scope, &why);
         if (r == 0 && (r = cpu_host_delegate(cpu, h->scope.path, &why)) < 0)
                 scope_done(&h->scope, &o->scope, !is_bound);
         if (r == -EBUSY || (r < 0 && is_bound))

@@ -6,6 +6,7 @@
 #include <glib.h>
 #include <linux/magic.h>
 #include <linux/mempolicy.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -102,18 +103,13 @@ void huge_done(struct huge *h)
         h->n = 0;
 }
 
-int huge_make(const struct huge *h, const char *vm, uid_t uid, gid_t gid, const struct ramdir_keep *keep,
+int huge_make(const struct huge *h, const char *vm, uid_t uid, bool is_wanted, const struct ramdir_keep *keep,
               struct err *err)
 {
         int r = 0;
-        for (size_t i = 0; r >= 0 && i < h->n; i++) {
-                const struct huge_size *size = &h->sizes[i];
-                r = h->memory ? memory_pages_of(h->memory, vm, size->page_bytes, err) : 0;
-                if (r == 1)
-                        r = ramdir_make(size->fd, vm, uid, gid, 0, keep, err);
-                else if (r == 0)
-                        r = ramdir_drop(size->fd, vm, err);
-        }
+        for (size_t i = 0; r == 0 && i < h->n; i++)
+                r = is_wanted ? ramdir_make(h->sizes[i].fd, vm, uid, h->gid, 0, keep, err)
+                              : ramdir_drop(h->sizes[i].fd, vm, err);
         return r;
 }
 
@@ -146,30 +142,53 @@ const char *huge_file_of(const char *item)
         return strncmp(item, "ram", 3) == 0 ? "ram0" : item;
 }
 
+/* A place for a VM's files is there from its first pages to its last; under this lock, as activations of one
+ * VM go on side by side. */
+static pthread_mutex_t places = PTHREAD_MUTEX_INITIALIZER;
+
+static int leave_place(const struct huge *h, const struct huge_size *size, const char *vm, struct err *err)
+{
+        (void)pthread_mutex_lock(&places);
+        int r = memory_pages_of(h->memory, vm, size->page_bytes, err);
+        if (r == 0)
+                r = ramdir_drop(size->fd, vm, err);
+        (void)pthread_mutex_unlock(&places);
+        return r < 0 ? r : 0;
+}
+
 /* Pages that the kernel takes for this thread lie there; node -1: anywhere again. */
-static int take_pages_of(int64_t node)
+static int take_pages_of(int64_t node, struct err *err)
 {
         unsigned long mask[MEMORY_NODES / (8 * sizeof(long))] = {0};
-        if (node < 0)
-                return (int)syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0);
-        mask[(size_t)node / (8 * sizeof(long))] |= 1UL << ((size_t)node % (8 * sizeof(long)));
-        return (int)syscall(SYS_set_mempolicy, MPOL_BIND, mask, MEMORY_NODES);
+        if (node >= 0)
+                mask[(size_t)node / (8 * sizeof(long))] |= 1UL << ((size_t)node % (8 * sizeof(long)));
+        long r = node < 0 ? syscall(SYS_set_mempolicy, MPOL_DEFAULT, NULL, 0)
+                          : syscall(SYS_set_mempolicy, MPOL_BIND, mask, MEMORY_NODES);
+        if (r < 0 && errno != ENOSYS) /* a kernel without nodes */
+                return err_set(err, REASON_INTERNAL, errno, "memory of node %jd: %s", (intmax_t)node,
+                               strerror(errno));
+        return 0;
 }
 
 /* A VMM that runs would clear the pages on its main loop, and its guest stand still meanwhile: so the file is
  * made and filled here. */
-static int fill(const struct huge_size *size, const char *vm, uid_t uid, gid_t gid, const char *item,
-                int64_t node, int64_t bytes, struct err *err)
+static int fill(const struct huge *h, const struct huge_size *size, const char *vm, uid_t uid,
+                const char *item, int64_t node, int64_t bytes, struct err *err)
 {
         char name[RAMDIR_NAME + 24];
         (void)snprintf(name, sizeof(name), "%s-%jdM", item, (intmax_t)(bytes >> 20));
-        int r = ramdir_ensure(size->fd, vm, uid, gid, err);
-        if (r < 0)
-                return r;
-        bool is_bound = take_pages_of(node) == 0; /* not on a kernel without nodes */
-        r = ramdir_fill(size->fd, vm, name, bytes, err);
-        if (is_bound)
-                (void)take_pages_of(-1);
+        (void)pthread_mutex_lock(&places);
+        int r = ramdir_ensure(size->fd, vm, uid, h->gid, err);
+        int fd = r < 0 ? r : ramdir_create(size->fd, vm, name, err);
+        (void)pthread_mutex_unlock(&places);
+        if (fd < 0)
+                return fd;
+        r = take_pages_of(node, err);
+        if (r == 0 && fallocate(fd, 0, 0, bytes) < 0)
+                r = err_set(err, errno == ENOSPC ? REASON_NO_CAPACITY : REASON_INTERNAL, errno,
+                            "huge pages of %s: %s", vm, strerror(errno));
+        (void)take_pages_of(-1, NULL);
+        (void)close(fd);
         return r;
 }
 
@@ -189,8 +208,8 @@ int huge_activate(const struct huge *h, const char *vm, uid_t uid, const char *i
         if (r >= 0)
                 r = memory_pages_set(h->memory, &by, (int)node, page_bytes, bytes / page_bytes, err);
         if (r == 0 && uid && strcmp(huge_file_of(item), "ram0") != 0 &&
-            (r = fill(size, vm, uid, h->gid, item, node, bytes, err)) < 0 && had.pages == 0)
-                (void)memory_pages_set(h->memory, &by, (int)node, page_bytes, 0, NULL);
+            (r = fill(h, size, vm, uid, item, node, bytes, err)) < 0 && had.pages == 0)
+                (void)huge_deactivate(h, vm, item, true, NULL);
         return r;
 }
 
@@ -207,6 +226,8 @@ int huge_deactivate(const struct huge *h, const char *vm, const char *item, bool
                         r = ramdir_remove(size->fd, vm, huge_file_of(item), err);
                 if (r >= 0)
                         r = memory_pages_set(h->memory, &by, held.node, held.page_bytes, 0, err);
+                if (r >= 0 && size)
+                        r = leave_place(h, size, vm, err);
                 if (r < 0)
                         return r;
         }

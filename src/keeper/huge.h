@@ -37,9 +37,9 @@ int huge_check(struct huge *h, const struct keeper_config *config, struct err *e
 /* Directories without VMs go. Idempotent. */
 void huge_done(struct huge *h);
 
-/* As ramdir_make(), ramdir_drop() and ramdir_prune(), of all sizes; made only where the VM holds pages, as
- * whoever may write there can use up what others have put into the pool. */
-int huge_make(const struct huge *h, const char *vm, uid_t uid, gid_t gid, const struct ramdir_keep *keep,
+/* As ramdir_make(), ramdir_drop() and ramdir_prune(), of all sizes; made only where its VMM is to have pages
+ * from the start, as whoever may write there can use up what others have put into the pool. */
+int huge_make(const struct huge *h, const char *vm, uid_t uid, bool is_wanted, const struct ramdir_keep *keep,
               struct err *err);
 int huge_clear(const struct huge *h, const char *vm, const struct ramdir_keep *keep, struct err *err);
 /* The pages of all items but those that are kept go back; their files must be gone. */

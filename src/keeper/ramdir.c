@@ -311,26 +311,23 @@ int ramdir_ensure(int base_fd, const char *vm, uid_t uid, gid_t gid, struct err 
         return fd < 0 ? fd : 0;
 }
 
-int ramdir_fill(int base_fd, const char *vm, const char *name, int64_t bytes, struct err *err)
+int ramdir_create(int base_fd, const char *vm, const char *name, struct err *err)
 {
         struct stat dir, st;
         int at = openat(base_fd, vm, OPEN_DIR), code = 0;
         int fd = at < 0 ? -1 : openat(at, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
         if (fd < 0 || fstat(at, &dir) < 0 || fstat(fd, &st) < 0)
                 code = errno;
-        else if (!S_ISREG(st.st_mode))
+        else if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
                 code = EEXIST;
-        else if (fallocate(fd, 0, 0, bytes) < 0 || fchown(fd, dir.st_uid, dir.st_uid) < 0)
+        else if (fchown(fd, dir.st_uid, dir.st_uid) < 0)
                 code = errno;
-        if (fd >= 0)
-                (void)close(fd);
-        if (code && fd >= 0)
-                (void)unlinkat(at, name, 0);
         if (at >= 0)
                 (void)close(at);
-        return code ? err_set(err, code == ENOSPC ? REASON_NO_CAPACITY : REASON_INTERNAL, code,
-                              "RAM file %s of %s: %s", name, vm, strerror(code))
-                    : 0;
+        if (code && fd >= 0)
+                (void)close(fd);
+        return code ? err_set(err, REASON_INTERNAL, code, "RAM file %s of %s: %s", name, vm, strerror(code))
+                    : fd;
 }
 
 int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memory_bytes,

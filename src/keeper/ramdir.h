@@ -26,9 +26,8 @@ int ramdir_make(int base_fd, const char *vm, uid_t uid, gid_t gid, int64_t memor
                 const struct ramdir_keep *keep, struct err *err);
 /* There afterwards, with what is in it. One of another uid: REASON_BUSY. */
 int ramdir_ensure(int base_fd, const char *vm, uid_t uid, gid_t gid, struct err *err);
-/* A file of the VM's own that has so many bytes already, so that the VMM need not wait for them. On failure
- * there is none. REASON_NO_CAPACITY: there is not so much. */
-int ramdir_fill(int base_fd, const char *vm, const char *name, int64_t bytes, struct err *err);
+/* A plain file of the VM's own, empty, or what it has already. Returns a descriptor. */
+int ramdir_create(int base_fd, const char *vm, const char *name, struct err *err);
 /* Not there: no error. REASON_BUSY: there was so much in it that it takes another call. */
 int ramdir_drop(int base_fd, const char *vm, struct err *err);
 /* The same of all but what is kept; the directory stays. */

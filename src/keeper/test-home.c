@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <signal.h>
 #include <string.h>
 
 struct fixture {
@@ -154,6 +155,18 @@ static void test_bound(void)
                 g_assert_false(f.home.has_scope || f.cpu.is_delegated);
         }
 
+        /* Under another name they would be in nobody's; and that is so each time. */
+        for (int again = 0; again < 2; again++) {
+                set_up_cpu(&f, CPU_CGROUP_V2);
+                f.options.wants_scope = again;
+                f.options.scope.prefix = "other";
+                g_assert_cmpint(home_start(&f.home, &f.options, &f.cpu, &err), ==, -EBUSY);
+                g_assert_nonnull(strstr(err.sentence, "are in mete.slice/mete-vms.scope, not in other-vms"));
+                g_assert_true(g_file_test(note, G_FILE_TEST_EXISTS));
+        }
+        f.options.scope.prefix = "mete";
+        set_up_cpu(&f, CPU_CGROUP_V2);
+
         /* Without VMs it binds nobody. */
         g_assert_cmpint(g_rmdir(group), ==, 0);
         f.options.wants_scope = false;
@@ -162,6 +175,7 @@ static void test_bound(void)
 
 int main(int argc, char **argv)
 {
+        (void)signal(SIGPIPE, SIG_IGN); /* as in the keeper */
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/keeper/home/other-init", test_other_init);
         g_test_add_func("/keeper/home/affinity", test_affinity);

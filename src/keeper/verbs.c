@@ -57,6 +57,8 @@ static void say_classes(struct classes *classes, struct api_keeper_info *info)
 {
         struct class_said said;
         classes_say(classes, &said);
+        info->has_manages_resctrl = true;
+        info->manages_resctrl = classes->config->manages_resctrl;
         for (size_t i = 0; i < ARRAY_N(said.fallbacks) && info->n_fallbacks < ARRAY_N(info->fallbacks); i++)
                 if (*said.fallbacks[i])
                         (void)snprintf(info->fallbacks[info->n_fallbacks++], sizeof(info->fallbacks[0]),

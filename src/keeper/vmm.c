@@ -314,7 +314,7 @@ static int prepare_and_run(struct vmm *m, struct launch_options *o, const struct
         int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, v->config->meted_gid,
                                       memory_bytes > huge_bytes ? memory_bytes - huge_bytes : 0, &keep, err);
         if (r == 0)
-                r = huge_make(v->huge, vm, o->uid, v->config->meted_gid, &keep, err);
+                r = huge_make(v->huge, vm, o->uid, huge_bytes > 0, &keep, err);
         if (r < 0)
                 return r;
         r = v->cpu->provider->vm_make(v->cpu, vm, err);
@@ -353,20 +353,16 @@ static int first(int r, int now, const struct err *why, struct err *err)
 static int let_go_of_all(struct vmms *v, const char *vm, struct err *err)
 {
         struct err later;
-        const struct ramdir_keep nothing = {0};
         int r = nics_drop(v->nics, vm, err);
-        r = first(r, classes_drop(v->classes, vm, &later), &later, err);
-        return first(r, huge_release(v->huge, vm, &nothing, &later), &later, err);
+        return first(r, classes_drop(v->classes, vm, &later), &later, err);
 }
 
 static int let_go_of_others(struct vmms *v, const struct api_keeper_vm_drop *p, struct err *err)
 {
         struct err later;
-        const struct ramdir_keep keep = {p->keep, p->n_keep};
         int r = v->cpu->provider->prune(v->cpu, p->vm, p->keep, p->n_keep, err);
         r = first(r, nics_prune(v->nics, p->vm, p->keep, p->n_keep, &later), &later, err);
-        r = first(r, classes_prune(v->classes, p->vm, p->keep, p->n_keep, &later), &later, err);
-        return first(r, huge_release(v->huge, p->vm, &keep, &later), &later, err);
+        return first(r, classes_prune(v->classes, p->vm, p->keep, p->n_keep, &later), &later, err);
 }
 
 /* What was there for the VMM: processes, groups, files, the bound. uid 0: none was started. */
@@ -429,9 +425,11 @@ int vmm_drop_run(const struct vmm_drop *d, struct err *err)
 {
         const struct api_keeper_vm_drop *p = &d->what;
         const struct ramdir_keep keep = {p->keep, p->n_keep};
-        struct err later;
+        struct err later, late;
         int r = clear(d->owner, p->vm, d->uid, p->n_keep ? CPU_REMOVE_BUT_ITEMS : CPU_REMOVE_ALL, &keep, err);
         int rest = p->n_keep ? let_go_of_others(d->owner, p, &later) : let_go_of_all(d->owner, p->vm, &later);
+        if (r == 0) /* else there are files still, and pages given back would be taken from others */
+                rest = first(rest, huge_release(d->owner->huge, p->vm, &keep, &late), &late, &later);
         return first(r, rest, &later, err);
 }
 

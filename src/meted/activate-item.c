@@ -606,7 +606,9 @@ static bool is_to_look(struct step *s)
         if (!s->v->vm)
                 (void)err_set(&err, REASON_BUSY, EAGAIN, "the VMM of %s is not attached to",
                               s->v->definition.name);
-        if (s->v->vm && host_of(s)->healthy)
+        /* Classes of service that are given away no more are held still. */
+        const struct component *c = host_of(s);
+        if (s->v->vm && (c->healthy || (component_is_of_class(c->kind) && c->capacity > 0)))
                 return true;
         step_done(s, s->v->vm ? NULL : &err);
         return false;

@@ -37,6 +37,8 @@ static const char usage[] =
         "configuration, 1 for anything\n"
         "else. VMs outlive it.\n";
 
+enum { MBIT = 1000 * 1000 };
+
 struct lines {
         char (*text)[128];
         size_t n, max;
@@ -57,23 +59,29 @@ __attribute__((format(printf, 2, 3))) static void add(struct lines *l, const cha
         l->n++;
 }
 
+static bool has_free_disk(const struct machine *v)
+{
+        const struct request *base = machine_base(v);
+        bool is_held = false;
+        if (!base || base->state != REQUEST_GRANTED || !v->definition.has_disk)
+                return false;
+        for (size_t i = 0; i < base->n_definitions; i++)
+                is_held = is_held || base->definitions[i].kind == VIRTUAL_DISK;
+        return !is_held;
+}
+
 static void add_disk(const struct meted *m, const struct machine *v, struct lines *l)
 {
+        unsigned n = 0;
         if (!m->config.disk_rate || (v && !v->definition.has_disk))
                 return;
         add(l, "disks are held to their rates by their VMMs (throttle groups), not by io.max of the kernel");
-        for (guint i = 0; i < m->machines->len; i++) {
-                const struct machine *each = g_ptr_array_index(m->machines, i);
-                const struct request *base = machine_base(each);
-                bool is_held = false;
-                if (!base || base->state != REQUEST_GRANTED || !each->definition.has_disk || (v && v != each))
-                        continue;
-                for (size_t k = 0; k < base->n_definitions; k++)
-                        is_held = is_held || base->definitions[k].kind == VIRTUAL_DISK;
-                if (!is_held)
-                        add(l, "the disk of %.60s is held to no rate until its next start",
-                            each->definition.name);
-        }
+        for (guint i = 0; !v && i < m->machines->len; i++)
+                n += has_free_disk(g_ptr_array_index(m->machines, i));
+        if (v && has_free_disk(v))
+                add(l, "its disk is held to no rate until its next start");
+        else if (n > 0)
+                add(l, "the disks of %u VMs are held to no rate until their next start", n);
 }
 
 size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*ret)[128], size_t max)
@@ -90,7 +98,10 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*re
             (!k->has_net_uplink || strcmp(k->net_uplink, m->config.uplink) != 0))
                 add(&l, "mete-keeper does not hold the bandwidth of %s: VMs with a network card do not start",
                     m->config.uplink);
-        add_disk(m, v, &l);
+        else if (m->config.manages_net && k && k->has_net_rate_bps && k->net_rate_bps < m->config.link_bps)
+                add(&l, "the keeper holds %lld Mbit/s of %s, and mete.conf gives %lld away",
+                    (long long)(k->net_rate_bps / MBIT), m->config.uplink,
+                    (long long)(m->config.link_bps / MBIT));
         if (*m->resctrl_fallback)
                 add(&l, "%s", m->resctrl_fallback);
         if (m->config.manages_resctrl && k && !k->has_resctrl)
@@ -99,6 +110,7 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*re
                 add(&l, "%s", k->fallbacks[i]);
         for (size_t i = 0; v && i < v->definition.n_fallbacks; i++)
                 add(&l, "%s", v->definition.fallbacks[i]);
+        add_disk(m, v, &l);
         return l.n;
 }
 
@@ -142,7 +154,7 @@ static void clear_dirs(struct meted *m, const struct api_keeper_vmm_list *list)
                 g_dir_close(d);
 }
 
-/* What it does not make cannot be given away. */
+/* What it does not make cannot be given away. A tree that is not there just now may be when it is wanted. */
 static void take_classes(struct meted *m)
 {
         const struct api_keeper_info *k = keeper_info(m->keeper);
@@ -150,8 +162,8 @@ static void take_classes(struct meted *m)
                 return;
         for (size_t i = 0; i < m->inventory.n; i++)
                 if (component_is_of_class(m->inventory.components[i].kind))
-                        m->inventory.components[i].healthy = k->has_resctrl;
-        hypervisor_set_classes(m->hv, k->has_resctrl);
+                        m->inventory.components[i].healthy = k->manages_resctrl;
+        hypervisor_set_classes(m->hv, k->manages_resctrl);
 }
 
 static void on_vmms(void *arg, const json_t *result, const struct err *err);

@@ -59,7 +59,7 @@ def start(keeper, huge, vm="v", mib=32, keep=(), slot=0):
         os.unlink(f"{keeper.dir}/{vm}.qmp")
     return start_qemu(keeper, vm, slot, "-machine", "q35", "-accel", "tcg", "-m", str(mib), "-S", "-object",
                       f"memory-backend-file,id=ram0,size={mib}M,mem-path={huge.dir}/{keeper.name}/{vm}/ram0,"
-                      "share=on,prealloc=on", "-numa", "node,memdev=ram0", keep=keep)
+                      "share=on,prealloc=on", "-numa", "node,memdev=ram0", keep=keep, huge_bytes=mib << 20)
 
 
 def test_hello_says_what_there_is(keeper, huge):
@@ -103,6 +103,14 @@ def test_the_whole_way(keeper, huge):
                              "share": True, "prealloc": True})
     let_go(keeper, "v", "dimm1")
     assert total() == had + 16 and not os.path.exists(path)
+    hold(keeper, "n", "dimm0", 1)  # none runs
+    start_qemu(keeper, "n", 1, "-machine", "q35", "-accel", "tcg", "-m", "16", "-S")
+    hold(keeper, "n", "dimm1", 1)
+    let_go(keeper, "n", "dimm0")
+    assert huge.files() == [f"{keeper.name}/n/dimm1-2M", f"{keeper.name}/v/ram0"]
+    let_go(keeper, "n", "dimm1")
+    assert os.listdir(f"{huge.dir}/{keeper.name}") == ["v"]  # with the last page the place for files goes
+    keeper.end_vmm("n")
     keeper.call("vmm-kill", {"vm": "v"})
     for _ in range(2):
         let_go(keeper, "v", "ram0")

@@ -153,9 +153,10 @@ class Keeper:
         with self.client() as c:
             return c.call(method, params, fds)
 
-    def start_vmm(self, vm, argv, slot=0, fds=(), memory_bytes=0, keep=()):
+    def start_vmm(self, vm, argv, slot=0, fds=(), memory_bytes=0, keep=(), huge_bytes=0):
         return self.call("vmm-start", {"vm": vm, "slot": slot, "argv": argv, "fds": len(fds),
-                                       "memory_bytes": memory_bytes, **({"keep": list(keep)} if keep else {})}, fds)
+                                       "memory_bytes": max(memory_bytes, huge_bytes), "huge_bytes": huge_bytes,
+                                       **({"keep": list(keep)} if keep else {})}, fds)
 
     def hold(self, vm, item, tid, cpus, share):
         """An item has CPUs and a share, and the thread is held by it. Returns what holds it."""
@@ -259,11 +260,11 @@ class Qmp:
             assert "error" not in answer, answer
 
 
-def start_qemu(keeper, vm, slot, *args, keep=()):
+def start_qemu(keeper, vm, slot, *args, keep=(), huge_bytes=0):
     qmp = Qmp(keeper.dir, vm)
     started = keeper.start_vmm(vm, [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-chardev",
                                     "socket,id=m,fd=3,server=on,wait=off", "-mon", "chardev=m,mode=control", *args],
-                               slot, [qmp.listener.fileno()], keep=keep)
+                               slot, [qmp.listener.fileno()], keep=keep, huge_bytes=huge_bytes)
     qmp.connect()
     return started["pid"], qmp
 

@@ -59,6 +59,25 @@ def test_what_there_is(world):
     assert re.search(r"net:up0 +0 +980M +0 +980M", world.host.mete("ledger").stdout)
 
 
+def test_two_configurations_that_differ(world):
+    """mete.conf gives away what the keeper does not have: that is said."""
+    def lines():
+        return [f for f in world.host.mete_json("host", "show")["fallbacks"] if "mete.conf gives" in f]
+    assert lines() == []
+    world.net.rate = "2G"
+    try:
+        world.host.kill_meted(signal.SIGTERM)
+        world.host.write_config()
+        world.host.start_meted()
+        wait_for("the keeper was asked", lines)
+        assert lines() == ["the keeper holds 1000 Mbit/s of up0, and mete.conf gives 2000 away"]
+    finally:
+        world.net.rate = "1G"
+        world.host.kill_meted(signal.SIGTERM)
+        world.host.write_config()
+        world.host.start_meted()
+
+
 def test_a_rate_that_is_changed_by_hand_is_made_again_what_was_granted(world, vm):
     before = world.net.state()
     name, (rate, ceiling) = next((c, r) for c, r in world.net.classes("up0").items() if r == ("200Mbit", "600Mbit"))
