@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { COMPONENT_PAGES = 4 };
+enum { COMPONENT_PAGES = 4, COMPONENT_NUMBER_MAX = 4095 };
 
 enum component_kind {
         COMPONENT_CPU = 1, /* one host CPU; unit: thousandths of it */

@@ -197,7 +197,7 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
         t->worst = OUTCOME_GRANTED;
         if (t->placement.amount_met >= t->wanted)
                 return;
-        char asked[UNITS_TEXT], have[UNITS_TEXT];
+        char asked[UNITS_TEXT], have[UNITS_TEXT], named[NEED_TEXT];
         const char *kind = component_kinds[need->kind].name;
         need_amount_print(need->kind, t->wanted, asked);
         int64_t limit =
@@ -228,6 +228,10 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                 blocked(t, OUTCOME_NEVER, REASON_POLICY,
                         "%s:%s is asked for, and the definition of this VM lets it grow by %s", kind, asked,
                         need_amount_print(need->kind, room_total, have));
+        else if (limit == 0 && (need_component(need) >= 0 || need_node(need) >= 0))
+                blocked(t, OUTCOME_NEVER, REASON_NOT_FOUND,
+                        "%s is asked for, and this host has no such component to give away",
+                        need_print(need, named));
         else if (t->wanted > limit)
                 blocked(t, OUTCOME_NEVER, REASON_NO_CAPACITY,
                         "%s:%s is asked for, and this host has %s in all", kind, asked,

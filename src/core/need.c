@@ -49,6 +49,42 @@ const struct parameter_row parameter_rows[PARAMETER_N] = {
                 .measured = "tests/nested: the granted memory lies on huge pages of its node",
                 .description = "The memory is of huge pages of this size, taken from the node as a whole before it is given.",
         },
+        [PARAMETER_CPU_ID] = {
+                .kind = COMPONENT_CPU,
+                .name = "id",
+                .relation = RELATION_EQUAL,
+                .unit = "number of a host CPU",
+                .minimum = 0,
+                .maximum = COMPONENT_NUMBER_MAX,
+                .source = "hwloc inventory",
+                .provider = "cpu (cgroup cpuset)",
+                .measured = "tests/nested: the granted vCPU runs on that CPU",
+                .description = "The granted CPU is the host's of this number.",
+        },
+        [PARAMETER_CPU_NODE] = {
+                .kind = COMPONENT_CPU,
+                .name = "node",
+                .relation = RELATION_EQUAL,
+                .unit = "number of a NUMA node",
+                .minimum = 0,
+                .maximum = COMPONENT_NUMBER_MAX,
+                .source = "hwloc inventory",
+                .provider = "cpu (cgroup cpuset)",
+                .measured = "tests/nested: the granted vCPUs run on CPUs of that node",
+                .description = "The granted CPUs are of this NUMA node of the host.",
+        },
+        [PARAMETER_MEMORY_NODE] = {
+                .kind = COMPONENT_MEMORY,
+                .name = "node",
+                .relation = RELATION_EQUAL,
+                .unit = "number of a NUMA node",
+                .minimum = 0,
+                .maximum = COMPONENT_NUMBER_MAX,
+                .source = "hwloc inventory",
+                .provider = "memory (NUMA policy of the VMM's file)",
+                .measured = "tests/nested: the granted memory lies on that node",
+                .description = "The granted memory is of this NUMA node of the host.",
+        },
 };
 /* clang-format on */
 
@@ -108,6 +144,9 @@ static const struct {
 } values[PARAMETER_N] = {
         [PARAMETER_SHARE] = {units_parse_milli, units_print_milli, " of a CPU"},
         [PARAMETER_PAGE] = {units_parse_bytes, units_print_bytes, ""         },
+        [PARAMETER_CPU_ID] = {units_parse_count, print_count,       ""         },
+        [PARAMETER_CPU_NODE] = {units_parse_count, print_count,       ""         },
+        [PARAMETER_MEMORY_NODE] = {units_parse_count, print_count,       ""         },
 };
 
 int need_value_parse(enum parameter_id id, const char *text, int64_t *ret, struct err *err)
@@ -124,6 +163,22 @@ int64_t need_page_bytes(const struct need *need)
 {
         const struct parameter *page = need_parameter(need, PARAMETER_PAGE);
         return page ? page->value : 0;
+}
+
+static int64_t value_or_none(const struct need *need, enum parameter_id id)
+{
+        const struct parameter *p = need_parameter(need, id);
+        return p ? p->value : -1;
+}
+
+int64_t need_component(const struct need *need)
+{
+        return value_or_none(need, PARAMETER_CPU_ID);
+}
+
+int64_t need_node(const struct need *need)
+{
+        return value_or_none(need, need->kind == COMPONENT_CPU ? PARAMETER_CPU_NODE : PARAMETER_MEMORY_NODE);
 }
 
 int need_amount_parse(enum component_kind kind, const char *text, int64_t *ret, struct err *err)
@@ -143,6 +198,7 @@ static const struct {
 } conflicts[] = {
         {PARAMETER_SHARE, PARAMETER_EXCLUSIVE,
          "an exclusive CPU is whole already, so a share of it says nothing"},
+        {PARAMETER_CPU_ID, PARAMETER_CPU_NODE, "the number of a CPU says its node"},
 };
 
 static const char *const relations[] = {
@@ -292,6 +348,9 @@ int need_check(const struct need *need, struct err *err)
                         return err_set(err, REASON_INVALID, EINVAL, "%s is said twice",
                                        parameter_rows[p->id].name);
         }
+        if (need_component(need) >= 0 && need->amount_max > 1)
+                return err_set(err, REASON_INVALID, ERANGE, "id names one CPU: cpu:1,id=%lld",
+                               (long long)need_component(need));
         for (size_t i = 0; i < ARRAY_N(conflicts); i++)
                 if (need_parameter(need, conflicts[i].a) && need_parameter(need, conflicts[i].b))
                         return err_set(err, REASON_INVALID, EINVAL, "%s and %s exclude each other: %s",

@@ -2,7 +2,7 @@
 /* core/need.h - what is asked for: an amount of one kind, with performance parameters.
  *
  * Text form: KIND:AMOUNT[..AMOUNT][,PARAMETER...]   cpu:2,share>=0.9   memory:512M..2G   cpu:1,exclusive
- * net:200M   block:50M   memory:1G,page=2M
+ * net:200M   block:50M   memory:1G,page=2M   cpu:1,id=5   memory:2G,node=1
  * Amounts: CPUs; bytes, and for block bytes a second, with K M G T; bits a second with K M G T of 1000. A
  * flag parameter stands alone; others are NAME RELATION VALUE. Values are held in the parameter's base unit
  * (share: thousandths), so that what is evaluated is what was stated (1.4), and need_print() gives a text
@@ -21,7 +21,15 @@ enum relation { RELATION_AT_LEAST = 1, RELATION_AT_MOST, RELATION_EQUAL };
 
 /* A row of the table of parameter kinds. Only rows with a source of truth, an enforcing provider and a
  * test that measures it are in it (1.5). */
-enum parameter_id { PARAMETER_SHARE = 1, PARAMETER_EXCLUSIVE, PARAMETER_PAGE, PARAMETER_N };
+enum parameter_id {
+        PARAMETER_SHARE = 1,
+        PARAMETER_EXCLUSIVE,
+        PARAMETER_PAGE,
+        PARAMETER_CPU_ID,
+        PARAMETER_CPU_NODE,
+        PARAMETER_MEMORY_NODE,
+        PARAMETER_N
+};
 struct parameter_row {
         enum component_kind kind;
         const char *name;
@@ -62,6 +70,9 @@ int need_value_parse(enum parameter_id id, const char *text, int64_t *ret, struc
 const char *need_value_print(enum parameter_id id, int64_t value, char buf[UNITS_TEXT]);
 /* Size of the pages that it asks for, in bytes; 0: ordinary ones. */
 int64_t need_page_bytes(const struct need *need);
+/* The one component, or the node, on which it must lie (2.9); -1: any. */
+int64_t need_component(const struct need *need);
+int64_t need_node(const struct need *need);
 /* Text form; always terminated, always fits. Returns buf. */
 const char *need_print(const struct need *need, char buf[NEED_TEXT]);
 /* The same checks on a need that came in parts (from the wire): */

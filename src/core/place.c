@@ -40,6 +40,7 @@ struct asked {
         int64_t least, most;
         int64_t start_ms, end_ms;
         int64_t page_bytes;
+        int64_t os_index, node; /* -1: any */
 };
 
 static int64_t share_of(const struct need *need, int64_t default_share_milli)
@@ -64,7 +65,11 @@ int64_t place_unit_bytes(const struct need *need, int64_t unit_bytes)
 
 static struct asked asked_of(const struct need *need, int64_t default_share_milli, int64_t unit_bytes)
 {
-        struct asked a = {.kind = need->kind, .least = need->amount, .most = need->amount_max};
+        struct asked a = {.kind = need->kind,
+                          .least = need->amount,
+                          .most = need->amount_max,
+                          .os_index = need_component(need),
+                          .node = need_node(need)};
         assert(need->amount > 0 && need->amount_max >= need->amount);
         if (a.kind == COMPONENT_CPU) {
                 a.exclusive = need_parameter(need, PARAMETER_EXCLUSIVE);
@@ -111,6 +116,11 @@ static int group_by_size(const void *a, const void *b)
         return x->first < y->first ? -1 : x->first > y->first; /* by node */
 }
 
+static bool is_there(const struct asked *a, const struct component *c)
+{
+        return (a->os_index < 0 || c->os_index == a->os_index) && (a->node < 0 || c->node == a->node);
+}
+
 /* `l` is NULL where nothing shall count as claimed. */
 static int sites_find(struct places *p, const struct asked *a, const struct ledger *l,
                       const struct component *components, size_t n, struct err *err)
@@ -119,7 +129,8 @@ static int sites_find(struct places *p, const struct asked *a, const struct ledg
         p->n_sites = 0;
         for (uint32_t i = 0; i < n; i++) {
                 const struct component *c = &components[i];
-                if (c->kind != a->kind || !c->healthy || !component_has_pages(c, a->page_bytes))
+                if (c->kind != a->kind || !c->healthy || !component_has_pages(c, a->page_bytes) ||
+                    !is_there(a, c))
                         continue;
                 int64_t owned = l ? ledger_owned(l, i) : c->owned;
                 int64_t free = l ? ledger_free_over(l, i, a->start_ms, a->end_ms) : owned;

@@ -741,6 +741,51 @@ static void test_class(void)
         world_done(&w);
 }
 
+/* What is asked for by its name, or by its node, is that or nothing (2.9). */
+static void test_named(void)
+{
+        static const struct {
+                const char *need;
+                enum outcome outcome;
+                enum reason reason;
+        } rows[] = {
+                {"cpu:1,id=2",           OUTCOME_GRANTED, 0                 },
+                {"cpu:1,id=2,exclusive", OUTCOME_NOT_NOW, REASON_NO_CAPACITY},
+                {"cpu:1,id=9",           OUTCOME_NEVER,   REASON_NOT_FOUND  },
+                {"cpu:1,node=2",         OUTCOME_NEVER,   REASON_NOT_FOUND  },
+                {"cpu:3,node=1",         OUTCOME_NEVER,   REASON_NO_CAPACITY},
+                {"cpu:2,node=1",         OUTCOME_GRANTED, 0                 },
+                {"memory:256M,node=1",   OUTCOME_GRANTED, 0                 },
+                {"memory:1G,node=7",     OUTCOME_NEVER,   REASON_NOT_FOUND  },
+        };
+        struct world w;
+        struct err err = {0};
+        world_init(&w);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "v", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                const char id[] = {(char)('a' + i), '\0'};
+                uint64_t serial = ask_for(&w, "v", id, rows[i].need, false, 0, LEDGER_OPEN, NULL);
+                work_all(&w);
+                const struct request *r = get(&w, serial);
+                g_test_message("%s: %s", rows[i].need, r->sentence);
+                g_assert_cmpint(r->outcome, ==, rows[i].outcome);
+                if (r->outcome != OUTCOME_GRANTED) {
+                        g_assert_cmpint(r->reason, ==, rows[i].reason);
+                        continue;
+                }
+                for (size_t k = 0; k < r->n_definitions; k++) {
+                        const struct component *c = &machine[r->definitions[k].component];
+                        int64_t named = need_component(&r->needs[0]);
+                        g_assert_cmpint(c->node, ==, 1);
+                        g_assert_true(named < 0 || c->os_index == named);
+                }
+        }
+        g_assert_true(hypervisor_is_sound(w.h));
+        world_done(&w);
+}
+
 /* A host that has become smaller than what a VM of before needs at least. */
 static void test_too_small_for_base(void)
 {
@@ -2156,6 +2201,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/disk", test_disk);
         g_test_add_func("/hypervisor/class", test_class);
         g_test_add_func("/hypervisor/too-small-for-base", test_too_small_for_base);
+        g_test_add_func("/hypervisor/named", test_named);
         g_test_add_func("/hypervisor/no-class", test_no_class);
         g_test_add_func("/hypervisor/pages", test_pages);
         g_test_add_func("/hypervisor/shapes", test_shapes);

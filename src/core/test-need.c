@@ -174,6 +174,11 @@ static void test_refuse(void)
                 "exclude each other: an exclusive CPU is whole");
         refused("cpu:1,exclusive,exclusive,exclusive,exclusive,exclusive", REASON_INVALID,
                 "more than 4 parameters");
+        refused("cpu:2,id=1", REASON_INVALID, "id names one CPU: cpu:1,id=1");
+        refused("cpu:1..2,id=1", REASON_INVALID, "id names one CPU");
+        refused("cpu:1,id=1,node=0", REASON_INVALID, "exclude each other: the number of a CPU says its node");
+        refused("cpu:1,id=4096", REASON_INVALID, "a id is from 0 to 4095");
+        refused("memory:1G,id=1", REASON_UNSUPPORTED, "memory has no parameter \"id\"; it has: page, node");
 }
 
 static void test_length(void)
@@ -202,6 +207,13 @@ static struct need random_need(GRand *rand)
         if (n.kind == COMPONENT_MEMORY && g_rand_boolean(rand))
                 n.parameters[n.n_parameters++] = (struct parameter){
                         PARAMETER_PAGE, RELATION_EQUAL, INT64_C(1) << g_rand_int_range(rand, 16, 35)};
+        if (g_rand_boolean(rand))
+                n.parameters[n.n_parameters++] = (struct parameter){
+                        n.kind == COMPONENT_MEMORY ? PARAMETER_MEMORY_NODE : PARAMETER_CPU_NODE, RELATION_EQUAL,
+                        g_rand_int_range(rand, 0, COMPONENT_NUMBER_MAX + 1)};
+        else if (n.kind == COMPONENT_CPU && n.amount_max == 1)
+                n.parameters[n.n_parameters++] = (struct parameter){
+                        PARAMETER_CPU_ID, RELATION_EQUAL, g_rand_int_range(rand, 0, COMPONENT_NUMBER_MAX + 1)};
         if (n.kind == COMPONENT_MEMORY)
                 return n;
         switch (g_rand_int_range(rand, 0, 3)) {

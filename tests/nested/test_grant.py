@@ -60,6 +60,31 @@ def test_an_exclusive_cpu_is_its_vcpus_own(nested, vm):
         assert cpu in expand(may_run_on(spinners[-1]))
 
 
+def test_what_is_named_is_what_is_granted(nested, vm):
+    """A CPU by its number, CPUs and memory by their node: that, or nothing."""
+    def named(kind, amount, **parameters):
+        return {"kind": kind, "amount": amount,
+                "parameters": [{"name": n, "relation": "=", "value": v} for n, v in parameters.items()]}
+
+    base = vm.cpus(0)
+    other = next(c for c in "0123" if c != base)
+    with vm.agent() as agent:
+        [slot] = agent.reserve("id", named("cpu", 1, id=int(other)))["cpus"]
+        assert vm.cpus(slot) == other
+        agent.release("id")
+        agent.wait_until(lambda: vm.group(slot) == "mete/parked@v")
+        for node, cpus in (0, {"0", "1"}), (1, {"2", "3"}):
+            slots = agent.reserve(f"node{node}", named("cpu", 2, node=node))["cpus"]
+            assert {vm.cpus(s) for s in slots} == cpus
+            agent.release(f"node{node}")
+            agent.wait_until(lambda: all(vm.group(s) == "mete/parked@v" for s in slots))
+            assert agent.reserve(f"memory{node}", named("memory", 128 << 20, node=node))["outcome"] == "granted"
+            assert f"bind:{node} " in nested.check(f"grep /dimm{node}- /proc/{vm.pid()}/numa_maps")
+        for i, need in enumerate((named("cpu", 1, id=7), named("cpu", 1, node=2), named("memory", 128 << 20, node=2))):
+            verdict = agent.reserve(f"none{i}", need)
+            assert (verdict["outcome"], verdict["reason"]) == ("never", "not-found"), verdict
+
+
 def test_what_was_changed_by_hand_is_made_again_what_was_granted(nested, vm):
     top = "/sys/fs/cgroup/mete"
     shared = nested.check(f"cat {top}/emulator@v/cpuset.cpus").strip()
