@@ -24,6 +24,7 @@ struct vm_entry {
         uint64_t class_slots;  /* parts of its class of service in use */
         size_t live;           /* requests of applications that hold something */
         struct history history;
+        struct entry *newest;     /* of all that are kept of it */
         struct entry *walk_first; /* activations and ways back, in the order in which they go */
         bool is_step_out;         /* the first one's step is being carried out */
         bool is_step_back;        /* that is one of a way back */
@@ -40,6 +41,7 @@ struct entry {
         struct vm_entry *vm;                  /* NULL for a reservation */
         struct entry *key_next, *serial_next; /* hash chains */
         struct entry *older, *newer;          /* all that are kept, by serial */
+        struct entry *vm_older, *vm_newer;    /* the same of its VM alone */
         struct entry *finished_next;          /* in its history */
         struct entry *walk_next;
         struct entry *kept_next, *wait_next;

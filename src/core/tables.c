@@ -161,6 +161,12 @@ bool entry_keep(struct hypervisor *h, struct entry *e)
         else
                 h->oldest = e;
         h->newest = e;
+        if (e->vm) {
+                e->vm_older = e->vm->newest;
+                if (e->vm_older)
+                        e->vm_older->vm_newer = e;
+                e->vm->newest = e;
+        }
         h->entries++;
         return true;
 }
@@ -198,6 +204,12 @@ void entry_unchain(struct hypervisor *h, struct entry *e)
                 e->newer->older = e->older;
         else
                 h->newest = e->older;
+        if (e->vm_older)
+                e->vm_older->vm_newer = e->vm_newer;
+        if (e->vm_newer)
+                e->vm_newer->vm_older = e->vm_older;
+        else if (e->vm)
+                e->vm->newest = e->vm_older;
         h->entries--;
 }
 

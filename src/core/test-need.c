@@ -209,11 +209,12 @@ static struct need random_need(GRand *rand)
                         PARAMETER_PAGE, RELATION_EQUAL, INT64_C(1) << g_rand_int_range(rand, 16, 35)};
         if (g_rand_boolean(rand))
                 n.parameters[n.n_parameters++] = (struct parameter){
-                        n.kind == COMPONENT_MEMORY ? PARAMETER_MEMORY_NODE : PARAMETER_CPU_NODE, RELATION_EQUAL,
-                        g_rand_int_range(rand, 0, COMPONENT_NUMBER_MAX + 1)};
+                        n.kind == COMPONENT_MEMORY ? PARAMETER_MEMORY_NODE : PARAMETER_CPU_NODE,
+                        RELATION_EQUAL, g_rand_int_range(rand, 0, COMPONENT_NUMBER_MAX + 1)};
         else if (n.kind == COMPONENT_CPU && n.amount_max == 1)
-                n.parameters[n.n_parameters++] = (struct parameter){
-                        PARAMETER_CPU_ID, RELATION_EQUAL, g_rand_int_range(rand, 0, COMPONENT_NUMBER_MAX + 1)};
+                n.parameters[n.n_parameters++] =
+                        (struct parameter){PARAMETER_CPU_ID, RELATION_EQUAL,
+                                           g_rand_int_range(rand, 0, COMPONENT_NUMBER_MAX + 1)};
         if (n.kind == COMPONENT_MEMORY)
                 return n;
         switch (g_rand_int_range(rand, 0, 3)) {

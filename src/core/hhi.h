@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/hhi.h - host hardware information: what one guest is told of each component of its host, and when.
+ *
+ * A row says what of a component is the guest's, what is free, and one word for all of it. Others are never
+ * identified (2.22): what is neither the guest's nor free is "taken", whoever has it. The guest's is what it
+ * was told that it may rely on (the I/O configuration), not what is on its way there or back.
+ *
+ * Telling: one message is under way at a time, and none within TELLING_PAUSE_MS of the one before. A change
+ * gives the view a new generation. A message is a delta against the last generation that the guest said it
+ * has, or all of it where it has none, or not that one. Generations only rise, over restarts of ours too, as
+ * a guest says on connecting which it has.
+ *
+ * Pure, no allocation. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/component.h"
+
+struct hypervisor;
+
+enum { TELLING_PAUSE_MS = 50 };
+
+enum hhi_mark {
+        HHI_YOURS = 1, /* at least a part of it */
+        HHI_FREE,      /* at least a part of it, and none is yours */
+        HHI_TAKEN,
+        HHI_RESERVED, /* for the host itself */
+        HHI_OFFLINE,  /* failed, or gone */
+        HHI_MARK_N
+};
+const char *hhi_mark_name(enum hhi_mark mark); /* "yours" */
+
+struct hhi_row {
+        int64_t capacity, yours, free; /* in the component's unit */
+        uint64_t slots;                /* which vCPUs are on it, or which DIMMs */
+        bool has_base;                 /* memory that the guest began with */
+        enum hhi_mark mark;
+};
+bool hhi_row_is_equal(const struct hhi_row *a, const struct hhi_row *b);
+
+/* The rows of all components, in their order. vm: a name; of one that is not known nothing is its own. */
+void hypervisor_hhi(const struct hypervisor *h, const char *vm, struct hhi_row *ret);
+
+/* ---- telling one guest ---- */
+struct telling {
+        uint64_t generation; /* of the view as it is now */
+        uint64_t known;      /* that the guest has, by its own word; 0: none */
+        uint64_t sent;       /* under way; 0: nothing is */
+        bool is_connected;
+        bool is_known_here; /* what `known` looks like is still known here: a delta against it can be made */
+        bool is_full;       /* what is under way, or was the last */
+        int64_t not_before_ms;
+        int32_t back_off_ms; /* after one that makes nothing of all of it, or does not answer */
+};
+
+enum telling_what { TELL_NOTHING, TELL_LATER, TELL_DELTA, TELL_FULL };
+
+/* The view is another one. */
+void telling_changed(struct telling *t);
+/* The guest greets, and says which generation it has; 0: none. */
+void telling_connected(struct telling *t, uint64_t known);
+void telling_lost(struct telling *t);
+/* What is to be sent now: then it is under way, with t->generation, and a delta is against t->known.
+ * TELL_LATER: not before t->not_before_ms. */
+enum telling_what telling_next(struct telling *t, int64_t now_ms);
+/* The guest answered to what is under way: it has it, or could make nothing of it, or did not answer in time:
+ * then it gets all, later and later. Of anything else: nothing changes. */
+void telling_answered(struct telling *t, uint64_t generation, bool is_applied, int64_t now_ms);
