@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/hhi.h"
+#include "core/telling.h"
 #include "core/hypervisor-internal.h" /* to see that tables stay bounded */
 
 #define MIB  (INT64_C(1) << 20)
@@ -788,61 +788,61 @@ static void test_named(void)
 }
 
 /* What a guest is told of the host: its own, what is free, and nobody's name. */
-static void test_hhi(void)
+static void test_told(void)
 {
         enum { N = G_N_ELEMENTS(machine) };
-        struct hhi_row v[N], u[N], nobody[N];
+        struct told v[N], u[N], nobody[N];
         struct world w;
         struct err err = {0};
         uint64_t serial;
         world_init(&w);
-        hypervisor_hhi(w.h, "v", v);
+        hypervisor_told(w.h, "v", v);
         for (size_t i = 0; i < N; i++) {
-                g_assert_cmpint(v[i].mark, ==, HHI_FREE);
+                g_assert_cmpint(v[i].mark, ==, TOLD_FREE);
                 g_assert_true(v[i].yours == 0 && v[i].free == machine[i].owned && v[i].slots == 0);
         }
         for (const char *const *name = (const char *const[]){"v", "u", NULL}; *name; name++)
                 g_assert_cmpint(hypervisor_vm_start(w.h, *name, w.now, &err), ==, 0);
         turn(&w);
-        hypervisor_hhi(w.h, "v", v);
+        hypervisor_told(w.h, "v", v);
         for (size_t i = 0; i < N; i++) /* nothing that it may rely on yet */
-                g_assert_true(v[i].yours == 0 && v[i].mark != HHI_YOURS);
+                g_assert_true(v[i].yours == 0 && v[i].mark != TOLD_YOURS);
         work_all(&w);
         uint64_t lease =
                 ask_for(&w, "v", "a", "cpu:1,id=3,exclusive memory:256M,node=1", false, 0, LEDGER_OPEN, NULL);
         work_all(&w);
         g_assert_cmpint(get(&w, lease)->outcome, ==, OUTCOME_GRANTED);
-        hypervisor_hhi(w.h, "v", v);
-        hypervisor_hhi(w.h, "u", u);
-        hypervisor_hhi(w.h, "no-such", nobody);
+        hypervisor_told(w.h, "v", v);
+        hypervisor_told(w.h, "u", u);
+        hypervisor_told(w.h, "no-such", nobody);
         uint64_t vcpus = 0;
         for (uint32_t i = 0; i < N; i++) {
                 const struct ledger *l = hypervisor_ledger(w.h);
                 g_assert_cmpint(v[i].yours + u[i].yours, ==, ledger_claimed(l, i));
                 g_assert_cmpint(v[i].free, ==, ledger_owned(l, i) - ledger_claimed(l, i));
                 g_assert_cmpint(u[i].free, ==, v[i].free);
-                g_assert_true((v[i].mark == HHI_YOURS) == (v[i].yours > 0));
-                g_assert_true(nobody[i].yours == 0 && nobody[i].mark != HHI_YOURS);
+                g_assert_true((v[i].mark == TOLD_YOURS) == (v[i].yours > 0));
+                g_assert_true(nobody[i].yours == 0 && nobody[i].mark != TOLD_YOURS);
                 if (machine[i].kind == COMPONENT_CPU)
                         vcpus += (uint64_t)__builtin_popcountll(v[i].slots);
         }
         g_assert_cmpuint(vcpus, ==, 2); /* its base vCPU and the leased one */
-        g_assert_true(v[3].yours == 1000 && v[3].free == 0 && u[3].mark == HHI_TAKEN);
+        g_assert_true(v[3].yours == 1000 && v[3].free == 0 && u[3].mark == TOLD_TAKEN);
         g_assert_true(v[5].slots == 1 && v[4].slots == 0);
         g_assert_cmpint(hypervisor_release(w.h, "vm:v/a", "released", w.now, &serial, &err), ==, 0);
         turn(&w);
         work_all(&w);
-        hypervisor_hhi(w.h, "u", u);
-        g_assert_cmpint(u[3].mark, ==, HHI_FREE);
+        hypervisor_told(w.h, "u", u);
+        g_assert_cmpint(u[3].mark, ==, TOLD_FREE);
         world_done(&w);
         struct component broken[N];
         memcpy(broken, machine, sizeof(machine));
         broken[1].healthy = false;
         broken[2].owned = 0;
         struct hypervisor *h = hypervisor_new(&config, broken, N, 0);
-        hypervisor_hhi(h, "v", v);
-        g_assert_true(v[1].mark == HHI_OFFLINE && v[1].free == 0 && v[2].mark == HHI_RESERVED);
-        g_assert_cmpstr(hhi_mark_name(v[2].mark), ==, "reserved");
+        hypervisor_told(h, "v", v);
+        g_assert_true(v[1].mark == TOLD_OFFLINE && v[1].free == 0 && v[2].mark == TOLD_RESERVED);
+        g_assert_cmpstr(told_mark_name(v[2].mark), ==, "reserved");
         hypervisor_free(h);
 }
 
@@ -2262,7 +2262,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/class", test_class);
         g_test_add_func("/hypervisor/too-small-for-base", test_too_small_for_base);
         g_test_add_func("/hypervisor/named", test_named);
-        g_test_add_func("/hypervisor/hhi", test_hhi);
+        g_test_add_func("/hypervisor/told", test_told);
         g_test_add_func("/hypervisor/no-class", test_no_class);
         g_test_add_func("/hypervisor/pages", test_pages);
         g_test_add_func("/hypervisor/shapes", test_shapes);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Who is told what, over every order of changes, losses and answers; the rows are in test-hypervisor.c. */
-#include "core/hhi.h"
+#include "core/telling.h"
 
 #include <glib.h>
 
@@ -160,10 +160,10 @@ static void test_random(void)
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
-        g_test_add_func("/core/hhi/once", test_once);
-        g_test_add_func("/core/hhi/delta", test_delta);
-        g_test_add_func("/core/hhi/back-off", test_back_off);
-        g_test_add_func("/core/hhi/restart", test_restart);
-        g_test_add_func("/core/hhi/random", test_random);
+        g_test_add_func("/core/telling/once", test_once);
+        g_test_add_func("/core/telling/delta", test_delta);
+        g_test_add_func("/core/telling/back-off", test_back_off);
+        g_test_add_func("/core/telling/restart", test_restart);
+        g_test_add_func("/core/telling/random", test_random);
         return g_test_run();
 }

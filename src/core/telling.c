@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "core/hhi.h"
+#include "core/telling.h"
 
 #include "core/hypervisor-internal.h"
 
-const char *hhi_mark_name(enum hhi_mark mark)
+const char *told_mark_name(enum told_mark mark)
 {
-        static const char *const names[HHI_MARK_N] = {
-                [HHI_YOURS] = "yours",       [HHI_FREE] = "free",       [HHI_TAKEN] = "taken",
-                [HHI_RESERVED] = "reserved", [HHI_OFFLINE] = "offline",
+        static const char *const names[TOLD_MARK_N] = {
+                [TOLD_YOURS] = "yours",       [TOLD_FREE] = "free",       [TOLD_TAKEN] = "taken",
+                [TOLD_RESERVED] = "reserved", [TOLD_OFFLINE] = "offline",
         };
-        return mark > 0 && mark < HHI_MARK_N ? names[mark] : "?";
+        return mark > 0 && mark < TOLD_MARK_N ? names[mark] : "?";
 }
 
-bool hhi_row_is_equal(const struct hhi_row *a, const struct hhi_row *b)
+bool told_is_equal(const struct told *a, const struct told *b)
 {
         return a->capacity == b->capacity && a->yours == b->yours && a->free == b->free &&
                a->slots == b->slots && a->has_base == b->has_base && a->mark == b->mark;
 }
 
-static void add_own(struct hhi_row *row, const struct definition *d)
+static void add_own(struct told *row, const struct definition *d)
 {
         row->yours += d->amount;
         if (d->kind == VIRTUAL_RAM)
@@ -27,24 +27,24 @@ static void add_own(struct hhi_row *row, const struct definition *d)
                 row->slots |= UINT64_C(1) << d->slot;
 }
 
-static enum hhi_mark mark_of(const struct component *c, const struct hhi_row *row)
+static enum told_mark mark_of(const struct component *c, const struct told *row)
 {
         if (!c->healthy)
-                return HHI_OFFLINE;
+                return TOLD_OFFLINE;
         if (row->yours > 0)
-                return HHI_YOURS;
+                return TOLD_YOURS;
         if (row->free > 0)
-                return HHI_FREE;
-        return c->owned > 0 ? HHI_TAKEN : HHI_RESERVED;
+                return TOLD_FREE;
+        return c->owned > 0 ? TOLD_TAKEN : TOLD_RESERVED;
 }
 
-void hypervisor_hhi(const struct hypervisor *h, const char *vm, struct hhi_row *ret)
+void hypervisor_told(const struct hypervisor *h, const char *vm, struct told *ret)
 {
         const struct vm_entry *v = find_vm(h, vm);
         for (uint32_t i = 0; i < h->n_components; i++) {
                 int64_t left = ledger_owned(h->ledger, i) - ledger_claimed(h->ledger, i);
-                ret[i] = (struct hhi_row){.capacity = h->components[i].capacity,
-                                          .free = left > 0 && h->components[i].healthy ? left : 0};
+                ret[i] = (struct told){.capacity = h->components[i].capacity,
+                                       .free = left > 0 && h->components[i].healthy ? left : 0};
         }
         for (const struct entry *e = v ? v->newest : NULL; e; e = e->vm_older)
                 for (size_t i = 0; request_is_live(&e->r) && i < e->r.n_definitions; i++)

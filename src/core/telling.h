@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core/hhi.h - host hardware information: what one guest is told of each component of its host, and when.
+/* core/telling.h - what one guest is told of each component of its host, and when: the part of host hardware
+ * information (HHI) that changes with every grant. json/hhi.h is how it is said.
  *
  * A row says what of a component is the guest's, what is free, and one word for all of it. Others are never
  * identified (2.22): what is neither the guest's nor free is "taken", whoever has it. The guest's is what it
@@ -22,26 +23,26 @@ struct hypervisor;
 
 enum { TELLING_PAUSE_MS = 50 };
 
-enum hhi_mark {
-        HHI_YOURS = 1, /* at least a part of it */
-        HHI_FREE,      /* at least a part of it, and none is yours */
-        HHI_TAKEN,
-        HHI_RESERVED, /* for the host itself */
-        HHI_OFFLINE,  /* failed, or gone */
-        HHI_MARK_N
+enum told_mark {
+        TOLD_YOURS = 1, /* at least a part of it */
+        TOLD_FREE,      /* at least a part of it, and none is yours */
+        TOLD_TAKEN,
+        TOLD_RESERVED, /* for the host itself */
+        TOLD_OFFLINE,  /* failed, or gone */
+        TOLD_MARK_N
 };
-const char *hhi_mark_name(enum hhi_mark mark); /* "yours" */
+const char *told_mark_name(enum told_mark mark); /* "yours" */
 
-struct hhi_row {
+struct told {
         int64_t capacity, yours, free; /* in the component's unit */
         uint64_t slots;                /* which vCPUs are on it, or which DIMMs */
         bool has_base;                 /* memory that the guest began with */
-        enum hhi_mark mark;
+        enum told_mark mark;
 };
-bool hhi_row_is_equal(const struct hhi_row *a, const struct hhi_row *b);
+bool told_is_equal(const struct told *a, const struct told *b);
 
 /* The rows of all components, in their order. vm: a name; of one that is not known nothing is its own. */
-void hypervisor_hhi(const struct hypervisor *h, const char *vm, struct hhi_row *ret);
+void hypervisor_told(const struct hypervisor *h, const char *vm, struct told *ret);
 
 /* ---- telling one guest ---- */
 struct telling {
