@@ -12,36 +12,13 @@
 #include <string.h>
 #include "base/str.h"
 #include "host/cpulist.h"
+#include "host/topology.h"
 
 enum { MIB_SHIFT = 20, REST_PART = 50, LINK_LEAST_BPS = 10000000, DISK_LEAST = 1 << 20 };
 
 static int64_t whole_mib(int64_t bytes)
 {
         return bytes >> MIB_SHIFT << MIB_SHIFT;
-}
-
-static int load(const struct inventory_options *o, hwloc_topology_t topology, struct err *err)
-{
-        switch (o->source) {
-        case INVENTORY_LIVE:
-                break;
-        case INVENTORY_XML:
-                if (hwloc_topology_set_xml(topology, o->text) < 0)
-                        return err_set(err, REASON_INVALID, EINVAL,
-                                       "hwloc cannot read %s (is it a file of lstopo?)", o->text);
-                break;
-        case INVENTORY_SYNTHETIC:
-                if (hwloc_topology_set_synthetic(topology, o->text) < 0)
-                        return err_set(err, REASON_INVALID, EINVAL,
-                                       "\"%s\" describes no machine (such as \"numa:2 core:4 pu:1\")",
-                                       o->text);
-                break;
-        case INVENTORY_SOURCE_N:
-                assert(false);
-        }
-        if (hwloc_topology_load(topology) < 0)
-                return err_set(err, REASON_INVALID, EINVAL, "hwloc cannot load this topology");
-        return 0;
 }
 
 /* hwloc numbers caches level by level; CPUs of different makes on one machine can have their last level
@@ -91,23 +68,6 @@ static int compare(const void *a, const void *b)
         if (x->kind != y->kind)
                 return x->kind < y->kind ? -1 : 1;
         return (x->os_index > y->os_index) - (x->os_index < y->os_index);
-}
-
-/* Some kernels do not count memory that was added while running in the node's own meminfo: on a virtual
- * machine that had grown to 24 GiB the node's file said 4.2. With one node the total is the node's. */
-static void correct_single_node(struct component *memory)
-{
-        static const char key[] = "MemTotal:";
-        char line[128];
-        FILE *f = fopen("/proc/meminfo", "re");
-        while (f && fgets(line, sizeof(line), f))
-                if (strncmp(line, key, sizeof(key) - 1) == 0) {
-                        long long kib = strtoll(line + sizeof(key) - 1, NULL, 10);
-                        if (kib > 0 && kib < INT64_MAX / 1024)
-                                memory->capacity = kib * 1024;
-                }
-        if (f)
-                (void)fclose(f);
 }
 
 static int by_size(const void *a, const void *b)
@@ -220,20 +180,13 @@ int inventory_read(const struct inventory_options *o, struct inventory *ret, str
         assert(o->source >= INVENTORY_LIVE && o->source < INVENTORY_SOURCE_N);
         assert(o->memory_bytes >= 0 && o->reserve_bytes >= 0);
         hwloc_topology_t topology;
-        if (hwloc_topology_init(&topology) < 0)
-                return err_set(err, REASON_INTERNAL, ENOMEM, "hwloc: no memory");
         struct inventory inv = {0};
         uint64_t *seen = NULL;
-        int r = load(o, topology, err);
+        int r = topology_load(o->source, o->text, false, &topology, err);
         if (r < 0)
-                goto out;
+                return r;
         int n_cpus = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PU);
         int n_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
-        if (n_cpus <= 0 || n_cpus > CPULIST_MAX || n_nodes <= 0 || n_nodes > CPULIST_MAX) {
-                r = err_set(err, REASON_UNSUPPORTED, EINVAL, "a machine with %d CPUs on %d NUMA nodes",
-                            n_cpus, n_nodes);
-                goto out;
-        }
         inv.n = (size_t)n_cpus + (size_t)n_nodes;
         inv.components = calloc(inv.n, sizeof(*inv.components));
         seen = calloc((size_t)n_cpus, sizeof(*seen));
@@ -250,8 +203,6 @@ int inventory_read(const struct inventory_options *o, struct inventory *ret, str
         }
         for (int i = 0; i < n_nodes; i++)
                 fill_memory(hwloc_get_obj_by_type(topology, HWLOC_OBJ_NUMANODE, (unsigned)i), &memory[i]);
-        if (o->source == INVENTORY_LIVE && n_nodes == 1)
-                correct_single_node(&memory[0]);
         qsort(inv.components, inv.n, sizeof(*inv.components), compare);
         for (int i = 0; o->source == INVENTORY_LIVE && i < n_nodes; i++)
                 read_pages(&memory[i]);
