@@ -12,7 +12,7 @@ enum {
         TOPOLOGY_FILE_MAX = 16 << 20, /* bytes; 384 CPUs with all their caches are 350 KB */
         TOPOLOGY_OBJECTS_MAX = 16384,
         TOPOLOGY_DEPTH_MAX = 40,
-        TOPOLOGY_MATRIX_MAX = 1024, /* objects of one matrix of distances */
+        TOPOLOGY_MATRIX_MAX = 512, /* objects of one matrix of distances */
 };
 
 /* A loaded topology, which the caller destroys. `whole`: with devices, instruction caches, and what this

@@ -43,7 +43,7 @@ enum {
         HHI_DEPTH_MAX = 40,   /* objects within each other */
         HHI_ID_SIZE = 72,
         HHI_TEXT_MAX = 255,      /* bytes of a name or an info */
-        HHI_MATRIX_MAX = 1024,   /* objects of one matrix of distances */
+        HHI_MATRIX_MAX = 512,    /* objects of one matrix of distances */
         HHI_VALUES_MAX = 262144, /* of all matrices, and of all memory attributes */
         HHI_TABLES_MAX = 64,     /* matrices; memory attributes; kinds of CPUs */
         HHI_DIGEST_SIZE = 65,

@@ -159,6 +159,62 @@ static void test_bounds(void)
         g_assert_cmpint(hhi_check(hhi, &err), ==, -EINVAL);
 }
 
+static void refused_table(const char *key, json_t *table, const char *sentence)
+{
+        struct err err = {0};
+        json_t *hhi = read_text(small);
+        json_object_set_new(hhi, key, table);
+        g_assert_cmpint(hhi_check(hhi, &err), ==, -EINVAL);
+        if (!strstr(err.sentence, sentence))
+                g_error("%s: %s", key, err.sentence);
+        json_decref(hhi);
+}
+
+static json_t *many(size_t n, json_t *v)
+{
+        json_t *list = json_array();
+        while (n-- > 0)
+                json_array_append(list, v);
+        json_decref(v);
+        return list;
+}
+
+static json_t *matrix(size_t n)
+{
+        return json_pack("{s:i,s:o,s:o}", "kind", 5, "of", many(n, json_string("cpu:0")), "values",
+                         many(n * n, json_integer(1)));
+}
+
+static json_t *attribute(size_t n)
+{
+        return json_pack("{s:s,s:i,s:o}", "name", "x", "flags", 1, "values",
+                         many(n, json_pack("{s:s,s:i}", "of", "cpu:0", "value", 1)));
+}
+
+static void test_table_bounds(void)
+{
+        g_autofree char *name = g_strnfill(HHI_TEXT_MAX + 1, 'a'),
+                        *id = g_strdup_printf("net:%0*d", HHI_ID_SIZE - 4, 0);
+        json_t *hhi = read_text(small), *objects = json_object_get(hhi, "objects");
+        struct err err = {0};
+        json_object_set_new(hhi, "distances", many(1, matrix(512)));
+        json_object_set_new(hhi, "memattrs", many(1, attribute(HHI_VALUES_MAX)));
+        check_ok(hhi);
+        refused_table("distances", many(1, matrix(513)), "too many");
+        refused_table("distances", many(2, matrix(512)), "too many");
+        refused_table("distances", many(HHI_TABLES_MAX + 1, matrix(2)), "too long");
+        refused_table("memattrs", many(1, attribute(HHI_VALUES_MAX + 1)), "too many");
+        refused_table("memattrs", many(2, attribute(HHI_VALUES_MAX)), "too many");
+        refused_table("memattrs", many(HHI_TABLES_MAX + 1, attribute(0)), "too long");
+        refused_table("memattrs", json_pack("[{s:s,s:i,s:[]}]", "name", name, "flags", 1, "values"),
+                      "no short text");
+        refused_table("cpukinds", many(HHI_TABLES_MAX + 1, json_pack("{s:[]}", "cpus")), "too long");
+        json_object_set_new(objects, id, json_pack("{s:s,s:s}", "kind", "net", "in", "machine"));
+        g_assert_cmpint(hhi_check(hhi, &err), ==, -EINVAL);
+        g_assert_nonnull(strstr(err.sentence, "too long"));
+        json_decref(hhi);
+}
+
 static void test_mark(void)
 {
         struct err err = {0};
@@ -354,6 +410,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/hhi/check", test_check);
         g_test_add_func("/hhi/bounds", test_bounds);
+        g_test_add_func("/hhi/table-bounds", test_table_bounds);
         g_test_add_func("/hhi/mark", test_mark);
         g_test_add_func("/hhi/digest", test_digest);
         g_test_add_func("/hhi/patch", test_patch);
