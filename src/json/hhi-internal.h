@@ -3,12 +3,13 @@
 #pragma once
 #include "json/hhi.h"
 
-enum hhi_class { HHI_NORMAL = 1, HHI_MEMORY, HHI_IO };
+/* HHI_SHARE: of something that hwloc has no object for. */
+enum hhi_class { HHI_NORMAL = 1, HHI_MEMORY, HHI_IO, HHI_SHARE };
 
 struct hhi_kind {
         const char *name; /* "l3" */
         enum hhi_class class;
-        const char *type; /* hwloc's word */
+        const char *type; /* hwloc's word; NULL: it has none */
         int cache_level;  /* 0: no cache beside CPUs */
         int cache_type;   /* hwloc's: 0 unified, 2 instructions */
         int osdev_type;   /* hwloc 2's; -1: no OS device */
@@ -19,7 +20,7 @@ struct hhi_node {
         const json_t *object;
         const struct hhi_kind *kind;
         uint32_t in; /* index of its parent; the machine's is its own */
-        uint32_t os; /* cpu, memory */
+        uint32_t os; /* cpu, memory, cache, membw */
         bool is_offline;
 };
 

@@ -422,7 +422,7 @@ static void make_rest_written(struct writer *w)
 {
         const struct hhi_tree *t = w->t;
         for (uint32_t i = 0; i < t->n; i++) {
-                bool is_away = t->nodes[i].kind->class == HHI_NORMAL;
+                bool is_away = t->nodes[i].kind->class == HHI_NORMAL || t->nodes[i].kind->class == HHI_SHARE;
                 for (uint32_t up = i; up != t->root; up = t->nodes[up].in)
                         is_away |= hhi_node_is(&t->nodes[up], "cpu") && t->nodes[up].is_offline;
                 for (uint32_t up = i; !is_away && up != t->root; up = t->nodes[up].in)
@@ -484,10 +484,10 @@ static int by_place(const void *a, const void *b, void *context)
         if (n->in != m->in)
                 return n->in < m->in ? -1 : 1;
         if (n->kind->class != m->kind->class) {
-                static const int rank[] = {[HHI_MEMORY] = 0, [HHI_NORMAL] = 1, [HHI_IO] = 2};
+                static const int rank[] = {[HHI_MEMORY] = 0, [HHI_NORMAL] = 1, [HHI_IO] = 2, [HHI_SHARE] = 3};
                 return rank[n->kind->class] - rank[m->kind->class];
         }
-        if (n->kind->class != HHI_IO) {
+        if (n->kind->class == HHI_NORMAL || n->kind->class == HHI_MEMORY) {
                 uint64_t *sets = n->kind->class == HHI_MEMORY ? w->nodes : w->complete;
                 uint32_t p = set_first(w, sets, x), q = set_first(w, sets, y);
                 if (p != q)

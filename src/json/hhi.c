@@ -32,6 +32,8 @@ static const struct hhi_kind kinds[] = {
         {"cpu",         HHI_NORMAL, "PU",       0, 0, -1},
         {"memory",      HHI_MEMORY, "NUMANode", 0, 0, -1},
         {"memcache",    HHI_MEMORY, "MemCache", 0, 0, -1},
+        {"cache",       HHI_SHARE,  NULL,       0, 0, -1},
+        {"membw",       HHI_SHARE,  NULL,       0, 0, -1},
         {"bridge",      HHI_IO,     "Bridge",   0, 0, -1},
         {"pci",         HHI_IO,     "PCIDev",   0, 0, -1},
         {"block",       HHI_IO,     "OSDev",    0, 0, 0 },
@@ -246,13 +248,18 @@ static bool is_suffix(const char *s)
         return true;
 }
 
+static bool is_numbered(const struct hhi_node *node)
+{
+        return hhi_node_is(node, "cpu") || hhi_node_is(node, "memory") || node->kind->class == HHI_SHARE;
+}
+
 /* The rest of the id, behind the kind. */
 static bool id_matches(const struct hhi_node *node, const json_t *os, const char *suffix)
 {
         char again[HHI_ID_SIZE];
         unsigned address[4];
-        if (hhi_node_is(node, "cpu") || hhi_node_is(node, "memory")) {
-                (void)snprintf(again, sizeof(again), hhi_node_is(node, "cpu") ? "%" PRIu32 : "node%" PRIu32,
+        if (is_numbered(node)) {
+                (void)snprintf(again, sizeof(again), "%s%" PRIu32, hhi_node_is(node, "memory") ? "node" : "",
                                node->os);
                 return is_integer(os, 0, HHI_INDEX_MAX - 1) && strcmp(again, suffix) == 0;
         }
@@ -311,7 +318,9 @@ static bool may_be_in(const struct hhi_node *node, const struct hhi_node *in)
         case HHI_MEMORY:
                 return in->kind->class == HHI_NORMAL || hhi_node_is(in, "memcache");
         case HHI_IO:
-                return in->kind->class != HHI_MEMORY;
+                return in->kind->class == HHI_NORMAL || in->kind->class == HHI_IO;
+        case HHI_SHARE:
+                return in->kind->class == HHI_NORMAL;
         }
         return false;
 }
@@ -513,6 +522,29 @@ int hhi_check(const json_t *hhi, struct err *err)
         int r = hhi_tree_make(hhi, &t, err);
         if (r == 0)
                 hhi_tree_done(&t);
+        return r;
+}
+
+int hhi_add(json_t *hhi, const char *id, const char *in, struct err *err)
+{
+        static const char *const kinds_added[] = {"cache", "membw", "net", "block"};
+        json_t *objects = json_object_get(hhi, "objects"), *o = NULL;
+        size_t n = strcspn(id, ":");
+        if (json_object_get(objects, id))
+                return 0;
+        if (!json_object_get(objects, in))
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "HHI: there is no %.60s", in);
+        for (size_t i = 0; i < ARRAY_N(kinds_added); i++)
+                if (id[n] && strlen(kinds_added[i]) == n && strncmp(id, kinds_added[i], n) == 0)
+                        o = json_pack(i < 2 ? "{s:s,s:s,s:I}" : "{s:s,s:s}", "kind", kinds_added[i], "in", in,
+                                      "os", (json_int_t)strtol(id + n + 1, NULL, 10));
+        if (!o)
+                return err_set(err, REASON_INVALID, EINVAL, "HHI: %.60s is none of what may be added", id);
+        if (json_object_set_new(objects, id, o) < 0)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
+        int r = hhi_check(hhi, err);
+        if (r < 0)
+                (void)json_object_del(objects, id);
         return r;
 }
 

@@ -15,11 +15,11 @@
  *
  * Objects are keyed by id, so that two documents can be compared member by member. The ids of what the
  * ledger knows are the ledger's (core/component.h): cpu:N and memory:nodeN by the kernel's number, net:NAME,
- * block:NAME; those are stable. A PCI device or bridge is named by its address, a host bridge by domain and
- * bus (a second of the same name has "#2" behind it). Of all others the number is hwloc's logical one on the
- * day of the document, nothing to be remembered. Sets of CPUs are ranges, [first, last] each. Where something
- * is ("in") says what it is near to: the CPUs of an object are those below it, its memory that at it, above
- * it and below it; "near" on memory is there when its CPUs are others.
+ * block:NAME, cache:N, membw:N (hhi_add()); those are stable. A PCI device or bridge is named by its address,
+ * a host bridge by domain and bus (a second of the same name has "#2" behind it). Of all others the number is
+ * hwloc's logical one on the day of the document, nothing to be remembered. Sets of CPUs are ranges, [first,
+ * last] each. Where something is ("in") says what it is near to: the CPUs of an object are those below it,
+ * its memory that at it, above it and below it; "near" on memory is there when its CPUs are others.
  *
  * What is carried, and comes out of hhi_write_xml() as it went into hwloc: machine, packages, dies, groups,
  * caches (also of instructions, and beside memory), cores, CPUs, NUMA nodes, bridges, PCI and OS devices,
@@ -66,6 +66,11 @@ struct hhi_state {
 /* Is this a document that keeps the promises above, within the bounds above? Members that we do not know are
  * allowed, null is not (a merge patch cannot carry it). -EINVAL and a sentence that names the object. */
 int hhi_check(const json_t *hhi, struct err *err);
+/* A component of the ledger that hwloc does not know, or not on this machine: cache:N or membw:N (ways and
+ * bandwidth of one L3), or a net:NAME or block:NAME of the configuration, within another object. The former
+ * two are in the document alone, hwloc's XML has nothing for them. 0 as well when it is there already.
+ * -ENOENT: `in` is not. -EINVAL: id is none of these, or cannot be in that. */
+int hhi_add(json_t *hhi, const char *id, const char *in, struct err *err);
 /* Says of one object how it is given; what *state does not say is taken away. -ENOENT: there is no such
  * object. */
 int hhi_mark(json_t *hhi, const char *id, const struct hhi_state *state, struct err *err);

@@ -47,6 +47,19 @@ static void check_ok(const json_t *hhi)
                 g_error("%s", err.sentence);
 }
 
+static char *xml_of(const json_t *hhi)
+{
+        char *text = NULL;
+        size_t n = 0;
+        struct err err = {0};
+        FILE *f = open_memstream(&text, &n);
+        g_assert_nonnull(f);
+        if (hhi_write_xml(hhi, f, &err) < 0)
+                g_error("%s", err.sentence);
+        (void)fclose(f);
+        return text;
+}
+
 /* Each is a merge patch that breaks the small document, and a part of the sentence. */
 static const struct {
         const char *patch, *sentence;
@@ -237,6 +250,45 @@ static void test_mark(void)
         json_decref(before);
 }
 
+static void test_add(void)
+{
+        static const struct {
+                const char *id, *in;
+                int outcome;
+        } rows[] = {
+                {"cache:0",      "l3:0",     0      },
+                {"membw:0",      "l3:0",     0      },
+                {"net:bond0",    "machine",  0      },
+                {"block:images", "machine",  0      },
+                {"net:eth0",     "machine",  0      },
+                {"cache:1",      "l3:7",     -ENOENT},
+                {"cache:1",      "net:eth0", -EINVAL},
+                {"cache:01",     "l3:0",     -EINVAL},
+                {"cache:",       "l3:0",     -EINVAL},
+                {"cache:4096",   "l3:0",     -EINVAL},
+                {"cache",        "l3:0",     -EINVAL},
+                {"cpu:9",        "core:0",   -EINVAL},
+                {"net:a b",      "machine",  -EINVAL},
+                {"net:",         "machine",  -EINVAL}
+        };
+        struct hhi_state mine = {HHI_YOURS, 16, 4, 12, NULL, 0, NULL, 0};
+        json_t *hhi = read_text(small);
+        for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+                struct err err = {0};
+                size_t n = json_object_size(json_object_get(hhi, "objects"));
+                bool is_new = rows[i].outcome == 0 && strcmp(rows[i].id, "net:eth0") != 0;
+                g_assert_cmpint(hhi_add(hhi, rows[i].id, rows[i].in, &err), ==, rows[i].outcome);
+                g_assert_cmpuint(json_object_size(json_object_get(hhi, "objects")), ==, n + is_new);
+                check_ok(hhi);
+        }
+        g_assert_cmpint(hhi_mark(hhi, "cache:0", &mine, NULL), ==, 0);
+        g_autofree char *text = xml_of(hhi);
+        g_assert_nonnull(strstr(text, "name=\"bond0\""));
+        g_assert_null(strstr(text, "null"));
+        g_assert_null(strstr(text, "MeteMark")); /* hwloc has no object for it */
+        json_decref(hhi);
+}
+
 static void test_digest(void)
 {
         struct err err = {0};
@@ -349,19 +401,6 @@ static void test_rfc(void)
         }
 }
 
-static char *xml_of(const json_t *hhi)
-{
-        char *text = NULL;
-        size_t n = 0;
-        struct err err = {0};
-        FILE *f = open_memstream(&text, &n);
-        g_assert_nonnull(f);
-        if (hhi_write_xml(hhi, f, &err) < 0)
-                g_error("%s", err.sentence);
-        (void)fclose(f);
-        return text;
-}
-
 static void test_xml(void)
 {
         static const char *const parts[] = {
@@ -412,6 +451,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hhi/bounds", test_bounds);
         g_test_add_func("/hhi/table-bounds", test_table_bounds);
         g_test_add_func("/hhi/mark", test_mark);
+        g_test_add_func("/hhi/add", test_add);
         g_test_add_func("/hhi/digest", test_digest);
         g_test_add_func("/hhi/patch", test_patch);
         g_test_add_func("/hhi/rfc", test_rfc);
