@@ -42,14 +42,16 @@ static void on_save_again(void *arg)
 
 static struct holds *make_holds(const struct agent_options *o)
 {
-        char mountinfo[256];
+        char mountinfo[256], cpus[256];
         bool is_real = strcmp(o->sys, "/sys") == 0;
         const char *lack;
 
         (void)snprintf(mountinfo, sizeof(mountinfo), "%s/mountinfo", o->sys);
+        (void)snprintf(cpus, sizeof(cpus), "%s/devices/system/cpu", o->sys);
         struct hold_options hold = {.mountinfo = is_real ? NULL : mountinfo,
                                     .proc = "/proc",
                                     .systemd = is_real ? "/run/systemd/system" : "",
+                                    .cpus = cpus,
                                     .records = o->state,
                                     .is_fake = !is_real};
         struct holds *holds = holds_new(&hold);

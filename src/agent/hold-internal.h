@@ -45,13 +45,24 @@ struct holds {
         char proc[CGROUPFS_ROOT], records[CGROUPFS_ROOT];
         char lack[128]; /* why there is no provider, or what it cannot do */
         bool has_cpuset, has_memory, is_fake;
+        struct hold_systemd *systemd; /* its own tables; `held` is empty then */
         size_t n;
         struct held **held;
 };
 
-extern const struct hold_provider hold_v1, hold_v2;
+extern const struct hold_provider hold_v1, hold_v2, hold_systemd;
+
+/* hold-systemd.c keeps groups and processes itself: nothing of the table above but its name. */
+void hold_systemd_new(struct holds *h, const struct hold_options *o);
+void hold_systemd_free(struct holds *h);
+void hold_systemd_set(struct holds *h, const struct hold_who *who, const struct hold_want *want,
+                      struct hold_said *said);
+void hold_systemd_yield(struct holds *h, const struct cpulist *cpus);
+size_t hold_systemd_retry(struct holds *h);
+void hold_systemd_sweep(struct holds *h);
 
 /* hold.c */
+void hold_say(struct hold_said *said, bool cpus, bool memory, const char *why);
 const char *hold_dir(const struct holds *h, const char *path, char buf[CGROUPFS_PATH]); /* "/a" or "a" */
 
 /* hold-procs.c: processes. */

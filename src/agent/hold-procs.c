@@ -271,7 +271,7 @@ int hold_where(const struct holds *h, pid_t pid, char ret[HOLD_PATH])
                 if (path == NULL)
                         continue;
                 *controllers++ = *path++ = '\0';
-                bool is_ours = h->provider == &hold_v2 ? strcmp(line, "0") == 0
+                bool is_ours = h->provider != &hold_v1 ? strcmp(line, "0") == 0
                                                        : cgroupfs_has_word(controllers, "cpuset");
                 size_t n = strlen(path), tail = sizeof(deleted) - 1;
                 if (!is_ours)

@@ -95,4 +95,5 @@ void rows_hold_all(struct agent *a)
                 if (a->table.rows[i]->state == ROW_GRANTED)
                         rows_hold(a->table.rows[i]);
         holds_sweep(a->holds);
+        loop_timer_in(&a->hold_again, HOLD_AGAIN_FIRST_MS);
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include "agent/busctl.h"
 #include "agent/hold-internal.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -28,6 +29,34 @@ const char *hold_dir(const struct holds *h, const char *path, char buf[CGROUPFS_
 
 /* ---- what this guest can do ---- */
 
+static void lacks_controllers(struct holds *h)
+{
+        if (!h->has_cpuset || !h->has_memory)
+                (void)snprintf(h->lack, sizeof(h->lack), "the control groups have no controller%s",
+                               h->has_cpuset   ? " memory"
+                               : h->has_memory ? " cpuset"
+                                               : "s cpuset and memory");
+}
+
+static void choose_systemd(struct holds *h, const struct hold_options *o,
+                           const struct cgroupfs_mounts *mounts)
+{
+        const char *busctl = o->busctl ? o->busctl : BUSCTL_PATH;
+
+        if (*mounts->v2 == '\0') {
+                (void)STR_COPY(h->lack, "systemd owns the control groups, and they are v1");
+        } else if (access(busctl, X_OK) < 0) {
+                (void)snprintf(h->lack, sizeof(h->lack),
+                               "systemd owns the control groups, and there is no %.60s to ask it", busctl);
+        } else {
+                lacks_controllers(h);
+                (void)STR_COPY(h->root, mounts->v2);
+                h->provider = h->has_cpuset || h->has_memory ? &hold_systemd : NULL;
+        }
+        if (h->provider != NULL)
+                hold_systemd_new(h, o);
+}
+
 static void choose(struct holds *h, const struct hold_options *o)
 {
         struct cgroupfs_mounts mounts = {0};
@@ -37,16 +66,14 @@ static void choose(struct holds *h, const struct hold_options *o)
                 (void)STR_COPY(h->lack, "the agent is not root");
                 return;
         }
-        if (access(o->systemd, F_OK) == 0) {
-                (void)STR_COPY(h->lack, "systemd owns the control groups");
-                return;
-        }
         (void)cgroupfs_find(o->mountinfo, &mounts, NULL);
         if (*mounts.v2)
                 (void)cgroupfs_read(mounts.v2, "cgroup.controllers", controllers, sizeof(controllers), NULL);
         h->has_cpuset = cgroupfs_has_word(controllers, "cpuset");
         h->has_memory = cgroupfs_has_word(controllers, "memory");
-        if (!h->has_cpuset && *mounts.v1_cpuset) {
+        if (access(o->systemd, F_OK) == 0)
+                choose_systemd(h, o, &mounts);
+        else if (!h->has_cpuset && *mounts.v1_cpuset) {
                 h->provider = &hold_v1;
                 h->has_cpuset = true;
                 h->has_memory = false;
@@ -55,13 +82,11 @@ static void choose(struct holds *h, const struct hold_options *o)
         } else if (h->has_cpuset || h->has_memory) {
                 h->provider = &hold_v2;
                 (void)STR_COPY(h->root, mounts.v2);
-                if (!h->has_cpuset || !h->has_memory)
-                        (void)snprintf(h->lack, sizeof(h->lack), "the control groups have no controller %s",
-                                       h->has_cpuset ? "memory" : "cpuset");
+                lacks_controllers(h);
+        } else if (*mounts.v2) {
+                lacks_controllers(h);
         } else {
-                (void)STR_COPY(h->lack, *mounts.v2
-                                                ? "the control groups have no controllers cpuset and memory"
-                                                : "no control groups that can be written");
+                (void)STR_COPY(h->lack, "no control groups that can be written");
         }
 }
 
@@ -91,6 +116,7 @@ void holds_free(struct holds *h)
         for (size_t i = 0; i < h->n; i++)
                 held_free(h->held[i]);
         g_free(h->held);
+        hold_systemd_free(h);
         g_free(h);
 }
 
@@ -350,7 +376,7 @@ static int drop(struct holds *h, struct held *of, struct err *err)
 
 /* ---- for the owner ---- */
 
-static void say(struct hold_said *said, bool cpus, bool memory, const char *why)
+void hold_say(struct hold_said *said, bool cpus, bool memory, const char *why)
 {
         (void)snprintf(said->text[said->n], sizeof(said->text[0]),
                        "%s not held for the application alone: %s",
@@ -370,7 +396,7 @@ static int set_cpus(struct holds *h, struct held *of, const struct cpulist *cpus
                 of->has.cpus = *cpus;
                 return 0;
         }
-        say(said, true, false, why.sentence);
+        hold_say(said, true, false, why.sentence);
         if (h->provider->cpus(h, of, &of->has.cpus, &why) < 0)
                 log_warn("%s does not get back what it had: %s", of->name, why.sentence);
         return r;
@@ -385,7 +411,7 @@ static int set_memory(struct holds *h, struct held *of, int64_t bytes, struct ho
                 of->has.memory_bytes = bytes;
                 return 0;
         }
-        say(said, false, true, why.sentence);
+        hold_say(said, false, true, why.sentence);
         if (h->provider->memory(h, of, of->has.memory_bytes, &why) < 0)
                 log_warn("%s does not get back what it had: %s", of->name, why.sentence);
         return r;
@@ -403,7 +429,7 @@ static void settle(const struct holds *h, struct hold_want *want, struct hold_sa
         bool lacks_memory = want->memory_bytes > 0 && !(h->provider && h->has_memory);
 
         if (lacks_cpus || lacks_memory)
-                say(said, lacks_cpus, lacks_memory, h->lack);
+                hold_say(said, lacks_cpus, lacks_memory, h->lack);
         if (lacks_cpus)
                 want->cpus = no_cpus;
         if (lacks_memory)
@@ -433,6 +459,10 @@ void holds_set(struct holds *h, const struct hold_who *who, const struct hold_wa
 
         *ret = (struct hold_said){0};
         settle(h, &want, ret);
+        if (h->systemd != NULL) {
+                hold_systemd_set(h, who, &want, ret);
+                return;
+        }
         if (is_nothing(&want)) {
                 if (of != NULL)
                         (void)drop(h, of, NULL);
@@ -458,12 +488,16 @@ void holds_set(struct holds *h, const struct hold_who *who, const struct hold_wa
         if (r == 0)
                 return;
         ret->n = 0;
-        say(ret, cpulist_next(&wanted->cpus, 0) >= 0, wanted->memory_bytes > 0, why.sentence);
+        hold_say(ret, cpulist_next(&wanted->cpus, 0) >= 0, wanted->memory_bytes > 0, why.sentence);
         (void)drop(h, of, NULL);
 }
 
 void holds_yield(struct holds *h, const struct cpulist *cpus)
 {
+        if (h->systemd != NULL) {
+                hold_systemd_yield(h, cpus);
+                return;
+        }
         for (size_t i = 0; i < h->n; i++) {
                 struct held *of = h->held[i];
                 struct cpulist rest = {0};
@@ -485,6 +519,8 @@ size_t holds_retry(struct holds *h)
 {
         size_t left = 0;
 
+        if (h->systemd != NULL)
+                return hold_systemd_retry(h);
         for (size_t i = h->n; i-- > 0;)
                 if (h->held[i]->is_left)
                         left += drop(h, h->held[i], NULL) < 0;
@@ -528,6 +564,10 @@ void holds_sweep(struct holds *h)
 
         if (h->provider == NULL)
                 return;
+        if (h->systemd != NULL) {
+                hold_systemd_sweep(h);
+                return;
+        }
         find_in(h, h->root, "");
         find_in(h, h->records, "hold.");
         if (h->n > n)

@@ -37,6 +37,9 @@ struct hold_options {
         const char *mountinfo; /* NULL: /proc/self/mountinfo */
         const char *proc;      /* "/proc" */
         const char *systemd;   /* there while systemd owns the groups: "/run/systemd/system" */
+        const char *busctl;    /* NULL: /usr/bin/busctl; tests give another */
+        int busctl_ms;         /* that it may take; 0: as long as is good */
+        const char *cpus;      /* "/sys/devices/system/cpu" */
         const char *records;   /* folder that outlives the agent and not the boot; is there */
         bool is_fake;          /* the tree is a plain directory, for tests: see host/cgroupfs.h */
 };
@@ -46,7 +49,8 @@ struct holds;
 /* Finds out what this guest can do; changes nothing. */
 struct holds *holds_new(const struct hold_options *o);
 void holds_free(struct holds *h); /* groups stay: another agent takes them over */
-/* "cgroup-v2", "cgroup-v1", or "none"; *ret_lack: what cannot be had, in words, "" where nothing. */
+/* "cgroup-v2", "cgroup-v1", "systemd", or "none"; *ret_lack: what cannot be had, in words, "" where nothing.
+ */
 const char *holds_provider(const struct holds *h, const char **ret_lack);
 
 /* The process will probably be granted something: what takes longest, to make its group and to enter it, is

@@ -126,6 +126,8 @@ static struct holds *make(const struct tree *t)
         struct hold_options o = {.mountinfo = mountinfo,
                                  .proc = proc,
                                  .systemd = systemd,
+                                 .busctl = "/nonexistent/busctl",
+                                 .cpus = "/nonexistent",
                                  .records = records,
                                  .is_fake = true};
         return holds_new(&o);
@@ -562,16 +564,16 @@ static void test_lacks(void)
                 const char *controllers, *mount, *systemd, *words;
         } cases[] = {
                 {"cpuset memory", NULL, NULL,
-                 "vCPUs and memory are not held for the application alone: no control groups"},
-                {"cpuset memory", "",   NULL, "no control groups that can be written"        },
-                {"",              "cg", NULL, "no controllers cpuset and memory"             },
-                {"cpuset memory", "cg", "",   "systemd owns the control groups"              },
+                 "vCPUs and memory are not held for the application alone: no control groups"   },
+                {"cpuset memory", "",   NULL, "no control groups that can be written"           },
+                {"",              "cg", NULL, "no controllers cpuset and memory"                },
+                {"cpuset memory", "cg", "",   "systemd owns the control groups, and there is no"},
                 {"cpuset",        "cg", NULL,
                  "memory is not held for the application alone: the control groups have no controller "
-                 "memory"                                                                    },
+                 "memory"                                                                       },
                 {"memory",        "cg", NULL,
                  "vCPUs are not held for the application alone: the control groups have no controller "
-                 "cpuset"                                                                    },
+                 "cpuset"                                                                       },
         };
         for (size_t i = 0; i < ARRAY_N(cases); i++) {
                 struct tree t;

@@ -103,7 +103,7 @@ def off_line_again(guest):
 
 def test_competing_spinner(host, guest):
     """A competing spinner in the same guest does not take the granted vCPU, and without the lease, or where it cannot be held, it
-    does. Where it cannot be held is also what a guest with systemd says."""
+    does. Where it cannot be held is what a guest with systemd and without busctl says."""
     tree = guest.check(TREE)
     with Spinners(guest, 1) as (alone,), Spinners(guest, 3) as others:
         without = shares(guest, [alone, *others])
