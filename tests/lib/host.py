@@ -425,7 +425,7 @@ class Host:
 
     # -- VMs
 
-    def vm(self, name, start=True, wait=True, initrd="test.cpio.gz", **options):
+    def vm(self, name, start=True, wait=True, initrd="test.cpio.gz", append="", **options):
         """Defines and starts a VM with the guest image; waits for its agent and its shell."""
         images = os.path.join(ROOT, "build/guest")
         options = {"cpus": "1..3", "memory": "256M..1G", "share": "0.1", **options}
@@ -433,7 +433,7 @@ class Host:
         self.image(os.path.join(images, initrd))
         args = [f"--{k}" if v is True else f"--{k}={v}" for k, v in options.items() if v is not None]
         self.mete("vm", "create", name, *args, "--kernel=vmlinuz", f"--initrd={initrd}",
-                  "--append=console=ttyS0 quiet panic=-1")
+                  f"--append=console=ttyS0 quiet panic=-1 {append}")
         vm = self.vms[name] = Vm(self, name)
         if start:
             vm.start(wait)

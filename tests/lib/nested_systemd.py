@@ -12,13 +12,12 @@ login. The harness's shell is a service of its own.
 """
 import os
 import re
-import shutil
 
 from nested import ROOT, CannotRun, NestedError, NestedHost, _image_builder
 
 SYSTEMD = "/lib/systemd/systemd"
-PROGRAMS = {"/usr/bin/systemctl": "systemctl", "/usr/bin/dbus-daemon": "dbus-daemon"}
-# The distribution's own units that these daemons are ordered by, and those that end the machine.
+PROGRAMS = ["/usr/bin/systemctl", "/usr/bin/dbus-daemon"]
+# The distribution's own units that our daemons are ordered by, and those that end the machine.
 UNITS = ["basic.target", "sysinit.target", "multi-user.target", "shutdown.target", "umount.target", "final.target",
          "sockets.target", "timers.target", "paths.target", "slices.target", "local-fs.target", "local-fs-pre.target",
          "swap.target", "dbus.socket", "dbus.service"]
@@ -53,21 +52,22 @@ def _without_templates(text):
     return re.sub(r"@(\w+)@", lambda m: places[m.group(1)], text)
 
 
-def systemd_files(release):
-    """{path in the nested host: path here, or bytes}."""
+def add_program(files, builder, to, source):
+    if not os.path.exists(source):
+        raise CannotRun(f"{source} is missing")
+    files[to] = os.path.realpath(source)
+    for lib in builder.libraries(os.path.realpath(source)):
+        files[lib] = os.path.realpath(lib)
+
+
+def base_files(builder, programs, logs, prepare):
+    """{path in the machine: path here, or bytes}: systemd, its bus, our units, and the harness's shell. `logs`: {our unit:
+    its log's name}; `prepare`: the unit that makes what others find."""
     if not os.path.exists(SYSTEMD):
         raise CannotRun(f"{SYSTEMD} is missing: the package systemd has it")
-    builder, files = _image_builder(), {}
-
-    def program(to, source):
-        files[to] = os.path.realpath(source)
-        for lib in builder.libraries(os.path.realpath(source)):
-            files[lib] = os.path.realpath(lib)
-    program(SYSTEMD, SYSTEMD)
-    for path, name in PROGRAMS.items():
-        if shutil.which(path) is None:
-            raise CannotRun(f"{path} is missing")
-        program(path, path)
+    files = {}
+    for path in [SYSTEMD, *programs]:
+        add_program(files, builder, path, path)
     for name in UNITS:
         files[f"/lib/systemd/system/{name}"] = os.path.realpath(f"/lib/systemd/system/{name}")
     for path in FILES:
@@ -76,13 +76,11 @@ def systemd_files(release):
     for name in os.listdir(units):
         with open(os.path.join(units, name), encoding="utf-8") as f:
             files[f"/usr/lib/systemd/system/{name.removesuffix('.in')}"] = _without_templates(f.read()).encode()
-    for unit, log in (("mete-keeper", "keeper"), ("meted", "meted")):
+    for unit, log in logs.items():
         files[f"/etc/systemd/system/{unit}.service.d/log.conf"] = f"[Service]\nStandardError=append:/var/log/{log}.log\n".encode()
-    program("/usr/sbin/mete-keeper", os.path.join(release, "src/keeper/mete-keeper"))
-    program("/usr/sbin/meted", os.path.join(release, "src/meted/meted"))
-    files |= {
+    return files | {
         "/etc/systemd/system/console.service": CONSOLE.encode(),
-        "/etc/systemd/system/files.service": TMPFILES.encode(),
+        "/etc/systemd/system/files.service": prepare.encode(),
         "/etc/systemd/system/default.target": b"[Unit]\nRequires=basic.target\nWants=console.service files.service dbus.socket\n"
                                               b"After=basic.target\n",
         "/etc/machine-id": b"0123456789abcdef0123456789abcdef\n",
@@ -92,6 +90,14 @@ def systemd_files(release):
                        b"mete:x:990:990::/var/lib/mete:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n",
         "/etc/group": b"root:x:0:\nmessagebus:x:100:\nmete:x:990:\nnogroup:x:65534:\ntty:x:5:\nkvm:x:106:\n",
     }
+
+
+def systemd_files(release):
+    """{path in the nested host: path here, or bytes}."""
+    builder = _image_builder()
+    files = base_files(builder, PROGRAMS, {"mete-keeper": "keeper", "meted": "meted"}, TMPFILES)
+    add_program(files, builder, "/usr/sbin/mete-keeper", os.path.join(release, "src/keeper/mete-keeper"))
+    add_program(files, builder, "/usr/sbin/meted", os.path.join(release, "src/meted/meted"))
     return files
 
 
