@@ -379,6 +379,37 @@ static void test_live(void)
         round_trip(INVENTORY_LIVE, NULL);
 }
 
+/* What a guest's program finds with hwloc: marks as infos; a CPU that went off line, and its core, only in
+ * the complete set. */
+static void test_marks(void)
+{
+        const uint32_t vcpu = 3;
+        struct hhi_state mine = {HHI_YOURS, 1000, 300, 700, &vcpu, 1, NULL, 0},
+                         away = {HHI_OFFLINE, -1, -1, -1, NULL, 0, NULL, 0};
+        struct err err = {0};
+        json_t *hhi = NULL;
+        hwloc_topology_t t;
+        g_assert_cmpint(topology_read_hhi(INVENTORY_SYNTHETIC, "numa:2 core:2 pu:1", &hhi, &err), ==, 0);
+        g_assert_cmpint(hhi_mark(hhi, "cpu:1", &mine, &err), ==, 0);
+        g_assert_cmpint(hhi_mark(hhi, "cpu:2", &away, &err), ==, 0);
+        g_autofree char *path = write_xml(hhi);
+        run_lstopo(path);
+        g_assert_cmpint(topology_load(INVENTORY_XML, path, true, &t, &err), ==, 0);
+        hwloc_obj_t cpu = hwloc_get_pu_obj_by_os_index(t, 1);
+        g_assert_cmpstr(hwloc_obj_get_info_by_name(cpu, "MeteMark"), ==, "yours");
+        g_assert_cmpstr(hwloc_obj_get_info_by_name(cpu, "MeteCapacity"), ==, "1000");
+        g_assert_cmpstr(hwloc_obj_get_info_by_name(cpu, "MeteFree"), ==, "300");
+        g_assert_cmpstr(hwloc_obj_get_info_by_name(cpu, "MeteYours"), ==, "700");
+        g_assert_cmpstr(hwloc_obj_get_info_by_name(cpu, "MeteVcpu"), ==, "3");
+        g_assert_null(hwloc_get_pu_obj_by_os_index(t, 2));
+        g_assert_cmpint(hwloc_get_nbobjs_by_type(t, HWLOC_OBJ_CORE), ==, 3);
+        g_assert_true(hwloc_bitmap_isset(hwloc_get_root_obj(t)->complete_cpuset, 2));
+        g_assert_false(hwloc_bitmap_isset(hwloc_get_root_obj(t)->cpuset, 2));
+        (void)g_unlink(path);
+        hwloc_topology_destroy(t);
+        json_decref(hhi);
+}
+
 static char *find_folder(void)
 {
         static const char *const places[] = {"../shared/data/topologies", "../../shared/data/topologies"};
@@ -578,6 +609,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/topology/synthetic", test_synthetic);
         g_test_add_func("/topology/live", test_live);
+        g_test_add_func("/topology/marks", test_marks);
         g_test_add_func("/topology/files", test_files);
         g_test_add_func("/topology/refused-file", test_refused_file);
         g_test_add_func("/topology/refused-large", test_refused_large);
