@@ -407,13 +407,23 @@ int host_vm_verify(const struct arguments *a)
             host_call(a, "POST", path, NULL, START_MS, &vm, &err) < 0)
                 return verb_fail(a, &err);
         bool is_changed = json_array_size(json_object_get(vm, "changed")) > 0;
+        int64_t repaired = host_number(vm, "repaired"), unknown = host_number(vm, "unknown");
         if (!host_json(a, vm)) {
+                const char *name = host_text(vm, "name");
                 print_changed(vm);
-                if (!is_changed)
-                        (void)printf("%s: all is held as it was granted\n", host_text(vm, "name"));
+                if (unknown > 0)
+                        (void)printf("%s: %" PRId64
+                                     " of its requests could not be looked at; is mete-keeper there?\n",
+                                     name, unknown);
+                else if (!is_changed)
+                        (void)printf("%s: all is held as it was granted%s\n", name, repaired ? " again" : "");
+                if (repaired > 0)
+                        (void)printf("repaired:  %" PRId64
+                                     " changed behind our back; 'mete events --trace %s' says what\n",
+                                     repaired, name);
         }
         json_decref(vm);
-        return is_changed ? EXIT_FAILED : EXIT_OK;
+        return is_changed || unknown > 0 ? EXIT_FAILED : EXIT_OK;
 }
 
 int host_vm_delete(const struct arguments *a)

@@ -371,13 +371,38 @@ static void do_vm_kill(struct meted *m, struct http_request *req, struct machine
         meted_changed(m);
 }
 
+static void answer_verified(struct meted *m, void *call, const struct request *r, const struct err *err)
+{
+        struct pending *p = call;
+        const struct machine *v = machine_find(m, p->vm);
+        if (err || !v) {
+                answer_vm(m, call, r, err);
+                return;
+        }
+        struct api_vm *out = g_new0(struct api_vm, 1);
+        view_vm(v, out);
+        out->has_repaired = out->has_unknown = true;
+        out->repaired = v->seen.repaired;
+        out->unknown = v->seen.unknown;
+        reply(p->req, 200, api_vm_emit(out));
+        g_free(out);
+        pending_free(p);
+}
+
 static void do_vm_verify(struct meted *m, struct http_request *req, struct machine *v)
 {
+        if (!keeper_info(m->keeper)) {
+                refuse_with(
+                        req, REASON_PEER_LOST,
+                        "mete-keeper is not there, and only it can look at what the kernel holds: start it");
+                return;
+        }
         if (!activate_verify(v)) {
                 refuse_with(req, REASON_STALE, "it does not run, or was not found again yet");
                 return;
         }
-        meted_wait(m, machine_base(v)->serial, WAIT_CHECK, answer_vm,
+        v->seen = (struct checked){0};
+        meted_wait(m, machine_base(v)->serial, WAIT_CHECK, answer_verified,
                    pending_new(m, req, v->definition.name));
         meted_changed(m);
 }

@@ -110,6 +110,17 @@ const struct request *machine_base(const struct machine *v)
         return hypervisor_find(v->m->hv, key);
 }
 
+void machine_seen(struct meted *m, const struct request *r, const struct checked *checked)
+{
+        struct machine *v = machine_find(m, r->vm);
+        if (!v)
+                return;
+        v->seen.changed += checked->changed;
+        v->seen.repaired += checked->repaired;
+        v->seen.lasting += checked->lasting;
+        v->seen.unknown += checked->unknown;
+}
+
 enum api_vm_state machine_state(const struct machine *v)
 {
         const struct request *r = machine_base(v);

@@ -36,6 +36,7 @@ struct machine {
         bool memory_is_known;   /* guest.memory_bytes is what it has on line now */
         int64_t measured_bytes; /* what it had on line before the activation measured_for plugged memory */
         uint64_t measured_for;
+        struct checked seen; /* since somebody asked for a look at it */
         /* activate.c */
         struct step *step;     /* under way; NULL: none */
         struct effect pending; /* the next one */
@@ -68,6 +69,9 @@ int machine_load(const char *name, const char *record, void *meted, struct err *
 void machine_died(struct machine *v, const char *why);
 void machine_note(struct machine *v, const char *trace, const char *event, const char *fmt, ...)
         __attribute__((format(printf, 4, 5)));
+
+/* A look at all that the request was granted has ended. */
+void machine_seen(struct meted *m, const struct request *r, const struct checked *checked);
 
 /* guest.c */
 void guest_connect(struct machine *v);

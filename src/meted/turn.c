@@ -318,6 +318,8 @@ static void carry_out(struct meted *m, const struct effect *f)
                 m->counters.changed += f->checked.changed;
                 m->counters.repaired += f->checked.repaired;
                 m->counters.unknown += f->checked.unknown;
+                if (r)
+                        machine_seen(m, r, &f->checked);
                 answer_waiters(m, f->serial, WAIT_CHECK, NULL);
                 if (r && r->state == REQUEST_GRANTED)
                         activate_end(m, r, false);

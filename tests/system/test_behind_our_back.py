@@ -309,6 +309,23 @@ def verify_is_good(host):
     return p.returncode == 0
 
 
+def test_without_the_keeper_nothing_is_said_to_be_good(rig, groups):
+    rig.kill_keeper()
+    try:
+        p = rig.mete("vm", "verify", "v", check=False)
+        assert p.returncode == 69 and "mete-keeper is not there" in p.stderr, p.stdout + p.stderr
+    finally:
+        rig.start_keeper()
+    wait_for("the keeper is known", lambda: verify_is_good(rig), 30, 0.2)
+
+
+def test_what_was_repaired_is_said(rig, groups):
+    groups.remove("vcpu1@v", "v")
+    said_now = verify(rig)
+    assert "held as it was granted again" in said_now and "repaired:  1 changed" in said_now
+    assert "repaired" not in verify(rig)
+
+
 def test_who_does_not_run_is_not_verified(rig):
     rig.mete("vm", "create", "idle")
     p = rig.mete("vm", "verify", "idle", check=False)
