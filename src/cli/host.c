@@ -8,7 +8,7 @@ static const struct option_row create_options[] = {
         {"--share",                                                                                  "SHARE[..CEILING]",
          "share of a host CPU that each of its own vCPUs holds, from 0.001 to 1, and what it never exceeds, "
          "from "
-         "0.1, such as 0.2 or 0.2..0.5", false},
+         "0.1, such as 0.2 or 0.2..0.5; 1 where it is not said", false},
         {"--page",                                      "SIZE", "the memory it always has is of huge pages of this size, such as 2M or 1G", false},
         {"--prealloc",                                                                             NULL,
          "take the memory it always has as a whole at each start, not as the guest uses it", false},

@@ -203,6 +203,8 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
         int64_t limit =
                 place_limit(is_lasting ? components : h->components, h->n_components, need, share, unit);
         struct err why = {0};
+        bool is_whole = need->kind == COMPONENT_CPU && share == CPU_WHOLE_MILLI &&
+                        !need_parameter(need, PARAMETER_SHARE) && !need_parameter(need, PARAMETER_EXCLUSIVE);
         if (check_pages(h, need_page_bytes(need), &why) < 0)
                 blocked(t, OUTCOME_NEVER, why.reason, "%s", why.sentence);
         else if (need->kind == COMPONENT_NET && e->vm && e->vm->shape.net_bps == 0)
@@ -242,7 +244,8 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                         asked, need_amount_print(need->kind, room_now > 0 ? room_now : 0, have));
         else
                 blocked(t, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
-                        "%s:%s is asked for, and %s that meets it is free on this host%s", kind, asked,
+                        "%s:%s is asked for%s, and %s that meets it is free on this host%s", kind, asked,
+                        is_whole ? " (whole CPUs, as no share>= is said)" : "",
                         t->placement.amount_met ? need_amount_print(need->kind, t->placement.amount_met, have)
                                                 : "none",
                         h->returning ? "; something is just being given back: ask again" : "");
@@ -342,11 +345,18 @@ static void say_needs(const struct request *r, char *buf, size_t size)
         }
 }
 
+static int64_t share_of_base(const struct hypervisor *h, const struct need *need)
+{
+        const struct parameter *share = need_parameter(need, PARAMETER_SHARE);
+        return share ? share->value : hypervisor_default_share(h);
+}
+
 /* The base vCPUs of a VM may share host CPUs, but lie on as many different ones as there are: each round
  * spreads what is left. */
 static int claim_base_cpus(struct hypervisor *h, struct entry *e, struct err *err)
 {
         struct request *r = &e->r;
+        char text[UNITS_TEXT];
         struct need left = r->needs[0];
         for (r->met[0] = 0; r->met[0] < r->needs[0].amount;) {
                 struct placement p = {0};
@@ -355,9 +365,11 @@ static int claim_base_cpus(struct hypervisor *h, struct entry *e, struct err *er
                 int placed = place_need(h->ledger, h->components, h->n_components, &left,
                                         hypervisor_default_share(h), 1, r->start_ms, r->end_ms, &p, err);
                 if (placed == 0)
-                        return err_set(err, REASON_NO_CAPACITY, ENOSPC,
-                                       "%lld of its %lld base vCPUs find a host CPU with their share free",
-                                       (long long)r->met[0], (long long)r->needs[0].amount);
+                        return err_set(
+                                err, REASON_NO_CAPACITY, ENOSPC,
+                                "%lld of its %lld base vCPUs find a host CPU with their share of %s free",
+                                (long long)r->met[0], (long long)r->needs[0].amount,
+                                units_print_milli(share_of_base(h, &r->needs[0]), text));
                 int done = placed < 0 ? placed : claim(h, e, &left, &p, CLAIM_ALLOCATED);
                 if (done < 0)
                         return err_set(err, REASON_INTERNAL, -done, "cannot claim a base vCPU");

@@ -124,7 +124,8 @@ int cpu_host_check_hold(const struct cpu_host *h, const struct cpu_hold *what, s
         if (cpulist_count(&what->cpus) == 0)
                 return err_set(err, REASON_INVALID, EINVAL, "no CPUs to place it on");
         if (!cpulist_is_within(&what->cpus, &h->usable))
-                return err_set(err, REASON_DENIED, EPERM, "threads may be placed on CPUs %.100s only",
+                return err_set(err, REASON_DENIED, EPERM,
+                               "threads may be placed on CPUs %.100s only: [keeper] cpus",
                                cpulist_print(&h->usable, text));
         if (what->share_milli < 1 || what->share_milli > CPU_SHARE_MAX)
                 return err_set(err, REASON_INVALID, EINVAL, "a share of %d thousandths (1 to %d)",

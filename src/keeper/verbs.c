@@ -95,6 +95,8 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
                                        .cpu_provider = held_by[v->cpu->id],
                                        .vm_slots = v->config->uid_count};
         (void)STR_COPY(info.keeper, METE_VERSION);
+        char cpus[CPULIST_TEXT];
+        info.has_cpus = STR_COPY(info.cpus, cpulist_print(&v->cpu->usable, cpus));
         if (*v->cpu->fallback)
                 info.n_fallbacks += STR_COPY(info.fallbacks[0], v->cpu->fallback);
         if (*v->home_fallback)

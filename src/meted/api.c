@@ -290,7 +290,9 @@ static void do_vm_start(struct meted *m, struct http_request *req, struct machin
         struct err err = {0};
         if (!m->adopted) {
                 refuse_with(req, REASON_BUSY,
-                            "mete-keeper has not said yet which VMMs are running; try again");
+                            keeper_info(m->keeper)
+                                    ? "mete-keeper has not said yet which VMMs are running; try again"
+                                    : "mete-keeper is not there: start it");
                 return;
         }
         if (hypervisor_vm_start(m->hv, v->definition.name, loop_now_ms(), &err)) {
@@ -335,7 +337,11 @@ static void do_vm_stop(struct meted *m, struct http_request *req, struct machine
                 return;
         }
         if (base->state == REQUEST_ACTIVATING || (base->state == REQUEST_GRANTED && !v->vm)) {
-                refuse_with(req, REASON_BUSY, "it is starting; try again, or use 'kill'");
+                refuse_with(req, REASON_BUSY,
+                            base->state == REQUEST_ACTIVATING ? "it is starting; try again, or use 'kill'"
+                            : keeper_info(m->keeper) ? "its VMM is not attached to yet; try again, or "
+                                                       "use 'kill'"
+                                                     : "mete-keeper is not there: start it");
                 return;
         }
         if (base->state == REQUEST_GRANTED) {

@@ -84,6 +84,21 @@ static void add_disk(const struct meted *m, const struct machine *v, struct line
                 add(l, "the disks of %u VMs are held to no rate until their next start", n);
 }
 
+/* Does the ledger have CPUs on which the keeper may place nothing? */
+static bool gives_others(const struct meted *m, const char *cpus)
+{
+        struct cpulist theirs;
+        bool is_so = false;
+        if (strcmp(m->config.source, "live") != 0 || cpulist_parse(cpus, &theirs, NULL) < 0)
+                return false;
+        for (size_t i = 0; i < m->inventory.n; i++) {
+                const struct component *c = &m->inventory.components[i];
+                is_so = is_so || (c->kind == COMPONENT_CPU && c->owned > 0 && c->healthy &&
+                                  !cpulist_has(&theirs, c->os_index));
+        }
+        return is_so;
+}
+
 size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*ret)[128], size_t max)
 {
         struct lines l = {ret, 0, max};
@@ -94,6 +109,9 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*re
                 add(&l, "CPUs are overcommitted %d times where no share is stated", m->config.cpu_overcommit);
         if (strcmp(m->config.source, "live") != 0)
                 add(&l, "the inventory is not this machine's but from %.90s", m->config.source);
+        if (k && k->has_cpus && gives_others(m, k->cpus))
+                add(&l, "mete.conf gives away CPUs that the keeper has not: it has %.60s ([keeper] cpus)",
+                    k->cpus);
         if (m->config.manages_net && k &&
             (!k->has_net_uplink || strcmp(k->net_uplink, m->config.uplink) != 0))
                 add(&l, "mete-keeper does not hold the bandwidth of %s: VMs with a network card do not start",
