@@ -19,6 +19,7 @@
 #include "cli/exit.h"
 #include "cli/guest.h"
 #include "lib/handle.h"
+#include "lib/need-text.h"
 
 enum {
         RUN_NEEDS_MAX = METE_NEEDS_MAX,
@@ -185,6 +186,22 @@ static void wait_for_verdict(struct run *r)
                     (r->options.timeout_ms > 0 ? r->options.timeout_ms : HANDLE_TIMEOUT_MS);
 }
 
+/* What was asked for in other units than it is given in may have been a slip: memory:512 for memory:512M. */
+static void say_rounded(const struct run *r, const struct mete_verdict *v)
+{
+        struct api_need asked, given;
+
+        for (size_t i = 0; i < r->n_needs && i < v->n_needs; i++) {
+                if (need_text_parse(r->needs[i], &asked, NULL) < 0 ||
+                    need_text_parse(v->needs[i], &given, NULL) < 0)
+                        continue;
+                int64_t most = asked.has_amount_max ? asked.amount_max : asked.amount;
+                if (strcmp(asked.kind, given.kind) == 0 && given.amount > most)
+                        (void)fprintf(stderr, "mete run: %s was rounded up to %s\n", r->needs[i],
+                                      v->needs[i]);
+        }
+}
+
 /* 0: granted. -1: go on waiting. Else the exit status. */
 static int on_verdict(struct run *r, const struct mete_verdict *v, char cpus[], size_t cpus_size)
 {
@@ -209,6 +226,7 @@ static int on_verdict(struct run *r, const struct mete_verdict *v, char cpus[], 
         (void)setenv("METE_REQUEST", r->id, 1);
         (void)setenv("METE_CPUS", cpus, 1);
         (void)setenv("METE_MEMORY_BYTES", bytes, 1);
+        say_rounded(r, v);
         for (size_t i = 0; arguments_option(r->a, "--verbose") != NULL && i < v->n_fallbacks; i++)
                 (void)fprintf(stderr, "mete run: note: %s\n", v->fallbacks[i]);
         return 0;
