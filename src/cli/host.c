@@ -13,7 +13,7 @@ static const struct option_row create_options[] = {
         {"--prealloc",                                                                             NULL,
          "take the memory it always has as a whole at each start, not as the guest uses it", false},
         {"--kernel",                                                                          "FILE", "kernel to boot, a file in the image directory", false},
-        {"--initrd",                                                     "FILE", "its initial RAM disk, likewise", false},
+        {"--initrd",                             "FILE", "its initial RAM disk, likewise", false},
         {"--append",                                                                                  "TEXT", "the kernel's command line", false},
         {"--disk",                                       "FILE", "raw disk, a file in the image directory", false},
         {"--disk-rate",                                                                             "RATE[..RATE]",
@@ -56,7 +56,8 @@ const struct verb host_verbs[] = {
         {"vm kill",         "NAME",    1, 1, false, NULL,            "End a VM at once, without asking it",
          "Nothing is kept for its next start. Stopped already: what is kept is taken back.",                                                                                                                                    host_vm_kill        },
         {"vm verify",       "NAME",    1, 1, false, NULL,            "Look whether a VM is held as it was granted, and repair it",
-         "Its leases too. The exit status is 1 if something is not as it was granted, or could not be looked at.",                                                                                                                                         host_vm_verify      },
+         "Its leases too. The exit status is 1 if something is not as it was granted, or could not be looked "
+         "at.",                                                                                                                                                                                                                 host_vm_verify      },
         {"vm delete",       "NAME",    1, 1, false, NULL,            "Remove the definition of a stopped VM",                      NULL,
          host_vm_delete                                                                                                                                                                                                                             },
         {"vm list",         "",        0, 0, false, NULL,            "List the VMs",                                               NULL,                                                                                        host_vm_list        },

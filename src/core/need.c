@@ -196,9 +196,9 @@ static const struct {
         enum parameter_id a, b;
         const char *why;
 } conflicts[] = {
-        {PARAMETER_SHARE, PARAMETER_EXCLUSIVE,
-         "an exclusive CPU is whole already, so a share of it says nothing"},
-        {PARAMETER_CPU_ID, PARAMETER_CPU_NODE, "the number of a CPU says its node"},
+        {PARAMETER_SHARE,  PARAMETER_EXCLUSIVE,
+         "an exclusive CPU is whole already, so a share of it says nothing"        },
+        {PARAMETER_CPU_ID, PARAMETER_CPU_NODE,  "the number of a CPU says its node"},
 };
 
 static const char *const relations[] = {

@@ -39,7 +39,10 @@ struct scope {
         bool is_made; /* by this process; else it was there */
 };
 
-#define SCOPE_NONE {.holder_fd = -1, .leash_fd = -1}
+#define SCOPE_NONE                                                                                           \
+        {                                                                                                    \
+                .holder_fd = -1, .leash_fd = -1                                                              \
+        }
 
 /* PREFIX.slice and PREFIX-vms.scope, slashes of the prefix as dashes: so systemd nests slices, too. */
 int scope_name(const char *prefix, char ret_slice[SCOPE_PATH], char ret_scope[SCOPE_PATH], struct err *err);

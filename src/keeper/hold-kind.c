@@ -146,7 +146,8 @@ static int memory_activate(const struct hold *h, struct err *err)
 {
         int64_t taken = 0;
         if (h->page_bytes)
-                return huge_activate(h->huge, h->vmm.vm, h->vmm.uid, h->item, h->node, h->bytes, h->page_bytes, err);
+                return huge_activate(h->huge, h->vmm.vm, h->vmm.uid, h->item, h->node, h->bytes,
+                                     h->page_bytes, err);
         int r = ramdir_taken(h->ram_fd, h->vmm.vm, h->item, &taken, err);
         int64_t more = r == 1 && taken < h->bytes ? h->bytes - taken : r == 1 ? 0 : h->bytes;
         if (r >= 0)

@@ -54,6 +54,8 @@ def test_grant_of_memory(host, guest):
     status, text = guest.run("mete run --need memory:512M -- grep MemTotal /proc/meminfo")
     assert status == 0, text
     assert int(re.search(r"(\d+) kB", text).group(1)) >= before + 512 * 1024
+    # given in whole units: what looks like a slip is said
+    assert guest.run("mete run --need memory:100 -- true")[1] == "mete run: memory:100 was rounded up to memory:128M"
     wait_for("the memory is gone again", lambda: meminfo_kib(guest) <= before + 1024, 30)
 
 
