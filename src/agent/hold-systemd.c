@@ -170,8 +170,9 @@ static int check_stranger(const struct holds *h, const char *path, struct err *e
         struct cpulist theirs = {0};
 
         (void)hold_dir(h, path, dir);
-        if (hold_is_populated(dir) <= 0 || (hold_read_set(dir, "cpuset.cpus.effective", &theirs, NULL) == 0 &&
-                                            cpulist_is_within(&theirs, &h->systemd->free)))
+        if (!h->systemd->is_taking || hold_is_populated(dir) <= 0 ||
+            (hold_read_set(dir, "cpuset.cpus.effective", &theirs, NULL) == 0 &&
+             cpulist_is_within(&theirs, &h->systemd->free)))
                 return 0;
         return err_set(err, REASON_BUSY, EBUSY, "control group %.30s is not systemd's", path + 1);
 }
@@ -232,7 +233,6 @@ static int want_of_holder(struct holds *h, const struct lease *l, struct err *er
         return r;
 }
 
-/* *ret_free: without what is held. */
 static int compute_free(struct holds *h, const struct cpulist *held, struct err *err)
 {
         struct hold_systemd *s = h->systemd;
@@ -243,7 +243,7 @@ static int compute_free(struct holds *h, const struct cpulist *held, struct err 
                 return r;
         s->free = s->possible;
         cpulist_remove(&s->free, held);
-        return cpulist_has_common(&s->free, &online)
+        return !s->is_taking || cpulist_has_common(&s->free, &online)
                        ? 0
                        : err_set(err, REASON_INVALID, EINVAL, "no vCPU would be left to the others");
 }
@@ -284,7 +284,7 @@ static unsigned plan(struct holds *h, struct err *err)
         return 0;
 }
 
-/* What was failed is tried again: hold_systemd_retry(). */
+/* false: hold_systemd_retry() tries again what failed. */
 static bool restore_all(struct holds *h, struct err *err)
 {
         struct hold_systemd *s = h->systemd;
@@ -372,7 +372,9 @@ void hold_systemd_set(struct holds *h, const struct hold_who *who, const struct 
                 failed = FAILED_ALL;
                 had = (struct hold_want){0};
         } else {
+                s->is_taking = true;
                 failed = apply(h, &why);
+                s->is_taking = false;
         }
         if (failed == 0)
                 return;
@@ -387,10 +389,16 @@ void hold_systemd_set(struct holds *h, const struct hold_who *who, const struct 
                 l->has.cpus = had.cpus;
         if (lacks_memory)
                 l->has.memory_bytes = had.memory_bytes;
-        if (is_nothing(&l->has))
+        bool is_left = is_nothing(&l->has);
+        if (is_left)
                 lease_remove(s, l);
         begin(s, AGAIN_MS);
-        (void)apply(h, NULL); /* else hold_systemd_retry() */
+        failed = apply(h, &why); /* what fails is put right by hold_systemd_retry() */
+        lacks_cpus =
+                !is_left && !lacks_cpus && (failed & FAILED_CPUS) != 0 && cpulist_next(&want->cpus, 0) >= 0;
+        lacks_memory = !is_left && !lacks_memory && (failed & FAILED_MEMORY) != 0 && want->memory_bytes > 0;
+        if (lacks_cpus || lacks_memory)
+                hold_say(said, lacks_cpus, lacks_memory, why.sentence);
 }
 
 void hold_systemd_yield(struct holds *h, const struct cpulist *cpus)

@@ -50,6 +50,7 @@ struct hold_systemd {
         struct cpulist possible;
         struct cpulist free; /* what nobody holds, as last computed */
         int64_t one_ms, done_ms, deadline_ms, again_ms;
+        bool is_taking; /* more than before: what cannot be held stops it; what is given back is given back */
         bool is_swept, is_dirty, is_said;
 };
 

@@ -7,6 +7,9 @@
  * sum of their memory, and the end of one takes its part away. Its name, mete.PID-START, says whose it is, so
  * that another agent finds it. Everybody else keeps the other vCPUs, the VM's own among them.
  *
+ * Where systemd runs the guest, the group is a unit in mete.slice: the process's own, where it lies there,
+ * and shared with whoever else is in it, or a scope, in which it stays (hold-systemd.c).
+ *
  * When nothing is wanted for it any more its processes go back to the groups where they were, and it is
  * removed. A record of where they were is written before anything is moved. A process that somebody moved
  * away is not brought back. What cannot be done is said in a sentence, and never half done in silence. */
