@@ -151,17 +151,17 @@ def share(report, rounds):
         spinner = nested.spin(cpu)
         by_hand = nested.group("by-hand")
         for _ in range(rounds or 3):
-            held.append(nested.shares(tid, spinner)[0])
+            held.append(nested.shares(tid, spinner)[0].held)
         nested.check(f"echo {vm.pid()} >{by_hand}/cgroup.procs; taskset -p {1 << int(cpu):x} {tid}")
         if home == vm.group():
             raise HostError(f"the vCPU is still in {home}")
         for _ in range(rounds or 3):
-            bare.append(nested.shares(tid, spinner)[0])
+            bare.append(nested.shares(tid, spinner)[0].held)
     finally:
         nested.close()
     report.figure("share_held", held, "of a CPU", at_least(0.78), {"without_the_grant": (bare, "of a CPU")},
-                  "what the vCPU of a VM with share 0.8 gets beside a spinner on its CPU, by the scheduler's account of a nested "
-                  "host with cgroup v2; then the same two in two groups of one weight", "tcg", digits=3)
+                  "what the vCPU of a VM with share 0.8 gets of the time in which it could run, beside a spinner on its CPU, by "
+                  "the scheduler's account of a nested host with cgroup v2; then the same two in two groups of one weight", "tcg", digits=3)
 
 
 def undo(report, rounds):
