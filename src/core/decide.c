@@ -139,8 +139,8 @@ static struct scope scope_of(const struct hypervisor *h, const struct entry *e)
         s.is_bound = s.is_own || (e->vm && e->vm->class_slots);
         uint32_t base = 0;
         bool has_base = false;
-        for (const struct entry *o = s.is_bound ? h->oldest : NULL; o; o = o->newer) {
-                if (o->vm != e->vm || !request_is_live(&o->r))
+        for (const struct entry *o = s.is_bound ? e->vm->newest : NULL; o; o = o->vm_older) {
+                if (!request_is_live(&o->r))
                         continue;
                 for (size_t i = 0; i < o->r.n_definitions; i++) {
                         const struct component *c = &h->components[o->r.definitions[i].component];
