@@ -7,13 +7,13 @@
 #include <spawn.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 #include "base/str.h"
 #include "loop/loop.h"
 
-enum { ARGS_MAX = 6144, SAID = 256, FD_FIRST_OF_OTHERS = 3, REAP_MS = 1 };
+enum { ARGS_MAX = 6144, SAID = 256, FD_FIRST_OF_OTHERS = 3 };
 
 struct stream {
         int fd;
@@ -106,18 +106,24 @@ static bool read_all(struct stream *out, struct stream *said, int64_t deadline_m
 /* false: it had to be ended. */
 static bool reap(pid_t pid, bool is_done, int64_t deadline_mono_ms, int *ret_status)
 {
-        static const struct timespec moment = {.tv_nsec = REAP_MS * 1000000L};
+        struct pollfd p = {.fd = is_done ? pidfd_open(pid, 0) : -1, .events = POLLIN};
+        bool has_ended = false;
 
-        while (is_done && loop_mono_ms() < deadline_mono_ms) {
-                pid_t r = waitpid(pid, ret_status, WNOHANG);
-                if (r != 0)
-                        return r == pid;
-                (void)nanosleep(&moment, NULL);
+        while (p.fd >= 0 && !has_ended) {
+                int64_t left_ms = deadline_mono_ms - loop_mono_ms();
+                int r = left_ms > 0 ? poll(&p, 1, (int)left_ms) : 0;
+                if (r == 0 || (r < 0 && errno != EINTR))
+                        break;
+                has_ended = r > 0;
         }
-        (void)kill(-pid, SIGKILL);
-        while (waitpid(pid, ret_status, 0) < 0 && errno == EINTR)
+        if (p.fd >= 0)
+                (void)close(p.fd);
+        if (!has_ended)
+                (void)kill(-pid, SIGKILL);
+        pid_t reaped;
+        while ((reaped = waitpid(pid, ret_status, 0)) < 0 && errno == EINTR)
                 ;
-        return false;
+        return has_ended && reaped == pid;
 }
 
 /* "Call failed: Unit a.service not loaded.", the part that says something. */

@@ -368,6 +368,7 @@ static bool has_all(const struct holds *h, const struct unit *u, const struct li
         return cpulist_is_within(&to->cpus, ret);
 }
 
+/* Nothing tells of a group's file that was written, nor of a process that was moved. */
 void hold_pause(void)
 {
         static const struct timespec moment = {.tv_nsec = LOOK_MS * 1000000L};
