@@ -157,52 +157,47 @@ static void away(struct doctor *d, const char *what, const char *sentence, const
         found(d, what, FINDING_MISSING, text);
 }
 
-static void look_at_links(struct doctor *d, const json_t *host)
+/* Kinds that are there only where an operator wants them. */
+static const struct kind_row {
+        const char *what, *kind, *other;
+        const char *(*print)(int64_t amount, char buf[UNITS_TEXT]); /* NULL: as a number */
+        const char *unit, *may, *missing;                           /* unit NULL: the component says it */
+} kind_rows[] = {
+        {"bandwidth",          "net",   "",      units_print_rate,  "bit/s",   "guaranteed",
+         "there is no kind net: [net] manage is not yes in mete.conf, so VMs have no network card"    },
+        {"disks",              "block", "",      units_print_bytes, "bytes/s", "given away",
+         "there is no kind block: [block] rate is not in mete.conf, so VMs' disks are held to nothing"},
+        {"classes of service", "cache", "membw", NULL,              NULL,      "leased",
+         "there are no kinds cache and membw: [resctrl] manage is not yes in mete.conf, or this kernel or "
+         "CPU has no resctrl"                                                                         },
+};
+
+static void look_at_kind(struct doctor *d, const json_t *host, const struct kind_row *row)
 {
         size_t i;
         json_t *c;
         char text[256];
-        char rate[UNITS_TEXT];
-        bool is_there = false;
-
-        json_array_foreach(json_object_get(host, "components"), i, c)
-        {
-                if (strcmp(host_text(c, "kind"), "net") != 0)
-                        continue;
-                is_there = true;
-                (void)snprintf(text, sizeof(text), "%s bit/s of %s may be guaranteed (%s)",
-                               units_print_rate(host_number(c, "capacity"), rate), host_text(c, "id"),
-                               host_text(c, "source"));
-                found(d, "bandwidth", FINDING_OK, text);
-        }
-        if (!is_there)
-                found(d, "bandwidth", FINDING_FALLBACK,
-                      "there is no kind net: [net] manage is not yes in mete.conf, so VMs have no network "
-                      "card");
-}
-
-static void look_at_classes(struct doctor *d, const json_t *host)
-{
-        size_t i;
-        json_t *c;
-        char text[256];
+        char amount[UNITS_TEXT];
         bool is_there = false;
 
         json_array_foreach(json_object_get(host, "components"), i, c)
         {
                 const char *kind = host_text(c, "kind");
-                if (strcmp(kind, "cache") != 0 && strcmp(kind, "membw") != 0)
+                int64_t capacity = host_number(c, "capacity");
+                if (strcmp(kind, row->kind) != 0 && strcmp(kind, row->other) != 0)
                         continue;
                 is_there = true;
-                (void)snprintf(text, sizeof(text), "%lld %s of %s may be leased (%s)",
-                               (long long)host_number(c, "capacity"), host_text(c, "unit"),
-                               host_text(c, "id"), host_text(c, "source"));
-                found(d, "classes of service", FINDING_OK, text);
+                if (row->print)
+                        (void)row->print(capacity, amount);
+                else
+                        (void)snprintf(amount, sizeof(amount), "%lld", (long long)capacity);
+                (void)snprintf(text, sizeof(text), "%s %s of %s may be %s (%s)", amount,
+                               row->unit ? row->unit : host_text(c, "unit"), host_text(c, "id"), row->may,
+                               host_text(c, "source"));
+                found(d, row->what, FINDING_OK, text);
         }
         if (!is_there)
-                found(d, "classes of service", FINDING_FALLBACK,
-                      "there are no kinds cache and membw: [resctrl] manage is not yes in mete.conf, or this "
-                      "kernel or CPU has no resctrl");
+                found(d, row->what, FINDING_FALLBACK, row->missing);
 }
 
 static void look_at_pages(struct doctor *d, const json_t *host)
@@ -230,30 +225,6 @@ static void look_at_pages(struct doctor *d, const json_t *host)
                 found(d, "huge pages", FINDING_FALLBACK,
                       "memory is of ordinary pages only: [keeper] huge_dir in keeper.conf names no "
                       "hugetlbfs");
-}
-
-static void look_at_disks(struct doctor *d, const json_t *host)
-{
-        size_t i;
-        json_t *c;
-        char text[256];
-        char rate[UNITS_TEXT];
-        bool is_there = false;
-
-        json_array_foreach(json_object_get(host, "components"), i, c)
-        {
-                if (strcmp(host_text(c, "kind"), "block") != 0)
-                        continue;
-                is_there = true;
-                (void)snprintf(text, sizeof(text), "%s bytes/s of %s may be given away (%s)",
-                               units_print_bytes(host_number(c, "capacity"), rate), host_text(c, "id"),
-                               host_text(c, "source"));
-                found(d, "disks", FINDING_OK, text);
-        }
-        if (!is_there)
-                found(d, "disks", FINDING_FALLBACK,
-                      "there is no kind block: [block] rate is not in mete.conf, so VMs' disks are held to "
-                      "nothing");
 }
 
 /* What was granted and is not held as it was. */
@@ -320,9 +291,8 @@ static void look_at_daemons(struct doctor *d)
                 return;
         }
         look_at_pages(d, host);
-        look_at_links(d, host);
-        look_at_disks(d, host);
-        look_at_classes(d, host);
+        for (i = 0; i < ARRAY_N(kind_rows); i++)
+                look_at_kind(d, host, &kind_rows[i]);
         json_array_foreach(json_object_get(host, "fallbacks"), i, fallback)
                 found(d, "in force", FINDING_FALLBACK, json_string_value(fallback));
         json_decref(host);
