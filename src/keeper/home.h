@@ -28,7 +28,8 @@ struct home {
 bool home_look(struct home *h, const struct home_options *o, const struct cpu_host *cpu);
 /* Before the first group is made; *cpu is told. Where VMs lie already decides, as they cannot be moved: a
  * scope that holds some is taken, wanted or not, or this is refused. With none, it is refused only with
- * -EBUSY, for now (scope_start()); whatever else systemd says, there is a group of our own. */
+ * -EBUSY, until the scope of before has ended (scope_start()); whatever else systemd says, there is a group
+ * of our own. */
 int home_start(struct home *h, const struct home_options *o, struct cpu_host *cpu, struct err *err);
 /* From now on the loop ends, with is_lost, when the scope does: whoever comes then finds out anew what there
  * is. In a process that holds VMs' groups there is no moment at which their place could change. */
