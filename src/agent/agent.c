@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "base/str.h"
 
-enum { SAVE_AGAIN_MS = 1000, HOLD_AGAIN_MS = 1000 };
+enum { SAVE_AGAIN_MS = 1000, HOLD_AGAIN_MS = 1000, WATCH_MS = 60000 };
 
 /* ---- the table's files ---- */
 
@@ -98,6 +98,60 @@ static bool is_live(const struct api_guest_synced *synced, const char *id)
         return false;
 }
 
+void agent_say_host(const struct agent *a, struct api_app_host *ret)
+{
+        *ret = (struct api_app_host){.generation = (int64_t)a->picture.generation};
+        if (a->picture.generation == 0)
+                return;
+        ret->has_xml = ret->has_json = true;
+        (void)snprintf(ret->xml, sizeof(ret->xml), "%.240s/" PICTURE_XML, a->picture.dir);
+        (void)snprintf(ret->json, sizeof(ret->json), "%.240s/" PICTURE_JSON, a->picture.dir);
+}
+
+static void ignore(void *arg, const json_t *result, const struct err *err)
+{
+        if (err)
+                log_warn("the host tells nothing of its hardware: %s", err->sentence);
+}
+
+static void watch_host(struct agent *a)
+{
+        struct api_guest_hhi_known known = {.generation = (int64_t)a->picture.generation};
+
+        picture_forget_coming(&a->picture);
+        if (channel_has_hhi(a->channel))
+                (void)channel_call(a->channel, API_GUEST_HHI_WATCH, api_guest_hhi_known_emit(&known),
+                                   WATCH_MS, ignore, a, NULL);
+}
+
+static void on_hhi(struct agent *a, struct rpc_call *call, const json_t *params)
+{
+        struct api_guest_hhi *said = g_new(struct api_guest_hhi, 1);
+        struct api_app_host host;
+        struct err why = {0};
+
+        if (api_guest_hhi_parse(params, said, &why) < 0) {
+                rpc_refuse(call, RPC_WRONG_PARAMS, &why);
+                g_free(said);
+                return;
+        }
+        enum picture_outcome out = picture_take(&a->picture, said, &why);
+        struct api_guest_hhi_done done = {.applied = out != PICTURE_REFUSED};
+        rpc_reply(call, api_guest_hhi_done_emit(&done));
+        if (out == PICTURE_REFUSED)
+                log_note("host hardware information is not taken: %s", why.sentence);
+        else if (out == PICTURE_SAME)
+                log_info("host hardware information is as before, generation %lld", (long long)said->generation);
+        g_free(said);
+        if (out != PICTURE_CHANGED)
+                return;
+        agent_say_host(a, &host);
+        log_note("host hardware information has changed, generation %lld", (long long)host.generation);
+        json_t *event = api_app_host_emit(&host);
+        apps_tell(a->apps, api_app_methods[API_APP_HOST_CHANGED].name, event);
+        json_decref(event);
+}
+
 /* What the host does not know any more has ended there. Requests without a verdict are asked again whether it
  * knows them or not. */
 static void on_synced(void *arg, const struct api_guest_synced *synced)
@@ -113,6 +167,7 @@ static void on_synced(void *arg, const struct api_guest_synced *synced)
         }
         for (size_t i = 0; i < a->table.n; i++)
                 desk_pursue_now(a->table.rows[i]);
+        watch_host(a);
 }
 
 static void on_lost(void *arg, const struct err *err)
@@ -153,6 +208,8 @@ static void on_host_request(void *arg, struct rpc_call *call, enum api_guest_met
                 holds_yield(a->holds, &cpus);
                 online_offline(a->online, &offline, &state);
                 rpc_reply(call, api_guest_state_emit(&state));
+        } else if (method == API_GUEST_HHI) {
+                on_hhi(a, call, params);
         } else {
                 rpc_refuse(call, RPC_WRONG_PARAMS, &why);
         }
@@ -217,6 +274,8 @@ int agent_init(struct agent *a, const struct agent_options *o, struct err *err)
                 return r;
         }
         a->holds = make_holds(o);
+        g_autofree char *folder = g_path_get_dirname(o->socket);
+        picture_init(&a->picture, folder);
         a->channel = channel_new(o->port, &owner, a);
         for (size_t i = 0; i < a->table.n; i++)
                 desk_row_begin(a, a->table.rows[i]);
@@ -246,6 +305,7 @@ void agent_done(struct agent *a)
         channel_free(a->channel);
         online_free(a->online);
         holds_free(a->holds);
+        picture_done(&a->picture);
         loop_timer_cancel(&a->save_again);
         loop_timer_cancel(&a->hold_again);
         loop_turn_cancel(&a->commit);

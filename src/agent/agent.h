@@ -5,6 +5,7 @@
 #include "agent/channel.h"
 #include "agent/hold.h"
 #include "agent/online.h"
+#include "agent/picture.h"
 #include "agent/table.h"
 
 struct agent {
@@ -13,6 +14,7 @@ struct agent {
         struct channel *channel;
         struct online *online;
         struct holds *holds;
+        struct picture picture;
         char boot_id[64];
         struct turn commit;
         struct loop_timer save_again, hold_again;
@@ -31,6 +33,9 @@ struct agent_options {
 /* *a must stay where it is. On failure nothing is held. */
 int agent_init(struct agent *a, const struct agent_options *o, struct err *err);
 void agent_done(struct agent *a);
+
+/* What an application is told of the host. */
+void agent_say_host(const struct agent *a, struct api_app_host *ret);
 
 /* desk.c: what an application may ask for. */
 void desk_request(void *arg, const struct app *app, struct rpc_call *call, const char *method,

@@ -30,6 +30,7 @@ struct connection {
         struct user *user;
         struct rpc *rpc;
         struct connection *next, **at;
+        bool is_watching; /* is told of the host */
 };
 
 struct apps {
@@ -240,6 +241,18 @@ void apps_notify(struct apps *apps, pid_t pid, uint64_t start_ticks, const char 
 {
         for (struct connection *c = apps->first; c != NULL; c = c->next)
                 if (c->app.proc.pid == pid && c->app.proc.start_ticks == start_ticks)
+                        (void)rpc_notify(c->rpc, method, json_deep_copy(params), NULL);
+}
+
+void apps_watch(const struct app *app)
+{
+        ((struct connection *)((char *)(uintptr_t)app - offsetof(struct connection, app)))->is_watching = true;
+}
+
+void apps_tell(struct apps *apps, const char *method, const json_t *params)
+{
+        for (struct connection *c = apps->first; c != NULL; c = c->next)
+                if (c->is_watching)
                         (void)rpc_notify(c->rpc, method, json_deep_copy(params), NULL);
 }
 

@@ -39,4 +39,7 @@ bool apps_take_token(struct apps *apps, uid_t uid);
 /* To every connection of this process. */
 void apps_notify(struct apps *apps, pid_t pid, uint64_t start_ticks, const char *method,
                  const json_t *params);
+/* This connection is one of those which apps_tell() tells. */
+void apps_watch(const struct app *app);
+void apps_tell(struct apps *apps, const char *method, const json_t *params);
 size_t apps_n(const struct apps *apps);

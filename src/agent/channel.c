@@ -30,7 +30,7 @@ enum {
         LOOK_MAX_MS = 1000,
         RETRY_MAX_MS = 5000,
         GREETING_MS = 10000,
-        LINE_MAX_BYTES = 65536
+        LINE_MAX_BYTES = 1024 * 1024
 };
 
 enum channel_state { CHANNEL_DOWN = 1, CHANNEL_GREETING, CHANNEL_SYNCING, CHANNEL_READY };
@@ -46,6 +46,7 @@ struct channel {
         struct loop_timer timer;
         int64_t wait_ms;
         char vm[64];
+        bool has_hhi;
         struct err problem;
 };
 
@@ -123,6 +124,9 @@ static void on_welcome(void *arg, const json_t *result, const struct err *err)
                             (int)welcome.version);
         } else {
                 (void)STR_COPY(c->vm, welcome.vm);
+                c->has_hhi = false;
+                for (size_t i = 0; i < welcome.n_features; i++)
+                        c->has_hhi = c->has_hhi || strcmp(welcome.features[i], "hhi") == 0;
                 struct api_guest_sync *sync = g_new0(struct api_guest_sync, 1);
                 c->owner.fill_sync(c->arg, sync);
                 c->state = CHANNEL_SYNCING;
@@ -143,7 +147,7 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
 
         if (m == API_GUEST_PING)
                 rpc_reply(call, NULL);
-        else if (m == API_GUEST_ONLINE || m == API_GUEST_OFFLINE)
+        else if (m == API_GUEST_ONLINE || m == API_GUEST_OFFLINE || m == API_GUEST_HHI)
                 c->owner.on_request(c->arg, call, m, params);
         else
                 rpc_refuse_unknown(call, method);
@@ -184,6 +188,8 @@ static void on_notify(void *arg, struct rpc *rpc, const char *method, const json
         case API_GUEST_PING:
         case API_GUEST_ONLINE:
         case API_GUEST_OFFLINE:
+        case API_GUEST_HHI:
+        case API_GUEST_HHI_WATCH:
         case API_GUEST_METHOD_N:
         default: /* of a later version */
                 return;
@@ -353,6 +359,11 @@ bool channel_is_lost(const struct channel *c)
 const char *channel_vm(const struct channel *c)
 {
         return c->vm;
+}
+
+bool channel_has_hhi(const struct channel *c)
+{
+        return c->has_hhi;
 }
 
 const char *channel_problem(const struct channel *c)

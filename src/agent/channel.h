@@ -26,6 +26,7 @@ void channel_free(struct channel *c); /* calls that wait are answered with REASO
 
 bool channel_is_ready(const struct channel *c);
 const char *channel_vm(const struct channel *c);      /* "" until the host has said it */
+bool channel_has_hhi(const struct channel *c);        /* the host tells of its hardware, who asks it to */
 const char *channel_problem(const struct channel *c); /* why it is not ready */
 /* As rpc_call(). REASON_PEER_LOST where it is not ready. */
 int channel_call(struct channel *c, enum api_guest_method method, json_t *params, int64_t timeout_ms,

@@ -707,6 +707,22 @@ static void on_app_hello(struct agent *a, struct rpc_call *call, const json_t *p
         rpc_reply(call, api_app_welcome_emit(&welcome));
 }
 
+static void on_app_host(struct agent *a, const struct app *app, struct rpc_call *call, const json_t *params)
+{
+        struct api_app_host_ask ask;
+        struct api_app_host host;
+        struct err why = {0};
+
+        if (api_app_host_ask_parse(params, &ask, &why) < 0) {
+                refuse(call, &why);
+                return;
+        }
+        if (ask.has_watch && ask.watch)
+                apps_watch(app);
+        agent_say_host(a, &host);
+        rpc_reply(call, api_app_host_emit(&host));
+}
+
 static bool is_empty(const json_t *params, struct rpc_call *call)
 {
         struct api_empty empty;
@@ -743,7 +759,11 @@ void desk_request(void *arg, const struct app *app, struct rpc_call *call, const
         case API_APP_HELLO:
                 on_app_hello(a, call, params);
                 return;
+        case API_APP_HOST:
+                on_app_host(a, app, call, params);
+                return;
         case API_APP_ENDED:
+        case API_APP_HOST_CHANGED:
         case API_APP_METHOD_N:
                 break;
         }

@@ -11,7 +11,7 @@
 #include "base/units.h"
 #include "core/component.h"
 
-enum type { TEXT, BYTES, MS, COUNT, OCTAL, OPERATORS, OBSERVERS, INT32, RATE, YESNO };
+enum type { TEXT, BYTES, MS, COUNT, OCTAL, OPERATORS, OBSERVERS, INT32, RATE, YESNO, SHOW };
 
 /* One row a key: feeds the parser; man/mete.conf.5 has the same rows. */
 static const struct key {
@@ -42,6 +42,7 @@ static const struct key {
         {"block",   "rate",                BYTES,     AT(disk_rate),       "0",                            0,    UNITS_MAX},
         {"block",   "iops",                COUNT,     AT(disk_iops),       "0",                            0,    10000000 },
         {"block",   "default",             BYTES,     AT(disk_default),    "0",                            0,    UNITS_MAX},
+        {"hhi",     "show",                SHOW,      AT(shows_all),       "all",                          0,    0        },
         {"vm",      "qemu",                TEXT,      AT(qemu),            "/usr/bin/qemu-system-x86_64",  0,    0        },
         {"vm",      "image_dir",           TEXT,      AT(image_dir),       "/var/lib/mete/images",         0,    0        },
         {"vm",      "keep",                YESNO,     AT(keep),            "yes",                          0,    0        },
@@ -101,6 +102,11 @@ static int set(struct config *c, const struct key *k, const char *text, struct e
                 if (strcmp(text, "yes") != 0 && strcmp(text, "no") != 0)
                         return err_set(err, REASON_INVALID, EINVAL, "must be yes or no");
                 *(bool *)at = strcmp(text, "yes") == 0;
+                return 0;
+        case SHOW:
+                if (strcmp(text, "all") != 0 && strcmp(text, "own") != 0)
+                        return err_set(err, REASON_INVALID, EINVAL, "must be all or own");
+                *(bool *)at = strcmp(text, "all") == 0;
                 return 0;
         case RATE:
                 bad = units_parse_rate(text, &number, err);

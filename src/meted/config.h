@@ -22,6 +22,7 @@ struct config {
         char network[64];        /* [net] network: what VMs call it */
         char uplink[16];         /* [net] uplink: the link of which may be given away */
         int64_t link_bps;        /* [net] rate */
+        bool shows_all;          /* [hhi] show: all, or own */
         bool manages_resctrl;    /* [resctrl] manage */
         char resctrl[192];       /* [resctrl] path: its root; "": as it is mounted */
         int64_t disk_rate; /* [block] rate: bytes a second that may be given away; 0: there is no kind block

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "meted/activate.h"
+#include "meted/hhi.h"
 #include "meted/machine.h"
 #include "vm/socket.h"
 
@@ -191,6 +192,7 @@ static void do_hello(struct machine *v, struct rpc_call *call, const json_t *par
         }
         struct api_guest_welcome welcome = {.version = API_GUEST_VERSION};
         memcpy(welcome.vm, v->definition.name, sizeof(welcome.vm));
+        memcpy(welcome.features[welcome.n_features++], "hhi", sizeof("hhi"));
         rpc_reply(call, api_guest_welcome_emit(&welcome));
         idle_cpus_off(v);
         activate_agent_back(v);
@@ -335,6 +337,18 @@ static void do_release(struct machine *v, struct rpc_call *call, const json_t *p
         meted_changed(v->m);
 }
 
+static void do_hhi_watch(struct machine *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_guest_hhi_known in;
+        struct err err = {0};
+        if (api_guest_hhi_known_parse(params, &in, &err)) {
+                refuse(call, &err);
+                return;
+        }
+        rpc_reply(call, json_object());
+        hhi_watch(v, (uint64_t)in.generation);
+}
+
 static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const char *method,
                        const json_t *params)
 {
@@ -364,6 +378,9 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
         case API_GUEST_RELEASE:
                 do_release(v, call, params);
                 return;
+        case API_GUEST_HHI_WATCH:
+                do_hhi_watch(v, call, params);
+                return;
         case API_GUEST_PING:
                 if (api_empty_parse(params, &(struct api_empty){0}, &err))
                         refuse(call, &err);
@@ -374,6 +391,7 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
         case API_GUEST_OFFLINE:
         case API_GUEST_GREET:
         case API_GUEST_ENDED:
+        case API_GUEST_HHI:
         case API_GUEST_METHOD_N:
                 break;
         }
@@ -426,6 +444,7 @@ void guest_disconnect(struct machine *v)
         struct rpc *rpc = v->agent;
         v->agent = NULL;
         v->greeted = false;
+        hhi_unwatch(v);
         *v->agent_version = '\0';
         loop_timer_cancel(&v->agent_retry);
         rpc_counters_add(rpc, &v->m->counters.agents);

@@ -12,6 +12,7 @@
 #include "base/str.h"
 #include "json/read.h"
 #include "meted/activate.h"
+#include "meted/hhi.h"
 
 struct machine *machine_find(struct meted *m, const char *name)
 {
@@ -66,6 +67,7 @@ void machine_detach(struct machine *v)
 void machine_remove(struct machine *v)
 {
         machine_detach(v);
+        hhi_forget(v);
         g_ptr_array_remove(v->m->machines, v);
         g_free(v);
 }

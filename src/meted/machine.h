@@ -37,6 +37,7 @@ struct machine {
         int64_t measured_bytes; /* what it had on line before the activation measured_for plugged memory */
         uint64_t measured_for;
         struct checked seen; /* since somebody asked for a look at it */
+        struct listener *listener; /* hhi.c; NULL: it has never asked to be told */
         /* activate.c */
         struct step *step;     /* under way; NULL: none */
         struct effect pending; /* the next one */

@@ -16,6 +16,7 @@
 #include "base/notify.h"
 #include "host/resctrl.h"
 #include "meted/activate.h"
+#include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
 #include "vm/socket.h"
@@ -401,6 +402,11 @@ static int configure(struct meted *m, const char *path)
                 log_error("%s", err.sentence);
                 return err.reason == REASON_INTERNAL ? 1 : EXIT_CONFIG;
         }
+        if (hhi_init(m, &err)) {
+                err_note(&err, "%s: [host] source", path);
+                log_error("%s", err.sentence);
+                return err.reason == REASON_INTERNAL ? 1 : EXIT_CONFIG;
+        }
         return 0;
 }
 
@@ -500,8 +506,11 @@ static void stop(struct meted *m)
         hypervisor_free(m->hv);
         store_close(m->store);
         inventory_done(&m->inventory);
-        for (guint i = 0; m->machines && i < m->machines->len; i++)
+        for (guint i = 0; m->machines && i < m->machines->len; i++) {
+                hhi_forget(g_ptr_array_index(m->machines, i));
                 g_free(g_ptr_array_index(m->machines, i));
+        }
+        hhi_done(m);
         if (m->machines)
                 g_ptr_array_free(m->machines, TRUE);
 }

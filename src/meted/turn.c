@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "meted/crash.h"
 #include "meted/activate.h"
+#include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
 
@@ -355,6 +356,7 @@ static void carry_out_all(struct meted *m)
         g_array_free(now, TRUE);
         answer_waiters(m, 0, WAIT_COMMIT, NULL);
         events_publish(m);
+        hhi_changed(m);
         meted_changed(m);
 }
 

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "meted/hhi.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/str.h"
+#include "core/telling.h"
+#include "host/topology.h"
+#include "json/hhi.h"
+#include "meted/machine.h"
+
+enum { PART_BYTES = 48 * 1024, PARTS_MAX = 1024, ANSWER_MS = 60000, SLOTS = 64 };
+
+_Static_assert((int)HHI_YOURS == (int)TOLD_YOURS && (int)HHI_OFFLINE == (int)TOLD_OFFLINE &&
+                       (int)HHI_MARK_N == (int)TOLD_MARK_N,
+               "json/hhi.h and core/telling.h have the same marks");
+
+struct listener {
+        struct machine *v;
+        struct telling telling;
+        struct loop_timer pause;
+        struct told *now, *known, *sent; /* rows, of m->inventory.n components each */
+        char known_digest[HHI_DIGEST_SIZE];
+        /* under way */
+        char *text, digest[HHI_DIGEST_SIZE];
+        size_t length, at;
+        uint64_t base; /* 0: all of it */
+        int64_t part, parts;
+        size_t n_changed;
+};
+
+int hhi_init(struct meted *m, struct err *err)
+{
+        const char *source = m->config.source, *text = strchr(source, ':');
+        enum inventory_source from = strncmp(source, "xml:", 4) == 0        ? INVENTORY_XML
+                                     : strncmp(source, "synthetic:", 10) == 0 ? INVENTORY_SYNTHETIC
+                                                                              : INVENTORY_LIVE;
+        return topology_read_hhi(from, text ? text + 1 : NULL, &m->hhi, err);
+}
+
+void hhi_done(struct meted *m)
+{
+        loop_timer_cancel(&m->hhi_look);
+        json_decref(m->hhi);
+        m->hhi = NULL;
+}
+
+/* ---- what is written ---- */
+
+static bool is_shown(const struct meted *m, const struct told *row)
+{
+        return m->config.shows_all || row->mark == TOLD_YOURS || row->mark == TOLD_OFFLINE;
+}
+
+/* Says it of the object of that id in `hhi`, where there is one. */
+static void mark(const struct meted *m, json_t *hhi, size_t i, const struct told *row)
+{
+        const struct component *c = &m->inventory.components[i];
+        uint32_t slots[SLOTS];
+        struct hhi_state state = {.capacity = -1, .free = -1, .yours = -1};
+        if (is_shown(m, row))
+                state = (struct hhi_state){.mark = (enum hhi_mark)row->mark,
+                                           .capacity = row->capacity,
+                                           .free = m->config.shows_all ? row->free : -1,
+                                           .yours = row->yours};
+        size_t n = 0;
+        for (uint32_t k = 0; k < SLOTS; k++)
+                if (row->slots & UINT64_C(1) << k)
+                        slots[n++] = k;
+        if (c->kind == COMPONENT_CPU) {
+                state.vcpus = slots;
+                state.n_vcpus = n;
+        } else if (c->kind == COMPONENT_MEMORY) {
+                state.slots = slots;
+                state.n_slots = n;
+        }
+        (void)hhi_mark(hhi, c->id, &state, NULL); /* what only the ledger knows is no part of the machine */
+}
+
+static json_t *document_of(const struct listener *l)
+{
+        struct meted *m = l->v->m;
+        json_t *all = json_deep_copy(m->hhi);
+        for (size_t i = 0; all && i < m->inventory.n; i++)
+                mark(m, all, i, &l->now[i]);
+        if (all && !m->config.shows_all)
+                json_object_set_new(all, "partial", json_true());
+        return all;
+}
+
+/* One object as it was, and as it is, through the same function that marks whole documents. */
+static json_t *object_of(const struct meted *m, size_t i, const struct told *row)
+{
+        const char *id = m->inventory.components[i].id;
+        if (!json_object_get(json_object_get(m->hhi, "objects"), id))
+                return NULL;
+        json_t *one = json_pack("{s:{s:{}}}", "objects", id);
+        if (one)
+                mark(m, one, i, row);
+        return one;
+}
+
+static json_t *patch_of(struct listener *l)
+{
+        struct meted *m = l->v->m;
+        json_t *objects = json_object();
+        l->n_changed = 0;
+        for (size_t i = 0; i < m->inventory.n; i++) {
+                if (told_is_equal(&l->known[i], &l->now[i]))
+                        continue;
+                json_t *old = object_of(m, i, &l->known[i]), *new = object_of(m, i, &l->now[i]);
+                json_t *patch = old && new ? hhi_diff(old, new) : NULL;
+                const char *id = m->inventory.components[i].id;
+                json_t *part = json_object_get(json_object_get(patch, "objects"), id);
+                if (part) {
+                        json_object_set(objects, id, part);
+                        l->n_changed++;
+                }
+                json_decref(old);
+                json_decref(new);
+                json_decref(patch);
+        }
+        return json_pack("{s:o}", "objects", objects);
+}
+
+/* Of a patch: of the base's digest and the text. */
+static void digest_of(const char *base, const char *text, char ret[HHI_DIGEST_SIZE])
+{
+        GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA256);
+        if (base)
+                g_checksum_update(sum, (const guchar *)base, (gssize)strlen(base));
+        g_checksum_update(sum, (const guchar *)text, (gssize)strlen(text));
+        (void)g_strlcpy(ret, g_checksum_get_string(sum), HHI_DIGEST_SIZE);
+        g_checksum_free(sum);
+}
+
+/* ---- sending ---- */
+
+static void pursue(struct listener *l);
+static void send_part(struct listener *l);
+
+static void put_away(struct listener *l)
+{
+        free(l->text);
+        l->text = NULL;
+}
+
+static void on_answer(void *arg, const json_t *result, const struct err *err)
+{
+        struct machine *v = arg;
+        struct listener *l = v->listener;
+        struct api_guest_hhi_done done = {0};
+        struct err why = {0};
+        if (!l || !l->text || (err && err->reason == REASON_CANCELLED))
+                return;
+        bool is_taken = !err && api_guest_hhi_done_parse(result, &done, &why) == 0 && done.applied;
+        if (is_taken && l->part < l->parts) {
+                send_part(l);
+                return;
+        }
+        if (is_taken) {
+                memcpy(l->known, l->sent, v->m->inventory.n * sizeof(*l->known));
+                memcpy(l->known_digest, l->digest, sizeof(l->known_digest));
+                if (l->base)
+                        machine_note(v, v->definition.name, "hhi-told",
+                                     "generation %llu of host hardware information, %zu components changed",
+                                     (unsigned long long)l->telling.sent, l->n_changed);
+                else
+                        machine_note(v, v->definition.name, "hhi-told",
+                                     "generation %llu of host hardware information, all of it, %zu KiB",
+                                     (unsigned long long)l->telling.sent, (l->length + 1023) / 1024);
+        } else {
+                log_warn("VM %s: its agent does not take generation %llu: %s", v->definition.name,
+                         (unsigned long long)l->telling.sent,
+                         err             ? err->sentence
+                         : *why.sentence ? why.sentence
+                                         : "it wants all of it");
+        }
+        put_away(l);
+        telling_answered(&l->telling, l->telling.sent, is_taken, loop_now_ms());
+        meted_changed(v->m);
+        pursue(l);
+}
+
+static void send_part(struct listener *l)
+{
+        struct api_guest_hhi *p = g_new0(struct api_guest_hhi, 1);
+        struct err err = {0};
+        size_t left = l->length - l->at, n = left < PART_BYTES ? left : PART_BYTES;
+        *p = (struct api_guest_hhi){.generation = (int64_t)l->telling.sent,
+                                    .has_base = l->base > 0,
+                                    .base = (int64_t)l->base,
+                                    .part = ++l->part,
+                                    .parts = l->parts};
+        memcpy(p->digest, l->digest, sizeof(p->digest));
+        memcpy(p->text, l->text + l->at, n);
+        l->at += n;
+        int bad = rpc_call(l->v->agent, api_guest_methods[API_GUEST_HHI].name, api_guest_hhi_emit(p),
+                           ANSWER_MS, on_answer, l->v, &err);
+        g_free(p);
+        if (bad) {
+                put_away(l);
+                telling_answered(&l->telling, l->telling.sent, false, loop_now_ms());
+        }
+}
+
+static void send(struct listener *l, bool is_full)
+{
+        struct meted *m = l->v->m;
+        json_t *what = is_full ? document_of(l) : patch_of(l);
+        /* Plain ASCII: it may be cut anywhere. */
+        l->text = what ? json_dumps(what, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENSURE_ASCII) : NULL;
+        json_decref(what);
+        l->length = l->text ? strlen(l->text) : 0;
+        l->parts = (int64_t)((l->length + PART_BYTES - 1) / PART_BYTES);
+        if (!l->text || l->parts > PARTS_MAX) {
+                log_error("VM %s: host hardware information of %zu bytes cannot be told", l->v->definition.name,
+                          l->length);
+                put_away(l);
+                telling_answered(&l->telling, l->telling.sent, false, loop_now_ms());
+                return;
+        }
+        l->base = is_full ? 0 : l->telling.known;
+        l->at = 0;
+        l->part = 0;
+        memcpy(l->sent, l->now, m->inventory.n * sizeof(*l->sent));
+        digest_of(is_full ? NULL : l->known_digest, l->text, l->digest);
+        send_part(l);
+}
+
+static void pursue(struct listener *l)
+{
+        switch (telling_next(&l->telling, loop_now_ms())) {
+        case TELL_NOTHING:
+                break;
+        case TELL_LATER:
+                loop_timer_in(&l->pause, l->telling.not_before_ms - loop_now_ms());
+                break;
+        case TELL_DELTA:
+                send(l, false);
+                break;
+        case TELL_FULL:
+                send(l, true);
+                break;
+        }
+}
+
+static void on_pause_over(void *arg)
+{
+        pursue(arg);
+}
+
+/* ---- changes ---- */
+
+static void look(struct listener *l)
+{
+        struct meted *m = l->v->m;
+        size_t size = m->inventory.n * sizeof(struct told);
+        struct told *rows = g_malloc(size);
+        bool is_changed = false;
+        hypervisor_told(m->hv, l->v->definition.name, rows);
+        for (size_t i = 0; i < m->inventory.n && !is_changed; i++)
+                is_changed = !told_is_equal(&rows[i], &l->now[i]);
+        if (is_changed || l->telling.generation == 0) {
+                g_free(l->now);
+                l->now = g_steal_pointer(&rows);
+                telling_changed(&l->telling);
+        }
+        g_free(rows);
+        pursue(l);
+}
+
+static void on_look(void *arg)
+{
+        struct meted *m = arg;
+        for (guint i = 0; i < m->machines->len; i++) {
+                struct machine *v = g_ptr_array_index(m->machines, i);
+                if (v->listener && v->listener->telling.is_connected)
+                        look(v->listener);
+        }
+}
+
+void hhi_changed(struct meted *m)
+{
+        if (!m->hhi_look.fn)
+                loop_timer_init(&m->hhi_look, on_look, m);
+        if (!loop_timer_is_set(&m->hhi_look))
+                loop_timer_in(&m->hhi_look, 0);
+}
+
+void hhi_watch(struct machine *v, uint64_t generation)
+{
+        size_t size = v->m->inventory.n * sizeof(struct told);
+        struct listener *l = v->listener;
+        if (!l) {
+                l = v->listener = g_new0(struct listener, 1);
+                l->v = v;
+                l->now = g_malloc0(size);
+                l->known = g_malloc0(size);
+                l->sent = g_malloc0(size);
+                loop_timer_init(&l->pause, on_pause_over, l);
+        }
+        put_away(l);
+        telling_connected(&l->telling, generation);
+        look(l);
+}
+
+void hhi_unwatch(struct machine *v)
+{
+        if (!v->listener)
+                return;
+        loop_timer_cancel(&v->listener->pause);
+        put_away(v->listener);
+        telling_lost(&v->listener->telling);
+}
+
+void hhi_forget(struct machine *v)
+{
+        struct listener *l = v->listener;
+        if (!l)
+                return;
+        hhi_unwatch(v);
+        g_free(l->now);
+        g_free(l->known);
+        g_free(l->sent);
+        g_free(l);
+        v->listener = NULL;
+}
+
+uint64_t hhi_known(const struct machine *v)
+{
+        return v->listener && v->listener->telling.is_connected ? v->listener->telling.known : 0;
+}
