@@ -141,7 +141,8 @@ static void on_hhi(struct agent *a, struct rpc_call *call, const json_t *params)
         if (out == PICTURE_REFUSED)
                 log_note("host hardware information is not taken: %s", why.sentence);
         else if (out == PICTURE_SAME)
-                log_info("host hardware information is as before, generation %lld", (long long)said->generation);
+                log_info("host hardware information is as before, generation %lld",
+                         (long long)said->generation);
         g_free(said);
         if (out != PICTURE_CHANGED)
                 return;

@@ -246,7 +246,8 @@ void apps_notify(struct apps *apps, pid_t pid, uint64_t start_ticks, const char 
 
 void apps_watch(const struct app *app)
 {
-        ((struct connection *)((char *)(uintptr_t)app - offsetof(struct connection, app)))->is_watching = true;
+        ((struct connection *)((char *)(uintptr_t)app - offsetof(struct connection, app)))->is_watching =
+                true;
 }
 
 void apps_tell(struct apps *apps, const char *method, const json_t *params)

@@ -28,8 +28,9 @@ static int put(const struct picture *p, const char *name,
         FILE *f = fopen(fresh, "we");
         if (!f)
                 return err_set(err, REASON_INTERNAL, errno, "%s: %s", fresh, strerror(errno));
-        int r = fchmod(fileno(f), 0644) < 0 ? err_set(err, REASON_INTERNAL, errno, "%s: %s", fresh, strerror(errno))
-                                            : write(p, f, err);
+        int r = fchmod(fileno(f), 0644) < 0
+                        ? err_set(err, REASON_INTERNAL, errno, "%s: %s", fresh, strerror(errno))
+                        : write(p, f, err);
         if (fclose(f) != 0 && r == 0)
                 r = err_set(err, REASON_INTERNAL, errno, "%s: %s", fresh, strerror(errno));
         if (r == 0 && rename(fresh, path) < 0)
@@ -41,8 +42,8 @@ static int put(const struct picture *p, const char *name,
 
 static int write_json(const struct picture *p, FILE *f, struct err *err)
 {
-        json_t *all = json_pack("{s:I, s:s, s:O}", "generation", (json_int_t)p->generation, "digest", p->digest,
-                                "hhi", p->hhi);
+        json_t *all = json_pack("{s:I, s:s, s:O}", "generation", (json_int_t)p->generation, "digest",
+                                p->digest, "hhi", p->hhi);
         int r = all && json_dumpf(all, f, JSON_COMPACT) == 0
                         ? 0
                         : err_set(err, REASON_INTERNAL, EIO, "%s cannot be written", PICTURE_JSON);
@@ -58,7 +59,8 @@ static int write_xml(const struct picture *p, FILE *f, struct err *err)
 static void store(const struct picture *p, bool is_changed)
 {
         struct err why = {0};
-        if ((is_changed && put(p, PICTURE_XML, write_xml, &why) < 0) || put(p, PICTURE_JSON, write_json, &why) < 0)
+        if ((is_changed && put(p, PICTURE_XML, write_xml, &why) < 0) ||
+            put(p, PICTURE_JSON, write_json, &why) < 0)
                 log_error("what the host said is only in memory: %s", why.sentence);
 }
 
@@ -73,7 +75,10 @@ static bool read_stored(struct picture *p, struct err *err)
         json_t *hhi = json_object_get(all, "hhi");
         const char *digest = json_string_value(json_object_get(all, "digest"));
         json_int_t generation = json_integer_value(json_object_get(all, "generation"));
-        bool is_good = hhi && digest && generation > 0 && hhi_check(hhi, err) == 0 && STR_COPY(p->digest, digest);
+        if (all && !(hhi && digest && generation > 0))
+                (void)err_set(err, REASON_INVALID, EINVAL, "generation, digest and hhi are not all there");
+        bool is_good =
+                hhi && digest && generation > 0 && hhi_check(hhi, err) == 0 && STR_COPY(p->digest, digest);
         if (is_good) {
                 p->generation = (uint64_t)generation;
                 p->hhi = json_incref(hhi);
@@ -136,7 +141,8 @@ static int add(struct picture *p, const struct api_guest_hhi *from, struct err *
                         return r;
         }
         if (p->coming == 0 || (uint64_t)from->generation != p->coming || from->part != p->part + 1 ||
-            from->parts != p->parts || from->part > from->parts || strcmp(from->digest, p->coming_digest) != 0)
+            from->parts != p->parts || from->part > from->parts ||
+            strcmp(from->digest, p->coming_digest) != 0)
                 return err_set(err, REASON_INVALID, EPROTO, "part %lld of %lld is not the one that follows",
                                (long long)from->part, (long long)from->parts);
         size_t n = strlen(from->text);

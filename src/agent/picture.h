@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* agent/picture.h - this guest's host, as it was told: received in parts, applied whole or not at all, compared
- * with what is stored (2.7), stored, and written where tools look:
+/* agent/picture.h - this guest's host, as it was told: received in parts, applied whole or not at all,
+ * compared with what is stored (2.7), stored, and written where tools look:
  *
  *   DIR/host.json    generation, digest, and the document (json/hhi.h): what is stored; survives the agent
  *   DIR/host.xml     the same for hwloc's tools (lstopo -i)
@@ -29,7 +29,7 @@ enum picture_outcome {
 
 struct picture {
         char dir[256];
-        uint64_t generation;          /* 0: nothing is known */
+        uint64_t generation; /* 0: nothing is known */
         char digest[HHI_DIGEST_SIZE];
         json_t *hhi;
         /* coming */

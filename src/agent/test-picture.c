@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What a guest makes of what it is told: parts, deltas, the same again, and everything that can come wrong. */
+/* What a guest makes of what it is told: parts, deltas, the same again, and everything that can come wrong.
+ */
 #include "agent/picture.h"
 
 #include <glib/gstdio.h>
@@ -24,14 +25,16 @@ static void end(struct picture *p)
 
 static char *document(int free_of_cpu1)
 {
-        return g_strdup_printf("{\"objects\":{\"machine\":{\"kind\":\"machine\"},"
-                               "\"memory:node0\":{\"kind\":\"memory\",\"in\":\"machine\",\"os\":0,\"bytes\":1073741824},"
-                               "\"cpu:0\":{\"kind\":\"cpu\",\"in\":\"machine\",\"os\":0,\"mark\":\"yours\"},"
-                               "\"cpu:1\":{\"kind\":\"cpu\",\"in\":\"machine\",\"os\":1,\"mark\":\"free\",\"free\":%d}}}",
-                               free_of_cpu1);
+        return g_strdup_printf(
+                "{\"objects\":{\"machine\":{\"kind\":\"machine\"},"
+                "\"memory:node0\":{\"kind\":\"memory\",\"in\":\"machine\",\"os\":0,\"bytes\":1073741824},"
+                "\"cpu:0\":{\"kind\":\"cpu\",\"in\":\"machine\",\"os\":0,\"mark\":\"yours\"},"
+                "\"cpu:1\":{\"kind\":\"cpu\",\"in\":\"machine\",\"os\":1,\"mark\":\"free\",\"free\":%d}}}",
+                free_of_cpu1);
 }
 
-static struct api_guest_hhi message(const char *base_digest, uint64_t generation, uint64_t base, const char *text)
+static struct api_guest_hhi message(const char *base_digest, uint64_t generation, uint64_t base,
+                                    const char *text)
 {
         struct api_guest_hhi m = {.generation = (int64_t)generation,
                                   .has_base = base > 0,
@@ -52,7 +55,8 @@ static enum picture_outcome take_all(struct picture *p, uint64_t generation, int
         return picture_take(p, &m, NULL);
 }
 
-static enum picture_outcome take_patch(struct picture *p, uint64_t generation, uint64_t base, const char *text)
+static enum picture_outcome take_patch(struct picture *p, uint64_t generation, uint64_t base,
+                                       const char *text)
 {
         struct api_guest_hhi m = message(p->digest, generation, base, text);
         return picture_take(p, &m, NULL);
@@ -79,7 +83,8 @@ static void test_whole_way(void)
         /* The same once more is a later generation, and nothing else (2.7). */
         g_assert_cmpint(take_all(&p, 6, 400), ==, PICTURE_SAME);
         g_assert_cmpuint(p.generation, ==, 6);
-        g_assert_cmpint(take_patch(&p, 9, 6, "{\"objects\":{\"cpu:1\":{\"free\":300}}}"), ==, PICTURE_CHANGED);
+        g_assert_cmpint(take_patch(&p, 9, 6, "{\"objects\":{\"cpu:1\":{\"free\":300}}}"), ==,
+                        PICTURE_CHANGED);
         g_assert_true(p.generation == 9 && free_of_cpu1(&p) == 300 && has_xml_with("300"));
         g_assert_cmpint(take_patch(&p, 10, 9, "{}"), ==, PICTURE_SAME);
         /* Another agent goes on with it. */
@@ -88,8 +93,9 @@ static void test_whole_way(void)
         g_assert_cmpint(g_unlink(xml), ==, 0);
         picture_init(&p, dir);
         g_assert_true(p.generation == 10 && free_of_cpu1(&p) == 300 && has_xml_with("300"));
-        g_assert_cmpint(take_patch(&p, 11, 10, "{\"objects\":{\"cpu:1\":{\"free\":null,\"mark\":\"taken\"}}}"), ==,
-                        PICTURE_CHANGED);
+        g_assert_cmpint(
+                take_patch(&p, 11, 10, "{\"objects\":{\"cpu:1\":{\"free\":null,\"mark\":\"taken\"}}}"), ==,
+                PICTURE_CHANGED);
         end(&p);
 }
 
@@ -103,7 +109,7 @@ static void test_refused(void)
         g_assert_cmpint(take_all(&p, 5, 400), ==, PICTURE_CHANGED);
         for (uint64_t generation = 1; generation <= 5; generation++)
                 g_assert_cmpint(take_all(&p, generation, 1), ==, PICTURE_REFUSED); /* late, or once more */
-        g_assert_cmpint(take_patch(&p, 7, 6, "{}"), ==, PICTURE_REFUSED); /* one between was lost */
+        g_assert_cmpint(take_patch(&p, 7, 6, "{}"), ==, PICTURE_REFUSED);          /* one between was lost */
         g_assert_cmpint(take_patch(&p, 7, 4, "{}"), ==, PICTURE_REFUSED);
         static const char *const bad[] = {"",
                                           "{",
@@ -124,7 +130,8 @@ static void test_refused(void)
         g_assert_cmpint(picture_take(&p, &other, &err), ==, PICTURE_REFUSED);
         g_assert_nonnull(strstr(err.sentence, "digest"));
         g_assert_true(p.generation == 5 && free_of_cpu1(&p) == 400 && has_xml_with("400"));
-        g_assert_cmpint(take_patch(&p, 8, 5, "{\"objects\":{\"cpu:1\":{\"free\":200}}}"), ==, PICTURE_CHANGED);
+        g_assert_cmpint(take_patch(&p, 8, 5, "{\"objects\":{\"cpu:1\":{\"free\":200}}}"), ==,
+                        PICTURE_CHANGED);
         end(&p);
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/log.h"
 #include "base/str.h"
 #include "core/telling.h"
 #include "host/topology.h"
@@ -33,7 +34,7 @@ struct listener {
 int hhi_init(struct meted *m, struct err *err)
 {
         const char *source = m->config.source, *text = strchr(source, ':');
-        enum inventory_source from = strncmp(source, "xml:", 4) == 0        ? INVENTORY_XML
+        enum inventory_source from = strncmp(source, "xml:", 4) == 0          ? INVENTORY_XML
                                      : strncmp(source, "synthetic:", 10) == 0 ? INVENTORY_SYNTHETIC
                                                                               : INVENTORY_LIVE;
         return topology_read_hhi(from, text ? text + 1 : NULL, &m->hhi, err);
@@ -215,8 +216,8 @@ static void send(struct listener *l, bool is_full)
         l->length = l->text ? strlen(l->text) : 0;
         l->parts = (int64_t)((l->length + PART_BYTES - 1) / PART_BYTES);
         if (!l->text || l->parts > PARTS_MAX) {
-                log_error("VM %s: host hardware information of %zu bytes cannot be told", l->v->definition.name,
-                          l->length);
+                log_error("VM %s: host hardware information of %zu bytes cannot be told",
+                          l->v->definition.name, l->length);
                 put_away(l);
                 telling_answered(&l->telling, l->telling.sent, false, loop_now_ms());
                 return;

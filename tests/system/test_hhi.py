@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host shows itself to its guests (2.1 to 2.14): a real guest is told, compares, stores, and asks for what it sees."""
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from app import App
+from host import Host, wait_for
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def host():
+    with Host(memory="2G", extra="retry=100ms\n") as h:
+        h.made = []
+        yield h
+
+
+@pytest.fixture
+def vm(host):
+    name = f"v{len(host.made)}"  # its events are its own
+    host.made.append(name)
+    v = host.vm(name, memory="256M..768M", cpus="1..2")
+    yield v
+    if v.show()["state"] != "stopped":
+        v.kill()
+    wait_for("the VM is stopped", lambda: v.show()["state"] == "stopped", 30, 0.05)
+    host.mete("vm", "delete", name)
+    del host.vms[name]
+
+
+def told(vm):
+    """What the guest has stored: (generation, {id: object})."""
+    stored = json.loads(vm.check("cat /run/mete/host.json"))
+    return stored["generation"], stored["hhi"]["objects"]
+
+
+def wait_told(vm, what, condition, timeout_s=60):
+    """Until what the guest knows is so; its generation and objects."""
+    seen = []
+
+    def is_so():
+        if "host.json" not in vm.check("ls /run/mete"):
+            return False
+        seen[:] = told(vm)
+        return condition(seen[1])
+    wait_for(what, is_so, timeout_s, 0.2)
+    return seen[0], seen[1]
+
+
+def yours(objects, kind):
+    return {i: o.get("yours", 0) for i, o in objects.items() if o["kind"] == kind and o.get("mark") == "yours"}
+
+
+def claimed(host, holder):
+    """{component: amount} that the ledger has for this holder's VM."""
+    found = {}
+    for c in host.mete_json("ledger")["claims"]:
+        if c["holder"] == f"vm:{holder}" or c["holder"].startswith(f"vm:{holder}/"):
+            found[c["component"]] = found.get(c["component"], 0) + c["amount"]
+    return found
+
+
+def test_the_whole_machine_is_told_with_the_guests_own_marked(host, vm):
+    """2.1, 2.2: counts are those of the inventory, marks those of the ledger."""
+    _, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu") and yours(o, "memory"))
+    components = {c["id"]: c for c in host.mete_json("host", "show")["components"]}
+    for kind, prefix in (("cpu", "cpu:"), ("memory", "memory:")):
+        assert {i for i, o in objects.items() if o["kind"] == kind} == {i for i in components if i.startswith(prefix)}
+    ours = claimed(host, vm.name)
+    assert {**yours(objects, "cpu"), **yours(objects, "memory")} == {i: a for i, a in ours.items() if i in objects}
+    for name, c in components.items():
+        if name in objects:
+            assert objects[name]["free"] == c["free"] and objects[name]["capacity"] >= c["capacity"]
+    assert vm.name not in json.dumps(objects)  # nobody is named
+
+
+def test_any_hwloc_program_can_read_it(host, vm, tmp_path):
+    if not shutil.which("lstopo-no-graphics"):
+        pytest.skip("lstopo-no-graphics (package hwloc-nox) is not installed")
+    wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
+    path = os.path.join(tmp_path, "host.xml")
+    with open(path, "w") as f:
+        f.write(vm.check("cat /run/mete/host.xml"))
+    drawn = subprocess.run(["lstopo-no-graphics", "-i", path, "--of", "console"], text=True, capture_output=True, timeout=60)
+    assert drawn.returncode == 0 and "PU" in drawn.stdout, drawn.stderr
+    with open(path) as f:
+        assert 'name="MeteMark" value="yours"' in f.read()
+
+
+def test_asked_for_by_name_granted_told_again(host, vm):
+    """2.3 to 2.12, in order, with generations that rise."""
+    first, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "memory"))
+    base = yours(objects, "memory")
+    node = next(iter(base))
+    app = App(vm, "hhi")
+    verdict = app.call("request", {"id": "more", "needs": [f"memory:128M,node={node.removeprefix('memory:node')}"]})
+    assert verdict["outcome"] == "granted", verdict
+    second, objects = wait_told(vm, "what was granted is in it", lambda o: yours(o, "memory").get(node) == base[node] + 128 * MIB)
+    assert second > first and objects[node]["slots"] == [0]
+    app.call("release", {"id": "more"})
+    third, objects = wait_told(vm, "it is no more", lambda o: yours(o, "memory").get(node) == base[node])
+    assert third > second and "slots" not in objects[node]
+    generations = [int(e["text"].split()[1]) for e in host.events(vm.name) if e["event"] == "hhi-told"]
+    assert generations == sorted(set(generations)) and generations[-1] == third
+
+
+def test_what_others_get_is_taken(host, vm):
+    """Another's is never said to be anybody's (2.22)."""
+    _, before = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
+    free = {i: o["free"] for i, o in before.items() if o["kind"] == "memory"}
+    host.mete("reserve", "secret-tenant", "--need", "memory:512M")
+    try:
+        _, objects = wait_told(vm, "less is free", lambda o: sum(x["free"] for x in o.values() if x["kind"] == "memory") ==
+                               sum(free.values()) - 512 * MIB)
+        assert "secret-tenant" not in vm.check("cat /run/mete/host.json /run/mete/host.xml")
+    finally:
+        host.mete("unreserve", "secret-tenant")
+    wait_told(vm, "it is free again", lambda o: {i: x["free"] for i, x in o.items() if x["kind"] == "memory"} == free)
+
+
+def test_over_interruptions(host, vm):
+    """meted and the agent are killed: nothing goes back, and what did not change changes nothing (2.7, 2.14)."""
+    generation, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
+    host.kill_meted()
+    host.start_meted()
+    wait_for("the agent is back", lambda: vm.show().get("agent"), 60, 0.05)
+    wait_for("it was told again", lambda: told(vm)[0] > generation, 60, 0.2)
+    later, again = told(vm)
+    assert again == objects
+    assert f"is as before, generation {later}" in vm.check("cat /var/log/mete-agent.log")
+    vm.check("kill -9 $(pidof mete-agent)")
+    wait_for("the agent is back", lambda: vm.show().get("agent"), 60, 0.05)
+    host.mete("reserve", "r", "--need", "memory:128M")
+    try:
+        wait_for("it hears of the change", lambda: told(vm)[0] > later and told(vm)[1] != objects, 60, 0.2)
+    finally:
+        host.mete("unreserve", "r")
