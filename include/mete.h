@@ -183,6 +183,17 @@ struct mete_list {
 int mete_list(struct mete *m, struct mete_list **ret, struct mete_error *err);
 void mete_list_free(struct mete_list *list);
 
+/* The machine on which this one runs, as this one was told: files that are replaced as a whole with each
+ * change. `xml` is an hwloc topology of the whole host, with what is this machine's marked (MeteMark=yours):
+ * hwloc_topology_set_xml(), or lstopo -i. `json` has more, and generation and digest. */
+struct mete_host {
+        uint64_t generation; /* it rises with each change; 0: nothing was told yet, and there are no files */
+        char xml[256], json[256];
+};
+/* Blocks, for 5 s at most. watch not 0: from now on each change is an event of this handle, METE_EVENT_HOST,
+ * also after mete_reopen(). unsupported: an agent of before 0.2. */
+int mete_host(struct mete *m, int watch, struct mete_host *ret, struct mete_error *err);
+
 /* ---- the non-blocking face ---- */
 
 /* The descriptor to poll, and for what (POLLIN, POLLOUT); ask again after each call of the library. The
@@ -206,14 +217,16 @@ enum mete_event_kind {
         METE_EVENT_FAILED,      /* `error` is the answer */
         METE_EVENT_ENDED, /* a lease of this process ended unasked, by the host, or by another process that
                              released it: `id`, `error` says why; ticket 0 */
-        METE_EVENT_LOST   /* the agent is gone: mete_reopen(); ticket 0. Answers are still outstanding */
+        METE_EVENT_LOST,  /* the agent is gone: mete_reopen(); ticket 0. Answers are still outstanding */
+        METE_EVENT_HOST   /* `host` is another one by now: see mete_host(); ticket 0 */
 };
 struct mete_event {
         enum mete_event_kind kind;
         uint64_t ticket; /* of the call that began it; never 0 there */
-        char id[64];     /* of the request, "" for METE_EVENT_LOST */
+        char id[64];     /* of the request, "" for METE_EVENT_LOST and METE_EVENT_HOST */
         struct mete_error error;
         const struct mete_verdict *verdict; /* or NULL; goes with the event */
+        const struct mete_host *host;       /* or NULL; goes with the event */
 };
 /* 1: *ret is the oldest event; give it back with mete_event_free(). 0: there is none. */
 int mete_next_event(struct mete *m, struct mete_event **ret, struct mete_error *err);

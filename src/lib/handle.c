@@ -161,6 +161,18 @@ static void drop_lost_note(struct mete *m)
 
 static int send_op(struct mete *m, const struct op *op, struct err *err);
 
+/* A new connection is told nothing until it asks. One that is outstanding was just sent again. */
+static int watch_again(struct mete *m, struct err *err)
+{
+        uint64_t ticket;
+
+        for (size_t i = 0; i < ARRAY_N(m->ops); i++)
+                if (m->ops[i].ticket != 0 && m->ops[i].kind == OP_WATCH)
+                        return 0;
+        return m->is_watching ? handle_start(m, OP_WATCH, "host", json_pack("{s:b}", "watch", 1), "", &ticket, err)
+                              : 0;
+}
+
 int handle_connect(struct mete *m, struct err *err)
 {
         struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -190,7 +202,7 @@ int handle_connect(struct mete *m, struct err *err)
                         if (m->ops[i].ticket > after && (next == NULL || m->ops[i].ticket < next->ticket))
                                 next = &m->ops[i];
                 if (next == NULL)
-                        return 0;
+                        return watch_again(m, err);
                 after = next->ticket;
                 int r = send_op(m, next, err);
                 if (r < 0) {
@@ -304,6 +316,40 @@ static void op_end(struct op *op)
         *op = (struct op){0};
 }
 
+void host_from(const struct api_app_host *from, struct mete_host *to)
+{
+        *to = (struct mete_host){.generation = (uint64_t)from->generation};
+        (void)STR_COPY(to->xml, from->has_xml ? from->xml : "");
+        (void)STR_COPY(to->json, from->has_json ? from->json : "");
+}
+
+/* A host that the program knows already makes no event. */
+static int take_host(struct mete *m, const json_t *params, struct err *err)
+{
+        struct api_app_host host;
+
+        if (api_app_host_parse(params, &host, err) < 0)
+                return err_note(err, "what the agent says of the host");
+        if (!m->is_watching || (uint64_t)host.generation == m->host_generation)
+                return 0;
+        struct note *n = note_new(METE_EVENT_HOST, 0, "");
+        if (n == NULL)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a notice");
+        host_from(&host, &n->host);
+        n->event.host = &n->host;
+        m->host_generation = n->host.generation;
+        for (struct note **at = &m->notes; *at != NULL; at = &(*at)->next) {
+                struct note *older = *at;
+                if (older->event.kind != METE_EVENT_HOST)
+                        continue;
+                older->host = n->host; /* one that nobody took yet says the last of it */
+                note_free(n);
+                return 0;
+        }
+        note_add(m, n);
+        return 0;
+}
+
 static int take_verdict(struct note *n, const json_t *result, struct err *err)
 {
         struct api_verdict v;
@@ -330,6 +376,10 @@ static int on_answer(struct mete *m, struct rpc_message *msg, struct err *err)
         if (op == NULL)
                 return err_set(err, REASON_INTERNAL, EPROTO, "the agent could not read a message: %s",
                                msg->error.sentence);
+        if (op->kind == OP_WATCH) { /* begun by ourselves; an agent that cannot is one that says nothing */
+                op_end(op);
+                return msg->kind == RPC_MESSAGE_RESULT ? take_host(m, msg->result, err) : 0;
+        }
         struct note *n = note_new(METE_EVENT_DONE, op->ticket, op->id);
         if (n == NULL)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for an answer");
@@ -355,6 +405,8 @@ static int on_notification(struct mete *m, const struct rpc_message *msg, struct
         struct api_app_ended ended;
         struct err why = {0};
 
+        if (strcmp(msg->method, "host-changed") == 0)
+                return take_host(m, msg->params, err);
         if (strcmp(msg->method, "ended") != 0)
                 return 0; /* of a later version */
         if (api_app_ended_parse(msg->params, &ended, err) < 0)

@@ -16,7 +16,7 @@ enum {
         HANDLE_TIMEOUT_MS = 60000, /* of a request that names none, as the agent has it */
 };
 
-enum op_kind { OP_VERDICT = 1, OP_DONE, OP_RAW };
+enum op_kind { OP_VERDICT = 1, OP_DONE, OP_RAW, OP_WATCH };
 
 /* An answer that is outstanding. Its ticket is the id on the wire, also after the connection was made anew.
  */
@@ -33,6 +33,7 @@ struct note {
         struct mete_event event; /* first: mete_event_free() gets its address */
         struct mete_verdict *verdict;
         json_t *raw; /* OP_RAW */
+        struct mete_host host;
         struct note *next;
 };
 
@@ -53,6 +54,8 @@ struct mete {
         struct note *notes, **notes_end;
         size_t n_notes;
         struct err loss; /* why it was lost */
+        bool is_watching;         /* the host; again after each loss */
+        uint64_t host_generation; /* of which the program was told */
 };
 
 /* Every public function stands between these two. */
@@ -77,5 +80,6 @@ void note_free(struct note *n);
 /* Blocking call of any method of the application socket: its result as it came, for `mete --json`. */
 int mete_call_raw(struct mete *m, const char *method, json_t *params, json_t **ret, struct mete_error *err);
 
+void host_from(const struct api_app_host *from, struct mete_host *to);
 struct mete_verdict *verdict_from(const struct api_verdict *v); /* NULL: no memory */
 bool error_copy(struct mete_error *to, const struct err *from);

@@ -349,6 +349,33 @@ int mete_call_raw(struct mete *m, const char *method, json_t *params, json_t **r
         return handle_leave(m, r, &why, err);
 }
 
+int mete_host(struct mete *m, int watch, struct mete_host *ret, struct mete_error *err)
+{
+        struct err why = {0};
+        struct api_app_host host;
+        json_t *raw = NULL;
+        uint64_t ticket = 0;
+        int r = handle_enter(m, err);
+
+        if (r < 0)
+                return r;
+        if (ret == NULL)
+                r = err_set(&why, REASON_INVALID, EINVAL, "ret is NULL");
+        else
+                r = handle_start(m, OP_RAW, "host", json_pack("{s:b}", "watch", watch), "", &ticket, &why);
+        if (r == 0)
+                r = finish(m, ticket, m->patience_ms / 2, NULL, &raw, &why);
+        if (r == 0)
+                r = api_app_host_parse(raw, &host, &why);
+        if (r == 0) {
+                host_from(&host, ret);
+                m->is_watching = watch != 0;
+                m->host_generation = ret->generation;
+        }
+        json_decref(raw);
+        return handle_leave(m, r, &why, err);
+}
+
 /* ---- the non-blocking face ---- */
 
 int mete_fd(struct mete *m, struct mete_error *err)
