@@ -274,3 +274,12 @@ const struct verb guest_verbs[] = {
          .run = guest_agent                                                                                                                                                                                                                                                               },
 };
 const size_t guest_verbs_n = ARRAY_N(guest_verbs);
+
+const struct verb guest_only_verbs[] = {
+        {.words = "host show",
+         .operands = "",
+         .summary = "The host of this VM: what of it is this VM's own, free, or taken",
+         .text = "As the host has told it, and tells again when it changes. The same for hwloc's tools is in "
+                 "/run/mete/host.xml.", .run = guest_host_show},
+};
+const size_t guest_only_verbs_n = ARRAY_N(guest_only_verbs);

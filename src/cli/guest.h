@@ -16,4 +16,8 @@ int guest_open(const struct arguments *a, struct mete **ret);
 /* "mete run: SENTENCE (reason)" on stderr; the exit status. */
 int guest_fail(const struct arguments *a, const struct mete_error *e);
 
-int guest_run(const struct arguments *a); /* guest-run.c */
+int guest_run(const struct arguments *a);       /* guest-run.c */
+int guest_host_show(const struct arguments *a); /* guest-host.c */
+/* What only a guest's own `mete` has: on a host these words are the host's. */
+extern const struct verb guest_only_verbs[];
+extern const size_t guest_only_verbs_n;

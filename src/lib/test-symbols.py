@@ -14,19 +14,21 @@ def nm(*args):
 
 
 with open(map_path) as f:
-    in_map = set(re.findall(r"^\s+(mete_\w+);", f.read(), re.M))
+    version_of = {name: block.group(1) for block in re.finditer(r"^(METE_\S+) \{(.*?)^\}", f.read(), re.M | re.S)
+                  for name in re.findall(r"^\s+(mete_\w+);", block.group(2), re.M)}
+in_map = set(version_of)
 with open(header_path) as f:
     text = re.sub(r"/\*.*?\*/", "", f.read(), flags=re.S)
 in_header = set(re.findall(r"\b(mete_\w+)\(", text))
 so = nm("-D", so_path)
 # what the compiler's instrumentation defines is not ours
 a = {s for s in nm(a_path) if not s.startswith(("__asan", "__odr_asan", "__ubsan"))}
-so_names = {s for s in so if s != "METE_0.1" and not s.startswith(("__asan", "__odr_asan", "__ubsan"))}
+so_names = {s for s in so if not re.fullmatch(r"METE_\d+\.\d+", s) and not s.startswith(("__asan", "__odr_asan", "__ubsan"))}
 
 checks = [
     ("the header and the map agree", in_header ^ in_map),
     ("the shared library exports just these", so_names ^ in_map),
-    ("each with its version", {s for s in in_map if so.get(s) != "@@METE_0.1"}),
+    ("each with its version", {s for s in in_map if so.get(s) != "@@" + version_of[s]}),
     # mete_call_raw is for our own command line
     ("the static library exports just these", (a - {"mete_call_raw"}) ^ in_map),
 ]
