@@ -122,6 +122,13 @@ def test_what_others_get_is_taken(host, vm):
     wait_told(vm, "it is free again", lambda o: {i: x["free"] for i, x in o.items() if x["kind"] == "memory"} == free)
 
 
+def test_it_is_shown_in_the_guest(host, vm):
+    wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
+    said = vm.check("mete host show")
+    assert "COMPONENT" in said and "memory:node0" in said and "yours" in said
+    assert json.loads(vm.check("mete host show --json"))["hhi"] == json.loads(vm.check("cat /run/mete/host.json"))["hhi"]
+
+
 def test_over_interruptions(host, vm):
     """meted and the agent are killed: nothing goes back, and what did not change changes nothing (2.7, 2.14)."""
     generation, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
