@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/str.h"
-#include "base/units.h"
 #include "cli/exit.h"
 #include "cli/guest.h"
 #include "cli/table.h"
@@ -17,17 +16,13 @@ static const char *text_of(const json_t *object, const char *name)
         return text ? text : "";
 }
 
-/* As the kind is written: CPUs as parts of one, memory as bytes. */
-static void amount(struct table *t, const json_t *object, const char *name)
+static void amount(struct table *t, const char *id, const json_t *object, const char *name)
 {
         const json_t *v = json_object_get(object, name);
-        char buf[UNITS_TEXT];
-        if (!json_is_integer(v))
-                table_text(t, "");
-        else if (strcmp(text_of(object, "kind"), "cpu") == 0)
-                table_text(t, units_print_milli(json_integer_value(v), buf));
+        if (json_is_integer(v))
+                table_amount(t, id, json_integer_value(v));
         else
-                table_text(t, units_print_bytes(json_integer_value(v), buf));
+                table_text(t, "");
 }
 
 /* "0,2" of [0,2], behind a word for whatever they are. */
@@ -71,9 +66,9 @@ static int print(const json_t *stored)
                 object = json_object_get(objects, ids[i]);
                 table_text(t, ids[i]);
                 table_text(t, text_of(object, "mark"));
-                amount(t, object, "capacity");
-                amount(t, object, "yours");
-                amount(t, object, "free");
+                amount(t, ids[i], object, "capacity");
+                amount(t, ids[i], object, "yours");
+                amount(t, ids[i], object, "free");
                 numbers(t, object);
                 table_text(t, text_of(object, "in"));
         }

@@ -176,20 +176,6 @@ const char *host_joined(const json_t *array)
         return text;
 }
 
-void host_amount(struct table *t, const char *component, int64_t amount)
-{
-        char text[UNITS_TEXT];
-
-        if (strncmp(component, "memory", 6) == 0 || strncmp(component, "block", 5) == 0)
-                table_bytes(t, amount);
-        else if (strncmp(component, "cpu", 3) == 0)
-                table_text(t, units_print_milli(amount, text));
-        else if (strncmp(component, "net", 3) == 0)
-                table_text(t, units_print_rate(amount, text));
-        else
-                table_number(t, amount);
-}
-
 const char *host_amount_text(const char *component, int64_t amount, char ret[HOST_AMOUNT])
 {
         char text[UNITS_TEXT];

@@ -42,9 +42,9 @@ static void print_components(const json_t *components)
                 int64_t free = host_number(c, "free");
                 table_text(t, id);
                 table_number(t, host_number(c, "node"));
-                host_amount(t, id, capacity);
-                host_amount(t, id, capacity - free);
-                host_amount(t, id, free);
+                table_amount(t, id, capacity);
+                table_amount(t, id, capacity - free);
+                table_amount(t, id, free);
         }
         table_print(t, stdout, "no components");
         table_free(t);
@@ -109,7 +109,7 @@ int host_ledger(const struct arguments *a)
                 json_array_foreach(json_object_get(page, "claims"), i, c)
                 {
                         table_text(t, host_text(c, "component"));
-                        host_amount(t, host_text(c, "component"), host_number(c, "amount"));
+                        table_amount(t, host_text(c, "component"), host_number(c, "amount"));
                         table_text(t, host_text(c, "state"));
                         table_text(t, host_text(c, "holder"));
                         table_time(t, host_number(c, "start_ms"));
@@ -189,7 +189,7 @@ static void print_definitions(const json_t *page)
                 table_text(t, host_text(d, "vm"));
                 table_text(t, host_text(d, "item"));
                 table_text(t, host_text(d, "component"));
-                host_amount(t, host_text(d, "component"), host_number(d, "amount"));
+                table_amount(t, host_text(d, "component"), host_number(d, "amount"));
                 table_text(t, yes_no(d, "host_active"));
                 table_text(t, json_is_true(json_object_get(d, "held")) ? "held" : yes_no(d, "active"));
                 table_text(t, yes_no(d, "configured"));

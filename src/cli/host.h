@@ -29,9 +29,7 @@ const char *host_text(const json_t *object, const char *name);
 int64_t host_number(const json_t *object, const char *name);
 /* "a, b" of an array of strings; a static buffer, good until the next call. */
 const char *host_joined(const json_t *array);
-/* An amount in the unit of its component: bytes as 512M, thousandths of a CPU as 0.9. */
-void host_amount(struct table *t, const char *component, int64_t amount);
-/* The same for a sentence: "512M", "1 CPU", "0.9 CPU". Returns ret. */
+/* An amount for a sentence: "512M", "1 CPU", "0.9 CPU". Returns ret. */
 enum { HOST_AMOUNT = 48 };
 const char *host_amount_text(const char *component, int64_t amount, char ret[HOST_AMOUNT]);
 

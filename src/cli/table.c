@@ -66,6 +66,20 @@ void table_bytes(struct table *t, int64_t bytes)
         table_text(t, units_print_bytes(bytes, text));
 }
 
+void table_amount(struct table *t, const char *component, int64_t amount)
+{
+        char text[UNITS_TEXT];
+
+        if (strncmp(component, "memory", 6) == 0 || strncmp(component, "block", 5) == 0)
+                table_bytes(t, amount);
+        else if (strncmp(component, "cpu", 3) == 0)
+                table_text(t, units_print_milli(amount, text));
+        else if (strncmp(component, "net", 3) == 0)
+                table_text(t, units_print_rate(amount, text));
+        else
+                table_number(t, amount);
+}
+
 void table_time(struct table *t, int64_t ms)
 {
         char text[32] = "";

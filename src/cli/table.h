@@ -19,6 +19,8 @@ void table_free(struct table *t);
 void table_text(struct table *t, const char *text);
 void table_number(struct table *t, int64_t number);
 void table_bytes(struct table *t, int64_t bytes);
+/* An amount in the unit of its component, an id: bytes as 512M, thousandths of a CPU as 0.9. */
+void table_amount(struct table *t, const char *component, int64_t amount);
 /* 2026-11-21 03:15:16 in local time; 0 prints as "-". */
 void table_time(struct table *t, int64_t ms);
 

@@ -169,8 +169,9 @@ static int watch_again(struct mete *m, struct err *err)
         for (size_t i = 0; i < ARRAY_N(m->ops); i++)
                 if (m->ops[i].ticket != 0 && m->ops[i].kind == OP_WATCH)
                         return 0;
-        return m->is_watching ? handle_start(m, OP_WATCH, "host", json_pack("{s:b}", "watch", 1), "", &ticket, err)
-                              : 0;
+        return m->is_watching
+                       ? handle_start(m, OP_WATCH, "host", json_pack("{s:b}", "watch", 1), "", &ticket, err)
+                       : 0;
 }
 
 int handle_connect(struct mete *m, struct err *err)

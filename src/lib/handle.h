@@ -53,7 +53,7 @@ struct mete {
         struct op ops[METE_OPEN_MAX];
         struct note *notes, **notes_end;
         size_t n_notes;
-        struct err loss; /* why it was lost */
+        struct err loss;          /* why it was lost */
         bool is_watching;         /* the host; again after each loss */
         uint64_t host_generation; /* of which the program was told */
 };

@@ -11,7 +11,7 @@
 #include "json/hhi.h"
 #include "meted/machine.h"
 
-enum { PART_BYTES = 48 * 1024, PARTS_MAX = 1024, ANSWER_MS = 60000, SLOTS = 64 };
+enum { PART_BYTES = 48 * 1024, PARTS_MAX = 256, ANSWER_MS = 60000, SLOTS = 64 };
 
 _Static_assert((int)HHI_YOURS == (int)TOLD_YOURS && (int)HHI_OFFLINE == (int)TOLD_OFFLINE &&
                        (int)HHI_MARK_N == (int)TOLD_MARK_N,
@@ -31,13 +31,46 @@ struct listener {
         size_t n_changed;
 };
 
+/* Where the L3 cache of that domain is in the document: above a CPU that it serves. The machine where no such
+ * CPU has one. */
+static const char *cache_of(const struct meted *m, uint32_t domain)
+{
+        const json_t *objects = json_object_get(m->hhi, "objects");
+        for (size_t i = 0; i < m->inventory.n; i++) {
+                const struct component *cpu = &m->inventory.components[i];
+                const char *at = cpu->kind == COMPONENT_CPU && cpu->domain == domain ? cpu->id : NULL;
+                while (at) {
+                        const json_t *o = json_object_get(objects, at);
+                        if (json_is_string(json_object_get(o, "kind")) &&
+                            strcmp(json_string_value(json_object_get(o, "kind")), "l3") == 0)
+                                return at;
+                        at = json_string_value(json_object_get(o, "in"));
+                }
+        }
+        return "machine";
+}
+
+/* What the ledger has and hwloc does not: ways and bandwidth of caches, links and disks that the
+ * configuration names. */
+static int add(struct meted *m, const struct component *c, struct err *err)
+{
+        if (component_is_of_class(c->kind))
+                return hhi_add(m->hhi, c->id, cache_of(m, c->domain), err);
+        if (c->kind == COMPONENT_NET || c->kind == COMPONENT_BLOCK)
+                return hhi_add(m->hhi, c->id, "machine", err);
+        return 0;
+}
+
 int hhi_init(struct meted *m, struct err *err)
 {
         const char *source = m->config.source, *text = strchr(source, ':');
         enum inventory_source from = strncmp(source, "xml:", 4) == 0          ? INVENTORY_XML
                                      : strncmp(source, "synthetic:", 10) == 0 ? INVENTORY_SYNTHETIC
                                                                               : INVENTORY_LIVE;
-        return topology_read_hhi(from, text ? text + 1 : NULL, &m->hhi, err);
+        int r = topology_read_hhi(from, text ? text + 1 : NULL, &m->hhi, err);
+        for (size_t i = 0; r == 0 && i < m->inventory.n; i++)
+                r = add(m, &m->inventory.components[i], err);
+        return r;
 }
 
 void hhi_done(struct meted *m)
@@ -76,7 +109,8 @@ static void mark(const struct meted *m, json_t *hhi, size_t i, const struct told
                 state.slots = slots;
                 state.n_slots = n;
         }
-        (void)hhi_mark(hhi, c->id, &state, NULL); /* what only the ledger knows is no part of the machine */
+        (void)hhi_mark(hhi, c->id, &state,
+                       NULL); /* -ENOENT: the inventory can keep what is gone in its books */
 }
 
 static json_t *document_of(const struct listener *l)

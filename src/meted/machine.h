@@ -36,7 +36,7 @@ struct machine {
         bool memory_is_known;   /* guest.memory_bytes is what it has on line now */
         int64_t measured_bytes; /* what it had on line before the activation measured_for plugged memory */
         uint64_t measured_for;
-        struct checked seen; /* since somebody asked for a look at it */
+        struct checked seen;       /* since somebody asked for a look at it */
         struct listener *listener; /* hhi.c; NULL: it has never asked to be told */
         /* activate.c */
         struct step *step;     /* under way; NULL: none */

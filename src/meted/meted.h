@@ -76,7 +76,7 @@ struct meted {
         GArray *after;  /* of struct effect: to be carried out once durable */
         GList *waiters; /* of struct waiter */
         GList *streams; /* of struct follower, in events.c */
-        json_t *hhi; /* the machine as a document, without marks but what is off line; hhi.c */
+        json_t *hhi;    /* the machine as a document, without marks but what is off line; hhi.c */
         struct loop_timer hhi_look;
         struct loop_timer tick, mend, housekeeping, list, verify;
         guint verified; /* which of the machines is looked at next */

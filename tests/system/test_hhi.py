@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def host():
-    with Host(memory="2G", extra="retry=100ms\n") as h:
+    with Host(memory="2G", extra="retry=100ms\n[block]\nrate=200M\n") as h:
         h.made = []
         yield h
 
@@ -70,6 +70,7 @@ def test_the_whole_machine_is_told_with_the_guests_own_marked(host, vm):
     components = {c["id"]: c for c in host.mete_json("host", "show")["components"]}
     for kind, prefix in (("cpu", "cpu:"), ("memory", "memory:")):
         assert {i for i, o in objects.items() if o["kind"] == kind} == {i for i in components if i.startswith(prefix)}
+    assert objects["block:images"]["free"] > 0  # no hwloc knows it
     ours = claimed(host, vm.name)
     assert {**yours(objects, "cpu"), **yours(objects, "memory")} == {i: a for i, a in ours.items() if i in objects}
     for name, c in components.items():
@@ -105,7 +106,7 @@ def test_asked_for_by_name_granted_told_again(host, vm):
     third, objects = wait_told(vm, "it is no more", lambda o: yours(o, "memory").get(node) == base[node])
     assert third > second and "slots" not in objects[node]
     generations = [int(e["text"].split()[1]) for e in host.events(vm.name) if e["event"] == "hhi-told"]
-    assert generations == sorted(set(generations)) and generations[-1] == third
+    assert generations == sorted(set(generations)) and second in generations  # the third may not be answered yet
 
 
 def test_what_others_get_is_taken(host, vm):
