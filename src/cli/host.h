@@ -11,6 +11,9 @@
 
 extern const struct verb host_verbs[];
 extern const size_t host_verbs_n;
+/* Those for certificates; they need no meted. */
+extern const struct verb pki_verbs[];
+extern const size_t pki_verbs_n;
 
 /* --socket, METE_SOCKET, or the default. Borrowed. */
 const char *host_socket(const struct arguments *a);

@@ -2,6 +2,7 @@
 /* `mete` on a machine: verbs for a host, and those of a guest, since a host may be a guest itself.
  * A verb that both have (leases) goes to the side that is there. */
 #include <unistd.h>
+#include "base/str.h"
 #include "cli/guest.h"
 #include "cli/host.h"
 
@@ -17,8 +18,9 @@ int main(int argc, char **argv)
 {
         const struct verb_table on_host = {"On a host", host_verbs, host_verbs_n};
         const struct verb_table in_guest = {"In a guest", guest_verbs, guest_verbs_n};
-        const struct verb_table tables[2] = {is_guest() ? in_guest : on_host,
-                                             is_guest() ? on_host : in_guest};
+        const struct verb_table certificates = {"Certificates of hosts", pki_verbs, pki_verbs_n};
+        const struct verb_table tables[] = {is_guest() ? in_guest : on_host, is_guest() ? on_host : in_guest,
+                                            certificates};
 
-        return verb_main(tables, 2, argc, argv);
+        return verb_main(tables, ARRAY_N(tables), argc, argv);
 }
