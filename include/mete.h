@@ -112,10 +112,13 @@ struct mete_options {
         int or_less;        /* not 0: a counter-offer of less is welcome */
         int64_t timeout_ms; /* withdraw the request, and answer not-now with timeout, after so long; 0: 60 s
                              */
+        uint64_t host_generation; /* decided on that generation of the host's information (mete_host()):
+                                   * not-now with stale where this machine has another one by now, or where a
+                                   * component that a need names has changed; 0: whatever the host is like */
 };
 #define METE_OPTIONS_INIT                                                                                    \
         {                                                                                                    \
-                sizeof(struct mete_options), NULL, NULL, 0, 0                                                \
+                sizeof(struct mete_options), NULL, NULL, 0, 0, 0                                             \
         }
 
 struct mete; /* a connection to the agent */

@@ -375,7 +375,9 @@ static json_t *reserve_json(const struct row *row)
 {
         struct api_guest_reserve q = {.n_needs = row->n_needs,
                                       .has_counter = row->counter != API_COUNTER_POLICY_NONE,
-                                      .counter = row->counter};
+                                      .counter = row->counter,
+                                      .has_host_generation = row->host_generation > 0,
+                                      .host_generation = row->host_generation};
 
         (void)STR_COPY(q.request, row->id);
         (void)STR_COPY(q.application, row->application);
@@ -494,6 +496,7 @@ static int row_make(struct agent *a, const struct app *app, const struct api_app
                             .start_ticks = app->proc.start_ticks,
                             .n_needs = q->n_needs,
                             .counter = q->has_counter ? q->counter : API_COUNTER_POLICY_NONE,
+                            .host_generation = q->has_host_generation ? q->host_generation : 0,
                             .since_ms = loop_now_ms(),
                             .timeout_ms = q->has_timeout_ms ? q->timeout_ms : TIMEOUT_DEFAULT_MS,
                             .agent = a,

@@ -126,11 +126,12 @@ json_t *row_emit(const struct row *row)
         json_t *v = api_app_row_emit(&shown);
         if (v == NULL)
                 return NULL;
-        json_t *kept = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "state", state_names[row->state],
+        json_t *kept = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o}", "state", state_names[row->state],
                                  "counter", api_counter_policy_name(row->counter), "cause",
                                  row->cause ? api_release_cause_name(row->cause) : "", "start_ticks",
                                  (json_int_t)row->start_ticks, "timeout_ms", (json_int_t)row->timeout_ms,
-                                 "due_mono_ms", (json_int_t)row->due_mono_ms, "row", v);
+                                 "due_mono_ms", (json_int_t)row->due_mono_ms, "host_generation",
+                                 (json_int_t)row->host_generation, "row", v);
         return kept;
 }
 
@@ -145,14 +146,15 @@ static enum row_state state_find(const char *name)
 int row_parse(const json_t *v, struct row *ret, struct err *err)
 {
         const char *state, *counter, *cause;
-        json_int_t ticks, timeout, due;
+        json_int_t ticks, timeout, due, generation;
         json_t *shown_json;
         json_error_t why;
         struct api_app_row shown;
 
-        if (json_unpack_ex((json_t *)v, &why, JSON_STRICT, "{s:s, s:s, s:s, s:I, s:I, s:I, s:o}", "state",
-                           &state, "counter", &counter, "cause", &cause, "start_ticks", &ticks, "timeout_ms",
-                           &timeout, "due_mono_ms", &due, "row", &shown_json) < 0)
+        if (json_unpack_ex((json_t *)v, &why, JSON_STRICT, "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o}",
+                           "state", &state, "counter", &counter, "cause", &cause, "start_ticks", &ticks,
+                           "timeout_ms", &timeout, "due_mono_ms", &due, "host_generation", &generation, "row",
+                           &shown_json) < 0)
                 return err_set(err, REASON_INVALID, EINVAL, "%s", why.text);
         int r = api_app_row_parse(shown_json, &shown, err);
         if (r < 0)
@@ -174,6 +176,7 @@ int row_parse(const json_t *v, struct row *ret, struct err *err)
         ret->since_ms = shown.since_ms;
         ret->timeout_ms = timeout;
         ret->due_mono_ms = due;
+        ret->host_generation = generation;
         ret->has_verdict = shown.has_verdict;
         ret->verdict = shown.verdict;
         (void)STR_COPY(ret->problem, shown.problem);

@@ -55,6 +55,7 @@ struct row {
         size_t n_needs;
         char needs[ROW_NEEDS_MAX][128];
         enum api_counter_policy counter;
+        int64_t host_generation; /* of the host's information on which it was decided; 0: none */
         int64_t since_ms, timeout_ms;
         int64_t due_mono_ms; /* waiting for the host: withdrawn then. OFFERED: lapses then */
         bool has_verdict;    /* the last one, ours where we withdrew it */

@@ -355,7 +355,13 @@ int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, 
                         return err_set(err, REASON_STALE, EAGAIN, "the VM %s is not running", ask->vm);
                 }
         }
-        bad = decide(h, e, now_ms, err);
+        if (ask->stale) { /* only of what is new: what was decided stays so */
+                e->r.outcome = OUTCOME_NOT_NOW;
+                e->r.reason = REASON_STALE;
+                (void)snprintf(e->r.sentence, sizeof(e->r.sentence), "%s", ask->stale);
+        } else {
+                bad = decide(h, e, now_ms, err);
+        }
         if (bad) {
                 drop_claims(h, e);
                 entry_free(e);

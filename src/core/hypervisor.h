@@ -154,6 +154,8 @@ struct ask {
         const struct need *needs;
         size_t n_needs;
         bool accepts_less;
+        const char *
+                stale; /* why it is, in words: not-now, as it was decided on an older view; NULL: it is not */
         int64_t start_ms; /* reservations; 0: now */
         int64_t end_ms;   /* LEDGER_OPEN: until released */
 };

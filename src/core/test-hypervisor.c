@@ -555,6 +555,40 @@ static void test_refusals(void)
         world_done(&w);
 }
 
+/* What was decided on an older view is refused; what was decided before it was known to be old stays so. */
+static void test_stale(void)
+{
+        struct world w;
+        struct err err = {0};
+        struct need need;
+        uint64_t serial;
+        world_init(&w);
+        start_vm(&w);
+        const uint64_t granted = ask(&w, "a", "cpu:1", false, NULL);
+        work_all(&w);
+        g_assert_cmpint(need_parse("cpu:1", &need, &err), ==, 0);
+        struct ask old = {.kind = REQUEST_APP,
+                          .vm = "v",
+                          .id = "b",
+                          .needs = &need,
+                          .n_needs = 1,
+                          .stale = "cpu:3 has changed",
+                          .end_ms = LEDGER_OPEN};
+        const size_t claims = ledger_claims(hypervisor_ledger(w.h));
+        g_assert_cmpint(hypervisor_ask(w.h, &old, w.now, &serial, &err), ==, 0);
+        turn(&w);
+        const struct request *r = get(&w, serial);
+        g_assert_cmpint(r->outcome, ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(r->reason, ==, REASON_STALE);
+        g_assert_cmpstr(r->sentence, ==, "cpu:3 has changed");
+        g_assert_cmpuint(ledger_claims(hypervisor_ledger(w.h)), ==, claims);
+        old.id = "a";
+        g_assert_cmpint(hypervisor_ask(w.h, &old, w.now, &serial, &err), ==, 0);
+        g_assert_cmpuint(serial, ==, granted);
+        g_assert_cmpint(get(&w, granted)->outcome, ==, OUTCOME_GRANTED);
+        world_done(&w);
+}
+
 /* A network card: of the base, and what leases add to it. */
 static void test_net(void)
 {
@@ -2293,6 +2327,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/pages", test_pages);
         g_test_add_func("/hypervisor/shapes", test_shapes);
         g_test_add_func("/hypervisor/counter-offer", test_counter_offer);
+        g_test_add_func("/hypervisor/stale", test_stale);
         g_test_add_func("/hypervisor/failed-activation", test_failed_activation);
         g_test_add_func("/hypervisor/vm-gone", test_vm_gone);
         g_test_add_func("/hypervisor/window", test_window);

@@ -13,7 +13,8 @@
 #include "lib/id.h"
 #include "lib/need-text.h"
 
-#define SOCKET_DEFAULT "/run/mete/agent.sock"
+#define HOST_GENERATION_MAX ((uint64_t)1 << 53) /* of an integer that every reader of JSON keeps */
+#define SOCKET_DEFAULT      "/run/mete/agent.sock"
 
 /* ---- opening ---- */
 
@@ -131,6 +132,8 @@ static int take_options(const struct mete_options *from, struct mete_options *to
         if (to->timeout_ms < 0 || to->timeout_ms > METE_TIMEOUT_MAX_MS)
                 return err_set(err, REASON_INVALID, EINVAL,
                                "timeout_ms must be from 1 to %d, or 0 for a minute", METE_TIMEOUT_MAX_MS);
+        if (to->host_generation >= HOST_GENERATION_MAX)
+                return err_set(err, REASON_INVALID, EINVAL, "host_generation: no host has had so many");
         int r = to->id != NULL ? check_id(to->id, err) : 0;
         return r == 0 && to->name != NULL ? check_name(to->name, err) : r;
 }
@@ -175,6 +178,10 @@ static int take_request(const char *const *needs, size_t n, const struct mete_op
         if (o.timeout_ms > 0) {
                 q.has_timeout_ms = true;
                 q.timeout_ms = o.timeout_ms;
+        }
+        if (o.host_generation > 0) {
+                q.has_host_generation = true;
+                q.host_generation = (int64_t)o.host_generation;
         }
         *ret = q;
         return 0;

@@ -160,6 +160,7 @@ static void test_options(void)
         o = good, o.size = 4096, option_refused(o, "METE_OPTIONS_INIT");
         o = good, o.timeout_ms = -1, option_refused(o, "timeout_ms");
         o = good, o.timeout_ms = METE_TIMEOUT_MAX_MS + 1, option_refused(o, "timeout_ms");
+        o = good, o.host_generation = UINT64_MAX, option_refused(o, "host_generation");
         o = good, o.id = "", option_refused(o, "an id");
         o = good, o.id = "a b", option_refused(o, "an id");
         o = good, o.id = "../x", option_refused(o, "an id");

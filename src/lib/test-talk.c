@@ -40,6 +40,7 @@ static void test_blocking(void)
         o.name = "redis";
         o.or_less = 1;
         o.timeout_ms = 5000;
+        o.host_generation = 7;
         g_assert_cmpint(mete_request(m, needs, 2, &o, &v, &err), ==, METE_GRANTED);
         g_assert_cmpint(v->outcome, ==, METE_GRANTED);
         g_assert_cmpint(v->reason, ==, METE_REASON_NONE);
@@ -62,6 +63,7 @@ static void test_blocking(void)
         g_assert_nonnull(strstr(agent.seen[0], "\"counter\":\"less\""));
         g_assert_nonnull(strstr(agent.seen[0], "\"timeout_ms\":5000"));
         g_assert_nonnull(strstr(agent.seen[0], "\"name\":\"redis\""));
+        g_assert_nonnull(strstr(agent.seen[0], "\"host_generation\":7"));
         g_assert_nonnull(strstr(agent.seen[2], "\"id\":\"")); /* made for us */
         g_assert_nonnull(strstr(agent.seen[5], "\"method\":\"decline\""));
 }

@@ -284,7 +284,11 @@ static void do_reserve(struct machine *v, struct rpc_call *call, const json_t *p
                 .accepts_less = in.has_counter && in.counter == API_COUNTER_POLICY_LESS,
                 .end_ms = LEDGER_OPEN,
         };
+        struct err stale;
         int bad = needs_in(&in, needs, &err);
+        if (!bad && in.has_host_generation &&
+            hhi_is_stale(v, (uint64_t)in.host_generation, needs, in.n_needs, &stale))
+                ask.stale = stale.sentence;
         if (bad && err.reason == REASON_UNSUPPORTED) {
                 struct err why = err;
                 bad = hypervisor_refuse(v->m->hv, &ask, REASON_UNSUPPORTED, why.sentence, loop_now_ms(),

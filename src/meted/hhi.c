@@ -6,6 +6,7 @@
 #include <string.h>
 #include "base/log.h"
 #include "base/str.h"
+#include "core/need.h"
 #include "core/telling.h"
 #include "host/topology.h"
 #include "json/hhi.h"
@@ -361,6 +362,45 @@ void hhi_forget(struct machine *v)
         g_free(l->sent);
         g_free(l);
         v->listener = NULL;
+}
+
+static bool is_named(const struct component *c, const struct need *need)
+{
+        int64_t id = need_component(need), node = need_node(need);
+        return c->kind == need->kind &&
+               (id >= 0 ? (int64_t)c->os_index == id : node >= 0 && (int64_t)c->node == node);
+}
+
+bool hhi_is_stale(const struct machine *v, uint64_t generation, const struct need *needs, size_t n,
+                  struct err *err)
+{
+        const struct listener *l = v->listener;
+        const struct told *then = NULL;
+        if (l && l->telling.is_known_here && generation == l->telling.known)
+                then = l->known;
+        else if (l && l->text && generation == l->telling.sent)
+                then = l->sent;
+        if (!then) {
+                (void)err_set(
+                        err, REASON_STALE, ESTALE,
+                        "decided on generation %llu of the host's hardware information, and this VM has %llu",
+                        (unsigned long long)generation, (unsigned long long)hhi_known(v));
+                return true;
+        }
+        struct meted *m = v->m;
+        g_autofree struct told *now = g_new(struct told, m->inventory.n);
+        hypervisor_told(m->hv, v->definition.name, now);
+        for (size_t k = 0; k < n; k++)
+                for (size_t i = 0; i < m->inventory.n; i++)
+                        if (is_named(&m->inventory.components[i], &needs[k]) &&
+                            !told_is_equal(&then[i], &now[i])) {
+                                (void)err_set(err, REASON_STALE, ESTALE,
+                                              "%s has changed since generation %llu of the host's hardware "
+                                              "information",
+                                              m->inventory.components[i].id, (unsigned long long)generation);
+                                return true;
+                        }
+        return false;
 }
 
 uint64_t hhi_known(const struct machine *v)

@@ -10,6 +10,7 @@
 #include "meted/meted.h"
 
 struct machine;
+struct need;
 struct listener;
 
 /* The document, from the inventory's source. */
@@ -24,5 +25,8 @@ void hhi_watch(struct machine *v, uint64_t generation);
 void hhi_unwatch(struct machine *v);
 /* The VM is removed. */
 void hhi_forget(struct machine *v);
+/* Was what is needed chosen from a view that is no longer so (2.14)? *err says what is not. */
+bool hhi_is_stale(const struct machine *v, uint64_t generation, const struct need *needs, size_t n,
+                  struct err *err);
 /* Which generation the guest has, by its own word; 0: none, or it does not listen. */
 uint64_t hhi_known(const struct machine *v);

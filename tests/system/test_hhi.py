@@ -109,6 +109,29 @@ def test_asked_for_by_name_granted_told_again(host, vm):
     assert generations == sorted(set(generations)) and second in generations  # the third may not be answered yet
 
 
+def test_decided_on_an_older_view(host, vm):
+    """2.14: refused with the reason stale; the view as it is, is with the guest or on its way."""
+    first, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "memory"))
+    node = next(iter(yours(objects, "memory")))
+    host.mete("reserve", "somebody", "--need", "memory:512M")
+    try:
+        wanted = {"needs": [f"memory:128M,node={node.removeprefix('memory:node')}"]}
+        app = App(vm, "hhi-stale")
+        for generation in (first, 1 << 40):
+            verdict = app.call("request", {**wanted, "id": f"g{generation}", "host_generation": generation})
+            assert (verdict["outcome"], verdict["reason"]) == ("not-now", "stale"), verdict
+        second, _ = wait_told(vm, "less is free", lambda o: o[node]["free"] < objects[node]["free"])
+        assert second > first
+        for _ in range(100):  # what it has stored it says a moment later that it has
+            verdict = app.call("request", {**wanted, "host_generation": told(vm)[0]})
+            if verdict.get("reason") != "stale":
+                break
+        assert verdict["outcome"] == "granted", verdict
+        assert [e["event"] for e in host.events(f"{vm.name}/g{first}")][-1] == "refused"
+    finally:
+        host.mete("unreserve", "somebody")
+
+
 def test_what_others_get_is_taken(host, vm):
     """Another's is never said to be anybody's (2.22)."""
     _, before = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
