@@ -277,6 +277,7 @@ int agent_init(struct agent *a, const struct agent_options *o, struct err *err)
         a->holds = make_holds(o);
         g_autofree char *folder = g_path_get_dirname(o->socket);
         picture_init(&a->picture, folder);
+        declarations_init(&a->declarations, o->state);
         a->channel = channel_new(o->port, &owner, a);
         for (size_t i = 0; i < a->table.n; i++)
                 desk_row_begin(a, a->table.rows[i]);

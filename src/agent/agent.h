@@ -3,6 +3,7 @@
 #pragma once
 #include "agent/apps.h"
 #include "agent/channel.h"
+#include "agent/declare.h"
 #include "agent/hold.h"
 #include "agent/online.h"
 #include "agent/picture.h"
@@ -15,6 +16,7 @@ struct agent {
         struct online *online;
         struct holds *holds;
         struct picture picture;
+        struct declarations declarations;
         char boot_id[64];
         struct turn commit;
         struct loop_timer save_again, hold_again;
@@ -40,6 +42,13 @@ void agent_say_host(const struct agent *a, struct api_app_host *ret);
 /* desk.c: what an application may ask for. */
 void desk_request(void *arg, const struct app *app, struct rpc_call *call, const char *method,
                   const json_t *params);
+void desk_refuse(struct rpc_call *call, const struct err *err);
+
+/* desk-declare.c: what will be needed, by an application's word. */
+void desk_declare(struct agent *a, const struct app *app, struct rpc_call *call, const json_t *params);
+void desk_declared(struct agent *a, const struct app *app, struct rpc_call *call);
+void desk_declare_drop(struct agent *a, const struct app *app, struct rpc_call *call, const json_t *params);
+
 /* desk.c: events of rows. */
 void desk_row_begin(struct agent *a, struct row *row); /* timers and watches of a row that was read back */
 void desk_row_end(struct row *row);                    /* lets go of them */

@@ -79,7 +79,7 @@ static void answer_done(struct row *row)
                 rpc_reply(call, NULL);
 }
 
-static void refuse(struct rpc_call *call, const struct err *err)
+void desk_refuse(struct rpc_call *call, const struct err *err)
 {
         rpc_refuse(call, err->reason == REASON_INVALID ? RPC_WRONG_PARAMS : RPC_REFUSED, err);
 }
@@ -577,7 +577,7 @@ static void on_app_request(struct agent *a, const struct app *app, struct rpc_ca
         else if (r == 0)
                 r = row_open(a, app, &q, &row, &why);
         if (r < 0) {
-                refuse(call, &why);
+                desk_refuse(call, &why);
                 return;
         }
         if (row->state == ROW_UNSENT || row->state == ROW_SENT || row->state == ROW_ACCEPTING)
@@ -613,7 +613,7 @@ static void on_app_accept(struct agent *a, const struct app *app, struct rpc_cal
         struct row *row = row_of(a, app, params, &why);
 
         if (row == NULL || row_step(row, ROW_EV_ACCEPT, &why) < 0) {
-                refuse(call, &why);
+                desk_refuse(call, &why);
                 return;
         }
         if (row->state == ROW_GRANTED) {
@@ -641,7 +641,7 @@ static void on_app_decline(struct agent *a, const struct app *app, struct rpc_ca
                 row = NULL;
         }
         if (row == NULL) {
-                refuse(call, &why);
+                desk_refuse(call, &why);
                 return;
         }
         desk_give_back(row, API_RELEASE_CAUSE_DECLINED, REASON_CANCELLED, "declined");
@@ -655,7 +655,7 @@ static void on_app_release(struct agent *a, const struct app *app, struct rpc_ca
         struct row *row = row_of(a, app, params, &why);
 
         if (row == NULL) {
-                refuse(call, &why);
+                desk_refuse(call, &why);
                 return;
         }
         bool is_wanted = row->state == ROW_GRANTED || row->state == ROW_OFFERED;
@@ -679,7 +679,7 @@ static void on_app_list(struct agent *a, const struct app *app, struct rpc_call 
 
         if (!apps_take_token(a->apps, app->uid)) {
                 (void)err_set(&why, REASON_BUSY, EBUSY, "slow down: too many requests of this user");
-                refuse(call, &why);
+                desk_refuse(call, &why);
                 return;
         }
         json_t *rows = json_array(), *result = json_object();
@@ -702,7 +702,7 @@ static void on_app_hello(struct agent *a, struct rpc_call *call, const json_t *p
         struct err why = {0};
 
         if (api_app_hello_parse(params, &hello, &why) < 0) {
-                refuse(call, &why);
+                desk_refuse(call, &why);
                 return;
         }
         (void)STR_COPY(welcome.agent, METE_VERSION);
@@ -717,7 +717,7 @@ static void on_app_host(struct agent *a, const struct app *app, struct rpc_call 
         struct err why = {0};
 
         if (api_app_host_ask_parse(params, &ask, &why) < 0) {
-                refuse(call, &why);
+                desk_refuse(call, &why);
                 return;
         }
         if (ask.has_watch && ask.watch)
@@ -733,7 +733,7 @@ static bool is_empty(const json_t *params, struct rpc_call *call)
 
         if (api_empty_parse(params, &empty, &why) == 0)
                 return true;
-        refuse(call, &why);
+        desk_refuse(call, &why);
         return false;
 }
 
@@ -764,6 +764,16 @@ void desk_request(void *arg, const struct app *app, struct rpc_call *call, const
                 return;
         case API_APP_HOST:
                 on_app_host(a, app, call, params);
+                return;
+        case API_APP_DECLARE:
+                desk_declare(a, app, call, params);
+                return;
+        case API_APP_DECLARED:
+                if (is_empty(params, call))
+                        desk_declared(a, app, call);
+                return;
+        case API_APP_DECLARE_DROP:
+                desk_declare_drop(a, app, call, params);
                 return;
         case API_APP_ENDED:
         case API_APP_HOST_CHANGED:

@@ -232,6 +232,16 @@ static const struct option_row run_options[] = {
         {NULL,        NULL,       NULL,                                                                        false},
 };
 
+static const struct option_row declare_options[] = {
+        {"--need",  "NEED",     "how much of what: memory:2G, cpu:2",                            false},
+        {"--at",    "TIME",
+         "when it begins: 22:00 (the next time that it is), 2026-11-21T22:00, or +10m from now", false},
+        {"--for",   "DURATION", "how long it lasts: 90m, 2h",                                    false},
+        {"--every", "DURATION", "again after so long: hour, day, week, or 12h",                  false},
+        {"--name",  "NAME",     "its name (made up); what had it is replaced",                   false},
+        {NULL,      NULL,       NULL,                                                            false},
+};
+
 const struct verb guest_verbs[] = {
         {.words = "run",
          .operands = "[--] COMMAND [ARGUMENT...]",
@@ -268,10 +278,29 @@ const struct verb guest_verbs[] = {
          .text = "Allowed to its user, and to root. What has ended already is no error. A command under "
                  "'mete run' is "
                  "told and keeps running, without what was granted.", .run = guest_release},
+        {.words = "declare list",
+         .operands = "",
+         .summary = "What is declared",
+         .text = "Root sees the declarations of all users.",
+         .run = guest_declare_list},
+        {.words = "declare drop",
+         .operands = "NAME",
+         .operands_min = 1,
+         .operands_max = 1,
+         .summary = "Forget what was declared",
+         .text = "Allowed to its user, and to root.",
+         .run = guest_declare_drop},
+        {.words = "declare",
+         .operands = "",
+         .options = declare_options,
+         .summary = "Say in advance what will be needed, and when; prints its name",
+         .text = "The agent keeps it, also when it ends and comes again. Of what is declared for the same "
+                 "time the sum is needed. "
+                 "Times are those of the guest's time zone; a day has 24 hours.", .run = guest_declare},
         {.words = "agent",
          .operands = "",
          .summary = "Whether the agent runs, and reaches its host",
-         .run = guest_agent                                                                                                                                                                                                                                                               },
+         .run = guest_agent                                                                                                                                                                                                                                           },
 };
 const size_t guest_verbs_n = ARRAY_N(guest_verbs);
 

@@ -18,6 +18,9 @@ int guest_fail(const struct arguments *a, const struct mete_error *e);
 
 int guest_run(const struct arguments *a);       /* guest-run.c */
 int guest_host_show(const struct arguments *a); /* guest-host.c */
+int guest_declare(const struct arguments *a);   /* guest-declare.c */
+int guest_declare_list(const struct arguments *a);
+int guest_declare_drop(const struct arguments *a);
 /* What only a guest's own `mete` has: on a host these words are the host's. */
 extern const struct verb guest_only_verbs[];
 extern const size_t guest_only_verbs_n;

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from fake import BUILD, verdict, wait_for
+from fake import BUILD, Refused, verdict, wait_for
 
 METE = os.path.join(BUILD, "src/cli/mete-guest")
 
@@ -340,3 +340,79 @@ def test_command_line(world, mete):
         got, out, err = mete(*args).end()
         assert got == status, (args, got, err)
         assert out if status == 0 else err
+
+
+# ---- declarations ----
+
+def declared(mete):
+    status, out, err = mete("declare", "list", "--json").end()
+    assert status == 0, err
+    return {d["name"]: d for d in json.loads(out)["declarations"]}
+
+
+def test_declare(world, mete):
+    status, out, err = mete("declare", "--need", "memory:2G", "--at", "22:00", "--for", "2h", "--every", "day", "--name", "night").end()
+    assert (status, out) == (0, "night\n"), err
+    d = declared(mete)["night"]
+    assert (d["need"], d["for_ms"], d["every_ms"], d["uid"]) == ("memory:2G", 7200000, 86400000, os.getuid())
+    assert time.strftime("%H:%M", time.localtime(d["start_ms"] / 1000)) == "22:00"
+    assert 0 < d["start_ms"] / 1000 - time.time() + 5 < 2 * 86400
+    assert mete("declare", "--need", "cpu:2", "--at", "+10m", "--for", "1h").end()[:2] == (0, "d1\n")
+    assert mete("declare", "--need", "cpu:2", "--at", "2037-01-02T03:04", "--for", "1h").end()[0] == 65  # in more than a year
+    listed = mete("declare", "list").end()[1]
+    assert "night" in listed and "2h" in listed and "1d" in listed and "d1" in listed
+    # the agent's end is not theirs
+    world.kill()
+    world.start()
+    assert set(declared(mete)) == {"night", "d1"}
+    assert mete("declare", "drop", "night").end()[0] == 0
+    assert mete("declare", "drop", "night").end()[0] == 66
+    assert mete("declare", "drop", "d1").end()[0] == 0
+    assert "nothing is declared" in mete("declare", "list").end()[1]
+
+
+@pytest.mark.parametrize("args,said", [
+    (("--need", "memory:0", "--at", "22:00", "--for", "2h"), "memory"),
+    (("--need", "gold:1", "--at", "22:00", "--for", "2h"), "no kind"),
+    (("--need", "memory:1G", "--at", "22:00"), "--for"),
+    (("--need", "memory:1G", "--at", "25:00", "--for", "2h"), "25:00"),
+    (("--need", "memory:1G", "--at", "22:00x", "--for", "2h"), "22:00x"),
+    (("--need", "memory:1G", "--at", "+x", "--for", "2h"), "x"),
+    (("--need", "memory:1G", "--at", "22:00", "--for", "2 hours"), "2 hours"),
+    (("--need", "memory:1G", "--at", "22:00", "--for", "0s"), ""),
+    (("--need", "memory:1G", "--at", "22:00", "--for", "2h", "--every", "hour"), "comes again"),
+    (("--need", "memory:1G", "--at", "22:00", "--for", "2h", "--name", "../x"), ""),
+    (("--need", "memory:1G", "--at", "2001-01-01T00:00", "--for", "2h"), "over"),
+])
+def test_declare_nonsense(world, mete, args, said):
+    status, out, err = mete("declare", *args).end()
+    assert status in (65, 78) and said in err, (status, err)
+    assert declared(mete) == {}
+
+
+def test_declarations_of_a_user_are_bounded(world, mete):
+    app = world.app()
+    begin = int(time.time() * 1000)
+    for _ in range(16):
+        app.call("declare", {"need": "cpu:1", "start_ms": begin, "for_ms": 60000})
+    with pytest.raises(Refused) as e:
+        app.call("declare", {"need": "cpu:1", "start_ms": begin, "for_ms": 60000})
+    assert e.value.reason == "busy"
+    assert len(declared(mete)) == 16
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be several users")
+def test_declarations_are_a_users_own(world, mete):
+    other = world.child(uid=65534)
+    begin = int(time.time() * 1000)
+    other.call("declare", {"name": "theirs", "need": "cpu:1", "start_ms": begin, "for_ms": 60000})
+    root = world.app()
+    root.call("declare", {"name": "ours", "need": "cpu:1", "start_ms": begin, "for_ms": 60000})
+    assert [d["name"] for d in other.call("declared")["declarations"]] == ["theirs"]
+    assert {d["name"] for d in root.call("declared")["declarations"]} == {"theirs", "ours"}
+    for method, params in (("declare-drop", {"name": "ours"}),
+                           ("declare", {"name": "ours", "need": "cpu:1", "start_ms": begin, "for_ms": 60000})):
+        with pytest.raises(Refused) as e:
+            other.call(method, params)
+        assert e.value.reason == "denied"
+    root.call("declare-drop", {"name": "theirs"})
