@@ -68,6 +68,7 @@ struct definition {
         bool host_active, active;
         bool kept; /* its host side was taken over from the run before (3.21), what it contains too */
         bool configured;
+        bool moving; /* what backs it is another component since, and does not hold it yet */
         enum definition_way way;
         enum definition_change change;
 };

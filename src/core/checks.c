@@ -7,6 +7,8 @@
  *        -> changed: the log says so; then, by policy: host -> bind, where it is due -> look again
  *        -> nobody knows: no more of this request, this time
  *
+ * What is to be moved begins with host instead: it is held by another component since, and not as that was.
+ *
  * The activation of the request stays where it is, at its end: a way back that begins meanwhile begins there,
  * and takes the place of the check. */
 #include "core/hypervisor-internal.h"
@@ -53,6 +55,14 @@ static void show_changed(struct hypervisor *h, struct entry *e, const char *sent
                        (int)(sizeof(e->changed) - sizeof(item) - 3), sentence);
 }
 
+bool check_is_moving(const struct entry *e)
+{
+        for (size_t i = 0; i < e->r.n_definitions; i++)
+                if (e->r.definitions[i].moving)
+                        return true;
+        return false;
+}
+
 static bool has_changed(const struct entry *e)
 {
         for (size_t i = 0; i < e->r.n_definitions; i++)
@@ -64,7 +74,12 @@ static bool has_changed(const struct entry *e)
 static void is_good(struct hypervisor *h, struct entry *e, const char *sentence, int64_t now_ms)
 {
         struct definition *d = item_of(e);
-        if (d->change) {
+        if (d->moving) {
+                d->moving = false;
+                d->change = CHANGE_NONE;
+                effect_push(h, EFFECT_PERSIST, &e->r, now_ms);
+                note(h, e, "moved", "", "it is held there now", now_ms);
+        } else if (d->change) {
                 d->change = CHANGE_NONE;
                 e->checked.repaired++;
                 note(h, e, "repaired", "", sentence, now_ms);
@@ -81,7 +96,7 @@ static void is_lasting(struct hypervisor *h, struct entry *e, const struct err *
         e->checked.lasting++;
         show_changed(h, e, err->sentence);
         if (d->change != CHANGE_LASTING)
-                note(h, e, "repair-failed", "", err->sentence, now_ms);
+                note(h, e, d->moving ? "move-failed" : "repair-failed", "", err->sentence, now_ms);
         d->change = CHANGE_LASTING;
         next_item(e);
 }
@@ -116,6 +131,8 @@ bool check_next(struct hypervisor *h, struct entry *e, int64_t now_ms, struct ac
                 effect_push(h, EFFECT_CHECKED, &e->r, now_ms)->checked = e->checked;
                 return false;
         }
+        if (e->check == CHECK_LOOK && item_of(e)->moving)
+                e->check = CHECK_HOST;
         *ret = (struct activation){.phase = phases[e->check], .item = e->check_item};
         return true;
 }
@@ -136,6 +153,11 @@ void check_report(struct hypervisor *h, struct entry *e, const struct err *err, 
 {
         enum check now = e->check;
         assert(now > CHECK_NONE && now < CHECK_N);
+        if (e->check_restarts) {
+                e->check_restarts = false;
+                check_begin(e);
+                return;
+        }
         if (now == CHECK_LOOK)
                 looked(h, e, err, now_ms);
         else if (err)
@@ -156,6 +178,19 @@ static void ask_for(struct entry *e)
         }
         check_begin(e);
         queue_push(e);
+}
+
+void check_moves(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        const struct entry *base = base_of(h, e->vm->shape.name);
+        if (!base || base->r.state != REQUEST_GRANTED)
+                return; /* it ends with its VM */
+        bool is_out = e == e->vm->walk_first && e->vm->is_step_out && e->vm->is_step_check;
+        e->check_restarts = e->is_walking && is_out;
+        if (!e->is_walking || !is_out)
+                check_begin(e);
+        queue_push(e);
+        queue_go_on(h, e->vm, now_ms);
 }
 
 int hypervisor_vm_check(struct hypervisor *h, const char *name, int64_t now_ms, uint64_t *ret_serial,

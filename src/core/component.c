@@ -37,3 +37,10 @@ bool component_is_of_class(enum component_kind kind)
 {
         return kind == COMPONENT_CACHE || kind == COMPONENT_MEMBW;
 }
+
+int64_t component_owned(const struct component *c)
+{
+        if (!c->healthy && !component_is_of_class(c->kind))
+                return 0;
+        return c->owned > c->lost ? c->owned - c->lost : 0;
+}

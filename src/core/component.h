@@ -45,10 +45,13 @@ struct component {
         int64_t step;    /* cache, membw: amounts are multiples of it; 0: 1 */
         int64_t capacity; /* in the kind's unit */
         int64_t owned;    /* <= capacity */
+        int64_t lost;     /* of both, for now: failed, or taken out of use */
         /* memory: sizes of its huge pages, in bytes, ascending; 0 from where there are no more */
         int64_t page_bytes[COMPONENT_PAGES];
         bool healthy;
 };
+/* What may be given away of it as it is now. Classes of service that are given away no more are not gone. */
+int64_t component_owned(const struct component *c);
 /* Has its memory huge pages of that size? 0: ordinary ones, which all memory has. */
 bool component_has_pages(const struct component *c, int64_t page_bytes);
 

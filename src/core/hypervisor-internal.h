@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* core/hypervisor-internal.h - shared by hypervisor.c (life), tables.c, restart.c, decide.c (verdicts),
- * walks.c (activations), kept.c and checks.c only. */
+ * walks.c (activations), kept.c, checks.c and change.c only. */
 #pragma once
 #include "core/hypervisor.h"
 
@@ -14,15 +14,16 @@ struct history {
 
 struct vm_entry {
         struct vm_shape shape;
-        uint64_t cpu_slots;    /* vCPU numbers in use, base ones included */
-        uint64_t memory_slots; /* DIMM slots in use */
-        int64_t leased_bytes;  /* beyond the base */
-        uint64_t nic_slots;    /* parts of its network card's rate in use; 0 is its base */
-        int64_t leased_bps;    /* beyond the base */
-        uint64_t disk_slots;   /* parts of its disk's rate in use; 0 is its base */
-        int64_t leased_disk;   /* bytes a second beyond the base */
-        uint64_t class_slots;  /* parts of its class of service in use */
-        size_t live;           /* requests of applications that hold something */
+        uint64_t cpu_slots;           /* vCPU numbers in use, base ones included */
+        uint64_t memory_slots;        /* DIMM slots in use */
+        int64_t leased_bytes;         /* beyond the base */
+        uint64_t nic_slots;           /* parts of its network card's rate in use; 0 is its base */
+        int64_t leased_bps;           /* beyond the base */
+        uint64_t disk_slots;          /* parts of its disk's rate in use; 0 is its base */
+        int64_t leased_disk;          /* bytes a second beyond the base */
+        uint64_t class_slots;         /* parts of its class of service in use */
+        size_t live;                  /* requests of applications that hold something */
+        unsigned moved, ended, stuck; /* by the change of the host that is being decided on */
         struct history history;
         struct entry *newest;     /* of all that are kept of it */
         struct entry *walk_first; /* activations and ways back, in the order in which they go */
@@ -59,7 +60,8 @@ struct entry {
         char held[REQUEST_SENTENCE]; /* why it is held */
         enum check check;            /* of check_item, while it is granted and in its VM's queue */
         uint16_t check_item;
-        bool checks_again; /* somebody asked meanwhile */
+        bool checks_again;   /* somebody asked meanwhile */
+        bool check_restarts; /* the step that is out is of before something was moved */
         struct checked checked;
         char changed[REQUEST_SENTENCE]; /* what is not as it was granted, the last of it */
 };
@@ -127,6 +129,9 @@ void claims_release(struct hypervisor *h, struct entry *e);
 /* Its time may be over, but it is not back: it takes capacity until it is, even where somebody counted on
  * that from now on. */
 void claims_overstay(struct hypervisor *h, const struct request *r);
+/* One of the ways in which a request gives up what it has. */
+void give_back(struct hypervisor *h, struct entry *e, enum request_event ev, const char *event,
+               enum reason reason, const char *text, int64_t now_ms);
 /* It is final: remember it for a while; forget the one that finished first where there are too many. */
 void entry_finished(struct hypervisor *h, struct entry *e, int64_t now_ms);
 /* It finished, and is not remembered any longer. */
@@ -141,6 +146,11 @@ void check_begin(struct entry *e);
 /* false: nothing is left to look at. Else *ret is the step that is next. */
 bool check_next(struct hypervisor *h, struct entry *e, int64_t now_ms, struct activation *ret);
 void check_report(struct hypervisor *h, struct entry *e, const struct err *err, int64_t now_ms);
+
+/* Some of it is to be moved: that comes first in the check that this begins, or begins anew. */
+void check_moves(struct hypervisor *h, struct entry *e, int64_t now_ms);
+/* Some of it could not be moved: tried again. */
+bool check_is_moving(const struct entry *e);
 
 /* walks.c */
 /* Into its VM's queue, where it is not there already; then queue_go_on(). */

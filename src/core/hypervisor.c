@@ -150,14 +150,15 @@ static void release_begun(struct hypervisor *h, struct entry *e, const char *eve
         h->returning++;
         e->is_returning = true;
         e->wait_end_ms = 0;
+        for (size_t i = 0; i < r->n_definitions; i++)
+                r->definitions[i].moving = false;
         activation_turn(&r->activation, r->definitions, r->n_definitions, e->may_keep);
         moved(h, r, now_ms, event, text);
         walk_start(h, e, now_ms);
 }
 
-/* One of the ways in which a request gives up what it has. */
-static void give_back(struct hypervisor *h, struct entry *e, enum request_event ev, const char *event,
-                      enum reason reason, const char *text, int64_t now_ms)
+void give_back(struct hypervisor *h, struct entry *e, enum request_event ev, const char *event,
+               enum reason reason, const char *text, int64_t now_ms)
 {
         struct request *r = &e->r;
         enum request_state before = r->state;
@@ -644,7 +645,7 @@ struct hypervisor *hypervisor_new(const struct hypervisor_config *config, const 
                 h->components = calloc(n_components + 1, sizeof(*components));
                 h->n_components = n_components;
                 for (size_t i = 0; i < n_components; i++)
-                        owned[i] = components[i].owned;
+                        owned[i] = component_owned(&components[i]);
                 h->ledger = ledger_new(owned, n_components, now_ms);
         }
         free(owned);

@@ -121,6 +121,22 @@ void hypervisor_set_pages(struct hypervisor *h, const int64_t sizes[COMPONENT_PA
 /* Whether classes of service (cache, membw) may be given away from now on. What is granted stays. */
 void hypervisor_set_classes(struct hypervisor *h, bool has_classes);
 
+/* What a component is from now on. */
+struct host_change {
+        uint32_t component;
+        bool healthy;
+        int64_t lost; /* of its capacity, and of what may be given away of it */
+};
+/* Components fail, go off line, come back, or have less or more to give (2.3). Nothing new is given away of
+ * what is gone; then it is decided for each VM that runs whether its allocation is to be changed, and the log
+ * says so, one line a VM. A vCPU is moved to another CPU; what applications leased ends where there is no
+ * other place for it; a VM's own vCPU then shares what is left, and its own memory stays where it is. `cause`
+ * is a sentence. What changed at once is said at once, so that nothing moves to what goes too. */
+void hypervisor_host_changed(struct hypervisor *h, const struct host_change *changes, size_t n,
+                             const char *cause, int64_t now_ms);
+/* Its allocation is being changed since: it is told of its host when that is done (2.4), or cannot be. */
+bool hypervisor_is_moving(const struct hypervisor *h, const char *vm);
+
 /* VMs. Names are unique: REASON_BUSY. What was defined once stays defined, even where the host has become too
  * small for it meanwhile. */
 int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *shape, struct err *err);

@@ -105,6 +105,8 @@ void hypervisor_recover(struct hypervisor *h, int64_t now_ms)
         kept_hurry(h, now_ms);
         for (struct entry *e = h->oldest; e; e = next) {
                 next = e->newer;
+                if (e->r.state == REQUEST_GRANTED && !e->is_walking && !e->retry_at_ms && check_is_moving(e))
+                        check_moves(h, e, now_ms);
                 if (e->r.state == REQUEST_ACTIVATING || e->r.state == REQUEST_RELEASING ||
                     e->r.state == REQUEST_RECLAIMING)
                         walk_resume(h, e, now_ms);
@@ -184,6 +186,8 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                         return false;
                 for (size_t i = 0; i < e->r.n_definitions; i++) {
                         const struct claim *c = ledger_find(h->ledger, e->r.definitions[i].claim);
+                        if (e->r.definitions[i].moving && e->r.state != REQUEST_GRANTED)
+                                return false;
                         if (!c || c->holder != e->r.serial || c->amount != e->r.definitions[i].amount ||
                             c->component != e->r.definitions[i].component)
                                 return false;

@@ -43,7 +43,7 @@ void hypervisor_told(const struct hypervisor *h, const char *vm, struct told *re
         const struct vm_entry *v = find_vm(h, vm);
         for (uint32_t i = 0; i < h->n_components; i++) {
                 int64_t left = ledger_owned(h->ledger, i) - ledger_claimed(h->ledger, i);
-                ret[i] = (struct told){.capacity = h->components[i].capacity,
+                ret[i] = (struct told){.capacity = h->components[i].capacity - h->components[i].lost,
                                        .free = left > 0 && h->components[i].healthy ? left : 0};
         }
         for (const struct entry *e = v ? v->newest : NULL; e; e = e->vm_older)

@@ -97,7 +97,7 @@ void walk_forget(struct hypervisor *h, struct entry *e)
         wait_forget(h, e);
         e->retry_at_ms = 0;
         e->check = CHECK_NONE;
-        e->checks_again = false;
+        e->checks_again = e->check_restarts = false;
         if (!e->is_walking)
                 return;
         struct entry **p = &e->vm->walk_first;
@@ -128,6 +128,17 @@ static void send_step(struct hypervisor *h, struct entry *e, int64_t now_ms)
         send(h, e, &e->r.activation, false, now_ms);
 }
 
+/* Later and later. */
+static void retry_later(struct hypervisor *h, struct entry *e, int64_t now_ms)
+{
+        if (e->retry_in_ms == 0)
+                e->retry_in_ms = h->config.retry_first_ms;
+        e->retry_at_ms = now_ms + e->retry_in_ms;
+        e->retry_in_ms =
+                e->retry_in_ms > h->config.retry_max_ms / 2 ? h->config.retry_max_ms : 2 * e->retry_in_ms;
+        deadline_push(h, e->retry_at_ms, e->r.serial);
+}
+
 /* A check makes no record: what it changes stands in the log before it acts. */
 static void go_on_checking(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
@@ -141,6 +152,10 @@ static void go_on_checking(struct hypervisor *h, struct entry *e, int64_t now_ms
         if (is_again) {
                 check_begin(e);
                 queue_push(e);
+        } else if (check_is_moving(e)) {
+                retry_later(h, e, now_ms);
+        } else {
+                e->retry_in_ms = 0;
         }
 }
 
@@ -163,14 +178,11 @@ static void is_held(struct hypervisor *h, struct entry *e, int64_t now_ms)
         hypervisor_note(h, now_ms, trace, e->r.key, "still-held", "%s", e->held);
         e->may_hurry = !e->is_hurried;
         e->is_hurried = false;
-        if (e->retry_in_ms == 0)
-                e->retry_in_ms = h->config.retry_first_ms;
-        e->retry_at_ms = now_ms + e->retry_in_ms;
-        e->retry_in_ms =
-                e->retry_in_ms > h->config.retry_max_ms / 2 ? h->config.retry_max_ms : 2 * e->retry_in_ms;
-        if (e->force_at_ms > now_ms && e->retry_at_ms > e->force_at_ms)
+        retry_later(h, e, now_ms);
+        if (e->force_at_ms > now_ms && e->retry_at_ms > e->force_at_ms) {
                 e->retry_at_ms = e->force_at_ms; /* the last try */
-        deadline_push(h, e->retry_at_ms, e->r.serial);
+                deadline_push(h, e->retry_at_ms, e->r.serial);
+        }
         if (e->r.state == REQUEST_RECLAIMING) {
                 kept_is_held(h, e);
                 walks_go_on(h, now_ms); /* what else is kept has to make room */
@@ -264,7 +276,7 @@ static void walk(struct hypervisor *h, struct entry *e, int64_t now_ms)
                 return; /* it ends with its VM */
         }
         e->check = CHECK_NONE;
-        e->checks_again = false;
+        e->checks_again = e->check_restarts = false;
         queue_push(e);
         queue_go_on(h, vm, now_ms);
 }
@@ -319,6 +331,8 @@ void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms)
 {
         e->retry_at_ms = 0;
         e->is_held_by_guest = false;
+        if (e->r.state == REQUEST_GRANTED && check_is_moving(e))
+                check_moves(h, e, now_ms);
         if (e->r.state != REQUEST_RELEASING && e->r.state != REQUEST_RECLAIMING)
                 return;
         activation_repeat(&e->r.activation, e->r.definitions, e->r.n_definitions);

@@ -252,17 +252,19 @@ enum { DEFINITIONS_TEXT = 160 * 100 };
 
 /* "cpu:0=900@1/vcpu/ha", "memory:node0=536870912@0/dimm/hP2048": component, amount, slot, what it backs, and
  * what is true of it: p it is prepared first, h host side active, k taken over from the run before, a active,
- * c in the I/O configuration, g on the way back, x held there, e exclusive, P of huge pages of so many KiB.
+ * c in the I/O configuration, m being moved there, g on the way back, x held there, e exclusive, P of huge
+ * pages of so many KiB.
  */
 static void add_definition(const struct store *s, struct text *t, const struct definition *d)
 {
         char pages[24] = "";
         if (d->page_bytes)
                 (void)snprintf(pages, sizeof(pages), "P%" PRId64, d->page_bytes / 1024);
-        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s%s", t->at ? " " : "", s->components[d->component].id,
-            d->amount, d->slot, virtual_kind_name(d->kind), d->prepares ? "p" : "", d->host_active ? "h" : "",
-            d->kept ? "k" : "", d->active ? "a" : "", d->configured ? "c" : "",
-            d->way == WAY_GOING ? "g" : "", d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "", pages);
+        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s%s%s", t->at ? " " : "",
+            s->components[d->component].id, d->amount, d->slot, virtual_kind_name(d->kind),
+            d->prepares ? "p" : "", d->host_active ? "h" : "", d->kept ? "k" : "", d->active ? "a" : "",
+            d->configured ? "c" : "", d->moving ? "m" : "", d->way == WAY_GOING ? "g" : "",
+            d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "", pages);
 }
 
 int store_put_request(struct store *s, const struct request *r, struct err *err)
@@ -465,6 +467,9 @@ static bool parse_definition(const char *text, struct definition *ret)
                         break;
                 case 'c':
                         ret->configured = true;
+                        break;
+                case 'm':
+                        ret->moving = true;
                         break;
                 case 'g':
                         ret->way = WAY_GOING;

@@ -1,0 +1,391 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/change.c - the host itself changes: what becomes of what lies on it.
+ *
+ * All that changed at once is taken into the books first; then the decisions are made, those for VMs before
+ * those for what they leased, so that a VM's own vCPUs have the first choice of what is left. A move is
+ * decided here: the claim and the definition are the new component's at once, and `moving` says that what is
+ * held is not yet; checks.c carries it out, after a restart too. So nothing can be given away twice, and the
+ * guest is told (telling.c) when it is so.
+ *
+ *              CPU gone                            less memory than is claimed
+ *   VM         moved, or shares what is left       stays
+ *   lease      moved, or ended                     ended, the last one first, until the rest fits
+ *   under way  refused                             the same
+ *   reserved   moved, or stays                     stays
+ *
+ * Links and disks hold nothing that could be somewhere else: what is claimed of them stays. */
+#include "core/hypervisor-internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/units.h"
+
+static bool is_gone(const struct hypervisor *h, const struct definition *d)
+{
+        return !h->components[d->component].healthy;
+}
+
+/* More is claimed of it than there is. */
+static bool is_crowded(const struct hypervisor *h, uint32_t component)
+{
+        return ledger_claimed(h->ledger, component) > ledger_owned(h->ledger, component);
+}
+
+static const struct need *cpu_need(const struct request *r)
+{
+        for (size_t i = 0; i < r->n_needs; i++)
+                if (r->needs[i].kind == COMPONENT_CPU)
+                        return &r->needs[i];
+        return NULL;
+}
+
+/* ---- where to ---- */
+
+/* May this vCPU be there, as far as its VM's class of service and what was asked for go? */
+static bool may_be_on(const struct hypervisor *h, const struct entry *e, const struct definition *d,
+                      const struct component *c)
+{
+        const struct need *need = cpu_need(&e->r);
+        if (e->vm && e->vm->class_slots && c->domain != h->components[d->component].domain)
+                return false;
+        return !need || need_node(need) < 0 || need_node(need) == (int64_t)c->node;
+}
+
+enum { ONLY_NEAR = 1, ONLY_APART = 2 }; /* on its node; on no CPU of another vCPU of the same request */
+
+static bool find_free(const struct hypervisor *h, const struct entry *e, const struct definition *d,
+                      unsigned only, uint32_t *ret)
+{
+        struct component *all = malloc(h->n_components * sizeof(*all));
+        struct placement p = {0};
+        struct need need = {.kind = COMPONENT_CPU, .amount = 1, .amount_max = 1, .n_parameters = 1};
+        assert(all); /* as for effects: better to stop and restart from the store */
+        memcpy(all, h->components, h->n_components * sizeof(*all));
+        for (size_t i = 0; i < h->n_components; i++)
+                if (!may_be_on(h, e, d, &all[i]) ||
+                    ((only & ONLY_NEAR) && all[i].node != all[d->component].node))
+                        all[i].healthy = false;
+        for (size_t i = 0; i < e->r.n_definitions && (only & ONLY_APART); i++)
+                all[e->r.definitions[i].component].healthy = false;
+        all[d->component].healthy = false;
+        need.parameters[0] = (struct parameter){.id = d->exclusive ? PARAMETER_EXCLUSIVE : PARAMETER_SHARE,
+                                                .relation = d->exclusive ? RELATION_EQUAL : RELATION_AT_LEAST,
+                                                .value = d->exclusive ? 1 : d->amount};
+        int placed = place_need(h->ledger, all, h->n_components, &need, CPU_WHOLE_MILLI, 1, e->r.start_ms,
+                                e->r.end_ms, &p, NULL);
+        free(all);
+        if (placed != 1)
+                return false;
+        *ret = p.item[0].component;
+        return true;
+}
+
+/* A free one: near, if it can be, but not beside another of its own where that is not so already. */
+static bool find_place(const struct hypervisor *h, const struct entry *e, const struct definition *d,
+                       uint32_t *ret)
+{
+        static const unsigned tries[] = {ONLY_NEAR | ONLY_APART, ONLY_APART, ONLY_NEAR, 0};
+        const struct need *need = cpu_need(&e->r);
+        if (need && need_component(need) >= 0)
+                return false; /* that one, and no other, was asked for (2.9) */
+        for (size_t i = 0; i < (e->r.kind == REQUEST_VM ? 4 : 2); i++)
+                if (find_free(h, e, d, tries[i], ret))
+                        return true;
+        return false;
+}
+
+static bool is_exclusive(const struct hypervisor *h, uint32_t component)
+{
+        for (const struct entry *e = h->oldest; e; e = e->newer)
+                for (size_t i = 0; request_is_live(&e->r) && i < e->r.n_definitions; i++)
+                        if (e->r.definitions[i].component == component && e->r.definitions[i].exclusive)
+                                return true;
+        return false;
+}
+
+/* The one on which least is claimed, whatever is free there. */
+static bool find_shared(const struct hypervisor *h, const struct entry *e, const struct definition *d,
+                        uint32_t *ret)
+{
+        uint32_t node = h->components[d->component].node;
+        bool has_one = false;
+        for (uint32_t i = 0; i < h->n_components; i++) {
+                const struct component *c = &h->components[i];
+                if (c->kind != COMPONENT_CPU || !c->healthy || c->owned == 0 || i == d->component ||
+                    !may_be_on(h, e, d, c) || is_exclusive(h, i))
+                        continue;
+                int64_t less = has_one ? ledger_claimed(h->ledger, *ret) - ledger_claimed(h->ledger, i) : 1;
+                if (less > 0 || (less == 0 && c->node == node && h->components[*ret].node != node))
+                        *ret = i;
+                has_one = true;
+        }
+        return has_one;
+}
+
+/* ---- what is done ---- */
+
+static void note_item(struct hypervisor *h, const struct entry *e, const struct definition *d,
+                      const char *event, const char *text, int64_t now_ms)
+{
+        char trace[REQUEST_TRACE], item[64];
+        request_trace(&e->r, trace);
+        item_text(h, d, item, sizeof(item));
+        hypervisor_note(h, now_ms, trace, e->r.key, event, "%s: %s", item, text);
+}
+
+/* The claim first: there is never none, and never less than two are counted. */
+static bool move(struct hypervisor *h, struct entry *e, struct definition *d, uint32_t to, bool is_shared,
+                 int64_t now_ms)
+{
+        struct claim c = *ledger_find(h->ledger, d->claim);
+        char text[96];
+        claim_id id;
+        c.component = to;
+        int64_t owned = ledger_owned(h->ledger, to);
+        ledger_set_owned(h->ledger, to, is_shared ? UNITS_MAX : owned);
+        int done = ledger_claim(h->ledger, &c, &id);
+        ledger_set_owned(h->ledger, to, owned);
+        if (done != 1)
+                return false;
+        (void)ledger_release(h->ledger, d->claim);
+        (void)snprintf(text, sizeof(text), "it moves to %s%s", h->components[to].id,
+                       is_shared ? ", beyond what that has to give: nothing is free" : "");
+        note_item(h, e, d, "moving", text, now_ms);
+        d->claim = id;
+        d->component = to;
+        d->moving = e->r.state == REQUEST_GRANTED && e->r.kind != REQUEST_RESERVATION;
+        if (e->vm)
+                e->vm->moved++;
+        return true;
+}
+
+static void end(struct hypervisor *h, struct entry *e, const char *what, const char *cause, int64_t now_ms)
+{
+        struct err why = {0};
+        char text[REQUEST_SENTENCE];
+        (void)snprintf(text, sizeof(text), "%s: %.160s", what, cause);
+        if (e->vm)
+                e->vm->ended++;
+        if (e->r.state == REQUEST_ACTIVATING) {
+                (void)err_set(&why, REASON_NO_CAPACITY, ENODEV, "%s", text);
+                became_unusable(h, e, &why, now_ms);
+                return;
+        }
+        if (e->r.state == REQUEST_GRANTED) {
+                struct effect *f = effect_push(h, EFFECT_LEASE_ENDED, &e->r, now_ms);
+                f->reason = REASON_NO_CAPACITY;
+                (void)snprintf(f->text, sizeof(f->text), "%s", text);
+        }
+        give_back(h, e, REQUEST_EV_EXPIRE, e->r.state == REQUEST_OFFERED ? "lapsed" : "withdrawn",
+                  REASON_NO_CAPACITY, text, now_ms);
+}
+
+/* ---- decided for each ---- */
+
+/* What has no place at all. It is the last thing that is done with e: it may be forgotten by then. */
+static void has_no_place(struct hypervisor *h, struct entry *e, const struct definition *d, const char *cause,
+                         int64_t now_ms)
+{
+        char item[64];
+        if (e->r.kind == REQUEST_APP) {
+                item_text(h, d, item, sizeof(item));
+                end(h, e, item, cause, now_ms);
+                return;
+        }
+        note_item(h, e, d, "no-place", "there is no other; it stays", now_ms);
+        if (e->vm)
+                e->vm->stuck++;
+}
+
+static void decide_cpus(struct hypervisor *h, struct entry *e, const char *cause, int64_t now_ms)
+{
+        struct request *r = &e->r;
+        bool has_moved = false;
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                struct definition *d = &r->definitions[i];
+                uint32_t to;
+                if (h->components[d->component].kind != COMPONENT_CPU ||
+                    (!is_gone(h, d) && !is_crowded(h, d->component)))
+                        continue;
+                if (find_place(h, e, d, &to) && move(h, e, d, to, false, now_ms)) {
+                        has_moved = true;
+                } else if (!is_gone(h, d)) {
+                        continue; /* it shares that with others, and goes on to */
+                } else if (r->kind == REQUEST_VM && find_shared(h, e, d, &to) &&
+                           move(h, e, d, to, true, now_ms)) {
+                        has_moved = true;
+                } else {
+                        has_no_place(h, e, d, cause, now_ms);
+                        if (r->kind == REQUEST_APP)
+                                return;
+                }
+        }
+        if (!has_moved)
+                return;
+        effect_push(h, EFFECT_PERSIST, r, now_ms);
+        if (check_is_moving(e)) {
+                (void)kept_makes_room(h, e, now_ms);
+                check_moves(h, e, now_ms);
+        }
+}
+
+static bool is_on_gone(const struct hypervisor *h, const struct request *r)
+{
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                enum component_kind kind = h->components[r->definitions[i].component].kind;
+                if ((kind == COMPONENT_CPU || kind == COMPONENT_MEMORY) && is_gone(h, &r->definitions[i]))
+                        return true;
+        }
+        return false;
+}
+
+static void decide_one(struct hypervisor *h, struct entry *e, const char *cause, int64_t now_ms)
+{
+        switch (e->r.state) {
+        case REQUEST_ACTIVATING:
+                if (is_on_gone(h, &e->r))
+                        end(h, e, "what it was to have is gone", cause, now_ms);
+                break;
+        case REQUEST_OFFERED:
+        case REQUEST_GRANTED:
+                decide_cpus(h, e, cause, now_ms);
+                break;
+        case REQUEST_RELEASING:
+        case REQUEST_KEPT:
+        case REQUEST_RECLAIMING:
+        case REQUEST_REFUSED:
+        case REQUEST_ENDED:
+        case REQUEST_STATE_N:
+                break;
+        }
+}
+
+static int64_t amount_on(const struct request *r, uint32_t component)
+{
+        int64_t amount = 0;
+        for (size_t i = 0; i < r->n_definitions; i++)
+                amount += r->definitions[i].component == component ? r->definitions[i].amount : 0;
+        return amount;
+}
+
+/* The last lease first, and no more of them than it takes. What is on its way back makes room, too. */
+static void decide_memory(struct hypervisor *h, uint32_t component, const uint64_t *live, size_t n,
+                          const char *cause, int64_t now_ms)
+{
+        int64_t over = ledger_claimed(h->ledger, component) - ledger_owned(h->ledger, component);
+        for (size_t i = 0; i < n; i++) {
+                const struct entry *e = find_serial(h, live[i]);
+                if (e && e->r.state == REQUEST_RELEASING)
+                        over -= amount_on(&e->r, component);
+        }
+        for (size_t i = n; i-- > 0 && over > 0;) {
+                struct entry *e = find_serial(h, live[i]);
+                int64_t amount = e && e->r.kind != REQUEST_RESERVATION && e->r.start_ms <= now_ms
+                                         ? amount_on(&e->r, component)
+                                         : 0;
+                if (amount == 0 || !request_is_live(&e->r) || e->r.state == REQUEST_RELEASING)
+                        continue;
+                if (e->r.kind == REQUEST_VM && e->r.state == REQUEST_GRANTED) {
+                        e->vm->stuck++;
+                        continue;
+                }
+                over -= amount;
+                end(h, e, h->components[component].id, cause, now_ms);
+        }
+}
+
+/* By serial: whatever is decided may make others forgotten. */
+static uint64_t *live_serials(const struct hypervisor *h, size_t *ret_n)
+{
+        uint64_t *all = malloc((h->live + 1) * sizeof(*all));
+        assert(all);
+        *ret_n = 0;
+        for (const struct entry *e = h->oldest; e; e = e->newer)
+                if (request_is_live(&e->r))
+                        all[(*ret_n)++] = e->r.serial;
+        return all;
+}
+
+/* ---- all of it ---- */
+
+static void take_in(struct hypervisor *h, const struct host_change *change, const char *cause, int64_t now_ms)
+{
+        struct component *c = &h->components[change->component];
+        char lost[UNITS_TEXT] = "";
+        const char *event = !change->healthy   ? "component-offline"
+                            : change->lost > 0 ? "component-resized"
+                                               : "component-online";
+        c->healthy = change->healthy;
+        c->lost = change->lost;
+        ledger_set_owned(h->ledger, change->component, component_owned(c));
+        if (c->healthy && c->lost)
+                need_amount_print(c->kind, c->lost, lost);
+        hypervisor_note(h, now_ms, c->id, "host", event, "%s%s%s: %s", c->id, *lost ? " without " : "", lost,
+                        cause);
+}
+
+static void say(struct hypervisor *h, const struct vm_entry *v, int64_t now_ms)
+{
+        char subject[REQUEST_KEY];
+        const struct entry *base = base_of(h, v->shape.name);
+        if (!base || base->r.state != REQUEST_GRANTED)
+                return;
+        (void)snprintf(subject, sizeof(subject), "vm:%s", v->shape.name);
+        if (v->moved + v->ended + v->stuck == 0)
+                hypervisor_note(h, now_ms, v->shape.name, subject, "no-update-needed",
+                                "the host has changed, and nothing that it has is concerned");
+        else
+                hypervisor_note(h, now_ms, v->shape.name, subject, "update-needed",
+                                "the host has changed: %u of what it has move, %u requests end, %u stay "
+                                "without a place; then it is told",
+                                v->moved, v->ended, v->stuck);
+}
+
+void hypervisor_host_changed(struct hypervisor *h, const struct host_change *changes, size_t n,
+                             const char *cause, int64_t now_ms)
+{
+        size_t n_live;
+        hypervisor_tick(h, now_ms);
+        for (struct vm_entry *v = h->vms; v; v = v->next)
+                v->moved = v->ended = v->stuck = 0;
+        for (size_t i = 0; i < n; i++) {
+                assert(changes[i].component < h->n_components && changes[i].lost >= 0);
+                take_in(h, &changes[i], cause, now_ms);
+        }
+        kept_check(h, now_ms);
+        uint64_t *live = live_serials(h, &n_live);
+        for (int is_vm = 1; is_vm >= 0; is_vm--)
+                for (size_t i = 0; i < n_live; i++) {
+                        struct entry *e = find_serial(h, live[i]);
+                        if (e && is_vm == (e->r.kind == REQUEST_VM))
+                                decide_one(h, e, cause, now_ms);
+                }
+        for (size_t i = 0; i < n; i++) /* a configuration that gives away less ends nothing */
+                if (h->components[changes[i].component].kind == COMPONENT_MEMORY &&
+                    is_crowded(h, changes[i].component))
+                        decide_memory(h, changes[i].component, live, n_live, cause, now_ms);
+        free(live);
+        for (const struct vm_entry *v = h->vms; v; v = v->next)
+                say(h, v, now_ms);
+        walks_go_on(h, now_ms); /* what came back may be what somebody waits for */
+}
+
+bool hypervisor_is_moving(const struct hypervisor *h, const char *vm)
+{
+        const struct vm_entry *v = find_vm(h, vm);
+        for (const struct entry *e = v ? v->newest : NULL; e; e = e->vm_older) {
+                bool ends = e->r.state == REQUEST_RELEASING;
+                if (!e->is_walking || !request_is_live(&e->r))
+                        continue;
+                for (size_t i = 0; i < e->r.n_definitions; i++) {
+                        const struct definition *d = &e->r.definitions[i];
+                        if (d->moving || (ends && (is_gone(h, d) || is_crowded(h, d->component))))
+                                return true;
+                }
+        }
+        return false;
+}
