@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the host has and who holds it: host show, ledger, leases, definition list, reserve, unreserve. */
+/* What the host has and who holds it: host show, offline, online, ledger, leases, definition list, reserve,
+ * unreserve. */
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -28,23 +29,38 @@ static void print_pages(const json_t *components)
         }
 }
 
+enum { STATE = 192 };
+
+/* "off line, by an operator, until 10:05:00" */
+static const char *state_of(const json_t *component, char ret[STATE])
+{
+        const char *state = host_text(component, "state");
+        time_t until = (time_t)(host_number(component, "until_ms") / 1000);
+        char text[32] = "";
+        struct tm tm;
+        if (until && localtime_r(&until, &tm))
+                (void)strftime(text, sizeof(text), ", until %F %T", &tm);
+        (void)snprintf(ret, STATE, "%.127s%s", *state ? state : "usable", text);
+        return ret;
+}
+
 static void print_components(const json_t *components)
 {
+        char state[STATE];
         struct table *t = table_new(
-                (const char *const[]){"COMPONENT", ">NODE", ">CAPACITY", ">CLAIMED", ">FREE", NULL});
+                (const char *const[]){"COMPONENT", ">NODE", ">CAPACITY", ">CLAIMED", ">FREE", "STATE", NULL});
         size_t i;
         json_t *c;
 
         json_array_foreach(components, i, c)
         {
                 const char *id = host_text(c, "id");
-                int64_t capacity = host_number(c, "capacity");
-                int64_t free = host_number(c, "free");
                 table_text(t, id);
                 table_number(t, host_number(c, "node"));
-                table_amount(t, id, capacity);
-                table_amount(t, id, capacity - free);
-                table_amount(t, id, free);
+                table_amount(t, id, host_number(c, "capacity"));
+                table_amount(t, id, host_number(c, "claimed"));
+                table_amount(t, id, host_number(c, "free"));
+                table_text(t, state_of(c, state));
         }
         table_print(t, stdout, "no components");
         table_free(t);
@@ -305,6 +321,42 @@ static int reserve_body(const struct arguments *a, json_t *body, struct err *err
         if (for_ms >= 0)
                 json_object_set_new(body, "end_ms", json_integer(begin_ms + for_ms));
         return 0;
+}
+
+static int change(const struct arguments *a, const char *path, json_t *body)
+{
+        json_t *answer = NULL;
+        struct err err = {0};
+        if (host_call(a, "POST", path, body, CALL_MS, &answer, &err) < 0)
+                return verb_fail(a, &err);
+        (void)host_json(a, answer);
+        json_decref(answer);
+        return EXIT_OK;
+}
+
+int host_offline(const struct arguments *a)
+{
+        struct err err = {0};
+        int64_t for_ms, bytes = 0;
+        const char *amount = arguments_option(a, "--amount");
+        int r = option_ms(a, "--for", &for_ms, &err);
+        if (r == 0 && amount != NULL && (r = units_parse_bytes(amount, &bytes, &err)) < 0)
+                (void)err_note(&err, "--amount %s", amount);
+        if (r < 0)
+                return verb_fail(a, &err);
+        json_t *body = json_pack("{s:s}", "component", a->operands[0]);
+        if (amount != NULL)
+                json_object_set_new(body, "amount_bytes", json_integer(bytes));
+        if (for_ms >= 0)
+                json_object_set_new(body, "for_ms", json_integer(for_ms));
+        if (arguments_option(a, "--inject") != NULL)
+                json_object_set_new(body, "injected", json_true());
+        return change(a, "/v1/host/offline", body);
+}
+
+int host_online(const struct arguments *a)
+{
+        return change(a, "/v1/host/online", json_pack("{s:s}", "component", a->operands[0]));
 }
 
 int host_reserve(const struct arguments *a)

@@ -35,6 +35,12 @@ static const struct option_row reserve_options[] = {
         {"--for",                                                                      "TIME", "length of the window (until it is released)", false},
         {NULL                                                               },
 };
+static const struct option_row offline_options[] = {
+        {"--amount",                            "SIZE", "only so much of it, of memory: 64M", false},
+        {"--for", "TIME", "for so long: 10m, 1h (until host online)", false},
+        {"--inject",                                     NULL, "the event log calls it an injected fault, not an operator's act", false},
+        {NULL                              },
+};
 static const struct option_row events_options[] = {
         {"--follow",                                                NULL, "go on with what happens from now on, until interrupted", false},
         {"--trace", "[VM/]ID", "only those of this negotiation; without VM, those of that id in every VM",
@@ -65,6 +71,17 @@ const struct verb host_verbs[] = {
          host_vm_show                                                                                                                                                                                                                               },
         {"host show",       "",        0, 0, false, NULL,
          "Show what this host has, what is free, and which fallbacks are in force",                                                NULL,                                                                                        host_show           },
+        {"host offline",    "NAME",    1, 1, false, offline_options,
+         "Take a CPU or memory out of use, such as cpu:3",                                                                         "Nothing more is given away of it. A vCPU on it moves to "
+         "another CPU; a lease that has no other place ends, and is "
+         "told so; the own vCPU of a VM then shares what is left, and "
+         "its own memory stays where it is. Then guests are told. The "
+         "event log has what was decided for each VM. The kernel of "
+         "this host goes on to use it for what is no vCPU. It stays so "
+         "when meted starts again. Refused: the last CPU, and what is "
+         "off line already.",                                                                                                                                         host_offline        },
+        {"host online",     "NAME",    1, 1, false, NULL,            "Take into use again what was taken out of it",               NULL,
+         host_online                                                                                                                                                                                                                                },
         {"ledger",          "",        0, 0, false, NULL,            "Show every component and every claim on it",                 NULL,                                                                                        host_ledger         },
         {"leases",          "",        0, 0, false, NULL,            "List what is granted or offered",                            NULL,                                                                                        host_leases         },
         {"definition list", "[VM]",    0, 1, false, NULL,            "List virtual resources, and what backs each",
@@ -91,7 +108,11 @@ const struct verb host_verbs[] = {
          "host-deactivated, unprepared, unmarked. step-failed says why one did not work, still-held what "
          "could not be "
          "taken back yet. Of what is granted: changed (somebody else changed what holds it), repaired, "
-         "repair-failed. --follow ends when meted does, with status 69.",                                                                                                                                                       host_events         },
+         "repair-failed. Of the host: component-offline, component-online, component-resized; then, of each "
+         "VM that runs, "
+         "update-needed or no-update-needed, moving, moved, withdrawn (a lease ended for it), no-place, and "
+         "hhi-told. "
+         "--follow ends when meted does, with status 69.",                                                                                                                                                                      host_events         },
         {"doctor",          "",        0, 0, false, NULL,
          "Say what this machine can do, what is missing, and which fallbacks there are",                                           "Works without meted. The exit status is 0 if nothing is missing, and all grants are held.",
          host_doctor                                                                                                                                                                                                                                },

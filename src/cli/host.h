@@ -46,6 +46,8 @@ int host_vm_delete(const struct arguments *a);
 int host_vm_list(const struct arguments *a);
 int host_vm_show(const struct arguments *a);
 int host_show(const struct arguments *a);
+int host_offline(const struct arguments *a);
+int host_online(const struct arguments *a);
 int host_ledger(const struct arguments *a);
 int host_definition_list(const struct arguments *a);
 int host_definition_show(const struct arguments *a);

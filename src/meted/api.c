@@ -16,6 +16,7 @@
 #include "json/read.h"
 #include "json/route.h"
 #include "meted/activate.h"
+#include "meted/health.h"
 #include "meted/machine.h"
 #include "meted/metrics.h"
 #include "meted/view.h"
@@ -483,6 +484,36 @@ static void do_unreserve(struct meted *m, struct http_request *req, const char *
         meted_changed(m);
 }
 
+/* ---- what can be used ---- */
+
+static void do_offline(struct meted *m, struct http_request *req, const json_t *body)
+{
+        struct api_component_offline in;
+        struct err err = {0};
+        int bad = api_component_offline_parse(body, &in, &err);
+        if (!bad)
+                bad = health_offline(m, &in, &err);
+        if (bad)
+                refuse(req, &err);
+        else
+                meted_wait(m, 0, WAIT_COMMIT, answer_empty, req);
+        meted_changed(m);
+}
+
+static void do_online(struct meted *m, struct http_request *req, const json_t *body)
+{
+        struct api_component_online in;
+        struct err err = {0};
+        int bad = api_component_online_parse(body, &in, &err);
+        if (!bad)
+                bad = health_online(m, in.component, &err);
+        if (bad)
+                refuse(req, &err);
+        else
+                meted_wait(m, 0, WAIT_COMMIT, answer_empty, req);
+        meted_changed(m);
+}
+
 /* ---- events ---- */
 
 static void do_events(struct meted *m, struct http_request *req, const char *query)
@@ -587,6 +618,12 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
                 return;
         case API_OPERATION_RESERVATION_DELETE:
                 do_unreserve(m, req, part);
+                return;
+        case API_OPERATION_COMPONENT_OFFLINE:
+                do_offline(m, req, body);
+                return;
+        case API_OPERATION_COMPONENT_ONLINE:
+                do_online(m, req, body);
                 return;
         case API_OPERATION_EVENT_LIST:
                 do_events(m, req, query);

@@ -293,6 +293,8 @@ static void look(struct listener *l)
 {
         struct meted *m = l->v->m;
         size_t size = m->inventory.n * sizeof(struct told);
+        if (hypervisor_is_moving(m->hv, l->v->definition.name))
+                return; /* what it has is changed first (2.4); the end of that is a change, too */
         struct told *rows = g_malloc(size);
         bool is_changed = false;
         hypervisor_told(m->hv, l->v->definition.name, rows);

@@ -16,6 +16,7 @@
 #include "base/notify.h"
 #include "host/resctrl.h"
 #include "meted/activate.h"
+#include "meted/health.h"
 #include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
@@ -268,6 +269,8 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
         if (is_first)
                 boot_check(m);
         hypervisor_recover(m->hv, loop_now_ms());
+        if (is_first)
+                health_settle(m);
         meted_changed(m);
 }
 
@@ -426,7 +429,7 @@ static void say_missing(const struct request *r, void *arg)
         struct meted *m = arg;
         for (size_t i = 0; i < r->n_definitions; i++) {
                 const struct component *c = &m->inventory.components[r->definitions[i].component];
-                if (c->healthy)
+                if (c->healthy || c->capacity > 0)
                         continue;
                 log_warn("%s claims %s, which is not there any more", r->key, c->id);
                 char trace[REQUEST_TRACE];
@@ -503,6 +506,7 @@ static void stop(struct meted *m)
         events_done(m);
         keeper_free(m->keeper);
         /* A turn that is not finished is not recorded by halves: closing the store drops it. */
+        health_done(m);
         hypervisor_free(m->hv);
         store_close(m->store);
         inventory_done(&m->inventory);

@@ -4,7 +4,7 @@
  *   api.c      HTTP requests        -> hypervisor          guest.c    messages of agents -> hypervisor
  *   turn.c     effects of one turn  -> store, then the others
  *   machine.c  one VM: its VMM, its agent, its step        activate.c makes usable, takes back
- *   keeper.c   the connection to mete-keeper
+ *   keeper.c   the connection to mete-keeper           health.c   what of the host can be used
  *
  * Whoever calls into the hypervisor calls meted_changed() afterwards. Answers are not written where a
  * request is decided: the asker leaves a waiter, and turn.c answers it once the decision is durable. */
@@ -78,6 +78,7 @@ struct meted {
         GList *streams; /* of struct follower, in events.c */
         json_t *hhi;    /* the machine as a document, without marks but what is off line; hhi.c */
         struct loop_timer hhi_look;
+        struct health *health; /* health.c */
         struct loop_timer tick, mend, housekeeping, list, verify;
         guint verified; /* which of the machines is looked at next */
         struct counters counters;

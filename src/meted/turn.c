@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "meted/crash.h"
 #include "meted/activate.h"
+#include "meted/health.h"
 #include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
@@ -285,6 +286,7 @@ static void on_mend(void *arg)
         if (m->adopted) { /* else once it is known which VMMs are there */
                 boot_check(m);
                 hypervisor_recover(m->hv, loop_now_ms());
+                health_settle(m);
         }
         meted_changed(m);
 }
@@ -393,6 +395,9 @@ int meted_load(struct meted *m, struct err *err)
                 .keeps = m->config.keep,
                 .reclaim_ms = m->config.activation_ms,
         };
+        bad = health_load(m, err);
+        if (bad)
+                return bad;
         int64_t now = loop_now_ms();
         struct hypervisor *hv = hypervisor_new(&c, m->inventory.components, m->inventory.n, now);
         if (!hv)

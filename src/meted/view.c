@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "meted/health.h"
 #include "meted/machine.h"
 
 enum { PAGE = 64, EVENTS_PAGE_MAX = 256 };
@@ -49,6 +50,9 @@ static void one_component(const struct meted *m, size_t i, struct api_component 
         c->free = ledger_owned(l, (uint32_t)i) - ledger_claimed(l, (uint32_t)i);
         if (c->free < 0)
                 c->free = 0;
+        c->claimed = ledger_claimed(l, (uint32_t)i);
+        c->has_state = health_text(m, i, c->state, sizeof(c->state), &c->until_ms);
+        c->has_until_ms = c->until_ms > 0;
         for (size_t k = 0; k < COMPONENT_PAGES && from->page_bytes[k]; k++)
                 c->page_bytes[c->n_page_bytes++] = from->page_bytes[k];
         c->has_source = from->kind == COMPONENT_NET || from->kind == COMPONENT_BLOCK ||

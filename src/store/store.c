@@ -13,8 +13,8 @@
 
 #include "base/str.h"
 
-/* Version 2 has definitions and activations. No other was ever released, so any other is refused. */
-enum { SCHEMA_VERSION = 2 };
+/* Version 3 has what an operator took out of use. No other was ever released, so any other is refused. */
+enum { SCHEMA_VERSION = 3 };
 static const char schema[] =
         "CREATE TABLE request (serial INTEGER PRIMARY KEY, key TEXT NOT NULL, id TEXT NOT NULL, vm TEXT NOT "
         "NULL,"
@@ -27,6 +27,8 @@ static const char schema[] =
         " offer_end_ms INTEGER NOT NULL, activation TEXT NOT NULL);"
         "CREATE TABLE event (seq INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, trace TEXT NOT NULL,"
         " subject TEXT NOT NULL, event TEXT NOT NULL, text TEXT NOT NULL);"
+        "CREATE TABLE offline (component TEXT PRIMARY KEY, lost INTEGER NOT NULL, until_ms INTEGER NOT NULL,"
+        " is_injected INTEGER NOT NULL) WITHOUT ROWID;"
         "CREATE TABLE vm (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID;"
         "CREATE TABLE highest (one INTEGER PRIMARY KEY CHECK (one = 1), serial INTEGER NOT NULL);"
         "INSERT INTO highest VALUES (1, 0);";
@@ -38,6 +40,8 @@ enum statement {
         ADD_EVENT,
         PUT_VM,
         DELETE_VM,
+        PUT_OFFLINE,
+        DELETE_OFFLINE,
         BEGIN,
         COMMIT,
         ROLLBACK,
@@ -56,6 +60,8 @@ static const char *const sql[STATEMENT_N] = {
         [ADD_EVENT] = "INSERT INTO event VALUES (?1,?2,?3,?4,?5,?6)",
         [PUT_VM] = "INSERT OR REPLACE INTO vm VALUES (?1,?2)",
         [DELETE_VM] = "DELETE FROM vm WHERE name = ?1",
+        [PUT_OFFLINE] = "INSERT OR REPLACE INTO offline VALUES (?1,?2,?3,?4)",
+        [DELETE_OFFLINE] = "DELETE FROM offline WHERE component = ?1",
         [BEGIN] = "BEGIN IMMEDIATE",
         [COMMIT] = "COMMIT",
         [ROLLBACK] = "ROLLBACK",
@@ -378,6 +384,27 @@ int store_delete_vm(struct store *s, const char *name, struct err *err)
         return run(s, DELETE_VM, "cannot delete a VM", err);
 }
 
+int store_put_offline(struct store *s, const struct store_offline *o, struct err *err)
+{
+        int bad = begin(s, err);
+        if (bad)
+                return bad;
+        bind_text(s->stmt[PUT_OFFLINE], 1, o->component);
+        sqlite3_bind_int64(s->stmt[PUT_OFFLINE], 2, o->lost);
+        sqlite3_bind_int64(s->stmt[PUT_OFFLINE], 3, o->until_ms);
+        sqlite3_bind_int(s->stmt[PUT_OFFLINE], 4, o->is_injected);
+        return run(s, PUT_OFFLINE, "cannot record what is out of use", err);
+}
+
+int store_delete_offline(struct store *s, const char *component, struct err *err)
+{
+        int bad = begin(s, err);
+        if (bad)
+                return bad;
+        bind_text(s->stmt[DELETE_OFFLINE], 1, component);
+        return run(s, DELETE_OFFLINE, "cannot record what is in use again", err);
+}
+
 int store_trim_events(struct store *s, int64_t keep, struct err *err)
 {
         int bad = begin(s, err);
@@ -616,6 +643,28 @@ int store_load_requests(struct store *s, int (*fn)(struct request *row, void *ar
         }
         if (!bad && rc != SQLITE_DONE)
                 bad = fail(s, "cannot read requests", err);
+        sqlite3_finalize(q);
+        return bad;
+}
+
+int store_load_offline(struct store *s, int (*fn)(const struct store_offline *o, void *arg, struct err *err),
+                       void *arg, struct err *err)
+{
+        sqlite3_stmt *q;
+        if (sqlite3_prepare_v2(s->db, "SELECT * FROM offline ORDER BY component", -1, &q, NULL) != SQLITE_OK)
+                return fail(s, "cannot read what is out of use", err);
+        int bad = 0, rc = SQLITE_DONE;
+        while (!bad && (rc = sqlite3_step(q)) == SQLITE_ROW) {
+                struct store_offline o = {.lost = sqlite3_column_int64(q, 1),
+                                          .until_ms = sqlite3_column_int64(q, 2),
+                                          .is_injected = sqlite3_column_int(q, 3) != 0};
+                bad = STR_COPY(o.component, column(q, 0)) && o.lost >= 0
+                              ? fn(&o, arg, err)
+                              : err_set(err, REASON_INTERNAL, EINVAL,
+                                        "what is out of use in the store cannot be read");
+        }
+        if (!bad && rc != SQLITE_DONE)
+                bad = fail(s, "cannot read what is out of use", err);
         sqlite3_finalize(q);
         return bad;
 }

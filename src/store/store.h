@@ -25,6 +25,14 @@ struct store_event {
         char text[REQUEST_SENTENCE];
 };
 
+/* Out of use until an operator says otherwise, or until then: all of a component, or so much of it. */
+struct store_offline {
+        char component[32];
+        int64_t lost;     /* 0: all of it */
+        int64_t until_ms; /* 0: without an end */
+        bool is_injected; /* said to be an injected fault */
+};
+
 /* path: the database file; its directory must exist. Components translate claims: by id on disk, by index
  * in memory; they are borrowed for the life of the store. */
 int store_open(const char *path, const struct component *components, size_t n_components, struct store **ret,
@@ -46,6 +54,8 @@ int store_forget_request(struct store *s, uint64_t serial, struct err *err);
 int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_seq, struct err *err);
 int store_put_vm(struct store *s, const char *name, const char *definition_json, struct err *err);
 int store_delete_vm(struct store *s, const char *name, struct err *err);
+int store_put_offline(struct store *s, const struct store_offline *o, struct err *err);
+int store_delete_offline(struct store *s, const char *component, struct err *err);
 /* Durable when it returns 0. Nothing written: 0 at once. */
 int store_commit(struct store *s, struct err *err);
 void store_rollback(struct store *s);
@@ -57,6 +67,8 @@ int store_load_requests(struct store *s, int (*fn)(struct request *row, void *ar
 int store_load_vms(struct store *s,
                    int (*fn)(const char *name, const char *definition_json, void *arg, struct err *err),
                    void *arg, struct err *err);
+int store_load_offline(struct store *s, int (*fn)(const struct store_offline *o, void *arg, struct err *err),
+                       void *arg, struct err *err);
 /* Events with seq > after, in order, of one trace where trace is not NULL; without a VM it means the
  * requests of that id in all VMs. Also those not committed yet
  * are left out. Returns how many (<= limit), or a negative errno. */

@@ -77,6 +77,7 @@ static void sample(struct request *r, uint64_t serial)
                                                 .slot = 3,
                                                 .amount = 900,
                                                 .exclusive = true,
+                                                .moving = true,
                                                 .page_bytes = 2 << 20,
                                                 .host_active = true,
                                                 .kept = true,
@@ -391,6 +392,44 @@ static void test_missing_component(void)
         place_done(&p);
 }
 
+static int say(const struct store_offline *o, void *arg, struct err *err)
+{
+        (void)err;
+        g_string_append_printf(arg, "%s %lld %lld%s; ", o->component, (long long)o->lost,
+                               (long long)o->until_ms, o->is_injected ? " injected" : "");
+        return 0;
+}
+
+/* What is out of use is so with the turn that decided it, and not otherwise. */
+static void test_offline(void)
+{
+        struct place p;
+        struct err err = {0};
+        place_init(&p);
+        struct store *s = open_store(&p);
+        const struct store_offline a = {.component = "cpu:0"}, b = {.component = "memory:node0",
+                                                                    .lost = 4096,
+                                                                    .until_ms = 77,
+                                                                    .is_injected = true};
+        g_assert_cmpint(store_put_offline(s, &a, &err), ==, 0);
+        g_assert_cmpint(store_put_offline(s, &b, &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        g_assert_cmpint(store_delete_offline(s, "cpu:0", &err), ==, 0);
+        store_rollback(s);
+        store_close(s);
+        s = open_store(&p);
+        g_autoptr(GString) all = g_string_new(NULL);
+        g_assert_cmpint(store_load_offline(s, say, all, &err), ==, 0);
+        g_assert_cmpstr(all->str, ==, "cpu:0 0 0; memory:node0 4096 77 injected; ");
+        g_assert_cmpint(store_delete_offline(s, "cpu:0", &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        g_string_truncate(all, 0);
+        g_assert_cmpint(store_load_offline(s, say, all, &err), ==, 0);
+        g_assert_cmpstr(all->str, ==, "memory:node0 4096 77 injected; ");
+        store_close(s);
+        place_done(&p);
+}
+
 /* An id is a guest's own choice; which guest's is part of the trace. */
 static void test_traces(void)
 {
@@ -436,5 +475,6 @@ int main(int argc, char **argv)
         g_test_add_func("/store/foreign", test_foreign);
         g_test_add_func("/store/missing-component", test_missing_component);
         g_test_add_func("/store/traces", test_traces);
+        g_test_add_func("/store/offline", test_offline);
         return g_test_run();
 }

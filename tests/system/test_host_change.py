@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a VM is on goes: its allocation is changed first, and then its guest is told (2.3 to 2.6, 2.12)."""
+import json
+import os
+
+import pytest
+from app import App
+from host import Host, wait_for
+from test_faults import Rig
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def host():
+    with Host(memory="2G", extra="retry=100ms\n") as h:
+        if len(cpus(h)) < 2:
+            pytest.skip("there is one CPU to give away, and the last one stays")
+        h.made = []
+        yield h
+
+
+def cpus(host):
+    return [c["id"] for c in host.mete_json("host", "show")["components"] if c["kind"] == "cpu"]
+
+
+def state(host, component):
+    return next(c.get("state", "") for c in host.mete_json("host", "show")["components"] if c["id"] == component)
+
+
+@pytest.fixture
+def vm(host):
+    name = f"v{len(host.made)}"  # its events are its own
+    host.made.append(name)
+    v = host.vm(name, memory="256M..768M", cpus="1..2")
+    yield v
+    for c in cpus(host):
+        if state(host, c):
+            host.mete("host", "online", c)
+    if v.show()["state"] != "stopped":
+        v.kill()
+    wait_for("the VM is stopped", lambda: v.show()["state"] == "stopped", 30, 0.05)
+    host.mete("vm", "delete", v.name)
+    del host.vms[v.name]
+
+
+def told(vm):
+    stored = json.loads(vm.check("cat /run/mete/host.json"))
+    return stored["generation"], stored["hhi"]["objects"]
+
+
+def wait_told(vm, what, condition):
+    """Until what the guest has is so, and it is on record that it has it; its generation and objects."""
+    seen = []
+
+    def is_so():
+        if "host.json" not in vm.check("ls /run/mete"):
+            return False
+        seen[:] = told(vm)
+        return condition(seen[1])
+    wait_for(what, is_so, 60, 0.2)
+    wait_for("that is on record", lambda: any(e["event"] == "hhi-told" and e["text"].startswith(f"generation {seen[0]} ")
+                                              for e in vm.host.events(vm.name)), 60, 0.05)
+    return seen[0], seen[1]
+
+
+def place(vm, slot=0):
+    """The component of a vCPU, as the books have it."""
+    return next(c["component"] for c in vm.show()["vcpus"] if c["vcpu"] == slot)
+
+
+def held_on(vm):
+    """CPUs on which the kernel lets the first vCPU's thread run."""
+    def name(tid):
+        with open(f"/proc/{vm.pid()}/task/{tid}/comm") as f:
+            return f.read()
+    for tid in os.listdir(f"/proc/{vm.pid()}/task"):
+        if name(tid).startswith("CPU 0/"):
+            with open(f"/proc/{vm.pid()}/task/{tid}/status") as f:
+                return next(line.split()[1] for line in f if line.startswith("Cpus_allowed_list"))
+    raise AssertionError("it has no vCPU thread")
+
+
+def happened(host, vm, after):
+    return [e["event"] for e in host.events(vm.name) if e["seq"] > after]
+
+
+def test_the_allocation_moves_and_then_the_guest_is_told(host, vm):
+    was = place(vm)
+    first, _ = wait_told(vm, "its base is marked", lambda o: o[was].get("mark") == "yours")
+    before = host.last_event()
+    host.mete("host", "offline", was)
+    second, objects = wait_told(vm, "it is told", lambda o: o[was].get("mark") == "offline")
+    now = place(vm)
+    assert second > first and now != was and objects[now]["mark"] == "yours" and not objects[was].get("yours")
+    assert held_on(vm) == now.removeprefix("cpu:")
+    events = happened(host, vm, before)
+    order = ["moving", "update-needed", "moved", "hhi-told"]
+    assert [e for e in events if e in order] == order, events
+    said = next(e for e in host.events(was) if e["seq"] > before)
+    assert said["event"] == "component-offline" and "by an operator" in said["text"]
+    assert "by an operator" in state(host, was)
+    before = host.last_event()
+    host.mete("host", "online", was)
+    third, objects = wait_told(vm, "it is told again", lambda o: o[was].get("mark") == "free")
+    assert third > second and place(vm) == now and not state(host, was)
+    assert [e for e in happened(host, vm, before) if e in ("no-update-needed", "hhi-told")] == ["no-update-needed", "hhi-told"]
+
+
+def test_a_lease_without_another_place_ends_and_is_told_so(host, vm):
+    base = place(vm)
+    other = next(c for c in cpus(host) if c != base)
+    app = App(vm, "named")
+    verdict = app.call("request", {"id": "named", "needs": [f"cpu:1,id={other.removeprefix('cpu:')},share>=0.5"]})
+    assert verdict["outcome"] == "granted", verdict
+    wait_told(vm, "it is marked", lambda o: o[other].get("mark") == "yours")
+    before = host.last_event()
+    host.mete("host", "offline", other, "--inject")
+    wait_told(vm, "it is told", lambda o: o[other].get("mark") == "offline" and not o[other].get("yours"))
+    events = [e["event"] for e in host.events() if e["seq"] > before]
+    order = ["update-needed", "withdrawn", "ended", "hhi-told"]
+    assert sorted(order, key=events.index) == ["withdrawn", "update-needed", "ended", "hhi-told"], events
+    assert "injected fault" in state(host, other)
+    assert vm.cpus_online() == 1 and place(vm) == base
+
+
+def test_it_stays_so_until_its_time_is_over(host, vm):
+    was = place(vm)
+    host.mete("host", "offline", was)
+    wait_for("it has moved", lambda: place(vm) != was)
+    host.kill_meted()
+    host.start_meted()
+    assert "off line" in state(host, was)
+    wait_for("the VM is found again", lambda: vm.show().get("agent"), 60, 0.05)
+    assert place(vm) != was
+    host.mete("host", "online", was)
+    host.mete("host", "offline", was, "--for", "200ms")
+    wait_for("it is over", lambda: not state(host, was))
+    assert [e["event"] for e in host.events(was)][-2:] == ["component-offline", "component-online"]
+
+
+def test_less_memory(host, vm):
+    node = next(c for c in host.mete_json("host", "show")["components"] if c["kind"] == "memory" and c["claimed"])
+    _, objects = wait_told(vm, "its base is marked", lambda o: o[node["id"]].get("mark") == "yours")
+    host.mete("host", "offline", node["id"], "--amount", "64M")
+    try:
+        _, after = wait_told(vm, "it is told", lambda o: o[node["id"]]["free"] == objects[node["id"]]["free"] - 64 * MIB)
+        assert after[node["id"]]["capacity"] == objects[node["id"]]["capacity"] - 64 * MIB
+        assert "without 64M" in state(host, node["id"])
+    finally:
+        host.mete("host", "online", node["id"])
+    wait_told(vm, "all of it is back", lambda o: o[node["id"]]["free"] == objects[node["id"]]["free"])
+
+
+def refused(host, *args):
+    said = host.mete("host", *args, check=False)
+    assert said.returncode != 0
+    return said.stderr
+
+
+def test_refusals(host):
+    every = cpus(host)
+    assert "no component" in refused(host, "offline", "cpu:4095") and "no component" in refused(host, "online", "nonsense")
+    assert "no operator" in refused(host, "online", every[0])
+    assert "only of memory" in refused(host, "offline", every[0], "--amount", "64M")
+    try:
+        for c in every[:-1]:
+            host.mete("host", "offline", c)
+        assert "already" in refused(host, "offline", every[0])
+        assert "last CPU" in refused(host, "offline", every[-1])
+    finally:
+        for c in every[:-1]:
+            host.mete("host", "online", c)
+
+
+@pytest.mark.parametrize("fault", ["die", "keeper", "error"])
+def test_whatever_dies_meanwhile_it_is_moved(fault):
+    with Host(memory="2G", extra="retry=100ms\n") as h:
+        if len(cpus(h)) < 2:
+            pytest.skip("there is one CPU to give away, and the last one stays")
+        rig = Rig(h)
+        was = place(rig.vm)
+        rig.arm("repair host vcpu", fault)
+        h.mete("host", "offline", was)
+        rig.strike(fault)
+        wait_for("it has moved", lambda: "moved" in [e["event"] for e in h.events("v")], 60, 0.05)
+        assert place(rig.vm) != was and held_on(rig.vm) == place(rig.vm).removeprefix("cpu:")
+        assert [e["event"] for e in h.events("v")].count("moved") == 1
