@@ -9,7 +9,13 @@
 #include "base/log.h"
 #include "base/str.h"
 
-enum { SAVE_AGAIN_MS = 1000, HOLD_AGAIN_MS = 1000, WATCH_MS = 60000 };
+enum {
+        SAVE_AGAIN_MS = 1000,
+        HOLD_AGAIN_MS = 1000,
+        WATCH_MS = 60000,
+        WATCH_WAIT_MS = 1000,
+        WATCH_WAIT_MAX_MS = 60000
+};
 
 /* ---- the table's files ---- */
 
@@ -108,20 +114,34 @@ void agent_say_host(const struct agent *a, struct api_app_host *ret)
         (void)snprintf(ret->json, sizeof(ret->json), "%.240s/" PICTURE_JSON, a->picture.dir);
 }
 
-static void ignore(void *arg, const json_t *result, const struct err *err)
+static void watch_later(struct agent *a, const char *why)
 {
-        if (err)
-                log_warn("the host tells nothing of its hardware: %s", err->sentence);
+        log_warn("the host does not tell of its hardware, asked again in %lld ms: %s",
+                 (long long)a->watch_wait_ms, why);
+        loop_timer_in(&a->watch, a->watch_wait_ms);
+        a->watch_wait_ms = MIN(2 * a->watch_wait_ms, WATCH_WAIT_MAX_MS);
 }
 
-static void watch_host(struct agent *a)
+static void on_watched(void *arg, const json_t *result, const struct err *err)
 {
+        struct agent *a = arg;
+
+        if (err && err->reason != REASON_CANCELLED && err->reason != REASON_UNSUPPORTED &&
+            channel_is_ready(a->channel))
+                watch_later(a, err->sentence);
+}
+
+static void watch_host(void *arg)
+{
+        struct agent *a = arg;
         struct api_guest_hhi_known known = {.generation = (int64_t)a->picture.generation};
+        struct err why = {0};
 
         picture_forget_coming(&a->picture);
-        if (channel_has_hhi(a->channel))
-                (void)channel_call(a->channel, API_GUEST_HHI_WATCH, api_guest_hhi_known_emit(&known),
-                                   WATCH_MS, ignore, a, NULL);
+        if (channel_is_ready(a->channel) && channel_has_hhi(a->channel) &&
+            channel_call(a->channel, API_GUEST_HHI_WATCH, api_guest_hhi_known_emit(&known), WATCH_MS,
+                         on_watched, a, &why) < 0)
+                watch_later(a, why.sentence);
 }
 
 static void on_hhi(struct agent *a, struct rpc_call *call, const json_t *params)
@@ -166,9 +186,11 @@ static void on_synced(void *arg, const struct api_guest_synced *synced)
                 if (row->state == ROW_GRANTED || row->state == ROW_OFFERED)
                         desk_taken(row, REASON_STALE, "the host no longer has it");
         }
+        a->watch_wait_ms = WATCH_WAIT_MS;
+        loop_timer_cancel(&a->watch);
+        watch_host(a); /* first: what is asked for below can be more than the host takes at once */
         for (size_t i = 0; i < a->table.n; i++)
                 desk_pursue_now(a->table.rows[i]);
-        watch_host(a);
 }
 
 static void on_lost(void *arg, const struct err *err)
@@ -258,6 +280,7 @@ int agent_init(struct agent *a, const struct agent_options *o, struct err *err)
         loop_turn_init(&a->commit, LOOP_COMMIT, on_commit, a);
         loop_timer_init(&a->save_again, on_save_again, a);
         loop_timer_init(&a->hold_again, on_hold_again, a);
+        loop_timer_init(&a->watch, watch_host, a);
         make_folder_of(o->socket);
         make_folder_of(o->state);
         int r = read_boot_id(a->boot_id, err);
@@ -310,6 +333,7 @@ void agent_done(struct agent *a)
         picture_done(&a->picture);
         loop_timer_cancel(&a->save_again);
         loop_timer_cancel(&a->hold_again);
+        loop_timer_cancel(&a->watch);
         loop_turn_cancel(&a->commit);
         table_done(&a->table);
 }

@@ -19,7 +19,8 @@ struct agent {
         struct declarations declarations;
         char boot_id[64];
         struct turn commit;
-        struct loop_timer save_again, hold_again;
+        struct loop_timer save_again, hold_again, watch;
+        int64_t watch_wait_ms; /* until the host is asked once more to tell of itself */
         bool is_save_failing;
         uint64_t last_serial; /* of rows */
 };

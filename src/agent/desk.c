@@ -436,6 +436,11 @@ static void send_release(struct row *row)
 
 static void ask_host(struct row *row)
 {
+        if (row->state == ROW_SENT && row->host_generation > 0 && !channel_has_hhi(row->agent->channel)) {
+                desk_give_back(row, API_RELEASE_CAUSE_WITHDRAWN, REASON_STALE,
+                               "decided on host hardware information, of which this host tells nothing");
+                return;
+        }
         row->is_asking = row->state == ROW_SENT
                                  ? call_host(row, API_GUEST_RESERVE, reserve_json(row), 0, on_verdict)
                                  : call_host(row, API_GUEST_ACCEPT, id_json(row), 0, on_verdict);

@@ -146,12 +146,12 @@ static enum row_state state_find(const char *name)
 int row_parse(const json_t *v, struct row *ret, struct err *err)
 {
         const char *state, *counter, *cause;
-        json_int_t ticks, timeout, due, generation;
+        json_int_t ticks, timeout, due, generation = 0; /* that one is later than the first release */
         json_t *shown_json;
         json_error_t why;
         struct api_app_row shown;
 
-        if (json_unpack_ex((json_t *)v, &why, JSON_STRICT, "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:o}",
+        if (json_unpack_ex((json_t *)v, &why, JSON_STRICT, "{s:s, s:s, s:s, s:I, s:I, s:I, s?I, s:o}",
                            "state", &state, "counter", &counter, "cause", &cause, "start_ticks", &ticks,
                            "timeout_ms", &timeout, "due_mono_ms", &due, "host_generation", &generation, "row",
                            &shown_json) < 0)

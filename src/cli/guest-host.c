@@ -30,7 +30,7 @@ static void numbers(struct table *t, const json_t *object)
 {
         const char *name = json_object_get(object, "vcpus") ? "vcpus" : "slots";
         const json_t *list = json_object_get(object, name);
-        char text[128] = "";
+        char text[320] = ""; /* 64 numbers of up to three digits */
         for (size_t i = 0; i < json_array_size(list); i++) {
                 size_t at = strlen(text);
                 (void)snprintf(text + at, sizeof(text) - at, "%s%" JSON_INTEGER_FORMAT,

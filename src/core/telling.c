@@ -67,7 +67,6 @@ void telling_connected(struct telling *t, uint64_t known)
 {
         t->is_connected = true;
         t->sent = 0;
-        t->back_off_ms = 0;
         t->is_known_here = t->is_known_here && known > 0 && known == t->known;
         t->known = known;
         /* It has one that we do not know: ours is a later one. */
@@ -86,27 +85,33 @@ enum telling_what telling_next(struct telling *t, int64_t now_ms)
         if (!t->is_connected || t->sent || t->generation == 0 ||
             (t->is_known_here && t->known == t->generation))
                 return TELL_NOTHING;
+        t->is_full = !t->is_known_here;
+        if (t->is_full && t->not_before_ms < t->full_after_ms)
+                t->not_before_ms = t->full_after_ms;
         if (now_ms < t->not_before_ms)
                 return TELL_LATER;
         t->sent = t->generation;
-        t->is_full = !t->is_known_here;
         t->not_before_ms = now_ms + TELLING_PAUSE_MS;
-        return t->is_full ? TELL_FULL : TELL_DELTA;
+        if (!t->is_full)
+                return TELL_DELTA;
+        t->back_off_ms = t->back_off_ms ? 2 * t->back_off_ms : BACK_OFF_MS;
+        if (t->back_off_ms > BACK_OFF_MAX_MS)
+                t->back_off_ms = BACK_OFF_MAX_MS;
+        t->full_after_ms = now_ms + t->back_off_ms;
+        return TELL_FULL;
 }
 
-void telling_answered(struct telling *t, uint64_t generation, bool is_applied, int64_t now_ms)
+void telling_answered(struct telling *t, uint64_t generation, bool is_applied)
 {
         if (!t->is_connected || !t->sent || generation != t->sent)
                 return;
         t->sent = 0;
         t->is_known_here = is_applied;
-        if (is_applied) {
+        if (!is_applied) {
+                t->generation++;
+        } else {
                 t->known = generation;
-                t->back_off_ms = 0;
-        } else if (t->is_full) { /* there is no more than all */
-                t->back_off_ms = t->back_off_ms ? 2 * t->back_off_ms : BACK_OFF_MS;
-                if (t->back_off_ms > BACK_OFF_MAX_MS)
-                        t->back_off_ms = BACK_OFF_MAX_MS;
-                t->not_before_ms = now_ms + t->back_off_ms;
+                if (!t->is_full)
+                        t->back_off_ms = 0;
         }
 }

@@ -7,9 +7,10 @@
  * was told that it may rely on (the I/O configuration), not what is on its way there or back.
  *
  * Telling: one message is under way at a time, and none within TELLING_PAUSE_MS of the one before. A change
- * gives the view a new generation. A message is a delta against the last generation that the guest said it
- * has, or all of it where it has none, or not that one. Generations only rise, over restarts of ours too, as
- * a guest says on connecting which it has.
+ * gives the view a new generation, and so does a message of which it is not known what became: the guest may
+ * have it, and takes none of the same generation. A message is a delta against the last generation that the
+ * guest said it has, or all of it where it has none, or not that one. Generations only rise, over restarts of
+ * ours too, as a guest says on connecting which it has.
  *
  * Pure, no allocation. */
 #pragma once
@@ -53,7 +54,9 @@ struct telling {
         bool is_known_here; /* what `known` looks like is still known here: a delta against it can be made */
         bool is_full;       /* what is under way, or was the last */
         int64_t not_before_ms;
-        int32_t back_off_ms; /* after one that makes nothing of all of it, or does not answer */
+        int64_t full_after_ms; /* all of it is dear to write, and a guest can have it wanted: not again before
+                                */
+        int32_t back_off_ms;   /* between the last two; it ends when a delta was applied */
 };
 
 enum telling_what { TELL_NOTHING, TELL_LATER, TELL_DELTA, TELL_FULL };
@@ -67,5 +70,5 @@ void telling_lost(struct telling *t);
  * TELL_LATER: not before t->not_before_ms. */
 enum telling_what telling_next(struct telling *t, int64_t now_ms);
 /* The guest answered to what is under way: it has it, or could make nothing of it, or did not answer in time:
- * then it gets all, later and later. Of anything else: nothing changes. */
-void telling_answered(struct telling *t, uint64_t generation, bool is_applied, int64_t now_ms);
+ * then it gets all. Of anything else: nothing changes. */
+void telling_answered(struct telling *t, uint64_t generation, bool is_applied);

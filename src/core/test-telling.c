@@ -13,12 +13,12 @@ static void test_once(void)
         telling_connected(&t, 0);
         g_assert_cmpint(telling_next(&t, 0), ==, TELL_FULL);
         g_assert_cmpint(telling_next(&t, 100), ==, TELL_NOTHING); /* it is under way */
-        telling_answered(&t, 7, true, 100);
+        telling_answered(&t, 7, true);
         g_assert_cmpuint(t.known, ==, 0); /* nobody was told that */
-        telling_answered(&t, 1, true, 100);
+        telling_answered(&t, 1, true);
         g_assert_cmpuint(t.known, ==, 1);
         g_assert_cmpint(telling_next(&t, 100), ==, TELL_NOTHING);
-        telling_answered(&t, 1, false, 100); /* once more: of nothing that is under way */
+        telling_answered(&t, 1, false); /* once more: of nothing that is under way */
         g_assert_cmpint(telling_next(&t, 100), ==, TELL_NOTHING);
 }
 
@@ -29,38 +29,60 @@ static void test_delta(void)
         g_assert_cmpint(telling_next(&t, 0), ==, TELL_FULL);
         telling_changed(&t);
         telling_changed(&t);
-        telling_answered(&t, 1, true, 10);
+        telling_answered(&t, 1, true);
         g_assert_cmpint(telling_next(&t, 10), ==, TELL_LATER);
         g_assert_cmpint(t.not_before_ms, ==, TELLING_PAUSE_MS);
         g_assert_cmpint(telling_next(&t, TELLING_PAUSE_MS), ==, TELL_DELTA);
         g_assert_cmpuint(t.sent, ==, 3); /* both changes at once */
         g_assert_cmpuint(t.known, ==, 1);
-        /* It does not know what that is against: all of it, without delay. */
-        telling_answered(&t, 3, false, 100);
-        g_assert_cmpint(telling_next(&t, 100), ==, TELL_FULL);
-        telling_answered(&t, 3, true, 110);
+        /* It does not know what that is against, or so it seems: all of it, and a later one. */
+        telling_answered(&t, 3, false);
+        g_assert_cmpint(telling_next(&t, 100), ==, TELL_LATER);
+        g_assert_cmpint(telling_next(&t, 1000), ==, TELL_FULL);
+        g_assert_cmpuint(t.sent, ==, 4);
+        telling_answered(&t, 4, true);
         g_assert_cmpint(telling_next(&t, 1000), ==, TELL_NOTHING);
 }
 
+/* However it is brought about that all of it is wanted: refused, or asked for again and again. */
 static void test_back_off(void)
 {
-        struct telling t = {.generation = 1};
-        int64_t now = 0, last = 0;
-        telling_connected(&t, 0);
-        for (int i = 0; i < 10; i++) {
+        for (int is_refused = 0; is_refused < 2; is_refused++) {
+                struct telling t = {.generation = 1};
+                int64_t now = 0, last = 0;
+                telling_connected(&t, 0);
+                for (int i = 0; i < 10; i++) {
+                        g_assert_cmpint(telling_next(&t, now), ==, TELL_FULL);
+                        if (is_refused)
+                                telling_answered(&t, t.sent, false);
+                        else
+                                telling_connected(&t, 0);
+                        g_assert_cmpint(telling_next(&t, now), ==, TELL_LATER);
+                        g_assert_cmpint(t.not_before_ms - now, >=, last);
+                        last = t.not_before_ms - now;
+                        now = t.not_before_ms;
+                }
+                g_assert_cmpint(last, ==, 60000);
                 g_assert_cmpint(telling_next(&t, now), ==, TELL_FULL);
-                telling_answered(&t, 1, false, now);
-                g_assert_cmpint(telling_next(&t, now), ==, TELL_LATER);
-                g_assert_cmpint(t.not_before_ms - now, >=, last);
-                last = t.not_before_ms - now;
-                now = t.not_before_ms;
+                telling_answered(&t, t.sent, true);
+                g_assert_cmpint(t.back_off_ms, ==, 60000); /* it can have taken it to ask once more */
+                telling_changed(&t);
+                g_assert_cmpint(telling_next(&t, now + TELLING_PAUSE_MS), ==, TELL_DELTA);
+                telling_answered(&t, t.sent, true);
+                g_assert_cmpint(t.back_off_ms, ==, 0);
         }
-        g_assert_cmpint(last, ==, 60000);
-        telling_lost(&t);
+}
+
+/* It took it, and we heard nothing of that: what follows is a later one, so it takes that, too. */
+static void test_answer_lost(void)
+{
+        struct telling t = {.generation = 1};
         telling_connected(&t, 0);
-        g_assert_cmpint(telling_next(&t, now), ==, TELL_FULL);
-        telling_answered(&t, 1, true, now);
-        g_assert_cmpint(t.back_off_ms, ==, 0);
+        g_assert_cmpint(telling_next(&t, 0), ==, TELL_FULL);
+        const uint64_t guest = t.sent;
+        telling_answered(&t, guest, false); /* its time is over */
+        g_assert_cmpint(telling_next(&t, 60000), ==, TELL_FULL);
+        g_assert_cmpuint(t.sent, >, guest);
 }
 
 /* We know nothing any more, and it has something. */
@@ -71,7 +93,7 @@ static void test_restart(void)
         telling_connected(&t, 41);
         g_assert_cmpuint(t.generation, ==, 42);
         g_assert_cmpint(telling_next(&t, 0), ==, TELL_FULL);
-        telling_answered(&t, 42, true, 0);
+        telling_answered(&t, 42, true);
         /* A short interruption, and nothing has changed; then something has. */
         telling_lost(&t);
         g_assert_cmpint(telling_next(&t, 60), ==, TELL_NOTHING);
@@ -84,7 +106,7 @@ static void test_restart(void)
         /* Its agent was set up anew. */
         telling_lost(&t);
         telling_connected(&t, 0);
-        g_assert_cmpint(telling_next(&t, 120), ==, TELL_FULL);
+        g_assert_cmpint(telling_next(&t, 1000), ==, TELL_FULL);
 }
 
 /* Whatever is lost, repeated, late or refused: what the guest has never goes back, and in the end it has what
@@ -116,7 +138,7 @@ static void test_random(void)
                                 break;
                         case 4:
                                 telling_answered(&t, (uint64_t)g_test_rand_int_range(0, 50) + guest,
-                                                 g_test_rand_int_range(0, 2), now);
+                                                 g_test_rand_int_range(0, 2));
                                 /* what it says that it has it has: it lied, or it has */
                                 guest = t.known > guest ? t.known : guest;
                                 break;
@@ -124,7 +146,8 @@ static void test_random(void)
                                 if (message && t.is_connected) {
                                         bool fits = message > guest && (!is_delta || base == guest);
                                         guest = fits ? message : guest;
-                                        telling_answered(&t, message, fits, now);
+                                        bool is_heard = g_test_rand_int_range(0, 4) > 0;
+                                        telling_answered(&t, message, fits && is_heard);
                                         message = 0;
                                         break;
                                 }
@@ -141,8 +164,10 @@ static void test_random(void)
                         g_assert_cmpuint(t.known, <=, MAX(t.generation, guest));
                 }
                 telling_changed(&t);
-                telling_lost(&t);
-                telling_connected(&t, guest);
+                if (!t.is_connected || g_test_rand_int_range(0, 2))
+                        telling_connected(&t, guest);
+                if (t.sent) /* what was under way is lost */
+                        telling_answered(&t, t.sent, false);
                 for (int i = 0; i < 3; i++) {
                         now += 100000;
                         enum telling_what what = telling_next(&t, now);
@@ -150,7 +175,7 @@ static void test_random(void)
                                 break;
                         bool fits = t.sent > guest && (what == TELL_FULL || t.known == guest);
                         guest = fits ? t.sent : guest;
-                        telling_answered(&t, t.sent, fits, now);
+                        telling_answered(&t, t.sent, fits);
                 }
                 g_assert_cmpuint(guest, ==, t.generation);
                 g_assert_cmpint(telling_next(&t, now + 100000), ==, TELL_NOTHING);
@@ -163,6 +188,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/telling/once", test_once);
         g_test_add_func("/core/telling/delta", test_delta);
         g_test_add_func("/core/telling/back-off", test_back_off);
+        g_test_add_func("/core/telling/answer-lost", test_answer_lost);
         g_test_add_func("/core/telling/restart", test_restart);
         g_test_add_func("/core/telling/random", test_random);
         return g_test_run();

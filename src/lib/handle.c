@@ -202,10 +202,11 @@ int handle_connect(struct mete *m, struct err *err)
                 for (size_t i = 0; i < ARRAY_N(m->ops); i++)
                         if (m->ops[i].ticket > after && (next == NULL || m->ops[i].ticket < next->ticket))
                                 next = &m->ops[i];
-                if (next == NULL)
-                        return watch_again(m, err);
-                after = next->ticket;
-                int r = send_op(m, next, err);
+                if (next != NULL)
+                        after = next->ticket;
+                int r = next != NULL ? send_op(m, next, err) : watch_again(m, err);
+                if (r == 0 && next == NULL)
+                        return 0;
                 if (r < 0) {
                         handle_lose(m, err);
                         return r;
@@ -272,7 +273,8 @@ int handle_start(struct mete *m, enum op_kind kind, const char *method, json_t *
         struct op *op = NULL;
         int r = 0;
 
-        for (size_t i = 0; i < ARRAY_N(m->ops) && op == NULL; i++)
+        const size_t end = kind == OP_WATCH ? ARRAY_N(m->ops) : METE_OPEN_MAX;
+        for (size_t i = kind == OP_WATCH ? METE_OPEN_MAX : 0; i < end && op == NULL; i++)
                 if (m->ops[i].ticket == 0)
                         op = &m->ops[i];
         if (params == NULL)

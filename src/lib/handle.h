@@ -50,7 +50,7 @@ struct mete {
         char *out;
         size_t out_n, out_sent, out_room;
         uint64_t last_ticket;
-        struct op ops[METE_OPEN_MAX];
+        struct op ops[METE_OPEN_MAX + 1]; /* the last is for OP_WATCH, which the program did not begin */
         struct note *notes, **notes_end;
         size_t n_notes;
         struct err loss;          /* why it was lost */

@@ -360,6 +360,7 @@ int mete_host(struct mete *m, int watch, struct mete_host *ret, struct mete_erro
 {
         struct err why = {0};
         struct api_app_host host;
+        bool was_watching = false;
         json_t *raw = NULL;
         uint64_t ticket = 0;
         int r = handle_enter(m, err);
@@ -370,14 +371,20 @@ int mete_host(struct mete *m, int watch, struct mete_host *ret, struct mete_erro
                 r = err_set(&why, REASON_INVALID, EINVAL, "ret is NULL");
         else
                 r = handle_start(m, OP_RAW, "host", json_pack("{s:b}", "watch", watch), "", &ticket, &why);
+        if (r == 0) { /* from now on: a change can stand right behind the answer */
+                was_watching = m->is_watching;
+                m->is_watching = watch != 0;
+        }
         if (r == 0)
                 r = finish(m, ticket, m->patience_ms / 2, NULL, &raw, &why);
         if (r == 0)
                 r = api_app_host_parse(raw, &host, &why);
         if (r == 0) {
                 host_from(&host, ret);
-                m->is_watching = watch != 0;
-                m->host_generation = ret->generation;
+                if (m->host_generation < ret->generation)
+                        m->host_generation = ret->generation;
+        } else if (ticket != 0) {
+                m->is_watching = was_watching;
         }
         json_decref(raw);
         return handle_leave(m, r, &why, err);

@@ -145,6 +145,53 @@ static void test_blocking_survives_a_restart(void)
         g_assert_cmpstr(agent.seen[0], ==, agent.seen[2]);
 }
 
+#define HOST(method_or_id, name, n)                                                                          \
+        "{\"jsonrpc\":\"2.0\"," method_or_id ",\"" name "\":{\"generation\":" n                              \
+        ",\"xml\":\"/x\",\"json\":\"/j\"}}"
+#define HOST_SAID(n)    HOST("\"id\":%d", "result", n)
+#define HOST_CHANGED(n) HOST("\"method\":\"host-changed\"", "params", n)
+
+/* A change that stands right behind the answer, the same again, one after a loss, with as many answers
+ * outstanding as there may be: each is told once. */
+static void test_host(void)
+{
+        static const char *script[2 * METE_OPEN_MAX + 5] = {HOST_SAID("4"), "+" HOST_CHANGED("5"),
+                                                            "+" HOST_CHANGED("5")};
+        struct mete_host host;
+        struct mete_error err;
+        uint64_t ticket;
+        size_t n = 3;
+
+        for (int i = 1; i < METE_OPEN_MAX; i++)
+                script[n++] = "!silent";
+        script[n++] = "!close";
+        for (int i = 0; i < METE_OPEN_MAX; i++)
+                script[n++] = "!silent";
+        script[n++] = HOST_SAID("6");
+        g_assert_cmpuint(n, ==, G_N_ELEMENTS(script) - 1);
+        setup(script);
+        g_assert_cmpint(mete_host(m, 1, &host, &err), ==, 0);
+        g_assert_cmpuint(host.generation, ==, 4);
+        g_assert_cmpstr(host.json, ==, "/j");
+        struct mete_event *e = next();
+        g_assert_cmpint(e->kind, ==, METE_EVENT_HOST);
+        g_assert_cmpuint(e->host->generation, ==, 5);
+        g_assert_cmpstr(e->host->xml, ==, "/x");
+        mete_event_free(e);
+        g_assert_cmpint(mete_next_event(m, &e, &err), ==, 0);
+        for (int i = 0; i < METE_OPEN_MAX; i++)
+                g_assert_cmpint(mete_request_start(m, needs, 2, NULL, &ticket, &err), ==, 0);
+        e = next();
+        g_assert_cmpint(e->kind, ==, METE_EVENT_LOST);
+        mete_event_free(e);
+        g_assert_cmpint(mete_reopen(m, &err), ==, 0);
+        e = next();
+        g_assert_cmpint(e->kind, ==, METE_EVENT_HOST);
+        g_assert_cmpuint(e->host->generation, ==, 6);
+        mete_event_free(e);
+        teardown();
+}
+
 static void test_reopen(void)
 {
         static const char *const script[] = {"!silent", "!close", FAKE_GRANTED, FAKE_EMPTY, NULL};
@@ -361,6 +408,7 @@ int main(int argc, char **argv)
         g_test_add_func("/lib/talk/events", test_events);
         g_test_add_func("/lib/talk/mixed", test_mixed);
         g_test_add_func("/lib/talk/blocking-survives-a-restart", test_blocking_survives_a_restart);
+        g_test_add_func("/lib/talk/host", test_host);
         g_test_add_func("/lib/talk/reopen", test_reopen);
         g_test_add_func("/lib/talk/lies", test_lies);
         g_test_add_func("/lib/talk/dropped-for-ever", test_dropped_for_ever);

@@ -423,6 +423,8 @@ void guest_connect(struct machine *v)
         int fd = vm_connect(path, &err);
         struct rpc_options o = {
                 .line_max = 65536,
+                .send_max =
+                        1 << 17, /* a part of host hardware information, escaped twice; agents take a MiB */
                 .queue_max_bytes = 1 << 20,
                 .calls_max = 128,
                 .rate_per_s = (unsigned)v->m->config.rate_per_s,

@@ -25,11 +25,20 @@ struct listener {
         struct told *now, *known, *sent; /* rows, of m->inventory.n components each */
         char known_digest[HHI_DIGEST_SIZE];
         /* under way */
+        uint64_t number; /* of messages to this VM so far: which of them this is */
         char *text, digest[HHI_DIGEST_SIZE];
         size_t length, at;
         uint64_t base; /* 0: all of it */
         int64_t part, parts;
         size_t n_changed;
+        bool is_own; /* of what has changed, something is the guest's */
+};
+
+/* A part that waits for its answer. The listener may be about another message when that comes. */
+struct awaited {
+        struct machine *v;
+        uint64_t number;
+        int64_t part;
 };
 
 /* Where the L3 cache of that domain is in the document: above a CPU that it serves. The machine where no such
@@ -83,9 +92,17 @@ void hhi_done(struct meted *m)
 
 /* ---- what is written ---- */
 
-static bool is_shown(const struct meted *m, const struct told *row)
+/* As the guest may see it: what it may not is not compared either, so that nothing is told of it by the time
+ * at which it is told. */
+static void rows_of(const struct machine *v, struct told *ret)
 {
-        return m->config.shows_all || row->mark == TOLD_YOURS || row->mark == TOLD_OFFLINE;
+        struct meted *m = v->m;
+        hypervisor_told(m->hv, v->definition.name, ret);
+        for (size_t i = 0; i < m->inventory.n && !m->config.shows_all; i++) {
+                if (ret[i].mark != TOLD_YOURS && ret[i].mark != TOLD_OFFLINE)
+                        ret[i] = (struct told){.capacity = -1, .yours = -1};
+                ret[i].free = -1;
+        }
 }
 
 /* Says it of the object of that id in `hhi`, where there is one. */
@@ -93,12 +110,10 @@ static void mark(const struct meted *m, json_t *hhi, size_t i, const struct told
 {
         const struct component *c = &m->inventory.components[i];
         uint32_t slots[SLOTS];
-        struct hhi_state state = {.capacity = -1, .free = -1, .yours = -1};
-        if (is_shown(m, row))
-                state = (struct hhi_state){.mark = (enum hhi_mark)row->mark,
-                                           .capacity = row->capacity,
-                                           .free = m->config.shows_all ? row->free : -1,
-                                           .yours = row->yours};
+        struct hhi_state state = {.mark = (enum hhi_mark)row->mark,
+                                  .capacity = row->capacity,
+                                  .free = row->free,
+                                  .yours = row->yours};
         size_t n = 0;
         for (uint32_t k = 0; k < SLOTS; k++)
                 if (row->slots & UINT64_C(1) << k)
@@ -142,9 +157,12 @@ static json_t *patch_of(struct listener *l)
         struct meted *m = l->v->m;
         json_t *objects = json_object();
         l->n_changed = 0;
+        l->is_own = false;
         for (size_t i = 0; i < m->inventory.n; i++) {
                 if (told_is_equal(&l->known[i], &l->now[i]))
                         continue;
+                if (l->known[i].yours != l->now[i].yours || l->known[i].slots != l->now[i].slots)
+                        l->is_own = true;
                 json_t *old = object_of(m, i, &l->known[i]), *new = object_of(m, i, &l->now[i]);
                 json_t *patch = old && new ? hhi_diff(old, new) : NULL;
                 const char *id = m->inventory.components[i].id;
@@ -182,41 +200,57 @@ static void put_away(struct listener *l)
         l->text = NULL;
 }
 
+static void try_later(struct listener *l)
+{
+        put_away(l);
+        telling_answered(&l->telling, l->telling.sent, false);
+        loop_timer_in(&l->pause, TELLING_PAUSE_MS);
+}
+
+static void was_taken(struct listener *l)
+{
+        struct machine *v = l->v;
+        memcpy(l->known, l->sent, v->m->inventory.n * sizeof(*l->known));
+        memcpy(l->known_digest, l->digest, sizeof(l->known_digest));
+        /* What is others' changes all the time, and each guest hears of it. */
+        if (!l->base)
+                machine_note(v, v->definition.name, "hhi-told",
+                             "generation %llu of host hardware information, all of it, %zu bytes",
+                             (unsigned long long)l->telling.sent, l->length);
+        else if (l->is_own)
+                machine_note(
+                        v, v->definition.name, "hhi-told",
+                        "generation %llu of host hardware information, %zu components changed, %zu bytes",
+                        (unsigned long long)l->telling.sent, l->n_changed, l->length);
+        v->m->counters.hhi_told++;
+        v->m->counters.hhi_told_bytes += l->length;
+        put_away(l);
+        telling_answered(&l->telling, l->telling.sent, true);
+        pursue(l);
+}
+
 static void on_answer(void *arg, const json_t *result, const struct err *err)
 {
-        struct machine *v = arg;
-        struct listener *l = v->listener;
+        g_autofree struct awaited *about = arg;
+        struct listener *l = about->v->listener;
         struct api_guest_hhi_done done = {0};
         struct err why = {0};
-        if (!l || !l->text || (err && err->reason == REASON_CANCELLED))
+        if (!l || !l->text || l->number != about->number || l->part != about->part ||
+            (err && err->reason == REASON_CANCELLED))
                 return;
-        bool is_taken = !err && api_guest_hhi_done_parse(result, &done, &why) == 0 && done.applied;
-        if (is_taken && l->part < l->parts) {
-                send_part(l);
-                return;
-        }
-        if (is_taken) {
-                memcpy(l->known, l->sent, v->m->inventory.n * sizeof(*l->known));
-                memcpy(l->known_digest, l->digest, sizeof(l->known_digest));
-                if (l->base)
-                        machine_note(v, v->definition.name, "hhi-told",
-                                     "generation %llu of host hardware information, %zu components changed",
-                                     (unsigned long long)l->telling.sent, l->n_changed);
+        if (!err && api_guest_hhi_done_parse(result, &done, &why) == 0 && done.applied) {
+                if (l->part < l->parts)
+                        send_part(l);
                 else
-                        machine_note(v, v->definition.name, "hhi-told",
-                                     "generation %llu of host hardware information, all of it, %zu KiB",
-                                     (unsigned long long)l->telling.sent, (l->length + 1023) / 1024);
-        } else {
-                log_warn("VM %s: its agent does not take generation %llu: %s", v->definition.name,
-                         (unsigned long long)l->telling.sent,
-                         err             ? err->sentence
-                         : *why.sentence ? why.sentence
-                                         : "it wants all of it");
+                        was_taken(l);
+                return;
         }
-        put_away(l);
-        telling_answered(&l->telling, l->telling.sent, is_taken, loop_now_ms());
-        meted_changed(v->m);
-        pursue(l);
+        log_warn("VM %s: its agent does not take generation %llu: %s", l->v->definition.name,
+                 (unsigned long long)l->telling.sent,
+                 err             ? err->sentence
+                 : *why.sentence ? why.sentence
+                                 : "it wants all of it");
+        try_later(l);
 }
 
 static void send_part(struct listener *l)
@@ -232,12 +266,14 @@ static void send_part(struct listener *l)
         memcpy(p->digest, l->digest, sizeof(p->digest));
         memcpy(p->text, l->text + l->at, n);
         l->at += n;
+        struct awaited *about = g_new(struct awaited, 1);
+        *about = (struct awaited){.v = l->v, .number = l->number, .part = l->part};
         int bad = rpc_call(l->v->agent, api_guest_methods[API_GUEST_HHI].name, api_guest_hhi_emit(p),
-                           ANSWER_MS, on_answer, l->v, &err);
+                           ANSWER_MS, on_answer, about, &err);
         g_free(p);
         if (bad) {
-                put_away(l);
-                telling_answered(&l->telling, l->telling.sent, false, loop_now_ms());
+                g_free(about);
+                try_later(l);
         }
 }
 
@@ -253,13 +289,13 @@ static void send(struct listener *l, bool is_full)
         if (!l->text || l->parts > PARTS_MAX) {
                 log_error("VM %s: host hardware information of %zu bytes cannot be told",
                           l->v->definition.name, l->length);
-                put_away(l);
-                telling_answered(&l->telling, l->telling.sent, false, loop_now_ms());
+                try_later(l);
                 return;
         }
         l->base = is_full ? 0 : l->telling.known;
         l->at = 0;
         l->part = 0;
+        l->number++;
         memcpy(l->sent, l->now, m->inventory.n * sizeof(*l->sent));
         digest_of(is_full ? NULL : l->known_digest, l->text, l->digest);
         send_part(l);
@@ -289,34 +325,56 @@ static void on_pause_over(void *arg)
 
 /* ---- changes ---- */
 
-static void look(struct listener *l)
+/* Whether the view is another one. */
+static bool look(struct listener *l)
 {
         struct meted *m = l->v->m;
-        size_t size = m->inventory.n * sizeof(struct told);
         if (hypervisor_is_moving(m->hv, l->v->definition.name))
-                return; /* what it has is changed first (2.4); the end of that is a change, too */
-        struct told *rows = g_malloc(size);
-        bool is_changed = false;
-        hypervisor_told(m->hv, l->v->definition.name, rows);
+                return false; /* what it has is changed first (2.4); the end of that is a change, too */
+        struct told *rows = g_new(struct told, m->inventory.n);
+        bool is_changed = l->telling.generation == 0;
+        rows_of(l->v, rows);
         for (size_t i = 0; i < m->inventory.n && !is_changed; i++)
                 is_changed = !told_is_equal(&rows[i], &l->now[i]);
-        if (is_changed || l->telling.generation == 0) {
+        if (is_changed) {
                 g_free(l->now);
                 l->now = g_steal_pointer(&rows);
                 telling_changed(&l->telling);
         }
         g_free(rows);
         pursue(l);
+        return is_changed;
 }
 
+/* For each guest it is decided whether what it knows is still so; that is one line for all of them, or the
+ * log would have little else. */
 static void on_look(void *arg)
 {
         struct meted *m = arg;
+        char names[120] = "";
+        size_t n_changed = 0, n_same = 0;
         for (guint i = 0; i < m->machines->len; i++) {
                 struct machine *v = g_ptr_array_index(m->machines, i);
-                if (v->listener && v->listener->telling.is_connected)
-                        look(v->listener);
+                if (!v->listener || !v->listener->telling.is_connected)
+                        continue;
+                if (!look(v->listener)) {
+                        n_same++;
+                        continue;
+                }
+                n_changed++;
+                size_t at = strlen(names), room = sizeof(names) - at;
+                if (strlen(v->definition.name) + sizeof(" ...") < room)
+                        (void)snprintf(names + at, room, " %s", v->definition.name);
+                else if (room > sizeof(" ...") && !g_str_has_suffix(names, "..."))
+                        (void)snprintf(names + at, room, " ...");
         }
+        m->counters.hhi_needed += n_changed;
+        m->counters.hhi_not_needed += n_same;
+        if (n_changed > 0)
+                hypervisor_note(m->hv, loop_now_ms(), "hhi", "host", "hhi-changed",
+                                "%zu of %zu guests need an update:%s", n_changed, n_changed + n_same, names);
+        if (n_changed > 0)
+                meted_changed(m);
 }
 
 void hhi_changed(struct meted *m)
@@ -341,7 +399,7 @@ void hhi_watch(struct machine *v, uint64_t generation)
         }
         put_away(l);
         telling_connected(&l->telling, generation);
-        look(l);
+        (void)look(l);
 }
 
 void hhi_unwatch(struct machine *v)
@@ -391,7 +449,7 @@ bool hhi_is_stale(const struct machine *v, uint64_t generation, const struct nee
         }
         struct meted *m = v->m;
         g_autofree struct told *now = g_new(struct told, m->inventory.n);
-        hypervisor_told(m->hv, v->definition.name, now);
+        rows_of(v, now);
         for (size_t k = 0; k < n; k++)
                 for (size_t i = 0; i < m->inventory.n; i++)
                         if (is_named(&m->inventory.components[i], &needs[k]) &&

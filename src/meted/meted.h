@@ -49,6 +49,7 @@ struct counters {
         uint64_t turns, commits, commit_failures, decisions, verdicts[OUTCOME_N], events, guest_messages,
                 http_requests;
         uint64_t checks, changed, repaired, unknown;
+        uint64_t hhi_told, hhi_told_bytes, hhi_needed, hhi_not_needed;
         /* of connections that are gone */
         struct rpc_counters agents;
         struct qmp_counters monitors;
@@ -79,6 +80,7 @@ struct meted {
         json_t *hhi;    /* the machine as a document, without marks but what is off line; hhi.c */
         struct loop_timer hhi_look;
         struct health *health; /* health.c */
+        bool is_hhi_due; /* the books have changed in this turn */
         struct loop_timer tick, mend, housekeeping, list, verify;
         guint verified; /* which of the machines is looked at next */
         struct counters counters;

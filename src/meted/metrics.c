@@ -163,6 +163,13 @@ char *metrics_text(const struct meted *m, size_t *ret_n)
         metric(f, "checks_unknown_total", "counter", "Looks that could not be taken.", (double)c->unknown);
         metric(f, "changed_total", "counter", "Items that were changed behind our back.", (double)c->changed);
         metric(f, "repaired_total", "counter", "Items that are again what was granted.", (double)c->repaired);
+        metric(f, "hhi_updates_needed_total", "counter",
+               "Changes of the host, for each guest that has another view of it now.", (double)c->hhi_needed);
+        metric(f, "hhi_updates_not_needed_total", "counter",
+               "Changes of the host, for each guest whose view is the same.", (double)c->hhi_not_needed);
+        metric(f, "hhi_told_total", "counter", "Messages with host hardware information that guests took.",
+               (double)c->hhi_told);
+        metric(f, "hhi_told_bytes_total", "counter", "Their bytes.", (double)c->hhi_told_bytes);
         struct changed changed = {.m = m};
         hypervisor_each(m->hv, count_changed, &changed);
         metric(f, "changed", "gauge", "Requests of which something is not as it was granted.",

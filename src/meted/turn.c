@@ -174,6 +174,9 @@ static void carry_out_all(struct meted *m);
 
 static int record(struct meted *m, const struct effect *f, struct err *err)
 {
+        /* What guests are told of follows from the books; a line in the log changes nothing of it. */
+        m->is_hhi_due = m->is_hhi_due || f->kind == EFFECT_PERSIST || f->kind == EFFECT_JOURNAL ||
+                        f->kind == EFFECT_FORGET;
         switch (f->kind) {
         case EFFECT_PERSIST: {
                 const struct request *r = hypervisor_request(m->hv, f->serial);
@@ -358,7 +361,9 @@ static void carry_out_all(struct meted *m)
         g_array_free(now, TRUE);
         answer_waiters(m, 0, WAIT_COMMIT, NULL);
         events_publish(m);
-        hhi_changed(m);
+        if (m->is_hhi_due)
+                hhi_changed(m);
+        m->is_hhi_due = false;
         meted_changed(m);
 }
 
