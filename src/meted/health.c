@@ -97,6 +97,7 @@ static void apply(struct meted *m, const char *cause)
         if (changes->len)
                 hypervisor_host_changed(m->hv, (const struct host_change *)(void *)changes->data,
                                         changes->len, cause, loop_now_ms());
+        m->is_hhi_due = true; /* also where it was nobody's */
         arm(m);
         meted_changed(m);
 }

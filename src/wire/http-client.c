@@ -4,30 +4,29 @@
 #include <assert.h>
 #include <curl/curl.h>
 #include <errno.h>
-#include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 #include <time.h>
 
 #include "base/str.h"
+#include "wire/http-curl.h"
 #include "wire/line.h"
 
-enum { EVENT_MAX = 1 << 20, CONNECT_MS = 5000 };
-
-struct text {
-        char *data;
-        size_t n, room, max;
-};
+enum { EVENT_MAX = 1 << 20 };
 
 struct http_client {
         CURL *curl;
-        char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
+        char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)]; /* or, by TLS, the address as text */
+        struct http_target to;
+        bool is_tls;
+        char detail[CURL_ERROR_SIZE];
         /* Of the request in progress: */
-        struct text body;
+        struct http_text body;
         bool is_too_large, is_stream, is_stopped;
         struct line line;
-        struct text data;
+        struct http_text data;
         char id[64], event[64];
         bool (*on_event)(void *arg, const struct http_event *event);
         void *arg;
@@ -42,30 +41,6 @@ static int64_t now_ms(void)
         return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-static bool text_add(struct text *t, const char *data, size_t n)
-{
-        if (n > t->max - t->n)
-                return false;
-        if (!t->data || t->n + n + 1 > t->room) { /* doubled: 16 MiB come in pieces of 16 KiB */
-                size_t room = 2 * (t->n + n + 1);
-                char *more = realloc(t->data, room);
-                if (!more)
-                        return false;
-                t->data = more;
-                t->room = room;
-        }
-        memcpy(t->data + t->n, data, n);
-        t->n += n;
-        t->data[t->n] = '\0';
-        return true;
-}
-
-static void text_done(struct text *t)
-{
-        free(t->data);
-        *t = (struct text){.max = t->max};
-}
-
 /* ---- server-sent events (WHATWG HTML, 9.2.6; retry is of no use to us) ---- */
 
 static bool event_done(struct http_client *c)
@@ -75,7 +50,7 @@ static bool event_done(struct http_client *c)
         if (c->data.n > 0)
                 c->data.data[c->data.n - 1] = '\0';
         bool goes_on = c->data.n == 0 || c->on_event(c->arg, &e);
-        text_done(&c->data);
+        http_text_done(&c->data);
         c->id[0] = c->event[0] = '\0';
         return goes_on;
 }
@@ -93,7 +68,8 @@ static bool event_line(struct http_client *c, char *text, size_t n)
         if (*value == ' ')
                 value++;
         if (strcmp(text, "data") == 0) {
-                c->is_too_large = !text_add(&c->data, value, strlen(value)) || !text_add(&c->data, "\n", 1);
+                c->is_too_large =
+                        !http_text_add(&c->data, value, strlen(value)) || !http_text_add(&c->data, "\n", 1);
                 return !c->is_too_large;
         }
         if (strcmp(text, "id") == 0)
@@ -140,7 +116,7 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg)
         (void)curl_easy_getinfo(c->curl, CURLINFO_RESPONSE_CODE, &status);
         if (c->is_stream && status == 200)
                 return stream_part(c, data, n) ? n : 0;
-        if (text_add(&c->body, data, n))
+        if (http_text_add(&c->body, data, n))
                 return n;
         c->is_too_large = true;
         return 0;
@@ -160,32 +136,44 @@ static int on_progress(void *arg, curl_off_t to_get, curl_off_t got, curl_off_t 
 
 /* ---- requests ---- */
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static void init_curl(void)
+static struct http_client *client_new(struct err *err)
 {
-        (void)curl_global_init(CURL_GLOBAL_NOTHING);
-}
-
-struct http_client *http_client_new(const char *socket_path, struct err *err)
-{
-        (void)pthread_once(&once, init_curl);
+        http_curl_once();
         struct http_client *c = calloc(1, sizeof(*c));
         if (!c || !(c->curl = curl_easy_init())) {
                 free(c);
                 (void)err_set(err, REASON_INTERNAL, ENOMEM, "no memory for an HTTP client");
                 return NULL;
         }
-        if (!STR_COPY(c->path, socket_path)) {
+        c->body.max = HTTP_ANSWER_MAX_BYTES;
+        c->data.max = EVENT_MAX;
+        line_init(&c->line, EVENT_MAX);
+        return c;
+}
+
+struct http_client *http_client_new(const char *socket_path, struct err *err)
+{
+        struct http_client *c = client_new(err);
+        if (c && !STR_COPY(c->path, socket_path)) {
                 (void)err_set(err, REASON_INVALID, ENAMETOOLONG,
                               "socket path is too long, at most %zu bytes: %.100s...", sizeof(c->path) - 1,
                               socket_path);
                 http_client_free(c);
                 return NULL;
         }
-        c->body.max = HTTP_ANSWER_MAX_BYTES;
-        c->data.max = EVENT_MAX;
-        line_init(&c->line, EVENT_MAX);
+        return c;
+}
+
+struct http_client *http_client_new_tls(const struct http_target *to, struct err *err)
+{
+        struct http_client *c = client_new(err);
+        char text[TCP_TEXT];
+        if (!c)
+                return NULL;
+        c->to = *to;
+        c->is_tls = true;
+        if (!STR_COPY(c->path, tcp_address_text(&to->address, text))) /* for messages only */
+                (void)snprintf(c->path, sizeof(c->path), "%.100s", text);
         return c;
 }
 
@@ -208,50 +196,29 @@ void http_answer_done(struct http_answer *a)
 
 static int failed(struct http_client *c, CURLcode code, struct err *err)
 {
-        long os = 0;
-        (void)curl_easy_getinfo(c->curl, CURLINFO_OS_ERRNO, &os);
         if (c->is_too_large)
                 return err_set(err, REASON_INVALID, EMSGSIZE, "%s: the answer is too large", c->path);
-        if (code == CURLE_OPERATION_TIMEDOUT || c->is_silent)
-                return err_set(err, REASON_TIMEOUT, ETIMEDOUT, "%s: no answer in time", c->path);
-        if (code == CURLE_COULDNT_CONNECT)
-                return err_set(err, os == EACCES ? REASON_DENIED : REASON_PEER_LOST,
-                               os ? (int)os : ECONNREFUSED, "cannot connect to %s: %s", c->path,
-                               os == ENOENT || os == ECONNREFUSED ? "nobody listens there"
-                               : os                               ? strerror((int)os)
-                                                                  : curl_easy_strerror(code));
-        if (code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_WEIRD_SERVER_REPLY ||
-            code == CURLE_URL_MALFORMAT || code == CURLE_BAD_CONTENT_ENCODING || code == CURLE_HTTP2)
-                return err_set(err, REASON_INVALID, EPROTO, "%s: %s", c->path, curl_easy_strerror(code));
-        if (code == CURLE_OUT_OF_MEMORY)
-                return err_set(err, REASON_INTERNAL, ENOMEM, "%s: no memory", c->path);
-        if (code == CURLE_PARTIAL_FILE || code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR ||
-            code == CURLE_SEND_ERROR)
-                return err_set(err, REASON_PEER_LOST, os ? (int)os : ECONNRESET,
-                               "%s: who listened there has gone", c->path);
-        return err_set(err, REASON_PEER_LOST, os ? (int)os : ECONNRESET, "%s: %s", c->path,
-                       curl_easy_strerror(code));
+        return http_curl_failed(c->curl, c->is_silent ? CURLE_OPERATION_TIMEDOUT : code, c->path,
+                                c->is_tls ? c->detail : "", err);
 }
 
 static void prepare(struct http_client *c, const char *url, struct curl_slist *headers)
 {
         CURL *h = c->curl;
         curl_easy_reset(h); /* keeps the connection */
-        text_done(&c->body);
-        text_done(&c->data);
+        http_text_done(&c->body);
+        http_text_done(&c->data);
         line_reset(&c->line);
         c->is_too_large = c->is_stream = c->is_stopped = c->is_silent = false;
         c->id[0] = c->event[0] = '\0';
-        curl_easy_setopt(h, CURLOPT_URL, url);
-        curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, c->path);
-        curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http");
-        curl_easy_setopt(h, CURLOPT_HTTP09_ALLOWED, 0L);
-        curl_easy_setopt(h, CURLOPT_PATH_AS_IS, 1L);
-        curl_easy_setopt(h, CURLOPT_PROXY,
-                         ""); /* http_proxy in the environment is not meant for a local socket */
-        curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
+        http_curl_prepare(h, url);
+        if (c->is_tls)
+                http_curl_tls(h, &c->to);
+        else
+                curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, c->path);
+        c->detail[0] = '\0';
+        curl_easy_setopt(h, CURLOPT_ERRORBUFFER, c->detail);
         curl_easy_setopt(h, CURLOPT_HTTPHEADER, headers);
-        curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
         curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
         curl_easy_setopt(h, CURLOPT_WRITEDATA, c);
 }
@@ -260,7 +227,7 @@ static int finish(struct http_client *c, CURLcode code, struct http_answer *ret,
 {
         if (code != CURLE_OK && (!c->is_stopped || c->is_too_large))
                 return failed(c, code, err);
-        if (!c->body.data && !text_add(&c->body, "", 0))
+        if (!c->body.data && !http_text_add(&c->body, "", 0))
                 return err_set(err, REASON_INTERNAL, ENOMEM, "%s: no memory", c->path);
         long status = 0;
         const char *type = NULL;
@@ -268,7 +235,7 @@ static int finish(struct http_client *c, CURLcode code, struct http_answer *ret,
         (void)curl_easy_getinfo(c->curl, CURLINFO_CONTENT_TYPE, &type);
         *ret = (struct http_answer){.status = (int)status, .body = c->body.data, .body_n = c->body.n};
         (void)STR_COPY(ret->content_type, type ? type : "");
-        c->body = (struct text){.max = c->body.max};
+        c->body = (struct http_text){.max = c->body.max};
         return 0;
 }
 
@@ -276,16 +243,14 @@ static int perform(struct http_client *c, const char *path, struct curl_slist *h
                    void (*more)(struct http_client *c, void *arg), void *arg, struct http_answer *ret,
                    struct err *err)
 {
-        size_t n = strlen(path) + sizeof("http://localhost");
-        char *url = malloc(n);
-        if (!url || !headers) {
-                free(url);
+        char text[TCP_TEXT] = "localhost", *url = NULL;
+        assert(path[0] == '/');
+        if (c->is_tls)
+                (void)tcp_address_text(&c->to.address, text);
+        if (!headers || asprintf(&url, "%s://%s%s", c->is_tls ? "https" : "http", text, path) < 0) {
                 curl_slist_free_all(headers);
                 return err_set(err, REASON_INTERNAL, ENOMEM, "%s: no memory", c->path);
         }
-        assert(path[0] == '/');
-        memcpy(url, "http://localhost", sizeof("http://localhost"));
-        memcpy(url + sizeof("http://localhost") - 1, path, strlen(path) + 1);
         prepare(c, url, headers);
         more(c, arg);
         int r = finish(c, curl_easy_perform(c->curl), ret, err);

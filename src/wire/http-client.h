@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* wire/http-client.h - a blocking HTTP client over a Unix socket, for command lines and tests. No loop.
- * One struct http_client is one connection, kept alive between requests; use it from one thread. */
+/* wire/http-client.h - a blocking HTTP client over a Unix socket or by TLS, for command lines and tests. No
+ * loop. One struct http_client is one connection, kept alive between requests; use it from one thread. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "wire/cert.h"
+#include "wire/tcp.h"
 
 enum { HTTP_ANSWER_MAX_BYTES = 16 << 20 };
 
@@ -18,14 +20,23 @@ struct http_answer {
         size_t body_n;
 };
 
+/* Another daemon, and what we show it. */
+struct http_target {
+        struct tcp_address address;
+        char pin[CERT_PIN];             /* of its certificate; nobody else is spoken to */
+        const struct cert_files *files; /* borrowed */
+};
+
 /* Does not connect yet. NULL: no memory, or the path is too long for a socket. */
 struct http_client *http_client_new(const char *socket_path, struct err *err);
+/* The same by TLS; to is copied. */
+struct http_client *http_client_new_tls(const struct http_target *to, struct err *err);
 void http_client_free(struct http_client *c); /* NULL-safe */
 
 /* method "GET", "POST" ...; path with its query, escaped; body NULL: none, else sent as application/json.
  * timeout_ms bounds all of it. 0 and *ret filled, or REASON_PEER_LOST (nobody there, or it hung up),
- * REASON_DENIED (the socket's mode), REASON_TIMEOUT, REASON_INVALID (an answer of more than 16 MiB, or what
- * is not HTTP). */
+ * REASON_DENIED (the socket's mode; by TLS: its certificate is not believed, or is not the pinned one),
+ * REASON_TIMEOUT, REASON_INVALID (an answer of more than 16 MiB, or what is not HTTP). */
 int http_client_do(struct http_client *c, const char *method, const char *path, const char *body,
                    size_t body_n, int64_t timeout_ms, struct http_answer *ret, struct err *err);
 void http_answer_done(struct http_answer *a); /* idempotent */

@@ -30,14 +30,19 @@
 
 #include "base/log.h"
 #include "loop/loop.h"
+#include "wire/gate.h"
+#include "wire/tcp.h"
 
 enum {
         ACCEPT_PER_TURN = 64,
+        ACCEPT_TLS_PER_TURN = 8,
         ACCEPT_PAUSE_MS = 100,
         RUNS_PER_TURN = 4,
         SWALLOW_FACTOR = 16, /* so many times body_max_bytes of a too large body are read before the 413 */
         MHD_OVERHEAD = 4096, /* what MHD itself puts into the memory of a connection */
         STALLED_BEATS = 2,
+        HANDSHAKES_BURST = 100,
+        HANDSHAKE_PAUSE_MS = 20,
 };
 
 enum state { READING = 1, HANDLING, ANSWERED, ORPHAN };
@@ -46,7 +51,10 @@ struct conn {
         struct conn *next, *prev;
         struct http_server *server;
         struct unix_peer peer;
-        int fd; /* MHD's; valid until it says that the connection is closed */
+        struct in6_addr from; /* TLS: the part of its address that counts */
+        struct http_caller caller;
+        bool is_read, is_displaced; /* TLS: caller is filled in; it is being closed for a newer one */
+        int fd;                     /* MHD's; valid until it says that the connection is closed */
         struct loop_timer deadline;
         struct request *req; /* the one in progress, or NULL */
 };
@@ -96,7 +104,8 @@ struct http_server {
         struct conn *accepting;
         struct request *ready;
         struct http_counters counters;
-        bool is_running, is_stopping, is_freed;
+        struct gate gate;
+        bool is_tls, is_running, is_stopping, is_freed;
 };
 
 static void server_destroy(struct http_server *s);
@@ -107,6 +116,17 @@ static struct request *request_of(const struct http_request *pub)
 }
 
 /* ---- running MHD ---- */
+
+/* libmicrohttpd 0.9.75 takes a connection whose handshake waits for the rest of a record for one that is
+ * ready, and would be run again and again: anybody could have this thread spin with one byte. What is really
+ * ready comes from epoll; a pause costs only those who have sent more than one record meanwhile. */
+static int64_t pause_ms(const struct http_server *s)
+{
+        for (const struct conn *c = s->conns.next; s->is_tls && c != &s->conns; c = c->next)
+                if (!c->is_read)
+                        return HANDSHAKE_PAUSE_MS;
+        return 0;
+}
 
 static void run(struct http_server *s)
 {
@@ -124,7 +144,7 @@ static void run(struct http_server *s)
         if (s->is_freed)
                 server_destroy(s);
         else if (wait_ms == 0)
-                loop_timer_in(&s->again, 0); /* the others first */
+                loop_timer_in(&s->again, pause_ms(s)); /* the others first */
 }
 
 static void on_epoll(void *arg, uint32_t events)
@@ -205,6 +225,35 @@ static bool has_room(const struct http_server *s, uid_t uid)
         return n < s->limits.connections_per_uid;
 }
 
+/* Who has not said who it is gives way, the oldest first: of the same address where that has enough. So those
+ * who connect and say nothing keep nobody out. */
+static bool has_room_tls(struct http_server *s, const struct in6_addr *from)
+{
+        unsigned n = 0, n_same = 0;
+        struct conn *oldest = NULL, *oldest_same = NULL;
+        for (struct conn *c = s->conns.next; c != &s->conns; c = c->next) {
+                bool is_same = memcmp(&c->from, from, sizeof(*from)) == 0, is_nobody = c->caller.id.role == 0;
+                if (c->is_displaced)
+                        continue;
+                n++;
+                n_same += is_same;
+                if (!oldest && is_nobody)
+                        oldest = c;
+                if (!oldest_same && is_nobody && is_same)
+                        oldest_same = c;
+        }
+        bool is_full_same = n_same >= s->limits.connections_per_uid;
+        if (!is_full_same && n < s->limits.connections_max)
+                return true;
+        struct conn *out = is_full_same ? oldest_same : oldest;
+        if (!out)
+                return false;
+        out->is_displaced = true;
+        s->counters.displaced++;
+        (void)shutdown(out->fd, SHUT_RDWR);
+        return true;
+}
+
 static void turn_away(struct http_server *s, int fd)
 {
         static const char answer[] =
@@ -213,20 +262,28 @@ static void turn_away(struct http_server *s, int fd)
                 "{\"code\":503,\"reason\":\"busy\",\"message\":\"too many connections; try again "
                 "soon\"}\n";
         s->counters.refused_connections++;
-        (void)!send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (!s->is_tls)
+                (void)!send(fd, answer, sizeof(answer) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)close(fd);
 }
 
-static void admit(struct http_server *s, int fd)
+static void admit(struct http_server *s, int fd, const struct in6_addr *from)
 {
         static const struct sockaddr_un nobody = {.sun_family = AF_UNIX};
-        struct unix_peer peer;
-        if (unix_peer_get(fd, &peer, NULL) < 0 || !has_room(s, peer.uid)) {
+        struct unix_peer peer = {.uid = (uid_t)-1, .gid = (gid_t)-1};
+        struct in6_addr address = s->is_tls ? gate_address(from) : (struct in6_addr)IN6ADDR_ANY_INIT;
+        if (s->is_tls ? !gate_enter(&s->gate, from, loop_mono_ms()) || !has_room_tls(s, &address)
+                      : unix_peer_get(fd, &peer, NULL) < 0 || !has_room(s, peer.uid)) {
                 turn_away(s, fd);
                 return;
         }
         struct conn *c = g_new0(struct conn, 1);
-        *c = (struct conn){.server = s, .peer = peer, .fd = fd, .next = &s->conns, .prev = s->conns.prev};
+        *c = (struct conn){.server = s,
+                           .peer = peer,
+                           .from = address,
+                           .fd = fd,
+                           .next = &s->conns,
+                           .prev = s->conns.prev};
         c->prev->next = c->next->prev = c;
         loop_timer_init(&c->deadline, on_deadline, c);
         loop_timer_in(&c->deadline, s->limits.idle_ms);
@@ -235,7 +292,11 @@ static void admit(struct http_server *s, int fd)
         s->accepting = c;
         /* On failure MHD has closed fd; whether it got as far as telling on_connection() shows in
          * `accepting`. */
-        (void)MHD_add_connection(s->mhd, fd, (const struct sockaddr *)&nobody, sizeof(nobody));
+        const struct sockaddr_in6 at = {.sin6_family = AF_INET6, .sin6_addr = *from};
+        if (s->is_tls)
+                (void)MHD_add_connection(s->mhd, fd, (const struct sockaddr *)&at, sizeof(at));
+        else
+                (void)MHD_add_connection(s->mhd, fd, (const struct sockaddr *)&nobody, sizeof(nobody));
         if (s->accepting) {
                 s->counters.refused_connections++;
                 void *context = c;
@@ -244,22 +305,34 @@ static void admit(struct http_server *s, int fd)
         }
 }
 
+static void look_away(struct http_server *s, int64_t ms)
+{
+        (void)loop_fd_set(&s->listener, 0, NULL);
+        loop_timer_in(&s->accept_again, ms);
+}
+
 static void on_listener(void *arg, uint32_t events)
 {
         struct http_server *s = arg;
+        struct in6_addr from = IN6ADDR_ANY_INIT;
         struct err why;
-        for (int i = 0; i < ACCEPT_PER_TURN; i++) {
-                int fd = unix_accept(s->listener.fd, &why);
+        for (int i = 0; i < (s->is_tls ? ACCEPT_TLS_PER_TURN : ACCEPT_PER_TURN); i++) {
+                int64_t wait_ms = s->is_tls ? gate_wait_ms(&s->gate, loop_mono_ms()) : 0;
+                if (wait_ms > 0) {
+                        look_away(s, wait_ms);
+                        break;
+                }
+                int fd = s->is_tls ? tcp_accept(s->listener.fd, &from, &why)
+                                   : unix_accept(s->listener.fd, &why);
                 if (fd == -EAGAIN)
                         break;
                 if (fd < 0) {
-                        /* Out of descriptors: it stays readable, so look away for a while. */
+                        /* Out of descriptors, and it stays readable. */
                         log_warn("http: %s", why.sentence);
-                        (void)loop_fd_set(&s->listener, 0, NULL);
-                        loop_timer_in(&s->accept_again, ACCEPT_PAUSE_MS);
+                        look_away(s, ACCEPT_PAUSE_MS);
                         break;
                 }
-                admit(s, fd);
+                admit(s, fd, &from);
         }
         run(s);
 }
@@ -381,6 +454,19 @@ static enum MHD_Result on_part(struct request *req, const char *data, size_t n)
         return MHD_YES;
 }
 
+/* Once a connection; its time may end while it is open. */
+static void identify(struct request *req)
+{
+        struct conn *c = req->conn;
+        const union MHD_ConnectionInfo *info =
+                MHD_get_connection_info(req->mhd, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+        if (!c->is_read)
+                http_caller_read(info->tls_session, &c->caller);
+        c->is_read = true;
+        (void)http_caller_is_known(&c->caller, loop_now_ms());
+        req->pub.caller = &c->caller;
+}
+
 static enum MHD_Result on_complete(struct request *req)
 {
         struct http_server *s = req->server;
@@ -390,6 +476,8 @@ static enum MHD_Result on_complete(struct request *req)
                 req->pub.body = req->body->str;
                 req->pub.body_n = req->body->len;
         }
+        if (s->is_tls)
+                identify(req);
         s->counters.requests++;
         loop_timer_cancel(&req->conn->deadline);
         req->state = HANDLING;
@@ -640,18 +728,22 @@ void http_stream_end(struct http_stream *stream)
 
 /* ---- the server ---- */
 
-static void defaults(struct http_limits *l)
+static void defaults(struct http_limits *l, bool is_tls)
 {
         if (!l->connections_max)
-                l->connections_max = 512;
+                l->connections_max = is_tls ? 128 : 512;
         if (!l->connections_per_uid)
-                l->connections_per_uid = 128;
+                l->connections_per_uid = is_tls ? 32 : 128;
+        if (!l->handshakes_per_s)
+                l->handshakes_per_s = 50;
+        if (!l->handshakes_all_per_s)
+                l->handshakes_all_per_s = 150;
         if (!l->body_max_bytes)
                 l->body_max_bytes = 65536;
         if (!l->header_max_bytes)
                 l->header_max_bytes = 16384;
         if (!l->idle_ms)
-                l->idle_ms = 30000;
+                l->idle_ms = is_tls ? 10000 : 30000;
         if (!l->streams_max)
                 l->streams_max = 64;
         if (!l->stream_queue_max_bytes)
@@ -667,41 +759,59 @@ static __attribute__((format(printf, 2, 0))) void on_mhd_log(void *cls, const ch
         log_debug("http: %s", text);
 }
 
-static struct MHD_Daemon *start(struct http_server *s)
+/* Texts of the three files; MHD is done with them when it has started. */
+struct pem {
+        char *cert, *key, *ca;
+};
+
+static struct MHD_Daemon *start(struct http_server *s, const struct pem *pem)
 {
-        struct MHD_OptionItem options[] = {
-                {MHD_OPTION_EXTERNAL_LOGGER,         (intptr_t)on_mhd_log,                                  NULL},
-                {MHD_OPTION_CONNECTION_LIMIT,        (intptr_t)(s->limits.connections_max + 1),             NULL},
-                {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)(s->limits.header_max_bytes + MHD_OVERHEAD),
-                 NULL                                                                                           },
-                {MHD_OPTION_STRICT_FOR_CLIENT,       1,                                                     NULL},
-                {MHD_OPTION_SIGPIPE_HANDLED_BY_APP,  1,                                                     NULL},
-                {MHD_OPTION_NOTIFY_COMPLETED,        (intptr_t)on_completed,                                s   },
-                {MHD_OPTION_NOTIFY_CONNECTION,       (intptr_t)on_connection,                               s   },
-                {MHD_OPTION_URI_LOG_CALLBACK,        (intptr_t)on_target,                                   s   },
-                {MHD_OPTION_END,                     0,                                                     NULL},
+        struct MHD_OptionItem tls[] = {
+                {MHD_OPTION_HTTPS_MEM_CERT,   0, pem ? pem->cert : NULL                },
+                {MHD_OPTION_HTTPS_MEM_KEY,    0, pem ? pem->key : NULL                 },
+                {MHD_OPTION_HTTPS_MEM_TRUST,  0, pem ? pem->ca : NULL                  }, /* it asks for a certificate, too */
+                {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)HTTP_TLS_PRIORITIES},
+                {MHD_OPTION_END,              0, NULL                                  },
         };
-        return MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET |
-                                        MHD_USE_ERROR_LOG,
+        struct MHD_OptionItem options[] = {
+                {MHD_OPTION_EXTERNAL_LOGGER,              (intptr_t)on_mhd_log,                                            NULL            },
+                {MHD_OPTION_CONNECTION_LIMIT,             (intptr_t)(s->limits.connections_max + 1 + ACCEPT_TLS_PER_TURN),
+                 NULL                                                                                                                      },
+                {MHD_OPTION_CONNECTION_MEMORY_LIMIT,      (intptr_t)(s->limits.header_max_bytes + MHD_OVERHEAD),
+                 NULL                                                                                                                      },
+                {MHD_OPTION_STRICT_FOR_CLIENT,            1,                                                               NULL            },
+                {MHD_OPTION_SIGPIPE_HANDLED_BY_APP,       1,                                                               NULL            },
+                {MHD_OPTION_NOTIFY_COMPLETED,             (intptr_t)on_completed,                                          s               },
+                {MHD_OPTION_NOTIFY_CONNECTION,            (intptr_t)on_connection,                                         s               },
+                {MHD_OPTION_URI_LOG_CALLBACK,             (intptr_t)on_target,                                             s               },
+                {pem ? MHD_OPTION_ARRAY : MHD_OPTION_END, 0,                                                               pem ? tls : NULL},
+                {MHD_OPTION_END,                          0,                                                               NULL            },
+        };
+        return MHD_start_daemon((pem ? MHD_USE_TLS : 0) | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME |
+                                        MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
                                 0, NULL, NULL, on_access, s, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
 }
 
-struct http_server *http_server_new(int listen_fd, const struct http_limits *limits, http_handler_fn *handler,
-                                    void *arg, struct err *err)
+static struct http_server *make(int listen_fd, const struct pem *pem, const struct http_limits *limits,
+                                http_handler_fn *handler, void *arg, struct err *err)
 {
         struct http_server *s = g_new0(struct http_server, 1);
         s->limits = *limits;
+        s->is_tls = pem != NULL;
         s->handler = handler;
         s->arg = arg;
         s->conns.next = s->conns.prev = &s->conns;
-        defaults(&s->limits);
+        defaults(&s->limits, s->is_tls);
+        gate_init(&s->gate, s->limits.handshakes_per_s, 2 * s->limits.handshakes_per_s,
+                  s->limits.handshakes_all_per_s, HANDSHAKES_BURST, loop_mono_ms());
         loop_turn_init(&s->send, LOOP_SEND, on_send, s);
         loop_timer_init(&s->again, on_again, s);
         loop_timer_init(&s->accept_again, on_accept_again, s);
         (void)signal(SIGPIPE, SIG_IGN);
-        s->mhd = start(s);
+        s->mhd = start(s, pem);
         if (!s->mhd) {
-                (void)err_set(err, REASON_INTERNAL, ENOMEM, "cannot start the HTTP server");
+                (void)err_set(err, REASON_INTERNAL, ENOMEM, "cannot start the HTTP server%s",
+                              pem ? ": libmicrohttpd refuses the certificate, or has no TLS" : "");
                 g_free(s);
                 return NULL;
         }
@@ -713,6 +823,33 @@ struct http_server *http_server_new(int listen_fd, const struct http_limits *lim
                 g_free(s);
                 return NULL;
         }
+        return s;
+}
+
+struct http_server *http_server_new(int listen_fd, const struct http_limits *limits, http_handler_fn *handler,
+                                    void *arg, struct err *err)
+{
+        return make(listen_fd, NULL, limits, handler, arg, err);
+}
+
+struct http_server *http_server_new_tls(int listen_fd, const struct cert_files *files,
+                                        const struct http_limits *limits, http_handler_fn *handler, void *arg,
+                                        struct err *err)
+{
+        struct cert_id id;
+        struct pem pem = {0};
+        size_t n = 0, key_n = 0;
+        struct http_server *s = NULL;
+        if (cert_files_check(files, loop_now_ms(), &id, err) == 0 &&
+            (pem.cert = cert_file_read(files->cert, &n, err)) &&
+            (pem.key = cert_file_read(files->key, &key_n, err)) &&
+            (pem.ca = cert_file_read(files->ca, &n, err)))
+                s = make(listen_fd, &pem, limits, handler, arg, err);
+        if (pem.key)
+                explicit_bzero(pem.key, key_n);
+        free(pem.cert);
+        free(pem.key);
+        free(pem.ca);
         return s;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* wire/http.h - an HTTP/1.1 server for JSON and server-sent events, on a listening Unix socket, in the loop
- * thread.
+/* wire/http.h - an HTTP/1.1 server for JSON and server-sent events, on a listening Unix socket or by TLS on a
+ * TCP socket, in the loop thread.
  *
  * A request reaches the handler when it is complete, its body included. It is answered exactly once, by
  * http_reply() or http_stream(), inside the handler or any time later; answers leave in the LOOP_SEND phase
@@ -12,6 +12,11 @@
  * idle_ms after it was made, or its last answer was given: the bytes that trickle in meanwhile do not prolong
  * it.
  *
+ * By TLS every handshake is finished and every request reaches the handler, also that of somebody who is
+ * nobody: only so can it be said why it is refused. What the handler must not forget is to look at the
+ * caller. A connection on which nobody has shown who it is yet gives way to a newer one where there are too
+ * many, and handshakes are begun no faster than gate.h lets them.
+ *
  * No callback is made from within http_reply(), http_stream(), http_stream_send() or http_stream_end().
  * http_server_free() and http_stream_end() are safe inside every callback. */
 #pragma once
@@ -19,6 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "wire/http-tls.h"
 #include "wire/unix.h"
 
 struct http_server;
@@ -26,7 +32,10 @@ struct http_stream;
 
 struct http_limits {                   /* 0: the default */
         unsigned connections_max;      /* 512 */
-        unsigned connections_per_uid;  /* 128; root too, so that no one client shuts the others out */
+        unsigned connections_per_uid;  /* 128; root too, so that no one client shuts the others out; by TLS
+                                          32 of one address */
+        int64_t handshakes_per_s;      /* TLS: 50 of one address, up to twice as many at once */
+        int64_t handshakes_all_per_s;  /* TLS: 150, up to 100 at once */
         size_t body_max_bytes;         /* 65536 */
         size_t header_max_bytes;       /* 16384: request line and headers together, about */
         int64_t idle_ms;               /* 30000 */
@@ -38,6 +47,7 @@ struct http_limits {                   /* 0: the default */
 struct http_counters {
         uint64_t connections, requests, replies, streams;
         uint64_t refused_connections, too_large, timeouts, slow_streams;
+        uint64_t displaced; /* connections of nobody that gave way */
         unsigned connections_now, streams_now;
 };
 
@@ -49,7 +59,8 @@ struct http_request {
         const char *body;  /* NUL-terminated */
         size_t body_n;
         struct unix_peer peer;
-        void *arg; /* the handler's own */
+        const struct http_caller *caller; /* by TLS; then peer says nothing. NULL on a Unix socket */
+        void *arg;                        /* the handler's own */
 };
 
 typedef void http_handler_fn(void *arg, struct http_request *req);
@@ -57,6 +68,10 @@ typedef void http_handler_fn(void *arg, struct http_request *req);
 /* Takes listen_fd (non-blocking; on failure it stays the caller's). Ignores SIGPIPE in this process. */
 struct http_server *http_server_new(int listen_fd, const struct http_limits *limits, http_handler_fn *handler,
                                     void *arg, struct err *err);
+/* The same by TLS, on a TCP socket. The files are read now, and not again. */
+struct http_server *http_server_new_tls(int listen_fd, const struct cert_files *files,
+                                        const struct http_limits *limits, http_handler_fn *handler, void *arg,
+                                        struct err *err);
 void http_server_free(
         struct http_server *s); /* NULL-safe; closes the streams, calling their closed callbacks */
 const struct http_counters *http_server_counters(const struct http_server *s);
