@@ -168,6 +168,7 @@ static void on_hhi(struct agent *a, struct rpc_call *call, const json_t *params)
                 return;
         agent_say_host(a, &host);
         log_note("host hardware information has changed, generation %lld", (long long)host.generation);
+        project_view_changed(&a->project);
         json_t *event = api_app_host_emit(&host);
         apps_tell(a->apps, api_app_methods[API_APP_HOST_CHANGED].name, event);
         json_decref(event);
@@ -305,6 +306,7 @@ int agent_init(struct agent *a, const struct agent_options *o, struct err *err)
         for (size_t i = 0; i < a->table.n; i++)
                 desk_row_begin(a, a->table.rows[i]);
         rows_hold_all(a);
+        project_init(&a->project, a, o);
         if (a->table.n > 0)
                 log_note("%zu requests read back", a->table.n);
         return 0;
@@ -320,6 +322,7 @@ void agent_done(struct agent *a)
         on_commit(a);
         apps_free(a->apps);
         a->apps = NULL;
+        project_done(&a->project);
         (void)err_set(&why, REASON_PEER_LOST, ECONNRESET, "the agent is stopping");
         for (size_t i = 0; i < a->table.n; i++) {
                 struct row *row = a->table.rows[i];

@@ -7,6 +7,7 @@
 #include "agent/hold.h"
 #include "agent/online.h"
 #include "agent/picture.h"
+#include "agent/project.h"
 #include "agent/table.h"
 
 struct agent {
@@ -17,6 +18,7 @@ struct agent {
         struct holds *holds;
         struct picture picture;
         struct declarations declarations;
+        struct project project;
         char boot_id[64];
         struct turn commit;
         struct loop_timer save_again, hold_again, watch;
@@ -29,6 +31,7 @@ struct agent_options {
         const char *socket; /* for applications */
         const char *port;   /* to the host */
         const char *state;  /* folder of the table */
+        int64_t project_ms; /* how often demand is measured, to ask by ourselves; 0: never */
         const char
                 *sys; /* "/sys"; with another one control groups are those of SYS/mountinfo, plain folders */
 };
@@ -44,6 +47,9 @@ void agent_say_host(const struct agent *a, struct api_app_host *ret);
 void desk_request(void *arg, const struct app *app, struct rpc_call *call, const char *method,
                   const json_t *params);
 void desk_refuse(struct rpc_call *call, const struct err *err);
+
+/* What the agent itself asks for; why: for people. The row is the table's. NULL: *err says why not. */
+const struct row *desk_ask(struct agent *a, const char *need, const char *why, struct err *err);
 
 /* desk-declare.c: what will be needed, by an application's word. */
 void desk_declare(struct agent *a, const struct app *app, struct rpc_call *call, const json_t *params);

@@ -213,7 +213,7 @@ void desk_taken(struct row *row, enum reason reason, const char *sentence)
         let_go(row, was_granted);
         set_verdict(row, API_OUTCOME_NOT_NOW, reason, sentence);
         answer_asked(row);
-        if (was_had)
+        if (was_had && !row_is_own(row))
                 tell_ended(row, reason, sentence);
         finished(row);
         desk_changed(row->agent);
@@ -269,7 +269,8 @@ void desk_row_begin(struct agent *a, struct row *row)
                 return;
         if (row->state != ROW_GRANTED)
                 loop_timer_at(&row->timer, row->due_mono_ms);
-        if (proc_hold_new(&row->process, row->pid, row->start_ticks, on_exit_of, row, &why) == 0)
+        if (row_is_own(row) ||
+            proc_hold_new(&row->process, row->pid, row->start_ticks, on_exit_of, row, &why) == 0)
                 return;
         log_note("request %s: %s", row->id, why.sentence);
         desk_give_back(row, API_RELEASE_CAUSE_EXITED, REASON_CANCELLED, "the application has ended");
@@ -376,11 +377,13 @@ static json_t *reserve_json(const struct row *row)
         struct api_guest_reserve q = {.n_needs = row->n_needs,
                                       .has_counter = row->counter != API_COUNTER_POLICY_NONE,
                                       .counter = row->counter,
+                                      .has_why = row->why[0] != '\0',
                                       .has_host_generation = row->host_generation > 0,
                                       .host_generation = row->host_generation};
 
         (void)STR_COPY(q.request, row->id);
         (void)STR_COPY(q.application, row->application);
+        (void)STR_COPY(q.why, row->why);
         for (size_t i = 0; i < row->n_needs; i++)
                 if (need_text_parse(row->needs[i], &q.needs[i], NULL) < 0)
                         return NULL; /* a file that somebody changed */
@@ -528,7 +531,7 @@ static int row_open(struct agent *a, const struct app *app, const struct api_app
         int r = row_make(a, app, q, &row, err);
         if (r < 0)
                 return r;
-        r = proc_hold_share(&row->process, &app->life, on_exit_of, row, err);
+        r = row_is_own(row) ? 0 : proc_hold_share(&row->process, &app->life, on_exit_of, row, err);
         if (r == 0) {
                 set_due(row, row->timeout_ms);
                 /* Written down as sent before it is, so that it is written once. */
@@ -545,6 +548,24 @@ static int row_open(struct agent *a, const struct app *app, const struct api_app
         }
         *ret = row;
         return 0;
+}
+
+const struct row *desk_ask(struct agent *a, const char *need, const char *why, struct err *err)
+{
+        const struct app self = {.proc = {.name = "mete-agent"}, .uid = geteuid()};
+        struct api_app_request q = {.n_needs = 1,
+                                    .has_host_generation = a->picture.generation > 0,
+                                    .host_generation = (int64_t)a->picture.generation};
+        struct row *row;
+
+        (void)STR_COPY(q.needs[0], need);
+        if (row_open(a, &self, &q, &row, err) < 0)
+                return NULL;
+        (void)STR_COPY(row->why, why);
+        row->is_dirty = true;
+        desk_pursue(row);
+        desk_changed(a);
+        return row;
 }
 
 /* The same question again? */

@@ -66,6 +66,8 @@ void rows_hold(struct row *row)
 {
         struct hold_said said;
 
+        if (row_is_own(row)) /* it is for everybody */
+                return;
         set(row, &said);
         log_said(row, &said);
         for (size_t i = 0; i < said.n; i++)
@@ -76,6 +78,8 @@ void rows_join(struct row *row)
 {
         struct hold_who who = {row->pid, row->start_ticks};
 
+        if (row_is_own(row))
+                return;
         holds_join(row->agent->holds, &who);
         row->is_joined = true;
 }
@@ -85,6 +89,8 @@ void rows_unhold(struct row *row)
         struct hold_said said;
 
         row->is_joined = false;
+        if (row_is_own(row))
+                return;
         set(row, &said);
         log_said(row, &said); /* of what other leases of this process are to keep */
 }

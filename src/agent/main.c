@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* mete-agent: see agent/agent.h. */
+#include <errno.h>
 #include <getopt.h>
 #include <glib-unix.h>
 #include <jansson.h>
@@ -9,19 +10,22 @@
 #include "agent/agent.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "base/units.h"
 #include "lib/id.h"
 
 static const struct {
         const char *name, *value, *text;
 } option_rows[] = {
-        {"socket",  "PATH",   "where applications connect (/run/mete/agent.sock)"                    },
+        {"socket",  "PATH",     "where applications connect (/run/mete/agent.sock)"                    },
         {"port",    "PATH",
-         "way to the host: a virtio-serial port (/dev/virtio-ports/org.mete.agent.0), unix:PATH"     },
-        {"state",   "FOLDER", "where the table of requests is kept (/run/mete/requests)"             },
-        {"sys",     "FOLDER", "where sysfs is (/sys)"                                                },
-        {"log",     "LEVEL",  "least urgent level that is written: error warn note info debug (info)"},
-        {"version", NULL,     "say the version"                                                      },
-        {"help",    NULL,     "this text"                                                            },
+         "way to the host: a virtio-serial port (/dev/virtio-ports/org.mete.agent.0), unix:PATH"       },
+        {"state",   "FOLDER",   "where the table of requests is kept (/run/mete/requests)"             },
+        {"sys",     "FOLDER",   "where sysfs is (/sys)"                                                },
+        {"project", "DURATION",
+         "ask for what will be needed, by what is measured every so often, such as 10s (never)"        },
+        {"log",     "LEVEL",    "least urgent level that is written: error warn note info debug (info)"},
+        {"version", NULL,       "say the version"                                                      },
+        {"help",    NULL,       "this text"                                                            },
 };
 
 static void help(void)
@@ -76,6 +80,16 @@ static int parse(int argc, char **argv, struct agent_options *o, enum log_level 
                         return 64;
                 if (values[at] != NULL) {
                         *values[at] = optarg;
+                } else if (strcmp(option_rows[at].name, "project") == 0) {
+                        struct err err = {0};
+                        int r = units_parse_ms(optarg, &o->project_ms, &err);
+                        if (r == 0 &&
+                            (o->project_ms < PROJECT_STEP_MIN_MS || o->project_ms > PROJECT_STEP_MAX_MS))
+                                r = err_set(&err, REASON_INVALID, EINVAL, "%s: from 100ms to 1h", optarg);
+                        if (r < 0) {
+                                (void)fprintf(stderr, "mete-agent: --project %s\n", err.sentence);
+                                return 64;
+                        }
                 } else if (strcmp(option_rows[at].name, "log") == 0) {
                         if (!log_level_find(optarg, level)) {
                                 (void)fprintf(stderr, "mete-agent: --log %s: no such level\n", optarg);

@@ -172,6 +172,11 @@ static void cpus_state(const struct online *o, struct api_guest_state *ret)
                 parse_list(text, ret);
 }
 
+int64_t online_block_bytes(const struct online *o)
+{
+        return o->block_bytes;
+}
+
 void online_state(struct online *o, struct api_guest_state *ret)
 {
         cpus_state(o, ret);

@@ -19,6 +19,7 @@ struct online *online_new(const char *sys);
 void online_free(struct online *o); /* what waits is answered */
 
 void online_state(struct online *o, struct api_guest_state *ret);
+int64_t online_block_bytes(const struct online *o); /* memory is plugged in multiples of it; 0: unknown */
 /* Answers the call when all is on line, or the time is up. */
 void online_request(struct online *o, const struct api_guest_online *want, struct rpc_call *call);
 void online_offline(struct online *o, const struct api_guest_offline *want, struct api_guest_state *ret);

@@ -50,6 +50,11 @@ int row_step(struct row *row, enum row_event event, struct err *err)
         return 1;
 }
 
+bool row_is_own(const struct row *row)
+{
+        return row->pid == 0;
+}
+
 bool row_is_open(const struct row *row)
 {
         return row->state != ROW_REFUSED && row->state != ROW_ENDED;
@@ -98,12 +103,15 @@ static void show_common(const struct row *row, struct api_app_row *ret)
                                     .n_needs = row->n_needs,
                                     .since_ms = row->since_ms,
                                     .has_verdict = row->has_verdict,
+                                    .has_why = row->why[0] != '\0',
                                     .has_problem = row->problem[0] != '\0'};
         (void)STR_COPY(ret->id, row->id);
         (void)STR_COPY(ret->application, row->application);
         memcpy(ret->needs, row->needs, sizeof(ret->needs));
         if (row->has_verdict)
                 ret->verdict = row->verdict;
+        if (ret->has_why)
+                (void)STR_COPY(ret->why, row->why);
         if (ret->has_problem)
                 (void)STR_COPY(ret->problem, row->problem);
 }
@@ -180,6 +188,7 @@ int row_parse(const json_t *v, struct row *ret, struct err *err)
         ret->has_verdict = shown.has_verdict;
         ret->verdict = shown.verdict;
         (void)STR_COPY(ret->problem, shown.problem);
+        (void)STR_COPY(ret->why, shown.has_why ? shown.why : "");
         return 0;
 }
 

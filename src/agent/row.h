@@ -62,6 +62,7 @@ struct row {
         struct api_verdict verdict;
         enum api_release_cause cause; /* RELEASING */
         char problem[256];            /* why it could not be sent, or "" */
+        char why[256];                /* of the agent's own: why it asks; else "" */
 
         /* Not kept over a restart. */
         struct agent *agent;
@@ -80,6 +81,8 @@ struct row {
 
 /* 1: moved. 0: late but legal, ignored. -EPROTO: not in this state; *err names both. */
 int row_step(struct row *row, enum row_event event, struct err *err);
+/* Is it the agent's own (agent/project.h)? Then no process holds it, and nothing is held for one. */
+bool row_is_own(const struct row *row);
 bool row_is_open(const struct row *row); /* not refused and not ended */
 const char *row_state_name(enum row_state s);
 const char *row_event_name(enum row_event e);

@@ -35,6 +35,7 @@ const char *projection_why_text(enum projection_why why)
         static const char *const texts[PROJECTION_WHY_N] = {
                 [PROJECTION_NOTHING] = "nothing was measured yet",
                 [PROJECTION_SEEN] = "by what was seen",
+                [PROJECTION_STEADY] = "as it is used all the time of late",
                 [PROJECTION_TREND] = "demand rises steadily",
                 [PROJECTION_SEASON] = "the coming hour of the day usually needs more",
                 [PROJECTION_KEPT] = "it was needed a moment ago",
@@ -149,6 +150,17 @@ static double trend(const struct projection *p)
         return mean_y + xy / xx * (mean_x + PROJECTION_LEAD);
 }
 
+/* What was used all the time of late is needed, however seldom it was before. */
+static double steady(const struct projection *p)
+{
+        if (p->n_last < PROJECTION_LEAD)
+                return 0;
+        double least = p->last[p->n_last - 1];
+        for (size_t i = p->n_last - PROJECTION_LEAD; i < p->n_last; i++)
+                least = p->last[i] < least ? p->last[i] : least;
+        return least;
+}
+
 static int hour_of(int64_t now_ms)
 {
         int64_t hour = now_ms / HOUR_MS % PROJECTION_HOURS;
@@ -198,6 +210,10 @@ const struct projection_said *projection_take(struct projection *p, double value
         if (more > 0 && p->recent + more > want) {
                 want = p->recent + more;
                 said.why = PROJECTION_SEASON;
+        }
+        if (steady(p) > want) {
+                want = steady(p);
+                said.why = PROJECTION_STEADY;
         }
         if (line > want) {
                 want = line;

@@ -11,6 +11,7 @@
  *             beyond what was ever seen demand may go
  *   level     the one that costs least, where a step short of what is needed costs PROJECTION_COST hundredths
  *             of all there is (the newsvendor's): steady demand is followed closely, one that leaps with room
+ *   steady    at least what was used all the time of the last lead, however seldom it was before
  *   trend     where the last PROJECTION_LAST samples lie on a rising line, at least its value a lead ahead
  *   season    and what the coming hour was above this one, on the days before
  *   limits    raised at once, but not to more than twice what was ever seen; lowered after
@@ -37,6 +38,7 @@ enum {
 enum projection_why {
         PROJECTION_NOTHING = 1, /* no sample yet: need is 0 */
         PROJECTION_SEEN,        /* what was seen, and what is usual */
+        PROJECTION_STEADY,
         PROJECTION_TREND,
         PROJECTION_SEASON,
         PROJECTION_KEPT, /* less would do, but not for long enough */

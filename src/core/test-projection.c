@@ -70,6 +70,10 @@ static void test_raised_at_once_lowered_later(void)
         const struct projection_said *said = take(60);
         g_assert_true(said->is_changed);
         g_assert_cmpfloat(said->need, >, low);
+        for (int i = 1; i < PROJECTION_LEAD; i++)
+                (void)take(60);
+        g_assert_cmpfloat(said->need, >=, 60);
+        g_assert_cmpint(said->why, ==, PROJECTION_STEADY);
         for (int i = 0; i < 20; i++)
                 (void)take(60);
         double high = p.said.need;

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "agent/choose.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include "core/component.h"
+
+/* Of nodes of which the host gives no distance; more than any that it gives for near ones. */
+enum { FAR = 255, OWN = 10 };
+
+static const json_t *objects_of(const json_t *hhi)
+{
+        return json_object_get(hhi, "objects");
+}
+
+static const char *text_of(const json_t *object, const char *name)
+{
+        const char *text = json_string_value(json_object_get(object, name));
+        return text ? text : "";
+}
+
+static int64_t number_of(const json_t *object, const char *name)
+{
+        return json_integer_value(json_object_get(object, name));
+}
+
+static bool is_kind(const json_t *object, enum component_kind kind)
+{
+        return strcmp(text_of(object, "kind"), component_kinds[kind].name) == 0;
+}
+
+static int64_t sum(const json_t *hhi, enum component_kind kind, const char *name)
+{
+        const char *id;
+        json_t *object;
+        int64_t n = 0;
+
+        json_object_foreach((json_t *)objects_of(hhi), id, object) n +=
+                is_kind(object, kind) ? number_of(object, name) : 0;
+        return n;
+}
+
+int64_t choose_has(const json_t *hhi, enum component_kind kind)
+{
+        return sum(hhi, kind, "yours");
+}
+
+int64_t choose_capacity(const json_t *hhi, enum component_kind kind)
+{
+        return sum(hhi, kind, "capacity");
+}
+
+/* ---- where things are ---- */
+
+/* Is `id` the object `above`, or within it? A document that passed its check has no circles. */
+static bool is_in(const json_t *hhi, const char *id, const char *above)
+{
+        for (int depth = 0; *id && depth < 64; depth++) {
+                if (strcmp(id, above) == 0)
+                        return true;
+                id = text_of(json_object_get(objects_of(hhi), id), "in");
+        }
+        return false;
+}
+
+/* The node of a CPU: the memory within whatever it is in, too; NULL where there is none. */
+static const char *node_of(const json_t *hhi, const char *id, const json_t *object)
+{
+        const char *other, *best = NULL;
+        json_t *memory;
+
+        if (is_kind(object, COMPONENT_MEMORY))
+                return id;
+        json_object_foreach((json_t *)objects_of(hhi), other, memory)
+        {
+                if (!is_kind(memory, COMPONENT_MEMORY) || !is_in(hhi, id, text_of(memory, "in")))
+                        continue;
+                /* of nodes above each other the innermost is nearest */
+                if (!best ||
+                    is_in(hhi, text_of(memory, "in"), text_of(json_object_get(objects_of(hhi), best), "in")))
+                        best = other;
+        }
+        return best;
+}
+
+/* By the host's latencies; a node is OWN from itself. */
+static int64_t distance(const json_t *hhi, const char *from, const char *to)
+{
+        const json_t *all = json_object_get(hhi, "distances"), *matrix;
+        size_t at;
+
+        if (strcmp(from, to) == 0)
+                return OWN;
+        json_array_foreach(all, at, matrix)
+        {
+                const json_t *of = json_object_get(matrix, "of");
+                size_t n = json_array_size(of), a = n, b = n;
+                for (size_t i = 0; i < n; i++) {
+                        const char *id = json_string_value(json_array_get(of, i));
+                        a = id && strcmp(id, from) == 0 ? i : a;
+                        b = id && strcmp(id, to) == 0 ? i : b;
+                }
+                if (a < n && b < n && strcmp(text_of(matrix, "name"), "NUMALatency") == 0)
+                        return json_integer_value(
+                                json_array_get(json_object_get(matrix, "values"), a * n + b));
+        }
+        return FAR;
+}
+
+/* The node where this guest has most memory; without memory, that of its first CPU. NULL: it has nothing. */
+static const char *home_of(const json_t *hhi)
+{
+        const char *id, *home = NULL, *cpu_node = NULL;
+        json_t *object;
+        int64_t most = 0;
+
+        json_object_foreach((json_t *)objects_of(hhi), id, object)
+        {
+                int64_t yours = number_of(object, "yours");
+                if (is_kind(object, COMPONENT_MEMORY) && yours > most) {
+                        most = yours;
+                        home = id;
+                } else if (is_kind(object, COMPONENT_CPU) && yours > 0 && !cpu_node) {
+                        cpu_node = node_of(hhi, id, object);
+                }
+        }
+        return home ? home : cpu_node;
+}
+
+/* ---- choosing ---- */
+
+struct candidate {
+        const char *id, *node;
+        int64_t os, free, distance;
+};
+
+static bool is_better(const struct candidate *a, const struct candidate *b, int64_t amount)
+{
+        bool a_fits = a->free >= amount, b_fits = b->free >= amount;
+        if (!b->id || a_fits != b_fits)
+                return !b->id || a_fits;
+        if (a->distance != b->distance)
+                return a->distance < b->distance;
+        return a->os < b->os;
+}
+
+static void print(enum component_kind kind, const struct candidate *c, int64_t amount, struct choice *ret)
+{
+        char size[UNITS_TEXT];
+        ret->amount = amount;
+        (void)snprintf(ret->where, sizeof(ret->where), "%.48s, free, at distance %" PRId64, c->id,
+                       c->distance);
+        if (kind == COMPONENT_CPU)
+                (void)snprintf(ret->need, sizeof(ret->need), "cpu:1,id=%" PRId64, c->os);
+        else
+                (void)snprintf(ret->need, sizeof(ret->need), "memory:%s,node=%" PRId64,
+                               units_print_bytes(amount, size), c->os);
+}
+
+/* Of a document that does not say what is free. */
+static bool choose_node(const json_t *hhi, const char *home, enum component_kind kind, int64_t amount,
+                        struct choice *ret)
+{
+        char size[UNITS_TEXT];
+        if (!home)
+                return false;
+        int64_t os = number_of(json_object_get(objects_of(hhi), home), "os");
+        ret->amount = amount;
+        (void)snprintf(ret->where, sizeof(ret->where), "%.48s, where this VM is; what is free is not told",
+                       home);
+        (void)snprintf(ret->need, sizeof(ret->need), "%s:%s,node=%" PRId64, component_kinds[kind].name,
+                       kind == COMPONENT_CPU ? "1" : units_print_bytes(amount, size), os);
+        return true;
+}
+
+bool choose(const json_t *hhi, enum component_kind kind, int64_t amount, int64_t step, struct choice *ret)
+{
+        const char *id, *home = home_of(hhi);
+        struct candidate best = {0};
+        json_t *object;
+
+        amount = kind == COMPONENT_CPU ? step : (amount + step - 1) / step * step;
+        if (json_is_true(json_object_get(hhi, "partial")))
+                return choose_node(hhi, home, kind, amount, ret);
+        json_object_foreach((json_t *)objects_of(hhi), id, object)
+        {
+                struct candidate c = {
+                        .id = id, .os = number_of(object, "os"), .free = number_of(object, "free")};
+                if (!is_kind(object, kind) || c.free < step ||
+                    strcmp(text_of(object, "mark"), "offline") == 0 ||
+                    (kind == COMPONENT_CPU &&
+                     number_of(object, "yours") > 0)) /* two of ours on one are no gain */
+                        continue;
+                c.node = node_of(hhi, id, object);
+                c.distance = home && c.node ? distance(hhi, home, c.node) : FAR;
+                if (is_better(&c, &best, amount))
+                        best = c;
+        }
+        if (!best.id)
+                return false;
+        print(kind, &best, amount < best.free ? amount : best.free / step * step, ret);
+        return true;
+}

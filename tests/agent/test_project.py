@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent asks by itself (2.7 to 2.9): demand is what files say, the host is a fake one. No VM."""
+import hashlib
+import json
+import os
+import socket
+import time
+
+import pytest
+from fake import verdict, wait_for
+
+STEP = "100ms"
+CPUS = os.sysconf("SC_NPROCESSORS_ONLN")
+
+
+def demand(world, cpus):
+    """From now on so many CPUs are wanted: as many tasks wait for one beside those that run (one is the agent)."""
+    path = f"{world.sys}/proc/loadavg"
+    world.put(path + ".new", f"0.0 0.0 0.0 {1 + CPUS + cpus}/100 1")
+    os.rename(path + ".new", path)
+
+
+def make_proc(world):
+    os.makedirs(f"{world.sys}/proc")
+    world.put(f"{world.sys}/proc/stat", "cpu  1 0 0 1 0 0 0 0 0 0")
+    demand(world, 0)
+
+
+def document(free, yours):
+    """A host of four CPUs."""
+    objects = {"machine": {"kind": "machine"}, "memory:node0": {"kind": "memory", "in": "machine", "os": 0, "bytes": 1 << 30}}
+    for cpu in range(4):
+        mark = "yours" if cpu in yours else "free" if cpu in free else "taken"
+        objects[f"cpu:{cpu}"] = {"kind": "cpu", "in": "machine", "os": cpu, "mark": mark, "capacity": 1000,
+                                 "free": 1000 if cpu in free else 0, "yours": 1000 if cpu in yours else 0}
+    return {"objects": objects}
+
+
+class Teller:
+    """The host's part: greets, tells, and answers what comes in between."""
+
+    def __init__(self, world, *arguments):
+        self.world, self.host, self.generation = world, world.host, 0
+        make_proc(world)
+        self.begin(*arguments)
+
+    def begin(self, *arguments, live=None):
+        self.world.start("--project", STEP, *arguments)
+        self.greet(live)
+
+    def greet(self, live=None):
+        self.host.accept()
+        hello = self.host.expect("hello")
+        self.host.answer(hello, {"version": 1, "vm": "v", "features": ["hhi"]})
+        sync = self.host.expect("sync")
+        self.known = sync["params"]["requests"]
+        self.host.answer(sync, {"live": self.known if live is None else live})
+        self.early = []  # what was said before it asks to be told
+        while True:
+            message = self.host.link.receive()
+            if message["method"] == "hhi-watch":
+                break
+            self.early.append(message)
+        self.host.answer(message)
+
+    def expect(self, method, timeout_s=30):
+        message = self.early.pop(0) if self.early else self.host.link.receive(timeout_s)
+        assert message["method"] == method, message
+        return message
+
+    def tell(self, free=(), yours=(0,)):
+        """All of the host, as a later generation; what the agent asks meanwhile is returned."""
+        text = json.dumps(document(free, yours))
+        self.generation += 1
+        self.host.next_id += 1
+        number = self.host.next_id
+        self.host.link.send({"jsonrpc": "2.0", "id": number, "method": "hhi", "params": {
+            "generation": self.generation, "digest": hashlib.sha256(text.encode()).hexdigest(), "part": 1, "parts": 1,
+            "text": text}})
+        asked = []
+        while True:
+            message = self.host.link.receive()
+            if message.get("id") == number and "method" not in message:
+                assert message["result"] == {"applied": True}, self.world.text()
+                return asked
+            asked.append(message)
+
+    def asked(self, timeout_s=30):
+        reserve = self.expect("reserve", timeout_s)
+        return reserve, reserve["params"]
+
+    def logged(self, text):
+        wait_for(text, lambda: text in self.world.text(), 30)
+
+
+@pytest.fixture
+def teller(world):
+    return Teller(world)
+
+
+def named(params):
+    """The number of the CPU that is asked for."""
+    (need,) = params["needs"]
+    assert need["kind"] == "cpu" and need["amount"] == 1
+    (parameter,) = need["parameters"]
+    assert (parameter["name"], parameter["relation"]) == ("id", "=")
+    return parameter["value"]
+
+
+def rows(world):
+    return [r for r in world.app().rows() if r["application"].startswith("mete-agent/")]
+
+
+def test_whole_life(world, teller):
+    """Nothing while it has enough; a named component when it has not; given back when it is not needed."""
+    assert teller.tell(free=(1, 2)) == []
+    teller.logged("that is enough")
+    assert teller.host.link.silent(1)  # ten steps: the need is not exceeded
+    demand(world, 2)
+    reserve, params = teller.asked()
+    assert named(params) == 1 and params["host_generation"] == 1 and params["application"] == "mete-agent/0/0"
+    assert params["why"].startswith("the projection has changed: 2.00 of cpu are used,") and "this VM has 1.00" in params["why"]
+    (row,) = rows(world)
+    assert row["state"] == "sent" and row["pid"] == 0 and row["why"] == params["why"]
+    teller.host.grant(reserve)
+    teller.logged("cpu:1,id=1 is granted")
+    assert teller.tell(yours=(0, 1)) == []
+    assert teller.host.link.silent(1)
+    demand(world, 0)
+    release = teller.expect("release", 60)
+    assert release["params"] == {"request": params["request"], "cause": "released"}
+    teller.host.answer(release)
+    assert "is given back: 0.00 of cpu are used" in world.text()
+    wait_for("it has ended", lambda: rows(world)[0]["state"] == "ended")
+
+
+def test_the_same_again_triggers_nothing(world, teller):
+    """2.7; and what was refused is not asked again without a reason."""
+    teller.tell(free=(1,))
+    demand(world, 2)
+    reserve, params = teller.asked()
+    teller.host.answer(reserve, verdict(params["request"], "not-now", reason="no-capacity"))
+    teller.logged("is not granted")
+    asked = teller.tell(free=(1,))
+    teller.logged(f"is as before, generation {teller.generation}")
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        try:
+            asked.append(teller.host.link.receive(0.2))
+        except socket.timeout:
+            continue
+        teller.host.answer(asked[-1], verdict(asked[-1]["params"]["request"], "not-now", reason="no-capacity"))
+    # What is projected may still move, which is a trigger of its own; the same information was none.
+    assert [m["params"]["why"] for m in asked if "the projection has changed" not in m["params"]["why"]] == []
+    assert "the host's information has changed" not in world.text().split("is as before", 1)[1]
+
+
+def test_changed_information_is_a_trigger(world, teller):
+    """2.8: what is missing is asked for when the host says that it has it."""
+    teller.tell(free=())
+    demand(world, 2)
+    teller.logged("the host has nothing of it free")
+    assert teller.host.link.silent(0.5)
+    asked = teller.tell(free=(3,))
+    message = asked[0] if asked else teller.asked()[0]
+    assert named(message["params"]) == 3 and message["params"]["host_generation"] == 2
+    assert message["params"]["why"].startswith("the host's information has changed:")
+
+
+def test_over_a_restart(world, teller):
+    """What it holds outlives it, and ends with an agent that is not to ask."""
+    teller.tell(free=(1,))
+    demand(world, 2)
+    reserve, params = teller.asked()
+    teller.host.grant(reserve)
+    wait_for("it is granted", lambda: rows(world)[0]["state"] == "granted")
+    teller.tell(free=(), yours=(0, 1))
+    world.kill()
+    teller.begin()
+    assert teller.known == [params["request"]] and rows(world)[0]["state"] == "granted"
+    assert teller.host.link.silent(1)
+    world.kill()
+    world.start()
+    teller.greet()
+    release = teller.expect("release")
+    assert release["params"]["request"] == params["request"]
+    teller.host.answer(release)
+    wait_for("it has ended", lambda: rows(world)[0]["state"] == "ended")
+
+
+def test_killed_while_it_asks(world, teller):
+    """Asked again with the same id, and not twice."""
+    teller.tell(free=(1,))
+    demand(world, 2)
+    first = teller.asked()[1]
+    world.kill()
+    teller.begin()
+    reserve, again = teller.asked()
+    assert again == first
+    teller.host.grant(reserve)
+    wait_for("it is granted", lambda: rows(world)[0]["state"] == "granted")
+    assert len(rows(world)) == 1
+
+
+def test_declared(world, teller):
+    teller.tell(free=(2, 3))
+    assert teller.host.link.silent(0.5)
+    app = world.app()
+    app.call("declare", {"name": "build", "need": "cpu:2", "start_ms": int(time.time() * 1000), "for_ms": 3600000})
+    reserve, params = teller.asked()
+    assert named(params) == 2 and "2.00 will be needed" in params["why"] and "declared by build" in params["why"]
+    teller.host.grant(reserve)
+    wait_for("it is granted", lambda: rows(world)[0]["state"] == "granted")
+    assert teller.tell(free=(3,), yours=(0, 2)) == []
+    assert teller.host.link.silent(1)  # it has two
+    app.call("declare-drop", {"name": "build"})
+    release = teller.expect("release", 60)
+    assert release["params"]["request"] == params["request"]
+
+
+def test_somebody_releases_it(world, teller):
+    """Root may take it away, as any lease; it is no trigger to ask again."""
+    if os.geteuid() != 0:
+        pytest.skip("the agent's rows are its own user's")
+    teller.tell(free=(1,))
+    demand(world, 2)
+    reserve, params = teller.asked()
+    teller.host.grant(reserve)
+    wait_for("it is granted", lambda: rows(world)[0]["state"] == "granted")
+    app = world.app()
+    number = app.start("release", {"id": params["request"]})
+    release = teller.expect("release")
+    teller.host.answer(release)
+    assert app.answer(number) == {}
+    assert rows(world)[0]["state"] == "ended"
+
+
+@pytest.mark.parametrize("value", ["0", "99ms", "2h", "soon", "-1s", ""])
+def test_command_line(world, value):
+    world.start("--project", value, wait=False)
+    assert world.agent.wait(20) == 64 and "--project" in world.text()
+    world.agent = None
+
+
+def test_off_unless_it_is_said(world):
+    make_proc(world)
+    demand(world, 3)
+    world.start()
+    teller = Teller.__new__(Teller)
+    teller.world, teller.host, teller.generation = world, world.host, 0
+    teller.greet()
+    assert teller.tell(free=(1, 2, 3)) == []
+    assert teller.host.link.silent(1)
