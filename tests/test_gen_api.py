@@ -95,6 +95,7 @@ SETS = [
     ("guest.json/x-methods/ended", "result", {"$ref": "common.json#/$defs/empty"}, "notification"),
     ("guest.json/x-methods/hello", "params", {"$ref": "common.json#/$defs/reason"}, "must lead to an object"),
     ("meted.json/x-paths/|health/get", "x-role", "king", "x-role"),
+    ("meted.json", "x-roles-apart", ["observer", "hypervisor"], "x-roles-apart"),
     ("meted.json/x-paths/|health/get", "x-operation", "metrics", "twice"),
     ("meted.json/x-paths/|health/get", "params", {"$ref": "common.json#/$defs/empty"}, "has no body"),
     ("meted.json/x-paths", "nowhere", {}, "not a path"),

@@ -258,6 +258,58 @@ static void look_at_vms(struct doctor *d)
         json_decref(page);
 }
 
+enum { CERTIFICATE_SOON_DAYS = 30, CLOCK_OFF_MS = 1000 };
+
+static void look_at_peer(struct doctor *d, const json_t *peer)
+{
+        char text[512];
+        char ends[64] = "";
+        int64_t days = CERTIFICATE_SOON_DAYS;
+        int64_t ahead_ms = host_number(peer, "clock_ahead_ms");
+        if (!json_is_true(json_object_get(peer, "reachable"))) {
+                (void)snprintf(text, sizeof(text), "%s is not reachable: %.300s", host_text(peer, "name"),
+                               json_object_get(peer, "problem") ? host_text(peer, "problem")
+                                                                : "it was not asked yet");
+                found(d, "peer", FINDING_FALLBACK, text);
+                return;
+        }
+        (void)host_certificate_ends(peer, ends, sizeof(ends), &days);
+        bool is_off = ahead_ms > CLOCK_OFF_MS || ahead_ms < -CLOCK_OFF_MS;
+        (void)snprintf(text, sizeof(text), "%s is reachable, %s%sits clock is %" PRId64 " ms %s",
+                       host_text(peer, "name"), ends, *ends ? ", " : "", ahead_ms < 0 ? -ahead_ms : ahead_ms,
+                       ahead_ms < 0 ? "behind" : "ahead");
+        found(d, "peer", is_off || days < CERTIFICATE_SOON_DAYS ? FINDING_FALLBACK : FINDING_OK, text);
+}
+
+static void look_at_peers(struct doctor *d)
+{
+        json_t *page = NULL;
+        json_t *peer;
+        struct err err = {0};
+        char text[512];
+        char ends[64] = "";
+        int64_t days = 0;
+        size_t i;
+        if (host_pages(d->arguments, "/v1/peers", &page, &err) < 0) {
+                found(d, "TLS", FINDING_MISSING, err.sentence);
+                return;
+        }
+        if (*host_text(page, "listens") == '\0') {
+                found(d, "TLS", FINDING_OK, "not for other hosts: [listen] tls is not in mete.conf");
+        } else {
+                bool is_known = host_certificate_ends(page, ends, sizeof(ends), &days);
+                (void)snprintf(text, sizeof(text), "meted listens at %s, %s", host_text(page, "listens"),
+                               ends);
+                found(d, "TLS",
+                      !is_known || days < 0          ? FINDING_MISSING
+                      : days < CERTIFICATE_SOON_DAYS ? FINDING_FALLBACK
+                                                     : FINDING_OK,
+                      text);
+        }
+        json_array_foreach(json_object_get(page, "peers"), i, peer) look_at_peer(d, peer);
+        json_decref(page);
+}
+
 static void look_at_daemons(struct doctor *d)
 {
         json_t *health = NULL;
@@ -296,6 +348,7 @@ static void look_at_daemons(struct doctor *d)
         json_array_foreach(json_object_get(host, "fallbacks"), i, fallback)
                 found(d, "in force", FINDING_FALLBACK, json_string_value(fallback));
         json_decref(host);
+        look_at_peers(d);
         look_at_vms(d);
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* pki init, pki add, pki show: they work on files alone, without meted. */
+/* The verbs for other hosts. pki init, pki add, pki show work on files alone, without meted. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -127,7 +127,13 @@ static const struct option_row make_options[] = {
 };
 
 const struct verb pki_verbs[] = {
-        {.words = "pki init",
+        {.words = "peers",
+         .operands = "",
+         .summary = "List the other hosts of peers.conf, and what was heard of each last",
+         .text = "Reachable is one that answered when it was asked last, over TLS and with the pinned "
+                 "certificate. "
+                 "The clock is how much its is ahead of ours.", .run = host_peers},
+        { .words = "pki init",
          .operands = "DIR",
          .operands_min = 1,
          .operands_max = 1,
@@ -140,18 +146,18 @@ const struct verb pki_verbs[] = {
                  "and name stand in the certificate as a URI, mete:ROLE:NAME. The authority itself is valid "
                  "for "
                  "ten years at least.", .run = run_init},
-        {.words = "pki add",
+        {                                              .words = "pki add",
          .operands = "DIR",
          .operands_min = 1,
          .operands_max = 1,
          .options = make_options,
          .summary = "Make keys and certificates for more of them, signed by the authority in DIR",
          .run = run_add},
-        {.words = "pki show",
+        {                                                    .words = "pki show",
          .operands = "FILE",
          .operands_min = 1,
          .operands_max = 1,
          .summary = "Show whose certificate a file is, until when, and its pin",
-         .run = run_show                                                  },
+         .run = run_show},
 };
 const size_t pki_verbs_n = ARRAY_N(pki_verbs);

@@ -11,7 +11,7 @@
 
 extern const struct verb host_verbs[];
 extern const size_t host_verbs_n;
-/* Those for certificates; they need no meted. */
+/* Those for other hosts and their certificates. */
 extern const struct verb pki_verbs[];
 extern const size_t pki_verbs_n;
 
@@ -59,3 +59,6 @@ int host_reserve(const struct arguments *a);
 int host_unreserve(const struct arguments *a);
 int host_events(const struct arguments *a);
 int host_doctor(const struct arguments *a);
+int host_peers(const struct arguments *a);
+/* "its certificate is valid for 12 days", of a host or of a peer. false: it is not known. */
+bool host_certificate_ends(const json_t *object, char *text, size_t size, int64_t *ret_days);

@@ -27,7 +27,14 @@ static void test_each_route_is_found(void)
                 g_assert_true(route_find(api_meted_routes, api_meted_routes_n, r->method, path, part, &err) ==
                               r);
                 g_assert_cmpstr(part, ==, r->has_part ? "v-1" : "");
-                g_assert_true(r->role == API_ROLE_OBSERVER || strcmp(r->method, "GET") != 0);
+                g_assert_true(r->role == API_ROLE_OBSERVER || r->role == API_ROLE_HYPERVISOR ||
+                              strcmp(r->method, "GET") != 0);
+                /* Peers and all others have nothing in common; an operator may do what the others may. */
+                g_assert_true(api_role_may(API_ROLE_HYPERVISOR, r) != api_role_may(API_ROLE_OPERATOR, r));
+                g_assert_true(api_role_may(API_ROLE_OPERATOR, r) || !api_role_may(API_ROLE_MANAGER, r));
+                g_assert_true(api_role_may(API_ROLE_MANAGER, r) || !api_role_may(API_ROLE_OBSERVER, r));
+                g_assert_true(api_role_may(r->role, r));
+                g_assert_false(api_role_may(0, r));
                 g_assert_cmpstr(api_operation_name(r->operation), !=, "none");
         }
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* meted/api.c - the HTTP API on the Unix socket: who may do what, one handler an operation.
+/* meted/api.c - the HTTP API on the Unix socket and by TLS: who may do what, one handler an operation.
  *
  * Handlers parse, call the hypervisor, and either answer at once (what only looks) or leave a waiter (what
  * decides), so that the answer comes when the decision is durable. */
@@ -21,6 +21,7 @@
 #include "meted/metrics.h"
 #include "meted/view.h"
 #include "wire/http.h"
+#include "wire/tcp.h"
 #include "wire/unix.h"
 
 static const char json_media[] = "application/json";
@@ -549,6 +550,40 @@ static enum api_role role_of(const struct meted *m, uid_t uid)
         return m->config.observers ? API_ROLE_OBSERVER : 0;
 }
 
+/* By its certificate. A hypervisor must be one of peers.conf besides; managers and operators are whom the
+ * authority says. 0: *err says why not. */
+static enum api_role role_of_caller(const struct meted *m, const struct http_caller *caller, struct err *err)
+{
+        switch (caller->id.role) {
+        case CERT_HYPERVISOR:
+                return peers_check(m, &caller->id, err) ? 0 : API_ROLE_HYPERVISOR;
+        case CERT_MANAGER:
+                return API_ROLE_MANAGER;
+        case CERT_OPERATOR:
+                return API_ROLE_OPERATOR;
+        case CERT_ROLE_N:
+                break;
+        }
+        (void)err_set(err, REASON_DENIED, EACCES, "%s", caller->why);
+        return 0;
+}
+
+static void refuse_role(struct http_request *req, enum api_role has, enum api_role needs)
+{
+        struct err err = {0};
+        if (req->caller)
+                (void)err_set(&err, REASON_DENIED, EACCES,
+                              "this takes the role %s, and the certificate has %s", api_role_name(needs),
+                              api_role_name(has));
+        else if (needs == API_ROLE_HYPERVISOR)
+                (void)err_set(&err, REASON_DENIED, EACCES, "this is for peers, over TLS");
+        else
+                (void)err_set(&err, REASON_DENIED, EACCES,
+                              has ? "this takes an operator; see [roles] in mete.conf(5)"
+                                  : "this uid has no role here; see [roles] in mete.conf(5)");
+        refuse(req, &err);
+}
+
 static void dispatch(struct meted *m, struct http_request *req, enum api_operation op, const char *part,
                      const json_t *body, const char *query)
 {
@@ -582,6 +617,12 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
                 break;
         case API_OPERATION_VM_LIST:
                 out = view_vms(m, query, &err);
+                break;
+        case API_OPERATION_PEER_LIST:
+                out = peers_view(m, query, &err);
+                break;
+        case API_OPERATION_PEER_HELLO:
+                out = peers_hello(m);
                 break;
         case API_OPERATION_LEDGER_SHOW:
                 out = view_ledger(m, query, &err);
@@ -643,17 +684,20 @@ static void on_request(void *arg, struct http_request *req)
         struct err err = {0};
         char part[ROUTE_PART];
         m->counters.http_requests++;
+        enum api_role role = req->caller ? role_of_caller(m, req->caller, &err) : role_of(m, req->peer.uid);
+        if (req->caller && !role) { /* not even which paths there are */
+                m->counters.denied++;
+                refuse(req, &err);
+                return;
+        }
         const struct api_route *route =
                 route_find(api_meted_routes, api_meted_routes_n, req->method, req->path, part, &err);
         if (!route) {
                 refuse_status(req, err.code == ENOTSUP ? 405 : api_http_status(err.reason), &err);
                 return;
         }
-        enum api_role role = role_of(m, req->peer.uid);
-        if (role < route->role) {
-                refuse_with(req, REASON_DENIED,
-                            role ? "this takes an operator; see [roles] in mete.conf(5)"
-                                 : "this uid has no role here; see [roles] in mete.conf(5)");
+        if (!api_role_may(role, route)) {
+                refuse_role(req, role, route->role);
                 return;
         }
         json_t *body = req->body_n ? json_read(req->body, req->body_n, &err) : NULL;
@@ -662,6 +706,20 @@ static void on_request(void *arg, struct http_request *req)
         else
                 dispatch(m, req, route->operation, part, body, req->query);
         json_decref(body);
+}
+
+static int start_tls(struct meted *m, struct err *err)
+{
+        struct http_limits limits = {0};
+        int fd = tcp_listen(&m->config.tls_address, err);
+        if (fd < 0)
+                return fd;
+        m->http_tls = http_server_new_tls(fd, &m->config.files, &limits, on_request, m, err);
+        if (!m->http_tls) {
+                close(fd);
+                return -EIO;
+        }
+        return 0;
 }
 
 int api_start(struct meted *m, struct err *err)
@@ -675,14 +733,15 @@ int api_start(struct meted *m, struct err *err)
                 close(fd);
                 return -EIO;
         }
-        return 0;
+        return *m->config.tls ? start_tls(m, err) : 0;
 }
 
 void api_stop(struct meted *m)
 {
         if (!m->http)
                 return; /* the path is not ours: somebody else listens there, or it is no socket at all */
+        http_server_free(m->http_tls);
         http_server_free(m->http);
-        m->http = NULL;
+        m->http = m->http_tls = NULL;
         (void)unlink(m->config.socket);
 }

@@ -27,6 +27,12 @@ static const struct key {
         {"meted",   "run_dir",             TEXT,      AT(run_dir),         "/run/mete",                    0,    0        },
         {"meted",   "socket",              TEXT,      AT(socket),          "/run/mete/meted.sock",         0,    0        },
         {"meted",   "socket_mode",         OCTAL,     AT(socket_mode),     "0660",                         0,    0777     },
+        {"listen",  "tls",                 TEXT,      AT(tls),             "",                             0,    0        },
+        {"listen",  "cert",                TEXT,      AT(files.cert),      "/etc/mete/host.crt",           0,    0        },
+        {"listen",  "key",                 TEXT,      AT(files.key),       "/etc/mete/host.key",           0,    0        },
+        {"listen",  "ca",                  TEXT,      AT(files.ca),        "/etc/mete/ca.crt",             0,    0        },
+        {"listen",  "peers",               TEXT,      AT(peers),           "/etc/mete/peers.conf",         0,    0        },
+        {"listen",  "hello",               MS,        AT(hello_ms),        "10s",                          100,  3600000  },
         {"keeper",  "socket",              TEXT,      AT(keeper_socket),   "/run/mete-keeper/keeper.sock", 0,    0        },
         {"host",    "source",              TEXT,      AT(source),          "live",                         0,    0        },
         {"host",    "cpus",                TEXT,      AT(cpus),            "",                             0,    0        },
@@ -184,6 +190,13 @@ static int check_net(const struct config *c, struct err *err)
         return 0;
 }
 
+static int check_listen(struct config *c, struct err *err)
+{
+        if (*c->tls && tcp_address_parse(c->tls, &c->tls_address, err))
+                return err_note(err, "[listen] tls");
+        return 0;
+}
+
 /* What nobody spoke for is a fiftieth of the whole, in whole units. */
 static int check_block(struct config *c, struct err *err)
 {
@@ -222,6 +235,8 @@ int config_read(const char *path, struct config *ret, struct err *err)
                 bad = take_group(f, *g, &c, err);
         g_strfreev(groups);
         g_key_file_free(f);
+        if (!bad)
+                bad = check_listen(&c, err);
         if (!bad)
                 bad = check_net(&c, err);
         if (!bad)

@@ -5,26 +5,33 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include "base/err.h"
+#include "wire/cert.h"
+#include "wire/tcp.h"
 
 struct config {
-        char name[64];           /* [meted] name: of this host; the kernel's host name where absent */
-        char state_dir[256];     /* [meted] state_dir: the store */
-        char run_dir[256];       /* [meted] run_dir: sockets of VMs */
-        char socket[256];        /* [meted] socket: the API */
-        unsigned socket_mode;    /* [meted] socket_mode, octal */
-        char keeper_socket[256]; /* [keeper] socket */
-        char source[512];        /* [host] source: "live", "xml:PATH", "synthetic:TEXT" */
-        char cpus[256];          /* [host] cpus: those that may be given away; "" for all */
-        int64_t memory_bytes;    /* [host] memory: how much may be given away; 0 for all but the reserve */
-        int64_t reserve_bytes;   /* [host] reserve */
-        int32_t cpu_overcommit;  /* [host] cpu_overcommit */
-        bool manages_net;        /* [net] manage */
-        char network[64];        /* [net] network: what VMs call it */
-        char uplink[16];         /* [net] uplink: the link of which may be given away */
-        int64_t link_bps;        /* [net] rate */
-        bool shows_all;          /* [hhi] show: all, or own */
-        bool manages_resctrl;    /* [resctrl] manage */
-        char resctrl[192];       /* [resctrl] path: its root; "": as it is mounted */
+        char name[64];        /* [meted] name: of this host; the kernel's host name where absent */
+        char state_dir[256];  /* [meted] state_dir: the store */
+        char run_dir[256];    /* [meted] run_dir: sockets of VMs */
+        char socket[256];     /* [meted] socket: the API */
+        unsigned socket_mode; /* [meted] socket_mode, octal */
+        char tls[160];        /* [listen] tls: where peers, managers and operators connect; "" for nowhere */
+        struct tcp_address tls_address; /* the same */
+        struct cert_files files;        /* [listen] cert, key, ca */
+        char peers[256];                /* [listen] peers: peers.conf(5) */
+        int64_t hello_ms;               /* [listen] hello: how often each peer is asked */
+        char keeper_socket[256];        /* [keeper] socket */
+        char source[512];               /* [host] source: "live", "xml:PATH", "synthetic:TEXT" */
+        char cpus[256];                 /* [host] cpus: those that may be given away; "" for all */
+        int64_t memory_bytes;   /* [host] memory: how much may be given away; 0 for all but the reserve */
+        int64_t reserve_bytes;  /* [host] reserve */
+        int32_t cpu_overcommit; /* [host] cpu_overcommit */
+        bool manages_net;       /* [net] manage */
+        char network[64];       /* [net] network: what VMs call it */
+        char uplink[16];        /* [net] uplink: the link of which may be given away */
+        int64_t link_bps;       /* [net] rate */
+        bool shows_all;         /* [hhi] show: all, or own */
+        bool manages_resctrl;   /* [resctrl] manage */
+        char resctrl[192];      /* [resctrl] path: its root; "": as it is mounted */
         int64_t disk_rate; /* [block] rate: bytes a second that may be given away; 0: there is no kind block
                             */
         int64_t disk_iops; /* [block] iops: operations a second that go with them; 0: not held */

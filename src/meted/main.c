@@ -21,6 +21,7 @@
 #include "meted/machine.h"
 #include "meted/meted.h"
 #include "vm/socket.h"
+#include "wire/peers.h"
 
 enum { HOUSEKEEPING_MS = 5000, CONSOLE_MAX_BYTES = 1 << 20 };
 enum { EXIT_CONFIG = 78 /* EX_CONFIG */, PROBE_MS = 20000, KEEPER_LIST_MS = 20000, LIST_RETRY_MS = 500 };
@@ -35,7 +36,8 @@ static const char usage[] =
         "  --version      print the version\n"
         "  --help         this text\n"
         "\n"
-        "Ends with 0 after SIGTERM, 64 for a wrong command line, 78 for a wrong "
+        "Reads peers.conf anew after SIGHUP. Ends with 0 after SIGTERM, 64 for a wrong command line, 78 for "
+        "a wrong "
         "configuration, 1 for anything\n"
         "else. VMs outlive it.\n";
 
@@ -391,12 +393,36 @@ static int read_inventory(struct meted *m, struct err *err)
         return bad;
 }
 
+/* A certificate whose time is over is no reason not to start: VMs and guests need us, not peers alone. */
+static int check_certificates(const struct meted *m, struct err *err)
+{
+        struct cert_id id;
+        struct peers peers = {0};
+        int bad = peers_read(m->config.peers, &peers, err);
+        peers_done(&peers);
+        if (bad && bad != -ENOENT)
+                return bad;
+        if (!*m->config.tls)
+                return 0;
+        bad = cert_files_check(&m->config.files, 0, &id, err);
+        if (!bad && (id.role != CERT_HYPERVISOR || strcmp(id.name, m->config.name) != 0))
+                bad = err_set(err, REASON_INVALID, EINVAL,
+                              "%.100s is the certificate of %s %s, and [meted] name is %s",
+                              m->config.files.cert, cert_role_name(id.role), id.name, m->config.name);
+        return bad;
+}
+
 /* All that a configuration can be wrong in: also that it gives away what this machine does not have. Returns
  * the exit status. */
 static int configure(struct meted *m, const char *path)
 {
         struct err err = {0};
         if (config_read(path, &m->config, &err)) {
+                log_error("%s", err.sentence);
+                return EXIT_CONFIG;
+        }
+        if (check_certificates(m, &err)) {
+                err_note(&err, "%s: [listen]", path);
                 log_error("%s", err.sentence);
                 return EXIT_CONFIG;
         }
@@ -471,6 +497,8 @@ static int start(struct meted *m, struct err *err)
         if (!bad)
                 bad = meted_load(m, err);
         if (!bad)
+                bad = peers_start(m, err);
+        if (!bad)
                 bad = api_start(m, err);
         if (bad)
                 return bad;
@@ -493,6 +521,7 @@ static int start(struct meted *m, struct err *err)
 static void stop(struct meted *m)
 {
         api_stop(m);
+        peers_stop(m);
         if (m->ready_mono_ms) {
                 loop_timer_cancel(&m->housekeeping);
                 loop_timer_cancel(&m->list);
@@ -523,6 +552,12 @@ static gboolean on_signal(gpointer arg)
 {
         (void)arg;
         loop_quit();
+        return G_SOURCE_CONTINUE;
+}
+
+static gboolean on_reload(gpointer arg)
+{
+        peers_reload(arg);
         return G_SOURCE_CONTINUE;
 }
 
@@ -572,6 +607,7 @@ int main(int argc, char **argv)
         if (!status && check)
                 (void)printf("%s: good\n", path);
         if (status || check) {
+                hhi_done(m);
                 inventory_done(&m->inventory);
                 g_free(m);
                 return status;
@@ -580,16 +616,19 @@ int main(int argc, char **argv)
         (void)umask(0077); /* the store is nobody else's to read */
         turns_init(m);
         guint term = g_unix_signal_add(SIGTERM, on_signal, NULL),
-              in = g_unix_signal_add(SIGINT, on_signal, NULL);
+              in = g_unix_signal_add(SIGINT, on_signal, NULL), hup = 0;
         int bad = start(m, &err);
         if (bad) {
                 log_error("%s", err.sentence);
         } else {
                 log_info("ready on %s, store in %s", m->config.socket, m->config.state_dir);
+                hup = g_unix_signal_add(SIGHUP, on_reload, m);
                 notify_send("READY=1");
                 loop_run();
                 log_info("stopping; VMs run on");
         }
+        if (hup)
+                g_source_remove(hup);
         stop(m);
         g_source_remove(term);
         g_source_remove(in);

@@ -5,11 +5,13 @@
  *   turn.c     effects of one turn  -> store, then the others
  *   machine.c  one VM: its VMM, its agent, its step        activate.c makes usable, takes back
  *   keeper.c   the connection to mete-keeper           health.c   what of the host can be used
+ *   peers.c    other hosts
  *
  * Whoever calls into the hypervisor calls meted_changed() afterwards. Answers are not written where a
  * request is decided: the asker leaves a waiter, and turn.c answers it once the decision is durable. */
 #pragma once
 #include <glib.h>
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "core/hypervisor.h"
@@ -50,6 +52,7 @@ struct counters {
                 http_requests;
         uint64_t checks, changed, repaired, unknown;
         uint64_t hhi_told, hhi_told_bytes, hhi_needed, hhi_not_needed;
+        uint64_t denied; /* requests by TLS of those who are nobody here */
         /* of connections that are gone */
         struct rpc_counters agents;
         struct qmp_counters monitors;
@@ -65,8 +68,9 @@ struct meted {
         struct keeper *keeper;
         struct api_keeper_huge huge[COMPONENT_PAGES]; /* what it said last, also while it is away */
         size_t n_huge;
-        GPtrArray *machines; /* of struct machine, by name */
-        struct http_server *http;
+        GPtrArray *machines;                 /* of struct machine, by name */
+        struct http_server *http, *http_tls; /* the latter NULL where [listen] tls is not said */
+        struct partners *partners;           /* peers.c */
         int64_t ready_mono_ms;
         bool adopted;       /* the keeper told which VMMs are there */
         bool is_boot_noted; /* it is on record that the machine has been up since the boot that it is */
@@ -80,7 +84,7 @@ struct meted {
         json_t *hhi;    /* the machine as a document, without marks but what is off line; hhi.c */
         struct loop_timer hhi_look;
         struct health *health; /* health.c */
-        bool is_hhi_due; /* the books have changed in this turn */
+        bool is_hhi_due;       /* the books have changed in this turn */
         struct loop_timer tick, mend, housekeeping, list, verify;
         guint verified; /* which of the machines is looked at next */
         struct counters counters;
@@ -108,6 +112,15 @@ void boot_check(struct meted *m);
 void events_publish(struct meted *m); /* to the followers, what is durable since */
 void events_follow(struct meted *m, struct http_request *req, int64_t after, const char *trace);
 void events_done(struct meted *m);
+
+/* peers.c: the other hosts of peers.conf, each of which is asked how it does. */
+int peers_start(struct meted *m, struct err *err);
+void peers_stop(struct meted *m);
+void peers_reload(struct meted *m); /* what is wrong with the file is logged, and all stays as it was */
+/* May this certificate be that of a peer? -EACCES with REASON_DENIED. */
+int peers_check(const struct meted *m, const struct cert_id *id, struct err *err);
+json_t *peers_view(const struct meted *m, const char *query, struct err *err);
+json_t *peers_hello(const struct meted *m);
 
 /* api.c */
 int api_start(struct meted *m, struct err *err);

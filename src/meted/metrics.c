@@ -57,6 +57,24 @@ static void rpc_out(FILE *f, const char *group, const struct rpc_counters *c)
         rows_out(f, group, rows, ARRAY_N(rows), c);
 }
 
+/* What differs from HTTP on the Unix socket. All 0 where there is no TLS. */
+static void tls_out(FILE *f, const struct meted *m)
+{
+        static const struct http_counters none;
+        const struct http_counters *tls = m->http_tls ? http_server_counters(m->http_tls) : &none;
+        metric(f, "tls_connections_total", "counter", "TLS connections that were taken.",
+               (double)tls->connections);
+        metric(f, "tls_refused_connections_total", "counter", "TLS connections refused, too many.",
+               (double)tls->refused_connections);
+        metric(f, "tls_displaced_total", "counter", "TLS connections of nobody that gave way to newer ones.",
+               (double)tls->displaced);
+        metric(f, "tls_timeouts_total", "counter", "TLS connections closed for want of a request.",
+               (double)tls->timeouts);
+        metric(f, "tls_denied_total", "counter", "Requests over TLS of those who are nobody here.",
+               (double)m->counters.denied);
+        metric(f, "tls_connections", "gauge", "TLS connections now.", tls->connections_now);
+}
+
 static void connections_out(FILE *f, const struct meted *m)
 {
         struct rpc_counters agents = m->counters.agents, keeper = keeper_counters(m->keeper);
@@ -99,6 +117,7 @@ static void connections_out(FILE *f, const struct meted *m)
         rows_out(f, "http", http_rows, ARRAY_N(http_rows), http);
         metric(f, "http_connections", "gauge", "Connections now.", http->connections_now);
         metric(f, "http_streams", "gauge", "Event streams now.", http->streams_now);
+        tls_out(f, m);
 }
 
 /* What stopped VMs keep: how many do, and how much of a component. */

@@ -42,7 +42,8 @@ struct cert_files {
 };
 
 /* Looks whether they can be used together: the key is that of the certificate and nobody else's to read, the
- * authority signed the certificate, and it is valid at now_ms. *ret is who we are then. */
+ * authority signed the certificate, and it is valid at now_ms (0: whenever that may be). *ret is who we are.
+ */
 int cert_files_check(const struct cert_files *files, int64_t now_ms, struct cert_id *ret, struct err *err);
 /* A file as text, NUL-terminated, *ret_n bytes long; free() it, a key after explicit_bzero(). */
 char *cert_file_read(const char *path, size_t *ret_n, struct err *err);

@@ -840,8 +840,7 @@ struct http_server *http_server_new_tls(int listen_fd, const struct cert_files *
         struct pem pem = {0};
         size_t n = 0, key_n = 0;
         struct http_server *s = NULL;
-        if (cert_files_check(files, loop_now_ms(), &id, err) == 0 &&
-            (pem.cert = cert_file_read(files->cert, &n, err)) &&
+        if (cert_files_check(files, 0, &id, err) == 0 && (pem.cert = cert_file_read(files->cert, &n, err)) &&
             (pem.key = cert_file_read(files->key, &key_n, err)) &&
             (pem.ca = cert_file_read(files->ca, &n, err)))
                 s = make(listen_fd, &pem, limits, handler, arg, err);

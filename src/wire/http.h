@@ -68,7 +68,8 @@ typedef void http_handler_fn(void *arg, struct http_request *req);
 /* Takes listen_fd (non-blocking; on failure it stays the caller's). Ignores SIGPIPE in this process. */
 struct http_server *http_server_new(int listen_fd, const struct http_limits *limits, http_handler_fn *handler,
                                     void *arg, struct err *err);
-/* The same by TLS, on a TCP socket. The files are read now, and not again. */
+/* The same by TLS, on a TCP socket. The files are read now, and not again. With a certificate whose time is
+ * over it is for the others to refuse us. */
 struct http_server *http_server_new_tls(int listen_fd, const struct cert_files *files,
                                         const struct http_limits *limits, http_handler_fn *handler, void *arg,
                                         struct err *err);

@@ -2,9 +2,10 @@
 /* wire/tcp.h - addresses with a port as people write them, and listening at one.
  * Every descriptor is close-on-exec and non-blocking. */
 #pragma once
-#include <netinet/in.h>
 #include <stdint.h>
 #include "base/err.h"
+
+struct in6_addr; /* <netinet/in.h> */
 
 enum { TCP_HOST = 128, TCP_TEXT = TCP_HOST + 16, TCP_PORT = 8421 /* where none is said */ };
 

@@ -26,7 +26,7 @@ def plain(text):
 def keys_of_source(source):
     """{file: {(section, key): default or None where the source has no table of them}}"""
     meted = {(g, n): d for g, n, d in re.findall(
-        r'\{"(\w+)",\s*"(\w+)",\s*[A-Z0-9]+,\s*(?:AT\(\w+\)|0,\s*0),\s*"([^"]*)"', (source / "src/meted/config.c").read_text())}
+        r'\{"(\w+)",\s*"(\w+)",\s*[A-Z0-9]+,\s*(?:AT\([\w.]+\)|0,\s*0),\s*"([^"]*)"', (source / "src/meted/config.c").read_text())}
     text = (source / "src/keeper/config.c").read_text()
     rows = re.findall(r'\{"(\w+)",\s*"(\w+)"\s*\}', text[text.index("keys[] = {"):text.index("};", text.index("keys[] = {"))])
     return {"mete.conf": meted, "keeper.conf": {row: None for row in rows}}

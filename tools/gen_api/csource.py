@@ -158,18 +158,21 @@ struct api_method {
         bool is_notification; /* has no answer */
 };
 """
-    out += simple_enum("role", api.roles, "What a caller may do; each role may do what those before it may.")
+    out += simple_enum("role", api.roles, "What a caller may do; see api_role_may().")
     out += simple_enum("operation", [o.name for o in api.operations], "What an HTTP request asks for.")
     out += """
 struct api_route {
         const char *method; /* "GET" */
         const char *path;   /* "/v1/vms/{name}" */
         enum api_operation operation;
-        enum api_role role; /* the least that is allowed to */
+        enum api_role role; /* the least that is allowed to, or the only one */
         bool has_part;      /* the path has a part in braces ... */
         bool part_is_id;    /* ... which is an id, else a name */
 };
 
+/* May a caller in this role do that? 0, nobody, may nothing. A role may do what those before it may; one that
+ * stands apart only what is its own, which nobody else may. */
+bool api_role_may(enum api_role role, const struct api_route *route);
 /* The HTTP status that goes with a reason; 500 for one that does not exist. */
 int api_http_status(enum reason r);
 """
@@ -430,6 +433,16 @@ def source(api):
         if contract.operations:
             out += routes_source(contract)
             out += "".join(query_source(d) for d in queries(contract))
+    apart = "".join(f"[API_ROLE_{upper(r)}] = true, " for r in api.apart)
+    out += f"""
+bool api_role_may(enum api_role role, const struct api_route *route)
+{{
+        static const bool apart[API_ROLE_N] = {{{apart or "false"}}};
+        if (role == 0 || role == route->role)
+                return role != 0;
+        return role > route->role && !apart[role] && !apart[route->role];
+}}
+"""
     return out + status_source(api.defs["reason"])
 
 

@@ -69,7 +69,7 @@ def method(m, here):
 
 def operation(o, here):
     out = f"\n### {o.verb.upper()} {o.path}\n\n{o.description}\n\n"
-    out += f"- operation `{o.name}`, least role `{o.role}`\n"
+    out += f"- operation `{o.name}`, {'only' if o.is_apart else 'least'} role `{o.role}`\n"
     for f in o.path_fields:
         out += f"- `{{{f.name}}}`: {kind(f.type, here)}. {f.description}\n"
     if o.query:

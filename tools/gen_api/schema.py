@@ -2,7 +2,7 @@
 """Reads api/*.json into a model, and refuses whatever is outside the stated subset.
 
 The subset of JSON Schema 2020-12. A contract has $schema $id title description $defs and may have
-x-version x-methods x-roles x-paths. A def is one of
+x-version x-methods x-roles x-roles-apart x-paths. A def is one of
 
   object   type description additionalProperties:false required properties
   words    type:"string" description enum; the def `reason` has x-status, the HTTP status of each word
@@ -88,6 +88,7 @@ class Operation:
     def __init__(self, path, verb):
         self.path, self.verb = path, verb
         self.name = self.description = self.role = None
+        self.is_apart = False
         self.path_fields = []  # Fields of {..} in the path, in their order
         self.query = self.params = self.result = self.stream = self.media = None
 
@@ -96,6 +97,7 @@ class Contract:
     def __init__(self, name, title, description, version):
         self.name, self.title, self.description, self.version = name, title, description, version
         self.defs, self.methods, self.roles, self.operations = [], [], [], []
+        self.apart = []  # roles that may do what is theirs, and nothing else
 
 
 class Api:
@@ -138,6 +140,10 @@ class Api:
         for contract in self.contracts:
             seen += [r for r in contract.roles if r not in seen]
         return seen
+
+    @property
+    def apart(self):
+        return [r for r in self.roles if any(r in c.apart for c in self.contracts)]
 
     @property
     def operations(self):
@@ -204,7 +210,7 @@ class _Loader:
     # -- first pass: which defs there are -----------------------------------------------------------
     def _contract(self, name, doc):
         self._keys(name, doc, ("$schema", "$id", "title", "description", "$defs"),
-                   ("x-version", "x-methods", "x-roles", "x-paths"))
+                   ("x-version", "x-methods", "x-roles", "x-roles-apart", "x-paths"))
         if doc["$id"] != f"mete:{name}":
             raise Fault(f'{name}: $id must be "mete:{name}"')
         if ("x-methods" in doc or "x-paths" in doc) != ("x-version" in doc):
@@ -236,7 +242,10 @@ class _Loader:
                 raise Fault(f'{where}: type must be "object", or "string" with enum')
         for name, node in doc.get("x-methods", {}).items():
             contract.methods.append(self._method(f"{contract.name}: x-methods/{name}", contract, name, node))
-        contract.roles = [self._name(f"{contract.name}: x-roles", r) for r in doc.get("x-roles", [])]
+        contract.apart = [self._name(f"{contract.name}: x-roles-apart", r) for r in doc.get("x-roles-apart", [])]
+        contract.roles = [self._name(f"{contract.name}: x-roles", r) for r in doc.get("x-roles", [])] + contract.apart
+        if len(set(contract.roles)) < len(contract.roles):
+            raise Fault(f"{contract.name}: a role is in x-roles and x-roles-apart twice")
         for path, item in doc.get("x-paths", {}).items():
             contract.operations += self._path(f"{contract.name}: x-paths{path}", contract, path, item)
         names = [o.name for o in contract.operations]
@@ -374,6 +383,7 @@ class _Loader:
         operation = Operation(path, verb)
         operation.name = self._name(where, node["x-operation"])
         operation.description, operation.role = node["description"], node["x-role"]
+        operation.is_apart = operation.role in contract.apart
         operation.path_fields = fields
         operation.media = node.get("x-result-media", "application/json")
         for key in ("query", "params", "result", "x-stream"):
