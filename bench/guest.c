@@ -5,6 +5,7 @@
  *   bench-guest relay PORT N         the same through a process between, over a Unix socket
  *   bench-guest ask SOCKET N NEED    a request to the agent and its verdict, which must not be a grant
  *   bench-guest grant SOCKET NEED    a request until it is granted; a process that has it stays behind
+ *   bench-guest told SOCKET          a line "told GENERATION" for each change of the host, until it is ended
  *   bench-guest cpu PORT CPU         "go" to the port, then until that CPU is on line (put there by this)
  *   bench-guest memory PORT BYTES    "go" to the port, then until so much more memory is on line
  *
@@ -234,6 +235,22 @@ static void grant(const char *socket_path, const char *need)
         exit(0);
 }
 
+static void told(const char *socket_path)
+{
+        static char line[LINE];
+        int fd = agent_connect(socket_path);
+
+        send_line(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"host\",\"params\":{\"watch\":true}}\n");
+        for (;;) {
+                read_line(fd, line);
+                const char *generation = strstr(line, "\"generation\":");
+                if (generation == NULL)
+                        continue;
+                (void)printf("told %lld\n", strtoll(generation + strlen("\"generation\":"), NULL, 10));
+                (void)fflush(stdout);
+        }
+}
+
 /* The number in a small file of sysfs or procfs behind `key`; -1 where it is not there. */
 static int64_t read_number(const char *path, const char *key)
 {
@@ -321,6 +338,8 @@ int main(int argc, char **argv)
                 ask(argv[2], (int)strtol(argv[3], NULL, 10), argv[4]);
         else if (strcmp(what, "grant") == 0 && argc == 4)
                 grant(argv[2], argv[3]);
+        else if (strcmp(what, "told") == 0 && argc == 3)
+                told(argv[2]);
         else if (strcmp(what, "cpu") == 0 && argc == 4)
                 cpu(argv[2], (int)strtol(argv[3], NULL, 10));
         else if (strcmp(what, "memory") == 0 && argc == 4)
