@@ -148,7 +148,8 @@ static void test_round_trip(void)
                 json_t *v = row_emit(&row);
                 g_assert_cmpint(row_parse(v, &back, &err), ==, 0);
                 struct row older = {0};
-                g_assert_cmpint(json_object_del(v, "host_generation"), ==, 0); /* the first release had none */
+                g_assert_cmpint(json_object_del(v, "host_generation"), ==,
+                                0); /* the first release had none */
                 g_assert_cmpint(row_parse(v, &older, &err), ==, 0);
                 g_assert_cmpint(older.host_generation, ==, 0);
                 json_decref(v);
