@@ -212,6 +212,12 @@ static void test_files(void)
         bad = f;
         (void)g_strlcpy(bad.cert, f.key, sizeof(bad.cert));
         g_assert_cmpint(cert_files_check(&bad, now_ms, &id, &err), ==, -EINVAL);
+        char *large = g_malloc0(CERT_FILE_MAX + 1);
+        g_autofree char *large_path = g_build_filename(dir, "large.crt", NULL);
+        g_assert_true(g_file_set_contents(large_path, large, CERT_FILE_MAX + 1, NULL));
+        g_free(large);
+        (void)g_strlcpy(bad.cert, large_path, sizeof(bad.cert));
+        g_assert_cmpint(cert_files_check(&bad, now_ms, &id, &err), ==, -EFBIG);
         /* The authority is nobody in particular. */
         f = files_of(dir, "ca", "ca");
         g_assert_cmpint(cert_files_check(&f, now_ms, &id, &err), ==, 0);

@@ -287,7 +287,8 @@ json_t *peers_view(const struct meted *m, const char *query, struct err *err)
                 show(&all->list[i], &page->peers[page->n_peers++]);
         }
         page->has_listens = *m->config.tls != '\0';
-        (void)STR_COPY(page->listens, m->config.tls);
+        if (page->has_listens)
+                (void)STR_COPY(page->listens, tcp_address_text(&m->config.tls_address, (char[TCP_TEXT]){0}));
         page->has_certificate_end_ms = all->own.role != 0;
         page->certificate_end_ms = all->own.end_ms;
         json_t *out = api_peer_page_emit(page);
