@@ -182,11 +182,12 @@ static void test_kept(void)
         end();
 }
 
+#define STRANGE                                                                                              \
+        "{\"declarations\":[{\"name\":\"a\",\"uid\":1,\"need\":\"gold:1\",\"start_ms\":1,\"for_ms\":1}]}"
+
 static void test_strange_file(void)
 {
-        static const char *const texts[] = {"", "{}", "[]", "{\"declarations\":[{\"name\":\"a\"}]}",
-                                            "{\"declarations\":[{\"name\":\"a\",\"uid\":1,\"need\":\"gold:"
-                                            "1\",\"start_ms\":1,\"for_ms\":1}]}"};
+        static const char *const texts[] = {"", "{}", "[]", "{\"declarations\":[{\"name\":\"a\"}]}", STRANGE};
         for (size_t i = 0; i < G_N_ELEMENTS(texts); i++) {
                 begin();
                 g_assert_true(g_file_set_contents(d.path, texts[i], -1, NULL));

@@ -126,7 +126,8 @@ static struct row sample(enum row_state state)
                 .due_mono_ms = 456,
                 .host_generation = 9,
                 .cause = API_RELEASE_CAUSE_EXITED,
-                .problem = "none"
+                .problem = "none",
+                .why = "the projection has changed"
         };
 
         if (state == ROW_GRANTED) {
@@ -161,6 +162,7 @@ static void test_round_trip(void)
                 g_assert_cmpuint(back.start_ticks, ==, 77);
                 g_assert_cmpint(back.due_mono_ms, ==, 456);
                 g_assert_cmpint(back.host_generation, ==, 9);
+                g_assert_cmpstr(back.why, ==, "the projection has changed");
                 g_assert_cmpint(back.timeout_ms, ==, 60000);
                 g_assert_cmpint(back.cause, ==, API_RELEASE_CAUSE_EXITED);
                 g_assert_cmpint(back.counter, ==, API_COUNTER_POLICY_LESS);
