@@ -31,7 +31,7 @@ struct listener {
         uint64_t base; /* 0: all of it */
         int64_t part, parts;
         size_t n_changed;
-        bool is_own; /* of what has changed, something is the guest's */
+        bool is_noted; /* in the log, when the guest has it */
 };
 
 /* A part that waits for its answer. The listener may be about another message when that comes. */
@@ -152,17 +152,24 @@ static json_t *object_of(const struct meted *m, size_t i, const struct told *row
         return one;
 }
 
+/* Of what others get and give back all the time the log says nothing; of the guest's own, and of what is gone
+ * or back, it does. */
+static bool is_noteworthy(const struct told *then, const struct told *now)
+{
+        return then->yours != now->yours || then->slots != now->slots || then->capacity != now->capacity ||
+               (then->mark == TOLD_OFFLINE) != (now->mark == TOLD_OFFLINE);
+}
+
 static json_t *patch_of(struct listener *l)
 {
         struct meted *m = l->v->m;
         json_t *objects = json_object();
         l->n_changed = 0;
-        l->is_own = false;
+        l->is_noted = false;
         for (size_t i = 0; i < m->inventory.n; i++) {
                 if (told_is_equal(&l->known[i], &l->now[i]))
                         continue;
-                if (l->known[i].yours != l->now[i].yours || l->known[i].slots != l->now[i].slots)
-                        l->is_own = true;
+                l->is_noted |= is_noteworthy(&l->known[i], &l->now[i]);
                 json_t *old = object_of(m, i, &l->known[i]), *new = object_of(m, i, &l->now[i]);
                 json_t *patch = old && new ? hhi_diff(old, new) : NULL;
                 const char *id = m->inventory.components[i].id;
@@ -212,12 +219,11 @@ static void was_taken(struct listener *l)
         struct machine *v = l->v;
         memcpy(l->known, l->sent, v->m->inventory.n * sizeof(*l->known));
         memcpy(l->known_digest, l->digest, sizeof(l->known_digest));
-        /* What is others' changes all the time, and each guest hears of it. */
         if (!l->base)
                 machine_note(v, v->definition.name, "hhi-told",
                              "generation %llu of host hardware information, all of it, %zu bytes",
                              (unsigned long long)l->telling.sent, l->length);
-        else if (l->is_own)
+        else if (l->is_noted)
                 machine_note(
                         v, v->definition.name, "hhi-told",
                         "generation %llu of host hardware information, %zu components changed, %zu bytes",
