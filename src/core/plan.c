@@ -36,6 +36,11 @@ struct planning {
         int n_chain;
 };
 
+int64_t plan_rung_ms(int i)
+{
+        return i >= 0 && i < RUNGS ? rungs[i] : 0;
+}
+
 const char *plan_outcome_name(enum plan_outcome o)
 {
         static const char *const names[PLAN_OUTCOME_N] = {
@@ -150,22 +155,20 @@ static struct vector chain_at(const struct planning *x, int i)
 
 /* ---- one vector ---- */
 
-enum view { OPTIMISTIC = -1, EXPECTED = 0, PESSIMISTIC = 1 };
-
-static double cost_in(const struct cost *c, enum view view)
+static double cost_in(const struct cost *c, enum plan_view view)
 {
-        return view == PESSIMISTIC ? c->p99_s : c->mean_s;
+        return view == PLAN_PESSIMISTIC ? c->p99_s : c->mean_s;
 }
 
-static struct precopy_means loop_means(const struct profile *p, const struct means *m, const struct vector *v,
-                                       int64_t limit_ms, enum view view)
+struct precopy_means plan_loop_means(const struct profile *p, const struct means *m, const struct vector *v,
+                                     double limit_s, enum plan_view view)
 {
         double bytes_per_s =
                 (double)v->bandwidth_bps * bytes_per_bit(m) * (1 - (double)view * m->goodput_error);
         return (struct precopy_means){
                 .bytes_per_s = bytes_per_s,
                 .switch_bytes_per_s = bytes_per_s,
-                .limit_s = (double)limit_ms / 1000,
+                .limit_s = limit_s,
                 .zero_page_s = cost_in(&p->zero_page, view),
                 .stop_s = cost_in(&p->stop, view) + (v->share_milli < 1000 ? m->settle_s : 0),
                 .fixed_s = cost_in(&p->stop, view) + cost_in(&p->device, view) + cost_in(&p->commit, view) +
@@ -177,11 +180,16 @@ static struct precopy_means loop_means(const struct profile *p, const struct mea
         };
 }
 
-static struct precopy loop_start(const struct profile *p, enum view view)
+static struct precopy loop_start(const struct profile *p, enum plan_view view)
 {
         struct precopy loop;
         precopy_init(&loop, cost_in(&p->setup, view), (double)p->populated_bytes, (double)p->zero_pages);
         return loop;
+}
+
+static double seconds(int64_t ms)
+{
+        return (double)ms / 1000;
 }
 
 static int64_t whole_ms(double s)
@@ -191,8 +199,8 @@ static int64_t whole_ms(double s)
 
 /* QEMU stops the guest with anything below its limit left, at the bandwidth that it has measured, which may
  * be the best; it is sent with what is guaranteed. */
-static double downtime_bound_s(const struct profile *p, const struct precopy_means *worst,
-                               const struct means *m)
+double plan_downtime_bound_s(const struct profile *p, const struct means *m,
+                             const struct precopy_means *worst)
 {
         double best = (1 + m->goodput_error) / (1 - m->goodput_error);
         double memory_bytes = (double)p->populated_bytes + (double)p->zero_pages * PRECOPY_PAGE;
@@ -204,8 +212,8 @@ static double downtime_bound_s(const struct profile *p, const struct precopy_mea
 int64_t plan_downtime_bound_ms(const struct profile *p, const struct means *m, const struct vector *v,
                                int64_t downtime_limit_ms)
 {
-        struct precopy_means worst = loop_means(p, m, v, downtime_limit_ms, PESSIMISTIC);
-        return whole_ms(downtime_bound_s(p, &worst, m));
+        struct precopy_means worst = plan_loop_means(p, m, v, seconds(downtime_limit_ms), PLAN_PESSIMISTIC);
+        return whole_ms(plan_downtime_bound_s(p, m, &worst));
 }
 
 /* What a vector promises with a limit. */
@@ -215,10 +223,11 @@ struct promise {
 
 static struct promise promise_of(const struct planning *x, const struct vector *v, int rung)
 {
-        struct precopy_means worst = loop_means(x->profile, x->means, v, rungs[rung], PESSIMISTIC);
-        struct precopy loop = loop_start(x->profile, PESSIMISTIC);
+        struct precopy_means worst =
+                plan_loop_means(x->profile, x->means, v, seconds(rungs[rung]), PLAN_PESSIMISTIC);
+        struct precopy loop = loop_start(x->profile, PLAN_PESSIMISTIC);
         struct precopy_outcome o = precopy_run(&loop, &worst);
-        double downtime_s = downtime_bound_s(x->profile, &worst, x->means);
+        double downtime_s = plan_downtime_bound_s(x->profile, x->means, &worst);
         if (o.end != PRECOPY_STOPS)
                 return (struct promise){NEVER_MS, NEVER_MS};
         return (struct promise){whole_ms(o.total_s - o.downtime_s + fmax(downtime_s, o.downtime_s)),
@@ -240,8 +249,8 @@ static bool is_within(const struct promise *p, const struct level *l)
 static bool has_time_for_first_pass(const struct planning *x, const struct vector *v, const struct level *l)
 {
         const struct profile *p = x->profile;
-        struct precopy_means worst = loop_means(p, x->means, v, 0, PESSIMISTIC);
-        double least_s = cost_in(&p->setup, PESSIMISTIC) + worst.fixed_s +
+        struct precopy_means worst = plan_loop_means(p, x->means, v, 0, PLAN_PESSIMISTIC);
+        double least_s = cost_in(&p->setup, PLAN_PESSIMISTIC) + worst.fixed_s +
                          (double)p->zero_pages * worst.zero_page_s +
                          (double)p->populated_bytes / worst.bytes_per_s;
         return l->total_ms == 0 || least_s * 1000 <= (double)l->total_ms;
@@ -309,12 +318,13 @@ void plan_predict(const struct profile *p, const struct means *m, const struct v
         struct precopy_outcome o[3];
         double bound_s = 0;
         *ret = (struct prediction){0};
-        for (int view = PESSIMISTIC; view >= OPTIMISTIC; view--) {
-                struct precopy_means lm = loop_means(p, m, v, downtime_limit_ms, (enum view)view);
-                struct precopy loop = loop_start(p, (enum view)view);
+        for (int view = PLAN_PESSIMISTIC; view >= PLAN_OPTIMISTIC; view--) {
+                struct precopy_means lm =
+                        plan_loop_means(p, m, v, seconds(downtime_limit_ms), (enum plan_view)view);
+                struct precopy loop = loop_start(p, (enum plan_view)view);
                 o[view + 1] = precopy_run(&loop, &lm);
-                if (view == PESSIMISTIC)
-                        bound_s = fmax(downtime_bound_s(p, &lm, m), o[2].downtime_s);
+                if (view == PLAN_PESSIMISTIC)
+                        bound_s = fmax(plan_downtime_bound_s(p, m, &lm), o[2].downtime_s);
                 else if (o[view + 1].end != PRECOPY_STOPS) /* rounds are whole: better may be worse */
                         o[view + 1] = o[2];
         }

@@ -129,7 +129,16 @@ void plan_make(const struct profile *p, const struct level *l, const struct mean
 /* What will come of a vector and a limit. */
 void plan_predict(const struct profile *p, const struct means *m, const struct vector *v,
                   int64_t downtime_limit_ms, struct prediction *ret);
-/* The longest downtime that QEMU's limit lets happen with the vector. */
+/* The downtime-limits that are considered, in rising order; 0: there are no more. */
+int64_t plan_rung_ms(int i);
+
+/* What a simulated run of the loop is to be made with. */
+enum plan_view { PLAN_OPTIMISTIC = -1, PLAN_EXPECTED = 0, PLAN_PESSIMISTIC = 1 };
+struct precopy_means plan_loop_means(const struct profile *p, const struct means *m, const struct vector *v,
+                                     double limit_s, enum plan_view view);
+/* The longest downtime that QEMU's limit lets happen, of a pessimistic run; and with a vector. */
+double plan_downtime_bound_s(const struct profile *p, const struct means *m,
+                             const struct precopy_means *worst);
 int64_t plan_downtime_bound_ms(const struct profile *p, const struct means *m, const struct vector *v,
                                int64_t downtime_limit_ms);
 

@@ -18,6 +18,9 @@
 enum { SYNCS_WITHOUT_PROGRESS = 12, SYNCS_MAX = 512 };
 static const double progress = 0.999;
 
+/* To look for dirty pages takes time even where there are none. */
+static const double least_slice_s = 0.001;
+
 static const double wire_factor = (double)(PRECOPY_PAGE + PRECOPY_HEADER) / PRECOPY_PAGE;
 
 const char *figure_source_name(enum figure_source source)
@@ -120,6 +123,13 @@ static struct stretch at_cursor(const struct precopy *p, const struct precopy_me
                                 m->bytes_per_s / wire_factor, m->bytes_per_s};
 }
 
+static void pass(struct precopy *p, const struct precopy_means *m, double s)
+{
+        p->now_s += s;
+        p->guest_s += s * m->share;
+        p->since_s += s * m->share;
+}
+
 static void send(struct precopy *p, const struct precopy_means *m, const struct stretch *at, double bytes,
                  double s)
 {
@@ -130,9 +140,7 @@ static void send(struct precopy *p, const struct precopy_means *m, const struct 
         else
                 p->again_bytes -= bytes;
         p->sent_bytes += s * at->wire_bytes_per_s;
-        p->now_s += s;
-        p->guest_s += s * m->share;
-        p->since_s += s * m->share;
+        pass(p, m, s);
 }
 
 /* A slice ends early where nothing is left. */
@@ -152,6 +160,8 @@ static void one_slice(struct precopy *p, const struct precopy_means *m)
         }
         if (left_s < PRECOPY_SLICE_S)
                 p->measured_bytes_per_s = (p->sent_bytes - before_bytes) / (PRECOPY_SLICE_S - left_s);
+        if (left_s > PRECOPY_SLICE_S - least_slice_s)
+                pass(p, m, left_s - (PRECOPY_SLICE_S - least_slice_s));
 }
 
 static bool is_below(const struct precopy *p, const struct precopy_means *m)
