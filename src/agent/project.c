@@ -250,8 +250,13 @@ static void step(struct project *p, enum demand_kind kind, const struct demand_s
         double spare = last && is_of(last, kind, &need) ? (double)amount_of(&need) : 0;
         plan_step(plan, p->used[kind], kind == DEMAND_CPU ? declared * CPU_WHOLE_MILLI : declared, has, own,
                   spare, now);
-        if (!is_asked_for(kind))
+        if (!is_asked_for(kind)) {
+                char why[200];
+                explain(p, kind, has, why, sizeof(why));
+                if (plan->projection.said.is_changed)
+                        log_debug("the projection has changed: %s", why);
                 return;
+        }
         pursue(p, kind);
         if (last && plan_gives_back(plan) && p->agent->picture.hhi)
                 give_back(p, kind, last, has);

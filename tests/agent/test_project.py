@@ -27,9 +27,9 @@ def make_proc(world):
 
 
 def document(free, yours):
-    """A host of four CPUs."""
+    """A host of sixteen CPUs."""
     objects = {"machine": {"kind": "machine"}, "memory:node0": {"kind": "memory", "in": "machine", "os": 0, "bytes": 1 << 30}}
-    for cpu in range(4):
+    for cpu in range(16):
         mark = "yours" if cpu in yours else "free" if cpu in free else "taken"
         objects[f"cpu:{cpu}"] = {"kind": "cpu", "in": "machine", "os": cpu, "mark": mark, "capacity": 1000,
                                  "free": 1000 if cpu in free else 0, "yours": 1000 if cpu in yours else 0}
@@ -89,6 +89,12 @@ class Teller:
         reserve = self.expect("reserve", timeout_s)
         return reserve, reserve["params"]
 
+    def grant(self, reserve, free=(), yours=(0, 1)):
+        """It has it by the host's information first: as long as it waits for the answer it asks for nothing else."""
+        assert self.tell(free, yours) == []
+        self.host.grant(reserve)
+        wait_for("it is granted", lambda: reserve["params"]["request"] in [r["id"] for r in rows(self.world) if r["state"] == "granted"])
+
     def logged(self, text):
         wait_for(text, lambda: text in self.world.text(), 30)
 
@@ -122,12 +128,11 @@ def test_whole_life(world, teller):
     assert params["why"].startswith("the projection has changed: 2.00 of cpu are used,") and "this VM has 1.00" in params["why"]
     (row,) = rows(world)
     assert row["state"] == "sent" and row["pid"] == 0 and row["why"] == params["why"]
-    teller.host.grant(reserve)
+    teller.grant(reserve)
     teller.logged("cpu:1,id=1 is granted")
-    assert teller.tell(yours=(0, 1)) == []
     assert teller.host.link.silent(1)
     demand(world, 0)
-    release = teller.expect("release", 60)
+    release = teller.expect("release", 200)
     assert release["params"] == {"request": params["request"], "cause": "released"}
     teller.host.answer(release)
     assert "is given back: 0.00 of cpu are used" in world.text()
@@ -172,9 +177,7 @@ def test_over_a_restart(world, teller):
     teller.tell(free=(1,))
     demand(world, 2)
     reserve, params = teller.asked()
-    teller.host.grant(reserve)
-    wait_for("it is granted", lambda: rows(world)[0]["state"] == "granted")
-    teller.tell(free=(), yours=(0, 1))
+    teller.grant(reserve)
     world.kill()
     teller.begin()
     assert teller.known == [params["request"]] and rows(world)[0]["state"] == "granted"
@@ -197,8 +200,7 @@ def test_killed_while_it_asks(world, teller):
     teller.begin()
     reserve, again = teller.asked()
     assert again == first
-    teller.host.grant(reserve)
-    wait_for("it is granted", lambda: rows(world)[0]["state"] == "granted")
+    teller.grant(reserve)
     assert len(rows(world)) == 1
 
 
@@ -209,12 +211,10 @@ def test_declared(world, teller):
     app.call("declare", {"name": "build", "need": "cpu:2", "start_ms": int(time.time() * 1000), "for_ms": 3600000})
     reserve, params = teller.asked()
     assert named(params) == 2 and "2.00 will be needed" in params["why"] and "declared by build" in params["why"]
-    teller.host.grant(reserve)
-    wait_for("it is granted", lambda: rows(world)[0]["state"] == "granted")
-    assert teller.tell(free=(3,), yours=(0, 2)) == []
+    teller.grant(reserve, free=(3,), yours=(0, 2))
     assert teller.host.link.silent(1)  # it has two
     app.call("declare-drop", {"name": "build"})
-    release = teller.expect("release", 60)
+    release = teller.expect("release", 200)
     assert release["params"]["request"] == params["request"]
 
 
@@ -225,14 +225,25 @@ def test_somebody_releases_it(world, teller):
     teller.tell(free=(1,))
     demand(world, 2)
     reserve, params = teller.asked()
-    teller.host.grant(reserve)
-    wait_for("it is granted", lambda: rows(world)[0]["state"] == "granted")
+    teller.grant(reserve)
     app = world.app()
     number = app.start("release", {"id": params["request"]})
     release = teller.expect("release")
     teller.host.answer(release)
     assert app.answer(number) == {}
     assert rows(world)[0]["state"] == "ended"
+
+
+def test_it_asks_for_so_much_and_no_more(world, teller):
+    """Each by its name, one after the other, to a limit."""
+    teller.tell(free=range(1, 16))
+    demand(world, 15)
+    for number in range(1, 9):
+        reserve, params = teller.asked(200)
+        assert named(params) == number
+        teller.grant(reserve, free=range(number + 1, 16), yours=range(number + 1))
+    teller.logged("it has asked for 8 already")
+    assert teller.host.link.silent(1)
 
 
 @pytest.mark.parametrize("value", ["0", "99ms", "2h", "soon", "-1s", ""])
