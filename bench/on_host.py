@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures without a guest: the ledger in process, durable reservations through the API, what meted itself costs."""
+"""Figures without a guest: the ledger and plans in process, durable reservations through the API, what meted itself costs."""
 import json
 import os
 import re
@@ -68,6 +68,18 @@ def ledger(report, rounds):
         report.figure(name, values, "decisions/s", aims[name], {} if name == "ledger_1k" else
                       {"ledger_1k": (samples["ledger_1k"], "decisions/s")}, digits=0,
                       method="in process, CPU time of one core; each sample is a median of nine rounds")
+
+
+# ---- plan
+
+def plan(report, rounds):
+    samples = []
+    for _ in range(rounds or 5):
+        p = subprocess.run([program("bench-plan")], stdout=subprocess.PIPE, text=True, check=True)
+        samples.append(float(re.search(r"^BENCH plan_us (\S+)", p.stdout, re.M).group(1)))
+    print(p.stdout.splitlines()[0])
+    report.figure("plan_us", samples, "us", at_most(500), digits=1,
+                  method="in process, CPU time of one core; each sample is a median over 63 moves that are planned")
 
 
 # ---- reservations
@@ -210,6 +222,7 @@ def meted(report, rounds):
 
 GROUPS = [
     (["ledger_1k", "ledger_100k", "ledger_100k_one"], ledger),
+    (["plan_us"], plan),
     (["reserve_c1", "reserve_c8", "reserve_c64", "reserve_c1_p99_ms", "reserve_c8_p99_ms", "reserve_c64_p99_ms",
       "reserve_c1_over_overwrite", "reserve_c1_over_fdatasync"], reserve),
     (["meted_start_ms", "meted_start_10k_ms", "meted_rss_10k_mib"], meted),
