@@ -321,6 +321,7 @@ static void take_in(struct hypervisor *h, const struct host_change *change, cons
                                                : "component-online";
         c->healthy = change->healthy;
         c->lost = change->lost;
+        c->node = change->node ? change->node - 1 : c->node;
         ledger_set_owned(h->ledger, change->component, component_owned(c));
         if (c->healthy && c->lost)
                 need_amount_print(c->kind, c->lost, lost);

@@ -125,7 +125,8 @@ void hypervisor_set_classes(struct hypervisor *h, bool has_classes);
 struct host_change {
         uint32_t component;
         bool healthy;
-        int64_t lost; /* of its capacity, and of what may be given away of it */
+        int64_t lost;  /* of its capacity, and of what may be given away of it */
+        uint32_t node; /* of a CPU that was off line when all was read, plus 1; 0: as it was */
 };
 /* Components fail, go off line, come back, or have less or more to give (2.3). Nothing new is given away of
  * what is gone; then it is decided for each VM that runs whether its allocation is to be changed, and the log

@@ -63,9 +63,17 @@ void telling_changed(struct telling *t)
         t->generation++;
 }
 
+void telling_rewritten(struct telling *t)
+{
+        t->generation++;
+        t->is_rewritten = t->sent != 0;
+        t->is_known_here = false;
+}
+
 void telling_connected(struct telling *t, uint64_t known)
 {
         t->is_connected = true;
+        t->is_rewritten = false;
         t->sent = 0;
         t->is_known_here = t->is_known_here && known > 0 && known == t->known;
         t->known = known;
@@ -106,7 +114,8 @@ void telling_answered(struct telling *t, uint64_t generation, bool is_applied)
         if (!t->is_connected || !t->sent || generation != t->sent)
                 return;
         t->sent = 0;
-        t->is_known_here = is_applied;
+        t->is_known_here = is_applied && !t->is_rewritten;
+        t->is_rewritten = false;
         if (!is_applied) {
                 t->generation++;
         } else {

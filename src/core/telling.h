@@ -53,6 +53,7 @@ struct telling {
         bool is_connected;
         bool is_known_here; /* what `known` looks like is still known here: a delta against it can be made */
         bool is_full;       /* what is under way, or was the last */
+        bool is_rewritten; /* since what is under way was written: no delta can be made against that either */
         int64_t not_before_ms;
         int64_t full_after_ms; /* all of it is dear to write, and a guest can have it wanted: not again before
                                 */
@@ -63,6 +64,8 @@ enum telling_what { TELL_NOTHING, TELL_LATER, TELL_DELTA, TELL_FULL };
 
 /* The view is another one. */
 void telling_changed(struct telling *t);
+/* The machine itself is described otherwise: the guest is to get all of it. */
+void telling_rewritten(struct telling *t);
 /* The guest greets, and says which generation it has; 0: none. */
 void telling_connected(struct telling *t, uint64_t known);
 void telling_lost(struct telling *t);

@@ -2116,7 +2116,7 @@ static void test_kept_placed_anew(void)
 
 static void change(struct world *w, uint32_t component, bool healthy, int64_t lost)
 {
-        const struct host_change c = {component, healthy, lost};
+        const struct host_change c = {component, healthy, lost, 0};
         w->gone[component] = !healthy; /* as the store has it, in the same turn */
         hypervisor_host_changed(w->h, &c, 1, "made to", w->now);
         turn(w);
@@ -2455,7 +2455,7 @@ static void random_event(struct world *w, GRand *rand)
                 uint32_t c = (uint32_t)g_rand_int_range(rand, 0, 6);
                 int64_t lost = c >= 4 && g_rand_boolean(rand) ? g_rand_int_range(rand, 1, 2048) * MIB : 0;
                 bool healthy = lost > 0 || g_rand_boolean(rand);
-                const struct host_change changed = {c, healthy, lost};
+                const struct host_change changed = {c, healthy, lost, 0};
                 w->disk_fails = false; /* whoever keeps what is gone does so in the same turn */
                 w->gone[c] = !healthy;
                 hypervisor_host_changed(w->h, &changed, 1, "made to", w->now);

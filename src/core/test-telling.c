@@ -117,13 +117,19 @@ static void test_random(void)
                 struct telling t = {0};
                 uint64_t guest = 0; /* what it has */
                 uint64_t message = 0, base = 0;
-                bool is_delta = false;
+                bool is_delta = false, is_rewritten = false;
                 int64_t now = 0;
                 for (int step = 0; step < 60; step++) {
                         uint64_t had = guest;
                         now += g_test_rand_int_range(0, 100);
                         switch (g_test_rand_int_range(0, 8)) {
                         case 0:
+                                if (g_test_rand_int_range(0, 4) == 0) {
+                                        telling_rewritten(&t);
+                                        is_rewritten = true;
+                                        break;
+                                }
+                                /* fallthrough */
                         case 1:
                                 telling_changed(&t);
                                 break;
@@ -157,6 +163,8 @@ static void test_random(void)
                                 message = t.sent;
                                 base = t.known;
                                 is_delta = what == TELL_DELTA;
+                                g_assert_false(is_delta && is_rewritten); /* it would lack what is new */
+                                is_rewritten = false;
                                 g_assert_cmpuint(message, >, 0);
                                 g_assert_true(!is_delta || message > base);
                         }

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "base/str.h"
 #include "host/cpulist.h"
+#include "host/presence.h"
 #include "host/topology.h"
 
 enum { MIB_SHIFT = 20, REST_PART = 50, LINK_LEAST_BPS = 10000000, DISK_LEAST = 1 << 20 };
@@ -60,6 +61,33 @@ static void fill_memory(hwloc_obj_t node, struct component *c)
                                 .capacity = (int64_t)node->attr->numanode.local_memory,
                                 .healthy = true};
         (void)snprintf(c->id, sizeof(c->id), "memory:node%u", node->os_index);
+}
+
+/* CPUs that this machine has and that are off line, of which hwloc says only where they would be. */
+static size_t find_offline(struct cpulist *ret)
+{
+        struct cpulist online;
+        *ret = (struct cpulist){0};
+        if (presence_cpus("/sys", "present", ret, NULL) < 0 ||
+            presence_cpus("/sys", "online", &online, NULL) < 0)
+                *ret = (struct cpulist){0};
+        else
+                cpulist_remove(ret, &online);
+        return cpulist_count(ret);
+}
+
+static void fill_offline(hwloc_topology_t topology, const struct cpulist *cpus, struct component *c)
+{
+        hwloc_obj_t node = NULL;
+        for (int i = cpulist_next(cpus, 0); i >= 0; i = cpulist_next(cpus, (uint32_t)i + 1)) {
+                *c = (struct component){
+                        .kind = COMPONENT_CPU, .os_index = (uint32_t)i, .capacity = CPU_WHOLE_MILLI};
+                (void)snprintf(c->id, sizeof(c->id), "cpu:%d", i);
+                while ((node = hwloc_get_next_obj_by_type(topology, HWLOC_OBJ_NUMANODE, node)))
+                        if (hwloc_bitmap_isset(node->complete_cpuset, (unsigned)i))
+                                c->node = node->os_index;
+                c++;
+        }
 }
 
 static int compare(const void *a, const void *b)
@@ -187,6 +215,10 @@ int inventory_read(const struct inventory_options *o, struct inventory *ret, str
                 return r;
         int n_cpus = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PU);
         int n_nodes = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_NUMANODE);
+        struct cpulist offline;
+        int n_online = n_cpus;
+        if (o->source == INVENTORY_LIVE)
+                n_cpus += (int)find_offline(&offline);
         inv.n = (size_t)n_cpus + (size_t)n_nodes;
         inv.components = calloc(inv.n, sizeof(*inv.components));
         seen = calloc((size_t)n_cpus, sizeof(*seen));
@@ -196,7 +228,9 @@ int inventory_read(const struct inventory_options *o, struct inventory *ret, str
         }
         struct component *memory = inv.components + n_cpus;
         uint32_t n_seen = 0;
-        for (int i = 0; i < n_cpus; i++) {
+        if (n_cpus > n_online)
+                fill_offline(topology, &offline, inv.components + n_online);
+        for (int i = 0; i < n_online; i++) {
                 hwloc_obj_t pu = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PU, (unsigned)i);
                 fill_cpu(pu, &inv.components[i]);
                 inv.components[i].llc = llc_number(pu, seen, &n_seen);

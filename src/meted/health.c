@@ -6,8 +6,15 @@
 #include <string.h>
 #include "base/units.h"
 
+struct seen {
+        bool is_gone;
+        int64_t lost;
+        uint32_t node; /* plus 1; 0: not known */
+};
+
 struct health {
-        GArray *offline; /* of struct store_offline: by operators */
+        GArray *offline;   /* of struct store_offline: by operators */
+        struct seen *seen; /* by the machine itself, of each component */
         struct loop_timer until;
 };
 
@@ -18,6 +25,7 @@ static struct health *health_of(struct meted *m)
         if (!m->health) {
                 m->health = g_new0(struct health, 1);
                 m->health->offline = g_array_new(FALSE, FALSE, sizeof(struct store_offline));
+                m->health->seen = g_new0(struct seen, m->inventory.n);
                 loop_timer_init(&m->health->until, on_until, m);
         }
         return m->health;
@@ -29,6 +37,7 @@ void health_done(struct meted *m)
                 return;
         loop_timer_cancel(&m->health->until);
         g_array_free(m->health->offline, TRUE);
+        g_free(m->health->seen);
         g_free(m->health);
         m->health = NULL;
 }
@@ -59,8 +68,11 @@ static struct host_change now_of(const struct meted *m, size_t i)
 {
         const struct component *c = &m->inventory.components[i];
         const struct store_offline *o = row_of(m, c->id);
-        struct host_change now = {.component = (uint32_t)i, .healthy = !(o && o->lost == 0)};
-        now.lost = o ? o->lost : 0;
+        const struct seen *seen = &m->health->seen[i];
+        struct host_change now = {.component = (uint32_t)i,
+                                  .healthy = !seen->is_gone && !(o && o->lost == 0)};
+        now.lost = seen->lost + (o ? o->lost : 0);
+        now.node = seen->node;
         if (now.lost > c->capacity)
                 now.lost = c->capacity;
         return now;
@@ -82,7 +94,12 @@ static void arm(struct meted *m)
                                                                          : 3600000);
 }
 
-static void apply(struct meted *m, const char *cause)
+void health_seen(struct meted *m, size_t component, bool is_gone, int64_t lost, uint32_t node)
+{
+        health_of(m)->seen[component] = (struct seen){is_gone, lost, node};
+}
+
+void health_apply(struct meted *m, const char *cause)
 {
         g_autoptr(GArray) changes = g_array_new(FALSE, FALSE, sizeof(struct host_change));
         for (size_t i = 0; i < m->inventory.n; i++) {
@@ -92,12 +109,14 @@ static void apply(struct meted *m, const char *cause)
                         continue;
                 c->healthy = now.healthy;
                 c->lost = now.lost;
+                c->node = now.node ? now.node - 1 : c->node;
                 g_array_append_val(changes, now);
         }
-        if (changes->len)
+        if (changes->len) {
                 hypervisor_host_changed(m->hv, (const struct host_change *)(void *)changes->data,
                                         changes->len, cause, loop_now_ms());
-        m->is_hhi_due = true; /* also where it was nobody's */
+                m->is_hhi_due = true; /* also where it was nobody's */
+        }
         arm(m);
         meted_changed(m);
 }
@@ -121,6 +140,7 @@ int health_load(struct meted *m, struct err *err)
                         continue;
                 c->healthy = now.healthy;
                 c->lost = now.lost;
+                c->node = now.node ? now.node - 1 : c->node;
         }
         arm(m);
         return bad;
@@ -132,7 +152,7 @@ void health_settle(struct meted *m)
         g_autoptr(GArray) changes = g_array_new(FALSE, FALSE, sizeof(struct host_change));
         for (size_t i = 0; i < m->inventory.n; i++) {
                 const struct component *c = &m->inventory.components[i];
-                struct host_change now = {(uint32_t)i, c->healthy, c->lost};
+                struct host_change now = {(uint32_t)i, c->healthy, c->lost, 0};
                 int64_t claimed = ledger_claimed(l, (uint32_t)i);
                 if (has_health(c) &&
                     ((!c->healthy && claimed > 0) || (c->lost > 0 && claimed > ledger_owned(l, (uint32_t)i))))
@@ -201,7 +221,7 @@ int health_offline(struct meted *m, const struct api_component_offline *p, struc
         if (o.until_ms)
                 (void)snprintf(cause + strlen(cause), sizeof(cause) - strlen(cause), ", for %lld s",
                                (long long)((p->for_ms + 999) / 1000));
-        apply(m, cause);
+        health_apply(m, cause);
         return 0;
 }
 
@@ -228,7 +248,7 @@ int health_online(struct meted *m, const char *component, struct err *err)
         bool was_injected = o->is_injected;
         int bad = end(m, o, err);
         if (!bad)
-                apply(m, was_injected ? "the injected fault is over" : "by an operator");
+                health_apply(m, was_injected ? "the injected fault is over" : "by an operator");
         return bad;
 }
 
@@ -246,7 +266,7 @@ static void on_until(void *arg)
                 some = true;
         }
         if (some)
-                apply(m, "the time that an operator gave it is over");
+                health_apply(m, "the time that an operator gave it is over");
         else
                 arm(m);
 }

@@ -13,6 +13,10 @@ int health_load(struct meted *m, struct err *err);
 /* Behind hypervisor_recover(): what was lost while nobody decided on it. */
 void health_settle(struct meted *m);
 void health_done(struct meted *m);
+/* What the machine itself has (node: plus 1; 0: not known); then, when all of it is said, what becomes of it.
+ */
+void health_seen(struct meted *m, size_t component, bool is_gone, int64_t lost, uint32_t node);
+void health_apply(struct meted *m, const char *cause);
 
 /* Recorded with the next commit. REASON_NOT_FOUND, REASON_INVALID; REASON_STALE: it is so already;
  * REASON_POLICY: the last CPU. */

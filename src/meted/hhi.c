@@ -71,7 +71,7 @@ static int add(struct meted *m, const struct component *c, struct err *err)
         return 0;
 }
 
-int hhi_init(struct meted *m, struct err *err)
+static int read_document(struct meted *m, struct err *err)
 {
         const char *source = m->config.source, *text = strchr(source, ':');
         enum inventory_source from = strncmp(source, "xml:", 4) == 0          ? INVENTORY_XML
@@ -81,6 +81,30 @@ int hhi_init(struct meted *m, struct err *err)
         for (size_t i = 0; r == 0 && i < m->inventory.n; i++)
                 r = add(m, &m->inventory.components[i], err);
         return r;
+}
+
+int hhi_init(struct meted *m, struct err *err)
+{
+        return read_document(m, err);
+}
+
+int hhi_rebuild(struct meted *m, struct err *err)
+{
+        json_t *before = m->hhi;
+        m->hhi = NULL;
+        if (read_document(m, err)) {
+                json_decref(m->hhi);
+                m->hhi = before;
+                return -EIO;
+        }
+        json_decref(before);
+        for (guint i = 0; i < m->machines->len; i++) {
+                const struct machine *v = g_ptr_array_index(m->machines, i);
+                if (v->listener)
+                        telling_rewritten(&v->listener->telling);
+        }
+        hhi_changed(m);
+        return 0;
 }
 
 void hhi_done(struct meted *m)

@@ -16,6 +16,8 @@ struct listener;
 /* The document, from the inventory's source. */
 int hhi_init(struct meted *m, struct err *err);
 void hhi_done(struct meted *m);
+/* Read anew, as something is there that was not, or the other way round: whoever listens gets all of it. */
+int hhi_rebuild(struct meted *m, struct err *err);
 /* Something was decided, and is durable: whoever has another view now is told of it. */
 void hhi_changed(struct meted *m);
 

@@ -20,6 +20,7 @@
 #include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
+#include "meted/watch.h"
 #include "vm/socket.h"
 #include "wire/peers.h"
 
@@ -109,6 +110,10 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*re
         const struct api_keeper_info *k = keeper_info(m->keeper);
         if (!v && m->probe.accelerator == API_ACCELERATOR_TCG) /* a VM has a line of its own for it */
                 add(&l, "no KVM: %.100s; VMs run on TCG", m->probe.accelerator_why);
+        if (!v && watch_late(m))
+                add(&l, "%s", watch_late(m));
+        if (!v && watch_blind(m))
+                add(&l, "%s", watch_blind(m));
         if (m->config.cpu_overcommit > 1)
                 add(&l, "CPUs are overcommitted %d times where no share is stated", m->config.cpu_overcommit);
         if (strcmp(m->config.source, "live") != 0)
@@ -271,8 +276,10 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
         if (is_first)
                 boot_check(m);
         hypervisor_recover(m->hv, loop_now_ms());
-        if (is_first)
+        if (is_first) {
                 health_settle(m);
+                watch_start(m);
+        }
         meted_changed(m);
 }
 
@@ -490,6 +497,7 @@ static int start(struct meted *m, struct err *err)
         bad = store_each_missing(m->store, on_missing, m, err);
         if (bad)
                 return bad;
+        watch_init(m);
         (void)snprintf(path, sizeof(path), "%s/probe.json", m->config.state_dir);
         bad = probe_qemu(m->config.qemu, path, PROBE_MS, &m->probe, err);
         if (!bad)
@@ -535,6 +543,7 @@ static void stop(struct meted *m)
         events_done(m);
         keeper_free(m->keeper);
         /* A turn that is not finished is not recorded by halves: closing the store drops it. */
+        watch_done(m);
         health_done(m);
         hypervisor_free(m->hv);
         store_close(m->store);

@@ -85,6 +85,7 @@ struct meted {
         struct loop_timer hhi_look;
         struct health *health; /* health.c */
         bool is_hhi_due;       /* the books have changed in this turn */
+        struct watch *watch;   /* watch.c; NULL: the inventory is not this machine's */
         struct loop_timer tick, mend, housekeeping, list, verify;
         guint verified; /* which of the machines is looked at next */
         struct counters counters;

@@ -575,6 +575,7 @@ class NestedAgent:
         self.memory_bytes = vm.show()["memory_bytes"]
         self.off = set()  # vCPUs that it was told to put off line
         self.buffer, self.answers, self.ended, self.id = b"", {}, [], 0
+        self.told, self.parts = [], []  # host hardware information: (generation, is it all, what was said)
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.connect(path)
         self.joint = host.background(f"nested-tool join {tty} /run/mete/vm/{vm.name}/console.sock", f"/var/log/{vm.name}.join")
@@ -623,6 +624,12 @@ class NestedAgent:
             self.ended.append(params)
         elif method == "greet":
             pass  # nothing here interrupts the channel after hello()
+        elif method == "hhi":
+            self.parts.append(params["text"])
+            if params["part"] == params["parts"]:
+                self.told.append((params["generation"], "base" not in params, json.loads("".join(self.parts))))
+                self.parts = []
+            self._send({"id": message["id"], "result": {"applied": True}})
         elif method == "ping":
             self._send({"id": message["id"], "result": {}})
         elif method == "online":
@@ -655,6 +662,13 @@ class NestedAgent:
         result = self.call("hello", version=1, agent="test", boot_id="nested", state=self.state())
         self.call("sync", requests=[])
         return result
+
+    def watch(self):
+        """From now on it is told of its host."""
+        self.call("hello", version=1, agent="test", boot_id="nested", features=["hhi"], state=self.state())
+        self.call("sync", requests=[])
+        self.call("hhi-watch", generation=0)
+        self.wait_until(lambda: self.told)
 
     def reserve(self, request, *needs, **more):
         """The verdict."""

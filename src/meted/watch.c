@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "meted/watch.h"
+
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+#include "base/log.h"
+#include "host/presence.h"
+#include "meted/health.h"
+#include "meted/hhi.h"
+
+static const char sysfs[] = "/sys", proc[] = "/proc";
+enum { SETTLE_MS = 50, MIB_SHIFT = 20 }; /* a CPU that goes makes a dozen events */
+
+struct watch {
+        struct loop_fd at[PRESENCE_SOURCES];
+        int fds[PRESENCE_SOURCES], n_fds;
+        struct loop_timer look;
+        int64_t look_at_mono_ms;
+        int64_t *first;  /* bytes of each node at the start; -1 of what is no memory */
+        bool *was_there; /* links that were seen once */
+        bool is_unknown; /* memory is spoilt, and nobody says of which node */
+        uint64_t devices;
+        int64_t read_at_mono_ms; /* when they were read anew last; 0: never */
+};
+
+/* ---- looking ---- */
+
+static int64_t lost_of(struct meted *m, size_t i, size_t n_nodes, bool *ret_is_gone)
+{
+        struct watch *w = m->watch;
+        const struct component *c = &m->inventory.components[i];
+        int64_t now = presence_memory(sysfs, c->os_index),
+                spoilt = presence_poisoned(sysfs, proc, c->os_index, n_nodes);
+        if (w->first[i] < 0)
+                w->first[i] = now;
+        *ret_is_gone = w->first[i] > 0 && now <= 0;
+        w->is_unknown = w->is_unknown || spoilt < 0;
+        /* Small change is the kernel's own. */
+        int64_t less = now > 0 && now < w->first[i] ? (w->first[i] - now) >> MIB_SHIFT << MIB_SHIFT : 0;
+        return less + (spoilt > 0 ? spoilt : 0);
+}
+
+static void look_at(struct meted *m)
+{
+        struct watch *w = m->watch;
+        struct cpulist online;
+        struct err err = {0};
+        size_t n_nodes = 0;
+        bool has_cpus = presence_cpus(sysfs, "online", &online, &err) == 0;
+        w->is_unknown = false;
+        for (size_t i = 0; i < m->inventory.n; i++)
+                n_nodes += m->inventory.components[i].kind == COMPONENT_MEMORY;
+        for (size_t i = 0; i < m->inventory.n; i++) {
+                const struct component *c = &m->inventory.components[i];
+                bool is_gone = false;
+                int64_t lost = 0;
+                int node = -1;
+                if (c->capacity == 0)
+                        continue; /* of before this start: there is nothing to give back */
+                if (c->kind == COMPONENT_CPU && has_cpus) {
+                        is_gone = !cpulist_has(&online, c->os_index);
+                        if (!is_gone && !c->healthy) /* where it is, is known only now */
+                                node = presence_node(sysfs, c->os_index);
+                } else if (c->kind == COMPONENT_MEMORY) {
+                        lost = lost_of(m, i, n_nodes, &is_gone);
+                } else if (c->kind == COMPONENT_NET) {
+                        int link = presence_link(c->id + strlen("net:"));
+                        w->was_there[i] = w->was_there[i] || link >= 0;
+                        is_gone = w->was_there[i] &&
+                                  link <= 0; /* it may be in a namespace that we do not see */
+                }
+                health_seen(m, i, is_gone, lost, (uint32_t)(node + 1));
+        }
+}
+
+static void look_at_devices(struct meted *m)
+{
+        uint64_t now = presence_devices(sysfs);
+        struct err err = {0};
+        int64_t start_ms = loop_mono_ms(), last_ms = m->watch->read_at_mono_ms;
+        /* It takes tens of milliseconds, so one that comes and goes without end is not followed so closely.
+         */
+        if (now == m->watch->devices || (last_ms && start_ms < last_ms + WATCH_EVERY_MS))
+                return;
+        m->watch->devices = now;
+        m->watch->read_at_mono_ms = start_ms;
+        if (hhi_rebuild(m, &err))
+                log_warn("the machine's devices have changed, and cannot be read: %s", err.sentence);
+        else
+                hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "devices-changed",
+                                "devices came or went; read anew in %lld ms",
+                                (long long)(loop_mono_ms() - start_ms));
+        meted_changed(m);
+}
+
+static void look_in(struct watch *w, int64_t ms)
+{
+        if (loop_timer_is_set(&w->look) && w->look_at_mono_ms <= loop_mono_ms() + ms)
+                return;
+        w->look_at_mono_ms = loop_mono_ms() + ms;
+        loop_timer_in(&w->look, ms);
+}
+
+static void on_look(void *arg)
+{
+        struct meted *m = arg;
+        look_at(m);
+        health_apply(m, "so says the kernel");
+        look_at_devices(m);
+        look_in(m->watch, WATCH_EVERY_MS);
+}
+
+/* ---- hearing ---- */
+
+static void on_heard(void *arg, uint32_t events)
+{
+        struct meted *m = arg;
+        (void)events;
+        for (size_t i = 0; i < PRESENCE_SOURCES; i++)
+                if (m->watch->fds[i] >= 0)
+                        presence_drain(m->watch->fds[i]);
+        look_in(m->watch, SETTLE_MS);
+}
+
+void watch_init(struct meted *m)
+{
+        if (strcmp(m->config.source, "live") != 0)
+                return;
+        struct watch *w = m->watch = g_new0(struct watch, 1);
+        w->first = g_new(int64_t, m->inventory.n);
+        w->was_there = g_new0(bool, m->inventory.n);
+        for (size_t i = 0; i < m->inventory.n; i++)
+                w->first[i] = -1;
+        for (size_t i = 0; i < PRESENCE_SOURCES; i++)
+                w->fds[i] = -1;
+        loop_timer_init(&w->look, on_look, m);
+        w->devices = presence_devices(sysfs);
+        look_at(m);
+}
+
+void watch_start(struct meted *m)
+{
+        struct watch *w = m->watch;
+        struct err err = {0};
+        if (!w)
+                return;
+        w->n_fds = presence_listen(w->fds);
+        for (size_t i = 0; i < PRESENCE_SOURCES; i++)
+                if (w->fds[i] >= 0 && loop_fd_add(&w->at[i], w->fds[i], EPOLLIN, on_heard, m, &err))
+                        log_warn("changes of the machine: %s", err.sentence);
+        look_in(w, 0); /* what has changed since watch_init() */
+}
+
+void watch_done(struct meted *m)
+{
+        struct watch *w = m->watch;
+        if (!w)
+                return;
+        for (size_t i = 0; i < PRESENCE_SOURCES; i++) {
+                loop_fd_remove(&w->at[i]);
+                if (w->fds[i] >= 0)
+                        close(w->fds[i]);
+        }
+        loop_timer_cancel(&w->look);
+        g_free(w->first);
+        g_free(w->was_there);
+        g_free(w);
+        m->watch = NULL;
+}
+
+const char *watch_late(const struct meted *m)
+{
+        return m->watch && m->watch->n_fds < PRESENCE_SOURCES
+                       ? "the kernel does not say when CPUs, memory or "
+                         "links change: they are looked at every 10 s"
+                       : NULL;
+}
+
+const char *watch_blind(const struct meted *m)
+{
+        return m->watch && m->watch->is_unknown
+                       ? "memory is spoilt, and this kernel does not say of which node: it stays in use"
+                       : NULL;
+}
