@@ -195,7 +195,7 @@ struct trio {
 
 static int belong_together(const struct trio *t, const struct cert_files *files, struct err *err)
 {
-        unsigned char a[64], b[64];
+        unsigned char a[64] = {0}, b[64] = {0};
         size_t a_n = sizeof(a), b_n = sizeof(b);
         unsigned status = 0;
         int r = gnutls_x509_crt_get_key_id(t->crt, GNUTLS_KEYID_USE_SHA256, a, &a_n);
