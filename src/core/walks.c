@@ -153,7 +153,8 @@ static void go_on_checking(struct hypervisor *h, struct entry *e, int64_t now_ms
                 check_begin(e);
                 queue_push(e);
         } else if (check_is_moving(e)) {
-                effect_push(h, EFFECT_PERSIST, &e->r, now_ms); /* its guest need not wait any more to be told */
+                effect_push(h, EFFECT_PERSIST, &e->r,
+                            now_ms); /* its guest need not wait any more to be told */
                 retry_later(h, e, now_ms);
         } else {
                 e->retry_in_ms = 0;
