@@ -97,7 +97,7 @@ int check_pages(const struct hypervisor *h, int64_t page_bytes, struct err *err)
         char sizes[96] = "", text[UNITS_TEXT];
         for (size_t i = 0; i < h->n_components; i++) {
                 const struct component *c = &h->components[i];
-                if (c->kind != COMPONENT_MEMORY || !c->healthy)
+                if (c->kind != COMPONENT_MEMORY) /* also off line: it may come back */
                         continue;
                 if (component_has_pages(c, page_bytes))
                         return 0;
@@ -169,8 +169,10 @@ static struct component *components_in(const struct hypervisor *h, const struct 
         memcpy(all, h->components, h->n_components * sizeof(*all));
         for (size_t i = 0; s->is_bound && i < h->n_components; i++)
                 if ((all[i].kind == COMPONENT_CPU || component_is_of_class(all[i].kind)) &&
-                    all[i].domain != s->domain)
+                    all[i].domain != s->domain) {
                         all[i].healthy = false;
+                        all[i].owned = 0; /* for this VM it does not come back, either */
+                }
         return all;
 }
 

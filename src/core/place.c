@@ -121,7 +121,8 @@ static bool is_there(const struct asked *a, const struct component *c)
         return (a->os_index < 0 || c->os_index == a->os_index) && (a->node < 0 || c->node == a->node);
 }
 
-/* `l` is NULL where nothing shall count as claimed. */
+/* `l` is NULL where nothing shall count as claimed, and nothing as gone: what is off line may come back.
+ * Classes of service are given away or not by what the machine can do. */
 static int sites_find(struct places *p, const struct asked *a, const struct ledger *l,
                       const struct component *components, size_t n, struct err *err)
 {
@@ -129,7 +130,8 @@ static int sites_find(struct places *p, const struct asked *a, const struct ledg
         p->n_sites = 0;
         for (uint32_t i = 0; i < n; i++) {
                 const struct component *c = &components[i];
-                if (c->kind != a->kind || !c->healthy || !component_has_pages(c, a->page_bytes) ||
+                bool is_usable = c->healthy || (!l && !component_is_of_class(c->kind));
+                if (c->kind != a->kind || !is_usable || !component_has_pages(c, a->page_bytes) ||
                     !is_there(a, c))
                         continue;
                 int64_t owned = l ? ledger_owned(l, i) : c->owned;

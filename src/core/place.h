@@ -50,7 +50,8 @@ int place_needs(const struct ledger *l, const struct component *components, size
                 const struct need *needs, size_t n_needs, int64_t default_share_milli, int64_t unit_bytes,
                 int64_t start_ms, int64_t end_ms, struct placement *ret, struct err *err);
 
-/* The most that could be placed if nothing at all were claimed, of what each component says is owned: CPUs,
- * or bytes in whole units; 0 for kinds that are not placed. What asks for more will never be had here. */
+/* The most that could be placed if nothing at all were claimed or off line, of what each component says is
+ * owned: CPUs, or bytes in whole units; 0 for kinds that are not placed. What asks for more will never be had
+ * here. */
 int64_t place_limit(const struct component *components, size_t n, const struct need *need,
                     int64_t default_share_milli, int64_t unit_bytes);

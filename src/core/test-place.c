@@ -197,10 +197,14 @@ static void test_limit(void)
         g_assert_cmpint(limit(&m, "cpu:1,exclusive"), ==, 8);
         g_assert_cmpint(limit(&m, "cpu:100"), ==, 8);
         g_assert_cmpint(limit(&m, "memory:1"), ==, 2048 * MIB);
-        m.component[3].healthy = m.component[9].healthy = false;
+        m.component[3].healthy = m.component[9].healthy = false; /* they may come back */
         m.component[2].owned = 500;
+        g_assert_cmpint(limit(&m, "cpu:1"), ==, 8);
+        g_assert_cmpint(limit(&m, "cpu:1,id=3"), ==, 1);
+        g_assert_cmpint(limit(&m, "cpu:1,share>=0.501"), ==, 7);
+        g_assert_cmpint(limit(&m, "memory:1"), ==, 2048 * MIB);
+        m.component[3].owned = m.component[9].owned = 0; /* these are not given away */
         g_assert_cmpint(limit(&m, "cpu:1"), ==, 7);
-        g_assert_cmpint(limit(&m, "cpu:1,share>=0.501"), ==, 6);
         g_assert_cmpint(limit(&m, "memory:1"), ==, 1024 * MIB);
         m.unit = 1000 * MIB;
         g_assert_cmpint(limit(&m, "memory:1"), ==, 1000 * MIB);
