@@ -150,6 +150,7 @@ static void release_begun(struct hypervisor *h, struct entry *e, const char *eve
         h->returning++;
         e->is_returning = true;
         e->wait_end_ms = 0;
+        e->may_keep = e->may_keep && !check_is_moving(e); /* what is held is not what stands here */
         for (size_t i = 0; i < r->n_definitions; i++)
                 r->definitions[i].moving = false;
         activation_turn(&r->activation, r->definitions, r->n_definitions, e->may_keep);

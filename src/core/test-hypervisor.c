@@ -2180,7 +2180,9 @@ static void test_moved(void)
                 /* nothing new is given of it */
                 char need[32];
                 (void)snprintf(need, sizeof(need), "cpu:1,id=%u", was);
-                g_assert_cmpint(get(&w, ask(&w, "named", need, false, NULL))->state, ==, REQUEST_REFUSED);
+                uint64_t named = ask(&w, "named", need, false, NULL);
+                g_assert_cmpint(get(&w, named)->state, ==, REQUEST_REFUSED);
+                g_assert_cmpint(get(&w, named)->outcome, ==, OUTCOME_NOT_NOW); /* it may come back */
                 g_string_truncate(w.log, 0);
                 change(&w, was, true, 0);
                 g_assert_cmpint(logged(&w, "component-online;"), ==, 1);
@@ -2235,6 +2237,18 @@ static void test_move_fails(void)
         work_all(&w);
         g_assert_cmpint(get(&w, a)->state, ==, REQUEST_ENDED);
         g_assert_cmpint(ledger_claims(hypervisor_ledger(w.h)), ==, 2); /* the base */
+        /* stopped while it moves: what is held is on neither, so nothing of it is kept, and it starts again
+         */
+        change(&w, base_vcpu(&w, "vm:v")->component, false, 0);
+        g_assert_true(base_vcpu(&w, "vm:v")->moving);
+        g_assert_cmpint(hypervisor_vm_stopped(w.h, "v", "shut down", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(get(&w, serial)->state, ==, REQUEST_ENDED);
+        g_assert_null(hypervisor_kept(w.h, "v"));
+        g_assert_true(nothing_held(&w));
+        start_vm(&w);
+        g_assert_cmpint(hypervisor_find(w.h, "vm:v")->state, ==, REQUEST_GRANTED);
         world_done(&w);
 }
 
