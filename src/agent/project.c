@@ -217,6 +217,18 @@ static void give_back(struct project *p, enum demand_kind kind, struct row *last
         desk_give_back(last, API_RELEASE_CAUSE_RELEASED, REASON_CANCELLED, "not needed any more");
 }
 
+/* Could something be given back now? Not before the host has recorded what went before: until then what it
+ * says that this guest has is too much. */
+static bool is_even(const struct project *p, enum demand_kind kind)
+{
+        const struct table *t = &p->agent->table;
+        struct need need;
+        for (size_t i = 0; i < t->n; i++)
+                if (t->rows[i]->state == ROW_RELEASING && is_of(t->rows[i], kind, &need))
+                        return false;
+        return p->agent->picture.hhi && channel_is_ready(p->agent->channel);
+}
+
 /* What an agent before this one asked for and has no answer yet. */
 static void adopt(struct project *p, enum demand_kind kind)
 {
@@ -247,7 +259,7 @@ static void step(struct project *p, enum demand_kind kind, const struct demand_s
         double declared = (double)declarations_need(&p->agent->declarations, components[kind], now,
                                                     now + PROJECTION_LEAD * p->step_ms, &name);
         double own = own_of(p, kind, &last), has = has_of(p, kind);
-        double spare = last && is_of(last, kind, &need) ? (double)amount_of(&need) : 0;
+        double spare = last && is_even(p, kind) && is_of(last, kind, &need) ? (double)amount_of(&need) : 0;
         plan_step(plan, p->used[kind], kind == DEMAND_CPU ? declared * CPU_WHOLE_MILLI : declared, has, own,
                   spare, now);
         if (!is_asked_for(kind)) {
@@ -258,7 +270,7 @@ static void step(struct project *p, enum demand_kind kind, const struct demand_s
                 return;
         }
         pursue(p, kind);
-        if (last && plan_gives_back(plan) && p->agent->picture.hhi)
+        if (last && plan_gives_back(plan) && is_even(p, kind))
                 give_back(p, kind, last, has);
 }
 

@@ -139,6 +139,25 @@ def test_whole_life(world, teller):
     wait_for("it has ended", lambda: rows(world)[0]["state"] == "ended")
 
 
+def test_gives_back_one_after_the_other(world, teller):
+    """While the host has not recorded what is given back, what it says that this guest has is too much: nothing follows."""
+    teller.tell(free=(1, 2))
+    demand(world, 3)
+    given = []
+    for number in (1, 2):
+        reserve, params = teller.asked(200)
+        teller.grant(reserve, free=range(number + 1, 3), yours=range(number + 1))
+        given.append(params["request"])
+    demand(world, 0)
+    release = teller.expect("release", 200)
+    assert release["params"]["request"] == given[1]
+    assert teller.host.link.silent(4)  # forty steps in which nothing is needed
+    assert [r["state"] for r in rows(world) if r["id"] == given[0]] == ["granted"]
+    teller.host.answer(release)
+    assert teller.tell(free=(2,), yours=(0, 1)) == []
+    assert teller.expect("release", 200)["params"]["request"] == given[0]
+
+
 def test_the_same_again_triggers_nothing(world, teller):
     """2.7; and what was refused is not asked again without a reason."""
     teller.tell(free=(1,))
