@@ -42,11 +42,11 @@ int presence_node(const char *sysfs, uint32_t cpu)
         return node;
 }
 
-/* The value in bytes behind `key` in a text of meminfo, of a node too; -1: it is not there. */
+/* The value in bytes behind `key` in a text of meminfo, of a node too; -EBADMSG: it is not there. */
 static int64_t meminfo(const char *text, const char *key)
 {
         const char *at = strstr(text, key);
-        return at ? strtoll(at + strlen(key), NULL, 10) * 1024 : -1;
+        return at ? strtoll(at + strlen(key), NULL, 10) * 1024 : -EBADMSG;
 }
 
 static void node_dir(const char *sysfs, uint32_t node, char ret[PATH_TEXT])
@@ -58,20 +58,25 @@ int64_t presence_memory(const char *sysfs, uint32_t node)
 {
         char dir[PATH_TEXT], text[MEMINFO_TEXT];
         node_dir(sysfs, node, dir);
-        return cgroupfs_read(dir, "meminfo", text, sizeof(text), NULL) < 0 ? -1 : meminfo(text, "MemTotal:");
+        int r = cgroupfs_read(dir, "meminfo", text, sizeof(text), NULL);
+        if (r < 0)
+                return r == -ENODEV ? -ENOENT : r; /* it went between open() and read() */
+        return meminfo(text, "MemTotal:");
 }
 
 int64_t presence_poisoned(const char *sysfs, const char *proc, uint32_t node, size_t n_nodes)
 {
         char dir[PATH_TEXT], text[MEMINFO_TEXT];
-        int64_t sum = 0;
-        if (cgroupfs_read(proc, "meminfo", text, sizeof(text), NULL) == 0)
-                sum = meminfo(text, "HardwareCorrupted:");
+        int r = cgroupfs_read(proc, "meminfo", text, sizeof(text), NULL);
+        if (r < 0)
+                return r;
+        int64_t sum = meminfo(text, "HardwareCorrupted:");
         if (sum <= 0 || n_nodes == 1)
-                return sum > 0 ? sum : 0;
+                return sum > 0 ? sum : 0; /* a kernel without that line looks for none */
         node_dir(sysfs, node, dir);
-        if (cgroupfs_read(dir, "memory_failure/total", text, sizeof(text), NULL) < 0)
-                return -1;
+        r = cgroupfs_read(dir, "memory_failure/total", text, sizeof(text), NULL);
+        if (r < 0)
+                return r == -ENOENT || r == -ENODEV ? -ENODATA : r;
         return strtoll(text, NULL, 10) * POISONED_PAGE;
 }
 
@@ -80,10 +85,10 @@ int presence_link(const char *name)
         struct ifreq q = {0};
         int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
         (void)snprintf(q.ifr_name, sizeof(q.ifr_name), "%s", name);
-        int r = fd >= 0 ? ioctl(fd, SIOCGIFFLAGS, &q) : -1;
+        int r = fd >= 0 && ioctl(fd, SIOCGIFFLAGS, &q) == 0 ? 0 : -errno;
         if (fd >= 0)
                 close(fd);
-        return r < 0 ? -1 : (q.ifr_flags & IFF_UP) && (q.ifr_flags & IFF_RUNNING);
+        return r < 0 ? r : (q.ifr_flags & IFF_UP) && (q.ifr_flags & IFF_RUNNING);
 }
 
 /* The same whatever the order in which they are listed. */

@@ -13,12 +13,15 @@
 int presence_cpus(const char *sysfs, const char *which, struct cpulist *ret, struct err *err);
 /* The node of a CPU that is on line; -1: the kernel knows none. Of one that is off line it says none. */
 int presence_node(const char *sysfs, uint32_t cpu);
-/* Bytes of a node's memory that are on line; -1: the kernel knows no such node. */
+/* Bytes of a node's memory that are on line. -ENOENT: the kernel knows no such node; any other error says
+ * nothing of what is there. */
 int64_t presence_memory(const char *sysfs, uint32_t node);
 /* Bytes of it that the hardware has spoilt. The kernel has a sum of all nodes (HardwareCorrupted in meminfo),
- * and since 6.4 one of each; -1: there are several nodes, and only the sum is known, and it is not 0. */
+ * and since 6.4 one of each; -ENODATA: there are several nodes, and only the sum is known, and it is not 0.
+ * Any other error says nothing. */
 int64_t presence_poisoned(const char *sysfs, const char *proc, uint32_t node, size_t n_nodes);
-/* 1: the link is up and has a carrier. 0: not so. -1: there is no such link in our network namespace. */
+/* 1: the link is up and has a carrier. 0: not so. -ENODEV: there is no such link in our network namespace.
+ * Any other error says nothing. */
 int presence_link(const char *name);
 /* Another number when another PCI function or disk is there. */
 uint64_t presence_devices(const char *sysfs);

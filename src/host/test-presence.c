@@ -3,6 +3,7 @@
  * they do not say; what the real kernel sends can be heard. */
 #include "host/presence.h"
 
+#include <errno.h>
 #include <glib.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -72,32 +73,38 @@ static void test_node(void)
 static void test_memory(void)
 {
         begin();
-        g_assert_cmpint(presence_memory(root, 0), ==, -1);
+        g_assert_cmpint(presence_memory(root, 0), ==, -ENOENT);
         put("devices/system/node/node0/meminfo", "Node 0 MemTotal:       1048576 kB\nNode 0 MemFree: 7 kB\n");
         g_assert_cmpint(presence_memory(root, 0), ==, INT64_C(1) << 30);
         put("devices/system/node/node0/meminfo", "");
-        g_assert_cmpint(presence_memory(root, 0), ==, -1);
+        g_assert_cmpint(presence_memory(root, 0), ==, -EBADMSG); /* that is not to be gone */
+        put("devices/system/node/node1/meminfo/x", "");
+        g_assert_cmpint(presence_memory(root, 1), ==, -EISDIR);
         end();
 }
 
 static void test_poisoned(void)
 {
         begin();
+        g_assert_cmpint(presence_poisoned(root, root, 0, 1), ==, -ENOENT);
+        put("meminfo", "MemTotal: 8 kB\n"); /* a kernel that does not look */
         g_assert_cmpint(presence_poisoned(root, root, 0, 1), ==, 0);
         put("meminfo", "MemTotal: 8 kB\nHardwareCorrupted:     0 kB\n");
         g_assert_cmpint(presence_poisoned(root, root, 0, 2), ==, 0);
         put("meminfo", "MemTotal: 8 kB\nHardwareCorrupted:     12 kB\n");
         g_assert_cmpint(presence_poisoned(root, root, 0, 1), ==, 12288);
-        g_assert_cmpint(presence_poisoned(root, root, 1, 2), ==, -1); /* whose? */
+        g_assert_cmpint(presence_poisoned(root, root, 1, 2), ==, -ENODATA); /* whose? */
         put("devices/system/node/node1/memory_failure/total", "3\n");
         g_assert_cmpint(presence_poisoned(root, root, 1, 2), ==, 12288);
+        put("devices/system/node/node0/memory_failure/total/x", "");
+        g_assert_cmpint(presence_poisoned(root, root, 0, 2), ==, -EISDIR);
         end();
 }
 
 static void test_link(void)
 {
-        g_assert_cmpint(presence_link("no-such-link"), ==, -1);
-        g_assert_cmpint(presence_link("a-name-that-is-longer-than-any"), ==, -1);
+        g_assert_cmpint(presence_link("no-such-link"), ==, -ENODEV);
+        g_assert_cmpint(presence_link("a-name-that-is-longer-than-any"), ==, -ENODEV);
         g_assert_cmpint(presence_link("lo"), >=, 0); /* it may be down */
 }
 

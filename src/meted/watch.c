@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "meted/watch.h"
 
+#include <errno.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -26,12 +27,17 @@ struct watch {
 
 /* ---- looking ---- */
 
+/* Negative: it cannot be read. */
 static int64_t lost_of(struct meted *m, size_t i, size_t n_nodes, bool *ret_is_gone)
 {
         struct watch *w = m->watch;
         const struct component *c = &m->inventory.components[i];
         int64_t now = presence_memory(sysfs, c->os_index),
                 spoilt = presence_poisoned(sysfs, proc, c->os_index, n_nodes);
+        if (now < 0 && now != -ENOENT)
+                return now;
+        if (spoilt < 0 && spoilt != -ENODATA)
+                return spoilt;
         if (w->first[i] < 0)
                 w->first[i] = now;
         *ret_is_gone = w->first[i] > 0 && now <= 0;
@@ -53,24 +59,28 @@ static void look_at(struct meted *m)
                 n_nodes += m->inventory.components[i].kind == COMPONENT_MEMORY;
         for (size_t i = 0; i < m->inventory.n; i++) {
                 const struct component *c = &m->inventory.components[i];
-                bool is_gone = false;
+                bool is_gone = false, is_known = true;
                 int64_t lost = 0;
                 int node = -1;
                 if (c->capacity == 0)
                         continue; /* of before this start: there is nothing to give back */
-                if (c->kind == COMPONENT_CPU && has_cpus) {
-                        is_gone = !cpulist_has(&online, c->os_index);
-                        if (!is_gone && !c->healthy) /* where it is, is known only now */
+                if (c->kind == COMPONENT_CPU) {
+                        is_known = has_cpus;
+                        is_gone = has_cpus && !cpulist_has(&online, c->os_index);
+                        if (has_cpus && !is_gone && !c->healthy) /* where it is, is known only now */
                                 node = presence_node(sysfs, c->os_index);
                 } else if (c->kind == COMPONENT_MEMORY) {
                         lost = lost_of(m, i, n_nodes, &is_gone);
+                        is_known = lost >= 0;
                 } else if (c->kind == COMPONENT_NET) {
                         int link = presence_link(c->id + strlen("net:"));
+                        is_known = link >= 0 || link == -ENODEV;
                         w->was_there[i] = w->was_there[i] || link >= 0;
                         is_gone = w->was_there[i] &&
                                   link <= 0; /* it may be in a namespace that we do not see */
                 }
-                health_seen(m, i, is_gone, lost, (uint32_t)(node + 1));
+                if (is_known) /* else what was seen last stands */
+                        health_seen(m, i, is_gone, lost, (uint32_t)(node + 1));
         }
 }
 
