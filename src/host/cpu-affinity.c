@@ -12,6 +12,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "host/cpu-group.h"
+
 _Static_assert(sizeof(struct cpulist) % sizeof(unsigned long) == 0, "the kernel's masks are made of longs");
 
 /* Nothing but the thread's own mask: no trace is left that would have to be removed. */
@@ -123,14 +125,22 @@ static int vm_make(const struct cpu_host *h, const char *vm, struct err *err)
         return 0;
 }
 
+/* The kernel takes those that are off line, and does not say so. */
+static int hold_aside(const struct cpu_host *h, pid_t tid, int nice, struct err *err)
+{
+        struct cpulist cpus = h->housekeeping;
+        cpu_group_leave_online(h, &cpus);
+        return hold(tid, &cpus, nice, err);
+}
+
 static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct err *err)
 {
-        return hold(pid, &h->housekeeping, 0, err);
+        return hold_aside(h, pid, 0, err);
 }
 
 static int park(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err)
 {
-        return hold(tid, &h->housekeeping, 19, err);
+        return hold_aside(h, tid, 19, err);
 }
 
 static void give_back(const struct cpu_host *h, const char *vm, pid_t tid)

@@ -118,6 +118,7 @@ static int is_taken(const struct cpu_host *h, const char *dir, const struct cpul
 static bool has_room_for_others(const struct cpu_host *h)
 {
         struct cpulist taken = {0}, left = h->housekeeping;
+        cpu_group_leave_online(h, &left);
         (void)exclusive_cpus(h, NULL, cpu_group_is_there, &taken, NULL);
         cpulist_remove(&left, &taken);
         return cpulist_count(&left) > 0;
@@ -154,6 +155,7 @@ static int check_exclusive(const struct cpu_host *h, const char *group, const st
         if (cpulist_has_common(cpus, &taken))
                 return err_set(err, REASON_BUSY, EBUSY, "another item has one of the CPUs %.60s exclusively",
                                cpulist_print(cpus, text));
+        cpu_group_leave_online(h, &left);
         cpulist_remove(&left, &taken);
         cpulist_remove(&left, cpus);
         if (is_exclusive && cpulist_count(&left) == 0 && !h->is_best_effort)
@@ -225,6 +227,9 @@ static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, con
                       struct err *err)
 {
         char dir[CGROUPFS_PATH], parent[CGROUPFS_PATH];
+        struct cpulist set = *all;
+        if (!cpu_group_is_v2(h)) /* which takes no others */
+                cpu_group_leave_online(h, &set);
         (void)snprintf(dir, sizeof(dir), "%s", tree->root);
         for (const char *slash = h->prefix; slash;) {
                 slash = strchr(slash + 1, '/');
@@ -237,7 +242,7 @@ static int start_tree(const struct cpu_host *h, const struct cpu_tree *tree, con
                 if (r == 0 && tree->sets && !cpu_group_is_v2(h))
                         r = cpu_group_inherit_mems(h, parent, dir, err);
                 if (r == 0 && tree->sets)
-                        r = widen(h, dir, all, err);
+                        r = widen(h, dir, &set, err);
                 if (r < 0)
                         return r;
         }

@@ -2,8 +2,9 @@
 /* host/cpu-group.h - control groups right under the prefix, in as many trees as the hierarchy has: v1 has one
  * that decides about weights and one about sets, v2 one that does both and whose groups must be threaded.
  *
- * Shared by the files of the provider cpu_cgroup only. A group is named ROLE@VM. Callers take turns, by VM.
- * Each function that changes something is idempotent and reads back what it wrote. */
+ * Shared by the files of the provider cpu_cgroup, and cpu_group_leave_online() by cpu_affinity. A group is
+ * named ROLE@VM. Callers take turns, by VM. Each function that changes something is idempotent and reads back
+ * what it wrote. */
 #pragma once
 #include <stdbool.h>
 #include <sys/types.h>

@@ -71,10 +71,11 @@ static void choose(struct cpu_host *h, const struct cgroupfs_mounts *m, enum cpu
         }
 }
 
-static int online(struct cpulist *ret, struct err *err)
+/* Those that are off line, too: they may come back. */
+static int present(struct cpulist *ret, struct err *err)
 {
         char text[CPULIST_TEXT];
-        int r = cgroupfs_read("/sys/devices/system/cpu", "online", text, sizeof(text), err);
+        int r = cgroupfs_read("/sys/devices/system/cpu", "present", text, sizeof(text), err);
         return r < 0 ? r : cpulist_parse(text, ret, err);
 }
 
@@ -91,7 +92,7 @@ int cpu_host_init(struct cpu_host *h, const struct cpu_host_options *o, struct e
                                "\"%.60s\" is no prefix for control groups (names with slashes between them)",
                                o->prefix);
         (void)STR_COPY(h->prefix, o->prefix);
-        int r = o->cpus ? cpulist_parse(o->cpus, &h->usable, err) : online(&h->usable, err);
+        int r = o->cpus ? cpulist_parse(o->cpus, &h->usable, err) : present(&h->usable, err);
         if (r < 0)
                 return r;
         h->housekeeping = h->usable;

@@ -150,7 +150,7 @@ struct cpu_host {
 
 struct cpu_host_options {
         const char *prefix;        /* path below each hierarchy, "mete" */
-        const char *cpus;          /* NULL: all that are on line */
+        const char *cpus;          /* NULL: all that there are, those off line, too */
         const char *housekeeping;  /* NULL: the same */
         const char *mountinfo;     /* NULL: /proc/self/mountinfo; tests give another */
         const char *keep_dir;      /* for notes of what no object of the kernel's says: the CPUs of affinity's
