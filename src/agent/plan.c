@@ -18,19 +18,24 @@ void plan_view_changed(struct plan *p)
         trigger(p, PLAN_VIEW);
 }
 
+/* How far beyond what was seen demand may go is known only once enough was seen: until then not beyond. */
+static double projected(const struct plan *p)
+{
+        const struct projection *seen = &p->projection;
+        return p->steps < PLAN_LEARN && seen->said.need > seen->most ? seen->most : seen->said.need;
+}
+
 /* While something is declared it is needed beside what was used before it began, and not twice when it is
- * used. */
+ * used. Of a plan that begins in the middle of it, what it has for it is its own. */
 static double needed(struct plan *p, double declared, double has, double own)
 {
-        const struct projection_said *said = &p->projection.said;
         if (declared > 0 && p->declared <= 0) {
-                double others =
-                        has -
-                        own; /* of an agent that began in the middle of it, what it has for it is its own */
-                p->beside = own > 0 && others < said->recent ? others : said->recent;
+                double others = has > own ? has - own : 0, recent = p->projection.said.recent;
+                p->beside = p->steps == 0 && own > 0 && others < recent ? others : recent;
         }
         p->declared = declared;
-        return declared > 0 && p->beside + declared > said->need ? p->beside + declared : said->need;
+        double alone = projected(p);
+        return declared > 0 && p->beside + declared > alone ? p->beside + declared : alone;
 }
 
 void plan_step(struct plan *p, double used, double declared, double has, double own, double spare,
@@ -42,7 +47,8 @@ void plan_step(struct plan *p, double used, double declared, double has, double 
         if (need != p->need) /* it is copied where it does not change */
                 trigger(p, PLAN_PROJECTION);
         p->need = need;
-        p->idle = spare > 0 && need <= has - spare ? p->idle + 1 : 0;
+        bool is_idle = spare > 0 && need <= has - spare && p->projection.said.need <= has - spare;
+        p->idle = is_idle ? p->idle + 1 : 0;
 }
 
 double plan_ask(struct plan *p, double has, int64_t mono_ms, enum plan_trigger *ret_trigger)

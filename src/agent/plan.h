@@ -14,7 +14,8 @@
 #include "core/projection.h"
 
 enum {
-        PLAN_SETTLE = 3,   /* steps before the first question */
+        PLAN_SETTLE = 3,                       /* steps before the first question */
+        PLAN_LEARN = PROJECTION_HALF_LIFE / 2, /* steps in which no more is asked for than was ever used */
         PLAN_BACK_OFF = 6, /* steps between two questions, and after a refusal; then twice as many, ... */
         PLAN_BACK_OFF_MAX = 96, /* ... to this many */
         PLAN_IDLE = 12,
@@ -27,7 +28,7 @@ struct plan {
         struct projection projection;
         double declared; /* for now and the lead */
         double beside;   /* what was used besides when the declared began to be */
-        double need;     /* of both */
+        double need;     /* of both; not what is kept, which may be more in the first steps */
         int64_t step_ms;
         uint64_t steps;
         enum plan_trigger trigger; /* that has not been followed */
@@ -38,8 +39,9 @@ struct plan {
 };
 
 void plan_init(struct plan *p, double full, int64_t step_ms);
-/* One step: what is used now, and what is declared for the time until it could be had. own: what it holds by
- * requests of its own. spare: which part of that would be given back next. now_ms: the clock on the wall. */
+/* One step: what is used now, and what is declared for the time until it could be had. has, own: all that the
+ * guest has, and what of it is held by requests of its own; with the first step the former holds the latter.
+ * spare: which part of that would be given back next. now_ms: the clock on the wall. */
 void plan_step(struct plan *p, double used, double declared, double has, double own, double spare,
                int64_t now_ms);
 /* The host's information is another one by now. */

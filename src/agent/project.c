@@ -92,7 +92,9 @@ static void explain(const struct project *p, enum demand_kind kind, double has, 
         (void)snprintf(ret, size, "%s of %s are used, %s will be needed (%s to %s), %s%.24s; this VM has %s",
                        print(kind, p->used[kind], used), demand_name(kind), print(kind, plan->need, need),
                        print(kind, said->low, low), print(kind, said->high, high),
-                       *name ? "declared by " : projection_why_text(said->why), name, print(kind, has, held));
+                       *name ? "declared by "
+                             : projection_why_text(plan->need < said->need ? PROJECTION_SEEN : said->why),
+                       name, print(kind, has, held));
 }
 
 /* What it asked for has been decided, or is no more. */
@@ -242,6 +244,12 @@ static void adopt(struct project *p, enum demand_kind kind)
                 }
 }
 
+/* Has the host told what this guest has, with what the agent holds already? */
+static bool is_told(const struct project *p, double has, double own)
+{
+        return p->agent->picture.hhi && (own <= 0 || has > own);
+}
+
 static void step(struct project *p, enum demand_kind kind, const struct demand_said *said)
 {
         struct plan *plan = &p->plans[kind];
@@ -250,7 +258,10 @@ static void step(struct project *p, enum demand_kind kind, const struct demand_s
         struct need need;
         struct row *last;
 
+        double own = own_of(p, kind, &last), has = has_of(p, kind);
         if (!(p->is_known & 1U << kind)) {
+                if (is_asked_for(kind) && !is_told(p, has, own))
+                        return;
                 plan_init(plan, scale_of(p, kind, said), p->step_ms);
                 p->is_known |= 1U << kind;
                 adopt(p, kind);
@@ -258,7 +269,6 @@ static void step(struct project *p, enum demand_kind kind, const struct demand_s
         p->used[kind] = said->amount[kind] + (kind == DEMAND_MEMORY ? p->kernel_bytes : 0);
         double declared = (double)declarations_need(&p->agent->declarations, components[kind], now,
                                                     now + PROJECTION_LEAD * p->step_ms, &name);
-        double own = own_of(p, kind, &last), has = has_of(p, kind);
         double spare = last && is_even(p, kind) && is_of(last, kind, &need) ? (double)amount_of(&need) : 0;
         plan_step(plan, p->used[kind], kind == DEMAND_CPU ? declared * CPU_WHOLE_MILLI : declared, has, own,
                   spare, now);

@@ -63,6 +63,28 @@ static void test_if_and_only_if(void)
         g_assert_cmpfloat(ask(&t), ==, 0);
 }
 
+/* What stays as it is needs no more, from the first step on; nor does what leaps, before enough was seen. */
+static void test_steady(void)
+{
+        for (int percent = 60; percent <= 95; percent++) {
+                enum plan_trigger t;
+                begin(2000); /* half of the scale, as an agent begins */
+                for (int i = 0; i < 200; i++) {
+                        steps(1, 20.0 * percent, 0);
+                        g_assert_cmpfloat(ask(&t), ==, 0);
+                        g_assert_cmpfloat(p.need, >=, 20.0 * percent);
+                }
+        }
+        begin(2000);
+        for (int i = 1; i < PLAN_LEARN; i++) {
+                enum plan_trigger t;
+                steps(1, i % 5 == 0 ? 1900 : 200, 0);
+                g_assert_cmpfloat(ask(&t), ==, 0);
+        }
+        steps(PLAN_SETTLE, 2500, 0);
+        g_assert_true(asks(PLAN_PROJECTION)); /* what is used is needed at once */
+}
+
 /* 2.7: the same again is no trigger, and a projection that stays is none. */
 static void test_no_trigger(void)
 {
@@ -186,6 +208,23 @@ static void test_declared(void)
         plan_init(&p, 4000, STEP_MS);
         steps(PLAN_SETTLE, 2500, 2000);
         g_assert_cmpfloat(p.beside, ==, 500);
+        /* Nor is it given back in the middle of it: what it holds is not beside it. */
+        has = 4000;
+        own = spare = 2000;
+        plan_init(&p, 8000, STEP_MS);
+        steps(1, 3000, 2000);
+        g_assert_cmpfloat(p.beside, ==, 2000);
+        steps(3 * PLAN_IDLE, 500, 2000);
+        g_assert_cmpfloat(p.need, >=, 4000);
+        g_assert_false(plan_gives_back(&p));
+        /* Where the host has told less than it holds, nothing is beside it, and not less. */
+        has = 1000;
+        plan_init(&p, 8000, STEP_MS);
+        steps(1, 3000, 2000);
+        g_assert_cmpfloat(p.beside, ==, 0);
+        has = 2500;
+        plan_init(&p, 4000, STEP_MS);
+        steps(PLAN_SETTLE, 2500, 2000);
         /* Over. */
         int waited = 0;
         for (; !plan_gives_back(&p) && waited < 3000; waited++)
@@ -194,15 +233,36 @@ static void test_declared(void)
         g_assert_cmpfloat(before, <, 1000);
 }
 
+/* Declared while the guest is busy, with what it was given before for another reason. */
+static void test_declared_when_busy(void)
+{
+        enum plan_trigger t;
+        begin(2000);
+        own = spare = 1000;
+        steps(300, 1900, 0);
+        (void)ask(&t);
+        steps(1, 1900, 1000);
+        g_assert_cmpfloat(p.need, >=, 2899);
+        g_assert_true(asks(PLAN_PROJECTION));
+        /* In another window, too. */
+        steps(100, 1900, 0);
+        (void)ask(&t);
+        steps(1, 1900, 1000);
+        g_assert_cmpfloat(p.need, >=, 2899);
+        g_assert_true(asks(PLAN_PROJECTION));
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/agent/plan/if-and-only-if", test_if_and_only_if);
+        g_test_add_func("/agent/plan/steady", test_steady);
         g_test_add_func("/agent/plan/no-trigger", test_no_trigger);
         g_test_add_func("/agent/plan/settles", test_settles);
         g_test_add_func("/agent/plan/one-at-a-time", test_one_at_a_time);
         g_test_add_func("/agent/plan/back-off", test_back_off);
         g_test_add_func("/agent/plan/gives-back", test_gives_back);
         g_test_add_func("/agent/plan/declared", test_declared);
+        g_test_add_func("/agent/plan/declared-when-busy", test_declared_when_busy);
         return g_test_run();
 }

@@ -38,7 +38,7 @@ const char *projection_why_text(enum projection_why why)
                 [PROJECTION_STEADY] = "as it is used all the time of late",
                 [PROJECTION_TREND] = "demand rises steadily",
                 [PROJECTION_SEASON] = "the coming hour of the day usually needs more",
-                [PROJECTION_KEPT] = "it was needed a moment ago",
+                [PROJECTION_KEPT] = "kept for a moment, though less would do",
         };
         return why > 0 && why < PROJECTION_WHY_N ? texts[why] : "?";
 }
