@@ -2252,6 +2252,38 @@ static void test_move_fails(void)
         world_done(&w);
 }
 
+/* Between two steps of what its guest draws out, and that goes on behind it where it was. */
+static void test_moves_first(void)
+{
+        for (int done = 0; done < 4; done++) {
+                struct world w;
+                uint64_t lease[3];
+                world_init(&w);
+                start_vm(&w);
+                for (size_t i = 0; i < G_N_ELEMENTS(lease); i++) {
+                        char id[] = {(char)('a' + i), '\0'};
+                        lease[i] = ask(&w, id, "memory:128M", false, NULL);
+                }
+                for (int i = 0; i < done; i++)
+                        work_one(&w, false);
+                change(&w, base_vcpu(&w, "vm:v")->component, false, 0);
+                g_assert_true(base_vcpu(&w, "vm:v")->moving);
+                struct activation before = get(&w, lease[0])->activation;
+                work_one(&w, false); /* the step that is out */
+                while (base_vcpu(&w, "vm:v")->moving) {
+                        g_assert_cmpint(get(&w, lease[0])->state, ==, REQUEST_ACTIVATING);
+                        g_assert_true(get(&w, lease[0])->activation.phase == before.phase);
+                        work_one(&w, false);
+                }
+                for (size_t i = 0; i < G_N_ELEMENTS(lease); i++)
+                        g_assert_cmpint(get(&w, lease[i])->state, ==, REQUEST_ACTIVATING);
+                work_all(&w);
+                for (size_t i = 0; i < G_N_ELEMENTS(lease); i++)
+                        g_assert_cmpint(get(&w, lease[i])->state, ==, REQUEST_GRANTED);
+                world_done(&w);
+        }
+}
+
 /* Nobody is left without a CPU but those who can be: leases end, the VM shares what is left, and goes apart
  * again when there is room. */
 static void test_no_place(void)
@@ -2653,6 +2685,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/not-kept", test_not_kept);
         g_test_add_func("/hypervisor/moved", test_moved);
         g_test_add_func("/hypervisor/move-fails", test_move_fails);
+        g_test_add_func("/hypervisor/moves-first", test_moves_first);
         g_test_add_func("/hypervisor/no-place", test_no_place);
         g_test_add_func("/hypervisor/exclusive-moves", test_exclusive_moves);
         g_test_add_func("/hypervisor/gone-while-allocated", test_gone_while_allocated);

@@ -215,10 +215,25 @@ static void force(struct hypervisor *h, struct entry *e, int64_t now_ms)
         assert(!bad);
 }
 
+/* Between two steps: what the host moves does not wait for activations that a guest may draw out (2.23). */
+static struct entry *queue_first(struct vm_entry *vm)
+{
+        struct entry **p = &vm->walk_first;
+        while (*p && !((*p)->check && check_is_moving(*p)))
+                p = &(*p)->walk_next;
+        struct entry *e = *p;
+        if (e && e != vm->walk_first) {
+                *p = e->walk_next;
+                e->walk_next = vm->walk_first;
+                vm->walk_first = e;
+        }
+        return vm->walk_first;
+}
+
 void queue_go_on(struct hypervisor *h, struct vm_entry *vm, int64_t now_ms)
 {
         while (vm->walk_first && !vm->is_step_out) {
-                struct entry *e = vm->walk_first;
+                struct entry *e = queue_first(vm);
                 struct request *r = &e->r;
                 unsigned own = 0;
                 if (e->check) {
