@@ -69,6 +69,10 @@ struct definition {
         bool kept; /* its host side was taken over from the run before (3.21), what it contains too */
         bool configured;
         bool moving; /* what backs it is another component since, and does not hold it yet */
+        /* Index plus 1 of the component that it leaves, claimed too until it has left it or is back; 0: of
+         * none */
+        uint32_t from;
+        uint64_t claim_from; /* as `claim`, of that one */
         enum definition_way way;
         enum definition_change change;
 };

@@ -4,8 +4,8 @@
  * All that changed at once is taken into the books first; then the decisions are made, those for VMs before
  * those for what they leased, so that a VM's own vCPUs have the first choice of what is left. A move is
  * decided here: the claim and the definition are the new component's at once, and `moving` says that what is
- * held is not yet; checks.c carries it out, after a restart too. So nothing can be given away twice, and the
- * guest is told (telling.c) when it is so.
+ * held is not yet; checks.c carries it out, after a restart too. Until then the old component is claimed as
+ * well. So nothing can be given away twice, and the guest is told (telling.c) when it is so.
  *
  *              CPU gone                            less memory than is claimed
  *   VM         moved, or shares what is left       stays
@@ -137,7 +137,8 @@ static void note_item(struct hypervisor *h, const struct entry *e, const struct 
         hypervisor_note(h, now_ms, trace, e->r.key, event, "%s: %s", item, text);
 }
 
-/* The claim first: there is never none, and never less than two are counted. */
+/* The claim first: there is never none. What it leaves is claimed until it has: where that comes back
+ * meanwhile, it is not given to others while the thread is still there. */
 static bool move(struct hypervisor *h, struct entry *e, struct definition *d, uint32_t to, bool is_shared,
                  int64_t now_ms)
 {
@@ -151,13 +152,18 @@ static bool move(struct hypervisor *h, struct entry *e, struct definition *d, ui
         ledger_set_owned(h->ledger, to, owned);
         if (done != 1)
                 return false;
-        (void)ledger_release(h->ledger, d->claim);
+        d->moving = e->r.state == REQUEST_GRANTED && e->r.kind != REQUEST_RESERVATION;
+        if (d->moving && !d->from) {
+                d->from = d->component + 1;
+                d->claim_from = d->claim;
+        } else { /* it never was there */
+                (void)ledger_release(h->ledger, d->claim);
+        }
         (void)snprintf(text, sizeof(text), "it moves to %s%s", h->components[to].id,
                        is_shared ? ", beyond what that has to give: nothing is free" : "");
         note_item(h, e, d, "moving", text, now_ms);
         d->claim = id;
         d->component = to;
-        d->moving = e->r.state == REQUEST_GRANTED && e->r.kind != REQUEST_RESERVATION;
         if (e->vm)
                 e->vm->moved++;
         return true;

@@ -76,6 +76,7 @@ static void is_good(struct hypervisor *h, struct entry *e, const char *sentence,
         struct definition *d = item_of(e);
         if (d->moving) {
                 d->moving = false;
+                claim_from_release(h, d);
                 d->change = CHANGE_NONE;
                 effect_push(h, EFFECT_PERSIST, &e->r, now_ms);
                 note(h, e, "moved", "", "it is held there now", now_ms);

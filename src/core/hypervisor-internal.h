@@ -124,6 +124,8 @@ void deadline_push(struct hypervisor *h, int64_t at_ms, uint64_t serial);
 void deadline_pop(struct hypervisor *h);
 
 /* hypervisor.c */
+/* It has left what it moved from. */
+void claim_from_release(struct hypervisor *h, struct definition *d);
 /* Its claims are the ledger's again, and the slots its VM's; its definitions stay. */
 void claims_release(struct hypervisor *h, struct entry *e);
 /* Its time may be over, but it is not back: it takes capacity until it is, even where somebody counted on

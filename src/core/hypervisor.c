@@ -19,6 +19,16 @@
 
 /* ---- life ---- */
 
+void claim_from_release(struct hypervisor *h, struct definition *d)
+{
+        if (!d->from)
+                return;
+        bool had = ledger_release(h->ledger, d->claim_from);
+        assert(had);
+        d->from = 0;
+        d->claim_from = 0;
+}
+
 void claims_release(struct hypervisor *h, struct entry *e)
 {
         for (size_t i = 0; i < e->r.n_definitions; i++) {
@@ -26,6 +36,7 @@ void claims_release(struct hypervisor *h, struct entry *e)
                 bool had = c->claim == 0 || ledger_release(h->ledger, c->claim);
                 assert(had);
                 c->claim = 0;
+                claim_from_release(h, c);
                 if (!e->vm || c->slot < 0)
                         continue;
                 if (c->kind == VIRTUAL_VCPU) {
@@ -53,15 +64,22 @@ static void drop_claims(struct hypervisor *h, struct entry *e)
         e->r.n_definitions = 0;
 }
 
+static void overstay(struct hypervisor *h, uint32_t component, claim_id claim)
+{
+        int64_t owned = ledger_owned(h->ledger, component);
+        ledger_set_owned(h->ledger, component, UNITS_MAX);
+        int done = ledger_set_end(h->ledger, claim, LEDGER_OPEN);
+        ledger_set_owned(h->ledger, component, owned);
+        assert(done == 1);
+}
+
 void claims_overstay(struct hypervisor *h, const struct request *r)
 {
         for (size_t i = 0; i < r->n_definitions && r->end_ms != LEDGER_OPEN; i++) {
-                uint32_t component = r->definitions[i].component;
-                int64_t owned = ledger_owned(h->ledger, component);
-                ledger_set_owned(h->ledger, component, UNITS_MAX);
-                int done = ledger_set_end(h->ledger, r->definitions[i].claim, LEDGER_OPEN);
-                ledger_set_owned(h->ledger, component, owned);
-                assert(done == 1);
+                const struct definition *d = &r->definitions[i];
+                overstay(h, d->component, d->claim);
+                if (d->from)
+                        overstay(h, d->from - 1, d->claim_from);
         }
 }
 

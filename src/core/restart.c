@@ -7,6 +7,15 @@
 
 #include "base/units.h"
 
+static bool claim_again(struct hypervisor *h, const struct claim *c, claim_id *ret)
+{
+        int64_t owned = ledger_owned(h->ledger, c->component);
+        ledger_set_owned(h->ledger, c->component, UNITS_MAX);
+        int done = ledger_claim(h->ledger, c, ret);
+        ledger_set_owned(h->ledger, c->component, owned);
+        return done == 1;
+}
+
 int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms, struct err *err)
 {
         struct vm_entry *vm = NULL;
@@ -62,11 +71,10 @@ int hypervisor_restore(struct hypervisor *h, struct request *row, int64_t now_ms
                 };
                 /* It was granted, so it stays granted, even where the host has become smaller meanwhile:
                  * nothing more is then admitted until it fits again. */
-                int64_t owned = ledger_owned(h->ledger, c.component);
-                ledger_set_owned(h->ledger, c.component, UNITS_MAX);
-                int done = ledger_claim(h->ledger, &c, &rc->claim);
-                ledger_set_owned(h->ledger, c.component, owned);
-                if (done != 1)
+                bool done = claim_again(h, &c, &rc->claim);
+                c.component = rc->from - 1;
+                done = done && (!rc->from || claim_again(h, &c, &rc->claim_from));
+                if (!done)
                         return err_set(err, REASON_INTERNAL, ENOMEM, "%s: its claims cannot be taken again",
                                        e->r.key);
                 if (!vm || rc->slot < 0)
@@ -186,8 +194,14 @@ bool hypervisor_is_sound(const struct hypervisor *h)
                         return false;
                 for (size_t i = 0; i < e->r.n_definitions; i++) {
                         const struct claim *c = ledger_find(h->ledger, e->r.definitions[i].claim);
-                        if (e->r.definitions[i].moving && e->r.state != REQUEST_GRANTED)
+                        const struct definition *d = &e->r.definitions[i];
+                        const struct claim *from = d->from ? ledger_find(h->ledger, d->claim_from) : NULL;
+                        if (d->moving && e->r.state != REQUEST_GRANTED)
                                 return false;
+                        if (d->from && ((!d->moving && e->r.state != REQUEST_RELEASING) || !from ||
+                                        from->holder != e->r.serial || from->component != d->from - 1))
+                                return false;
+                        claims += d->from != 0;
                         if (!c || c->holder != e->r.serial || c->amount != e->r.definitions[i].amount ||
                             c->component != e->r.definitions[i].component)
                                 return false;

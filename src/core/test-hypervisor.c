@@ -2252,6 +2252,53 @@ static void test_move_fails(void)
         world_done(&w);
 }
 
+/* What it leaves comes back before it has left: nobody else is given that, over a restart too; and then it is
+ * free. So it is for a lease that ends meanwhile. */
+static void test_leaves_late(void)
+{
+        for (int dies = 0; dies < 2; dies++) {
+                struct world w;
+                struct err err = {0};
+                uint64_t serial;
+                char need[40];
+                world_init(&w);
+                start_vm(&w);
+                uint32_t was = base_vcpu(&w, "vm:v")->component;
+                change(&w, was, false, 0);
+                g_assert_true(base_vcpu(&w, "vm:v")->moving);
+                change(&w, was, true, 0);
+                if (dies) {
+                        g_queue_clear_full(&w.work, g_free);
+                        reload(&w);
+                }
+                (void)snprintf(need, sizeof(need), "cpu:1,exclusive,id=%u", was);
+                uint64_t s = ask_for(&w, NULL, "early", need, false, 0, LEDGER_OPEN, NULL);
+                g_assert_cmpint(get(&w, s)->outcome, ==, OUTCOME_NOT_NOW);
+                work_all(&w);
+                g_assert_false(base_vcpu(&w, "vm:v")->moving);
+                g_assert_cmpint(ledger_claimed(hypervisor_ledger(w.h), was), ==, 0);
+                s = ask_for(&w, NULL, "late", need, false, 0, LEDGER_OPEN, NULL);
+                g_assert_cmpint(get(&w, s)->outcome, ==, OUTCOME_GRANTED);
+                uint64_t a = ask_for(&w, "v", "a", "cpu:1,share>=0.5", false, 0, w.now + 5000, NULL);
+                work_all(&w);
+                was = get(&w, a)->definitions[0].component;
+                change(&w, was, false, 0);
+                g_assert_true(get(&w, a)->definitions[0].moving);
+                change(&w, was, true, 0);
+                g_assert_cmpint(hypervisor_release(w.h, "vm:v/a", "released", w.now, &serial, &err), ==, 0);
+                turn(&w);
+                if (dies) {
+                        g_queue_clear_full(&w.work, g_free);
+                        reload(&w);
+                }
+                g_assert_cmpint(ledger_claimed(hypervisor_ledger(w.h), was), >=, 500);
+                work_all(&w);
+                g_assert_cmpint(get(&w, a)->state, ==, REQUEST_ENDED);
+                g_assert_cmpint(ledger_claims(hypervisor_ledger(w.h)), ==, 3); /* the base, and "late" */
+                world_done(&w);
+        }
+}
+
 /* Between two steps of what its guest draws out, and that goes on behind it where it was. */
 static void test_moves_first(void)
 {
@@ -2685,6 +2732,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/not-kept", test_not_kept);
         g_test_add_func("/hypervisor/moved", test_moved);
         g_test_add_func("/hypervisor/move-fails", test_move_fails);
+        g_test_add_func("/hypervisor/leaves-late", test_leaves_late);
         g_test_add_func("/hypervisor/moves-first", test_moves_first);
         g_test_add_func("/hypervisor/no-place", test_no_place);
         g_test_add_func("/hypervisor/exclusive-moves", test_exclusive_moves);

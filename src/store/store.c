@@ -259,18 +259,19 @@ enum { DEFINITIONS_TEXT = 160 * 100 };
 /* "cpu:0=900@1/vcpu/ha", "memory:node0=536870912@0/dimm/hP2048": component, amount, slot, what it backs, and
  * what is true of it: p it is prepared first, h host side active, k taken over from the run before, a active,
  * c in the I/O configuration, m being moved there, g on the way back, x held there, e exclusive, P of huge
- * pages of so many KiB.
+ * pages of so many KiB; and last, F and the id of the component that it leaves.
  */
 static void add_definition(const struct store *s, struct text *t, const struct definition *d)
 {
         char pages[24] = "";
         if (d->page_bytes)
                 (void)snprintf(pages, sizeof(pages), "P%" PRId64, d->page_bytes / 1024);
-        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s%s%s", t->at ? " " : "",
+        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s%s%s%s%s", t->at ? " " : "",
             s->components[d->component].id, d->amount, d->slot, virtual_kind_name(d->kind),
             d->prepares ? "p" : "", d->host_active ? "h" : "", d->kept ? "k" : "", d->active ? "a" : "",
             d->configured ? "c" : "", d->moving ? "m" : "", d->way == WAY_GOING ? "g" : "",
-            d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "", pages);
+            d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "", pages, d->from ? "F" : "",
+            d->from ? s->components[d->from - 1].id : "");
 }
 
 int store_put_request(struct store *s, const struct request *r, struct err *err)
@@ -459,8 +460,9 @@ static const struct component *find_component(const struct store *s, const char 
         return NULL;
 }
 
-/* The inverse of add_definition(), but for the component's id. */
-static bool parse_definition(const char *text, struct definition *ret)
+/* The inverse of add_definition(), but for the component's id. A component that it was leaving, and that is
+ * not known any more, is given to nobody. */
+static bool parse_definition(const struct store *s, const char *text, struct definition *ret)
 {
         char *end, kind[8] = "";
         const char *p = text + strcspn(text, "= ");
@@ -513,6 +515,14 @@ static bool parse_definition(const char *text, struct definition *ret)
                                 return false;
                         p = end - 1;
                         break;
+                case 'F':
+                        n = strcspn(++p, " ");
+                        const struct component *from = find_component(s, p, n);
+                        ret->from = from ? (uint32_t)(from - s->components) + 1 : 0;
+                        if (n == 0)
+                                return false;
+                        p += n - 1;
+                        break;
                 default:
                         return false;
                 }
@@ -533,7 +543,7 @@ static int parse_definitions(const struct store *s, const char *text, struct req
         for (const char *p = text; *p; p += strspn(p, " ")) {
                 struct definition *d = &r->definitions[r->n_definitions++];
                 size_t id_n = strcspn(p, "= ");
-                if (!parse_definition(p, d))
+                if (!parse_definition(s, p, d))
                         return err_set(err, REASON_INTERNAL, EINVAL,
                                        "%s: its definitions \"%.60s\" cannot be read", r->key, text);
                 const struct component *c = find_component(s, p, id_n);

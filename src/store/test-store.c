@@ -78,6 +78,7 @@ static void sample(struct request *r, uint64_t serial)
                                                 .amount = 900,
                                                 .exclusive = true,
                                                 .moving = true,
+                                                .from = 2,
                                                 .page_bytes = 2 << 20,
                                                 .host_active = true,
                                                 .kept = true,
@@ -182,7 +183,8 @@ static void test_round_trip(void)
         g_assert_true(l->definitions[0].kind == VIRTUAL_VCPU && l->definitions[0].host_active &&
                       l->definitions[0].kept && !l->definitions[1].kept && l->definitions[0].active &&
                       l->definitions[0].configured && !l->definitions[0].prepares &&
-                      l->definitions[0].way == WAY_NONE);
+                      l->definitions[0].way == WAY_NONE && l->definitions[0].moving &&
+                      l->definitions[0].from == 2 && l->definitions[1].from == 0);
         g_assert_true(l->definitions[0].exclusive && !l->definitions[1].exclusive);
         g_assert_true(l->definitions[0].page_bytes == 2 << 20 && !l->definitions[1].page_bytes);
         g_assert_true(l->definitions[1].kind == VIRTUAL_DIMM && l->definitions[1].prepares &&
@@ -386,6 +388,7 @@ static void test_missing_component(void)
         g_assert_cmpint(load(s, &f), ==, 1);
         g_assert_cmpuint(f.last.n_definitions, ==, 2);
         g_assert_true(f.last.definitions[0].component == 1 && f.last.definitions[1].component == 0);
+        g_assert_cmpuint(f.last.definitions[0].from, ==, 1);
         free(f.last.definitions);
         free(r.definitions);
         store_close(s);
