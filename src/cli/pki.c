@@ -127,13 +127,25 @@ static int put_pair(const char *dir, const char *name, const struct pair *p, str
                 bad = err_set(err, REASON_INTERNAL, ENOMEM, "cannot write the certificate of %s", name);
         if (!bad && !(bad = path_of(dir, name, ".key", path, err)))
                 bad = put_file(path, O_EXCL, key.data, key.size, err);
-        if (!bad && !(bad = path_of(dir, name, ".crt", path, err)))
-                bad = put_file(path, O_EXCL, crt.data, crt.size, err);
+        if (!bad && !(bad = path_of(dir, name, ".crt", path, err)) &&
+            (bad = put_file(path, O_EXCL, crt.data, crt.size, err)) &&
+            !path_of(dir, name, ".key", path, NULL))
+                (void)unlink(path); /* half a pair is in the way of another try */
         if (key.data)
                 explicit_bzero(key.data, key.size);
         gnutls_free(key.data);
         gnutls_free(crt.data);
         return bad;
+}
+
+/* What put_pair() wrote: without a line in peers.conf nobody would know it. */
+static void take_pair_back(const char *dir, const char *name)
+{
+        char path[PATH_SIZE];
+        if (!path_of(dir, name, ".key", path, NULL))
+                (void)unlink(path);
+        if (!path_of(dir, name, ".crt", path, NULL))
+                (void)unlink(path);
 }
 
 /* The other side of a connection is known by its group here. */
@@ -316,8 +328,8 @@ static int make_members(const char *dir, const struct pki_member *members, size_
                         bad = make_member(&members[i], days, ca, &p, err);
                 if (!bad)
                         bad = put_pair(dir, members[i].name, &p, err);
-                if (!bad && members[i].role == CERT_HYPERVISOR)
-                        bad = put_peer(dir, &members[i], &p, err);
+                if (!bad && members[i].role == CERT_HYPERVISOR && (bad = put_peer(dir, &members[i], &p, err)))
+                        take_pair_back(dir, members[i].name);
                 pair_done(&p);
         }
         return bad;

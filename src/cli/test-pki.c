@@ -174,6 +174,14 @@ static void test_no_overwriting(void)
         g_assert_cmpstr(id_of(dir, "ca").pin, ==, ca.pin);
         g_assert_cmpstr(id_of(dir, "a").pin, ==, was.pin);
 
+        /* What could not be finished is not in the way of another try. */
+        g_autofree char *peers = g_build_filename(dir, "peers.conf", NULL),
+                        *aside = g_build_filename(dir, "aside", NULL);
+        g_assert_cmpint(g_rename(peers, aside), ==, 0);
+        g_assert_cmpint(symlink("aside", peers), ==, 0);
+        g_assert_cmpint(pki_add(dir, both, 1, 1, &err), <, 0);
+        g_assert_cmpint(n_files(dir), ==, n + 1);
+        g_assert_cmpint(g_rename(aside, peers), ==, 0);
         g_assert_cmpint(pki_add(dir, both, 1, 1, &err), ==, 0);
         g_assert_cmpstr(id_of(dir, "b").name, ==, "b");
         remove_dir(dir);

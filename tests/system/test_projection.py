@@ -86,13 +86,14 @@ def test_asks_in_time_for_what_was_declared(host):
     vm = host.vm("w", memory="512M..768M", cpus="1", share="0.5")
     free = host.free()
     restart_agent(vm, "--project 500ms")
-    assert vm.check("mete declare --need memory:512M --at +2s --for 40s --name job").strip() == "job"
+    assert vm.check("mete declare --need memory:512M --at +2s --for 2h --name job").strip() == "job"
     wait_for("it asks", lambda: [e for e in says(host) if "memory" in e["text"]], 120, 0.5)
     said = [e for e in says(host) if "memory" in e["text"]][0]
     assert said["text"].startswith("the projection has changed:") and "declared by job" in said["text"]
     wait_for("it is granted", lambda: "granted" in names(host, said["subject"]), 120, 0.5)
     assert "asks for memory:" in log(vm) and ",node=0 (memory:node0, free" in log(vm)
-    wait_for("it is given back when it is over", lambda: "ended" in names(host, said["subject"]), 300, 1)
+    vm.check("mete declare drop job")
+    wait_for("it is given back", lambda: "ended" in names(host, said["subject"]), 300, 1)
     assert "nothing is declared" in vm.check("mete declare list")
     restart_agent(vm, "")
     host.wait_free(free, 60)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host shows itself to its guests, and a guest asks for the right piece (2.1 to 2.12), on a host with two NUMA nodes: a
+Linux guest with the real agent, which has declared that it will need a second CPU, and must see where there is one."""
+import json
+import os
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
+from console import Console  # noqa: E402
+from host import build_image, wait_for  # noqa: E402
+from nested import CannotRun, NestedHost  # noqa: E402
+
+IMAGES = "var/lib/mete/images"
+
+
+@pytest.fixture(scope="module")
+def host():
+    build_image()
+    out = os.path.join(ROOT, "build/guest")
+    nested = NestedHost(smp=4, memory="3G", nodes=2, files={f"{IMAGES}/vmlinuz": os.path.join(out, "vmlinuz"),
+                                                           f"{IMAGES}/test.cpio.gz": os.path.join(out, "test.cpio.gz")})
+    try:
+        nested.__enter__()
+    except CannotRun as e:
+        pytest.skip(f"no nested host: {e}")
+    try:
+        nested.start_keeper()
+        nested.start_meted()
+        yield nested
+    finally:
+        nested.close()
+
+
+class Guest:
+    """The Linux guest of a nested host, by its console."""
+
+    def __init__(self, host):
+        self.host, self.name = host, "v"
+        host.mete_check("vm", "create", "v", "--cpus=1..2", "--memory=192M..512M", "--share=1", "--kernel=vmlinuz",
+                        "--initrd=test.cpio.gz", "--append=console=ttyS0 quiet panic=-1")
+        host.mete_check("vm", "start", "v", timeout_s=300)
+        _, tty, path = host.take_line()
+        host.background(f"nested-tool join {tty} /run/mete/vm/v/console.sock", "/var/log/v.join")
+        self.console = Console(path)
+        self.console.wait_ready(900)
+        self.check = self.console.check
+
+    def objects(self):
+        """(generation, {id: object}) that it has stored; (0, {}) before it was told."""
+        text = self.check("cat /run/mete/host.json 2>/dev/null || true")
+        stored = json.loads(text) if text else {"generation": 0, "hhi": {"objects": {}}}
+        return stored["generation"], stored["hhi"]["objects"]
+
+    def until(self, what, condition):
+        seen = []
+
+        def is_so():
+            seen[:] = self.objects()
+            return condition(seen[1])
+        wait_for(what, is_so, 300, 2)
+        return seen
+
+
+def marked(objects, mark, kind="cpu"):
+    return {i for i, o in objects.items() if o["kind"] == kind and o.get("mark") == mark}
+
+
+def events(host, after=0):
+    return [json.loads(line) for line in host.mete_check("events", "--after", str(after), "--json").splitlines()]
+
+
+def test_the_story(host):
+    # All CPUs but the first are out of use: nothing can be moved, and there is nothing to ask for.
+    for cpu in (1, 2, 3):
+        host.mete_check("host", "offline", f"cpu:{cpu}", "--inject")
+    guest = Guest(host)
+    first, objects = guest.until("it is told, and its own is marked", lambda o: marked(o, "yours"))
+    components = {c["id"]: c for c in host.mete_json("host", "show")["components"]}
+    assert {i for i, o in objects.items() if o["kind"] in ("cpu", "memory")} == set(components)            # 2.1
+    claims = {c["component"]: c["amount"] for c in host.mete_json("ledger")["claims"] if c["holder"].startswith("vm:v")}
+    assert {i: o["yours"] for i, o in objects.items() if o.get("yours")} == claims                          # 2.2
+    assert (marked(objects, "yours"), marked(objects, "offline")) == ({"cpu:0"}, {"cpu:1", "cpu:2", "cpu:3"})
+
+    # The guest's need exceeds what it has, and there is no component to name: it does not ask (2.8, 2.9).
+    guest.check("mete declare --need cpu:2 --at +0m --for 2h --name batch; echo --project 2s >/etc/agent.args; kill $(pidof mete-agent)")
+    wait_for("it has looked for one", lambda: "the host has nothing of it free" in guest.check("cat /var/log/mete-agent.log"), 300, 2)
+    assert "id=" not in json.dumps(host.mete_json("leases"))
+
+    # Two come back, one on the other node: that is a change, it compares, and asks for the nearer one.
+    before = events(host)[-1]["seq"]
+    for cpu in (3, 1):
+        host.mete_check("host", "online", f"cpu:{cpu}")
+    second, objects = guest.until("it has it, and is told so", lambda o: len(marked(o, "yours")) == 2)      # 2.11, 2.12
+    assert marked(objects, "yours") == {"cpu:0", "cpu:1"} and objects["cpu:1"]["vcpus"] == [1]
+    assert second > first and guest.check("nproc") == "2"
+    log = events(host, before)
+    ask = next(e for e in log if e["event"] == "guest-says")
+    trace = ask["trace"]
+    assert "information has changed" in ask["text"]                                                         # 2.8
+    assert "cpu:1,id=1" in next(e["text"] for e in log if e["trace"] == trace and e["event"] == "reserved")  # 2.9
+    order = [e["event"] for e in log if e["trace"] == trace or e["event"] in ("component-online", "hhi-told")]
+    told = [i for i, name in enumerate(order) if name == "hhi-told"]
+    assert order.index("component-online") < told[0] < order.index("guest-says") < order.index("granted") < told[-1], order
+    generations = [int(e["text"].split()[1]) for e in events(host) if e["event"] == "hhi-told"]
+    assert generations == sorted(set(generations)) and generations[-1] == second                            # 2.5
+
+    # What the guest began with goes: moved first, and then it is told (2.4).
+    host.mete_check("host", "online", "cpu:2")
+    before = events(host)[-1]["seq"]
+    host.mete_check("host", "offline", "cpu:0", "--inject")
+    third, objects = guest.until("it is told", lambda o: o["cpu:0"].get("mark") == "offline")
+    log = [e["event"] for e in events(host, before)]
+    assert log.index("moved") < log.index("hhi-told") and third > second
+    assert not objects["cpu:0"].get("yours") and len(marked(objects, "yours")) == 2
+    assert guest.check("nproc") == "2"
