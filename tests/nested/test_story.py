@@ -84,26 +84,31 @@ def test_the_story(host):
     assert {i: o["yours"] for i, o in objects.items() if o.get("yours")} == claims                          # 2.2
     assert (marked(objects, "yours"), marked(objects, "offline")) == ({"cpu:0"}, {"cpu:1", "cpu:2", "cpu:3"})
 
-    # The guest's need exceeds what it has, and there is no component to name: it does not ask (2.8, 2.9).
+    home = next(iter(marked(objects, "yours", "memory")))
+    near = {"memory:node0": "cpu:1", "memory:node1": "cpu:3"}[home]  # on the node where its memory lies
+
+    # Others have what comes back. The guest's need exceeds what it has, and there is nothing free to name: it does not ask (2.8, 2.9).
+    for cpu in (1, 3):
+        host.mete_check("host", "online", f"cpu:{cpu}")
+    host.mete_check("reserve", "others", "--need", "cpu:2")
+    guest.until("it knows", lambda o: marked(o, "taken") == {"cpu:1", "cpu:3"})
     guest.check("mete declare --need cpu:2 --at +0m --for 2h --name batch; echo --project 2s >/etc/agent.args; kill $(pidof mete-agent)")
     wait_for("it has looked for one", lambda: "the host has nothing of it free" in guest.check("cat /var/log/mete-agent.log"), 300, 2)
     assert "id=" not in json.dumps(host.mete_json("leases"))
 
-    # Two come back, one on the other node: that is a change, it compares, and asks for the nearer one.
+    # They give back both, one on each node: that is a change (2.3), it compares, and asks for the one near its memory.
     before = events(host)[-1]["seq"]
-    for cpu in (3, 1):
-        host.mete_check("host", "online", f"cpu:{cpu}")
+    host.mete_check("unreserve", "others")
     second, objects = guest.until("it has it, and is told so", lambda o: len(marked(o, "yours")) == 2)      # 2.11, 2.12
-    assert marked(objects, "yours") == {"cpu:0", "cpu:1"} and objects["cpu:1"]["vcpus"] == [1]
+    assert marked(objects, "yours") == {"cpu:0", near} and objects[near]["vcpus"] == [1]
     assert second > first and guest.check("nproc") == "2"
     log = events(host, before)
     ask = next(e for e in log if e["event"] == "guest-says")
     trace = ask["trace"]
     assert "information has changed" in ask["text"]                                                         # 2.8
-    assert "cpu:1,id=1" in next(e["text"] for e in log if e["trace"] == trace and e["event"] == "reserved")  # 2.9
-    order = [e["event"] for e in log if e["trace"] == trace or e["event"] in ("component-online", "hhi-told")]
-    told = [i for i, name in enumerate(order) if name == "hhi-told"]
-    assert order.index("component-online") < told[0] < order.index("guest-says") < order.index("granted") < told[-1], order
+    assert f"cpu:1,id={near.removeprefix('cpu:')}" in next(e["text"] for e in log if e["trace"] == trace and e["event"] == "reserved")  # 2.9
+    order = [e["event"] for e in log if e["trace"] == trace or e["event"] in ("hhi-changed", "hhi-told")]
+    assert order.index("hhi-changed") < order.index("guest-says") < order.index("granted") < order.index("hhi-told"), order
     generations = [int(e["text"].split()[1]) for e in events(host) if e["event"] == "hhi-told"]
     assert generations == sorted(set(generations)) and generations[-1] == second                            # 2.5
 
