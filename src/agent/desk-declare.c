@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 #include "agent/agent.h"
+#include "agent/choose.h"
 
 static int take_token(struct agent *a, const struct app *app, struct err *err)
 {
@@ -10,13 +11,27 @@ static int take_token(struct agent *a, const struct app *app, struct err *err)
                        : err_set(err, REASON_BUSY, EBUSY, "slow down: too many requests of this user");
 }
 
+/* What the whole host could not give is no declaration. */
+static int check_capacity(const struct agent *a, const char *text, struct err *err)
+{
+        struct need need;
+        if (!a->picture.hhi || need_parse(text, &need, NULL) < 0)
+                return 0; /* what is wrong with it is said later */
+        int64_t all = choose_capacity(a->picture.hhi, need.kind);
+        all = need.kind == COMPONENT_CPU ? all / CPU_WHOLE_MILLI : all;
+        return all > 0 && need.amount > all ? err_set(err, REASON_NO_CAPACITY, ENOSPC,
+                                                      "%s: this host has less than that in all", text)
+                                            : 0;
+}
+
 void desk_declare(struct agent *a, const struct app *app, struct rpc_call *call, const json_t *params)
 {
         const struct api_app_declaration *row = NULL;
         struct api_app_declare q;
         struct err why = {0};
 
-        if (api_app_declare_parse(params, &q, &why) == 0 && take_token(a, app, &why) == 0)
+        if (api_app_declare_parse(params, &q, &why) == 0 && take_token(a, app, &why) == 0 &&
+            check_capacity(a, q.need, &why) == 0)
                 row = declarations_add(&a->declarations, app->uid, &q, loop_now_ms(), &why);
         if (row)
                 rpc_reply(call, api_app_declaration_emit(row));

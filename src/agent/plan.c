@@ -56,20 +56,20 @@ double plan_ask(struct plan *p, double has, int64_t mono_ms, enum plan_trigger *
         *ret_trigger = PLAN_NONE;
         if (p->is_asking || p->steps < PLAN_SETTLE || mono_ms < p->not_before_ms)
                 return 0;
-        *ret_trigger = p->trigger;
+        *ret_trigger = p->followed = p->trigger;
         p->trigger = PLAN_NONE;
         return *ret_trigger != PLAN_NONE && p->need > has ? p->need - has : 0;
 }
 
-static void wait_from(struct plan *p, int64_t mono_ms)
+static void wait_from(struct plan *p, unsigned back_off, int64_t mono_ms)
 {
-        p->not_before_ms = mono_ms + (int64_t)(p->back_off > 0 ? p->back_off : PLAN_BACK_OFF) * p->step_ms;
+        p->not_before_ms = mono_ms + (int64_t)(back_off > 0 ? back_off : PLAN_BACK_OFF) * p->step_ms;
 }
 
 void plan_asked(struct plan *p, int64_t mono_ms)
 {
         p->is_asking = true;
-        wait_from(p, mono_ms);
+        wait_from(p, p->back_off, mono_ms);
 }
 
 /* Also after a grant: it takes a moment until the host says that it is there. */
@@ -78,8 +78,19 @@ void plan_answered(struct plan *p, enum plan_answer answer, int64_t mono_ms)
         unsigned longer = p->back_off == 0 ? 2 * PLAN_BACK_OFF : 2 * p->back_off;
 
         p->is_asking = false;
+        if ((answer == PLAN_TOO_MUCH || answer == PLAN_LATER) && p->followed != PLAN_NONE)
+                p->trigger = p->followed;
+        if (answer == PLAN_LATER) {
+                wait_from(p, PLAN_BACK_OFF, mono_ms);
+                return;
+        }
         p->back_off = answer == PLAN_GRANTED ? 0 : longer < PLAN_BACK_OFF_MAX ? longer : PLAN_BACK_OFF_MAX;
-        wait_from(p, mono_ms);
+        wait_from(p, p->back_off, mono_ms);
+}
+
+bool plan_is_modest(const struct plan *p)
+{
+        return p->back_off > 0;
 }
 
 bool plan_gives_back(const struct plan *p)

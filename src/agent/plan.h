@@ -22,7 +22,12 @@ enum {
 };
 
 enum plan_trigger { PLAN_NONE, PLAN_VIEW, PLAN_PROJECTION };
-enum plan_answer { PLAN_GRANTED = 1, PLAN_REFUSED };
+enum plan_answer {
+        PLAN_GRANTED = 1,
+        PLAN_REFUSED,
+        PLAN_TOO_MUCH, /* refused, and less might not be: the trigger stays */
+        PLAN_LATER,    /* for a reason of the moment: the same, and it is no longer to be waited than else */
+};
 
 struct plan {
         struct projection projection;
@@ -31,7 +36,8 @@ struct plan {
         double need;     /* of both; not what is kept, which may be more in the first steps */
         int64_t step_ms;
         uint64_t steps;
-        enum plan_trigger trigger; /* that has not been followed */
+        enum plan_trigger trigger;  /* that has not been followed */
+        enum plan_trigger followed; /* the last one that was */
         bool is_asking;
         unsigned back_off; /* steps; 0: nothing was refused since */
         int64_t not_before_ms;
@@ -52,7 +58,10 @@ double plan_ask(struct plan *p, double has, int64_t mono_ms, enum plan_trigger *
 /* What plan_ask() said was asked for. Where nothing of it is to be had it was not, and the next trigger may
  * come. */
 void plan_asked(struct plan *p, int64_t mono_ms);
+/* Where it could not even be asked for, plan_asked() may be left out. */
 void plan_answered(struct plan *p, enum plan_answer answer, int64_t mono_ms);
+/* Is only as little as can be to be asked for? Once something was refused, until something is granted. */
+bool plan_is_modest(const struct plan *p);
 /* Is `spare` to be given back? */
 bool plan_gives_back(const struct plan *p);
 void plan_given_back(struct plan *p);

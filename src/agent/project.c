@@ -97,22 +97,6 @@ static void explain(const struct project *p, enum demand_kind kind, double has, 
                        name, print(kind, has, held));
 }
 
-/* What it asked for has been decided, or is no more. */
-static void settle(struct project *p, enum demand_kind kind)
-{
-        struct row *row = *p->asked[kind] ? table_find(&p->agent->table, p->asked[kind]) : NULL;
-        if (!*p->asked[kind] || (row && (row->state == ROW_UNSENT || row->state == ROW_SENT)))
-                return;
-        p->asked[kind][0] = '\0';
-        bool is_granted = row && row->state == ROW_GRANTED;
-        plan_answered(&p->plans[kind], is_granted ? PLAN_GRANTED : PLAN_REFUSED, loop_mono_ms());
-        if (is_granted)
-                log_note("%s is granted: %s", row->needs[0], row->verdict.sentence);
-        else
-                log_note("%s is not granted: %s", row ? row->needs[0] : demand_name(kind),
-                         row && row->has_verdict ? row->verdict.sentence : "it was withdrawn");
-}
-
 /* CPUs are whole ones; memory is what the kernel can take in one block, and not much less than what there is,
  * as a VM has few places for modules. */
 static int64_t step_of(const struct project *p, enum demand_kind kind, double has)
@@ -124,19 +108,58 @@ static int64_t step_of(const struct project *p, enum demand_kind kind, double ha
         return part > block ? part / block * block : block;
 }
 
+/* Does it say nothing of what was asked for? */
+static bool is_of_the_moment(enum reason reason)
+{
+        return reason == REASON_STALE || reason == REASON_BUSY || reason == REASON_TIMEOUT ||
+               reason == REASON_PEER_LOST || reason == REASON_INTERNAL;
+}
+
+static enum plan_answer answer_of(const struct project *p, enum demand_kind kind, const struct row *row)
+{
+        struct need need;
+        if (row->state == ROW_GRANTED)
+                return PLAN_GRANTED;
+        if (row->has_verdict && row->verdict.has_reason && is_of_the_moment(row->verdict.reason))
+                return PLAN_LATER;
+        return row->state == ROW_REFUSED && is_of(row, kind, &need) &&
+                               amount_of(&need) > step_of(p, kind, has_of(p, kind))
+                       ? PLAN_TOO_MUCH
+                       : PLAN_REFUSED;
+}
+
+/* What it asked for has been decided, or is no more. */
+static void settle(struct project *p, enum demand_kind kind)
+{
+        struct row *row = *p->asked[kind] ? table_find(&p->agent->table, p->asked[kind]) : NULL;
+        if (!*p->asked[kind] || (row && (row->state == ROW_UNSENT || row->state == ROW_SENT)))
+                return;
+        p->asked[kind][0] = '\0';
+        enum plan_answer answer = row ? answer_of(p, kind, row) : PLAN_REFUSED;
+        plan_answered(&p->plans[kind], answer, loop_mono_ms());
+        if (row && answer == PLAN_GRANTED)
+                log_note("%s is granted: %s", row->needs[0], row->verdict.sentence);
+        else
+                log_note("%s is not granted: %s", row ? row->needs[0] : demand_name(kind),
+                         row && row->has_verdict ? row->verdict.sentence : "it was withdrawn");
+}
+
 static void ask(struct project *p, enum demand_kind kind, double more, double has, const char *trigger)
 {
         struct agent *a = p->agent;
         char why[200], text[256];
         struct choice choice;
         struct err err = {0};
+        int64_t least = step_of(p, kind, has);
 
         explain(p, kind, has, why, sizeof(why));
         if (open_rows(p, kind) >= PROJECT_ROWS_MAX) {
                 log_note("%s has changed: %s; it has asked for %d already", trigger, why, PROJECT_ROWS_MAX);
                 return;
         }
-        if (!choose(a->picture.hhi, components[kind], (int64_t)more, step_of(p, kind, has), &choice)) {
+        if (plan_is_modest(&p->plans[kind]) && more > (double)least)
+                more = (double)least;
+        if (!choose(a->picture.hhi, components[kind], (int64_t)more, least, &choice)) {
                 log_note("%s has changed: %s; the host has nothing of it free", trigger, why);
                 return;
         }
@@ -144,6 +167,7 @@ static void ask(struct project *p, enum demand_kind kind, double more, double ha
         const struct row *row = desk_ask(a, choice.need, text, &err);
         if (!row) {
                 log_warn("%s cannot be asked for: %s", choice.need, err.sentence);
+                plan_answered(&p->plans[kind], PLAN_LATER, loop_mono_ms());
                 return;
         }
         (void)STR_COPY(p->asked[kind], row->id);

@@ -156,6 +156,41 @@ static void test_back_off(void)
         g_assert_true(asks(PLAN_VIEW));
 }
 
+/* Too much, or a bad moment: nothing has to change before it is asked for again. */
+static void test_again(void)
+{
+        enum plan_trigger t;
+        begin(100);
+        steps(300, 3000, 0);
+        g_assert_true(asks(PLAN_PROJECTION));
+        for (int i = 0; i < 5; i++) {
+                plan_asked(&p, now_ms);
+                plan_answered(&p, PLAN_LATER, now_ms);
+                g_assert_false(plan_is_modest(&p));
+                steps(PLAN_BACK_OFF - 1, 3000, 0);
+                g_assert_cmpfloat(ask(&t), ==, 0);
+                steps(1, 3000, 0);
+                g_assert_true(asks(PLAN_PROJECTION));
+        }
+        plan_asked(&p, now_ms);
+        plan_answered(&p, PLAN_TOO_MUCH, now_ms);
+        g_assert_true(plan_is_modest(&p));
+        steps(2 * PLAN_BACK_OFF - 1, 3000, 0);
+        g_assert_cmpfloat(ask(&t), ==, 0);
+        steps(1, 3000, 0);
+        g_assert_true(asks(PLAN_PROJECTION));
+        plan_asked(&p, now_ms);
+        plan_answered(&p, PLAN_REFUSED, now_ms); /* the least, too */
+        steps(2 * PLAN_BACK_OFF_MAX, 3000, 0);
+        g_assert_cmpfloat(ask(&t), ==, 0);
+        g_assert_true(plan_is_modest(&p));
+        plan_view_changed(&p);
+        g_assert_true(asks(PLAN_VIEW));
+        plan_asked(&p, now_ms);
+        plan_answered(&p, PLAN_GRANTED, now_ms);
+        g_assert_false(plan_is_modest(&p));
+}
+
 static void test_gives_back(void)
 {
         begin(3000);
@@ -261,6 +296,7 @@ int main(int argc, char **argv)
         g_test_add_func("/agent/plan/settles", test_settles);
         g_test_add_func("/agent/plan/one-at-a-time", test_one_at_a_time);
         g_test_add_func("/agent/plan/back-off", test_back_off);
+        g_test_add_func("/agent/plan/again", test_again);
         g_test_add_func("/agent/plan/gives-back", test_gives_back);
         g_test_add_func("/agent/plan/declared", test_declared);
         g_test_add_func("/agent/plan/declared-when-busy", test_declared_when_busy);

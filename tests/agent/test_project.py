@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from fake import verdict, wait_for
+from fake import Refused, verdict, wait_for
 
 STEP = "100ms"
 CPUS = os.sysconf("SC_NPROCESSORS_ONLN")
@@ -26,9 +26,11 @@ def make_proc(world):
     demand(world, 0)
 
 
-def document(free, yours):
+def document(free, yours, memory=None):
     """A host of sixteen CPUs."""
     objects = {"machine": {"kind": "machine"}, "memory:node0": {"kind": "memory", "in": "machine", "os": 0, "bytes": 1 << 30}}
+    if memory:
+        objects["memory:node0"] |= {"mark": "yours", "capacity": 8 << 30, "free": 4 << 30, "yours": memory}
     for cpu in range(16):
         mark = "yours" if cpu in yours else "free" if cpu in free else "taken"
         objects[f"cpu:{cpu}"] = {"kind": "cpu", "in": "machine", "os": cpu, "mark": mark, "capacity": 1000,
@@ -68,9 +70,9 @@ class Teller:
         assert message["method"] == method, message
         return message
 
-    def tell(self, free=(), yours=(0,)):
+    def tell(self, free=(), yours=(0,), memory=None):
         """All of the host, as a later generation; what the agent asks meanwhile is returned."""
-        text = json.dumps(document(free, yours))
+        text = json.dumps(document(free, yours, memory))
         self.generation += 1
         self.host.next_id += 1
         number = self.host.next_id
@@ -235,6 +237,33 @@ def test_declared(world, teller):
     app.call("declare-drop", {"name": "build"})
     release = teller.expect("release", 200)
     assert release["params"]["request"] == params["request"]
+
+
+def test_declared_is_more_than_there_is(world, teller):
+    teller.tell(free=(1, 2))
+    assert teller.host.link.silent(0.3)
+    now = int(time.time() * 1000)
+    with pytest.raises(Refused) as refused:
+        world.app().call("declare", {"need": "cpu:17", "start_ms": now, "for_ms": 3600000})
+    assert refused.value.reason == "no-capacity"
+    assert world.app().call("declare", {"need": "cpu:16", "start_ms": now + 3600000, "for_ms": 3600000})["need"] == "cpu:16"
+
+
+@pytest.mark.parametrize("outcome, reason, again", [("never", "policy", 128 << 20), ("not-now", "no-capacity", 128 << 20), ("not-now", "stale", 2 << 30),
+                                                    ("not-now", "busy", 2 << 30)])
+def test_asks_again(world, teller, outcome, reason, again):
+    """Where all that is missing is too much, as little as can be may not be; at a bad moment the same is asked for again."""
+    world.put(f"{world.sys}/proc/meminfo", "MemTotal: 1048576 kB\nMemFree: 1 kB\nMemAvailable: 524288 kB\n")
+    teller.tell(memory=1 << 30)
+    teller.logged("that is enough")
+    now = int(time.time() * 1000)
+    world.app().call("declare", {"need": "memory:2560M", "start_ms": now, "for_ms": 3600000})
+    reserve, params = teller.asked()
+    assert [(n["kind"], n["amount"]) for n in params["needs"]] == [("memory", 2 << 30)]
+    teller.host.answer(reserve, verdict(params["request"], outcome, reason=reason))
+    params = teller.asked(60)[1]
+    assert [(n["kind"], n["amount"]) for n in params["needs"]] == [("memory", again)]
+    assert params["why"].startswith("the projection has changed:")
 
 
 def test_somebody_releases_it(world, teller):
