@@ -294,7 +294,9 @@ const struct verb guest_verbs[] = {
          .operands = "",
          .options = declare_options,
          .summary = "Say in advance what will be needed, and when; prints its name",
-         .text = "The agent keeps it, also when it ends and comes again. One that asks by itself (mete-agent "
+         .text = "The agent keeps it, also when it ends and comes again, but not over a reboot of the guest, "
+                 "as long "
+                 "as its folder is in /run (mete-agent --state). One that asks by itself (mete-agent "
                  "--project) asks for it in time, and gives it back afterwards. Of what is declared for the "
                  "same "
                  "time the sum is needed. "
