@@ -38,6 +38,14 @@ bool component_is_of_class(enum component_kind kind)
         return kind == COMPONENT_CACHE || kind == COMPONENT_MEMBW;
 }
 
+int64_t component_lost(const struct component *c, int64_t by_machine, int64_t by_operator)
+{
+        int64_t rest = c->capacity - c->owned, lost = by_operator;
+        if (by_machine > rest)
+                lost += by_machine - rest;
+        return lost < c->capacity ? lost : c->capacity;
+}
+
 int64_t component_owned(const struct component *c)
 {
         if (!c->healthy && !component_is_of_class(c->kind))

@@ -50,6 +50,8 @@ struct component {
         int64_t page_bytes[COMPONENT_PAGES];
         bool healthy;
 };
+/* What is lost of what may be given away: what the machine lost is borne by the rest of it first. */
+int64_t component_lost(const struct component *c, int64_t by_machine, int64_t by_operator);
 /* What may be given away of it as it is now. Classes of service that are given away no more are not gone. */
 int64_t component_owned(const struct component *c);
 /* Has its memory huge pages of that size? 0: ordinary ones, which all memory has. */

@@ -211,6 +211,23 @@ static void test_limit(void)
         ledger_free(m.ledger);
 }
 
+/* A page that the hardware spoilt ends no lease where the host itself has memory to do without. */
+static void test_lost(void)
+{
+        struct component c = {
+                .kind = COMPONENT_MEMORY, .capacity = 1024 * MIB, .owned = 1000 * MIB, .healthy = true};
+        g_assert_cmpint(component_lost(&c, 0, 0), ==, 0);
+        g_assert_cmpint(component_lost(&c, 4096, 0), ==, 0);
+        g_assert_cmpint(component_lost(&c, 24 * MIB, 0), ==, 0);
+        g_assert_cmpint(component_lost(&c, 24 * MIB + 4096, 0), ==, 4096);
+        g_assert_cmpint(component_lost(&c, 4096, 64 * MIB), ==,
+                        64 * MIB); /* an operator means what is given */
+        g_assert_cmpint(component_lost(&c, 30 * MIB, 64 * MIB), ==, 70 * MIB);
+        g_assert_cmpint(component_lost(&c, 2048 * MIB, 64 * MIB), ==, 1024 * MIB);
+        c.lost = component_lost(&c, 30 * MIB, 64 * MIB);
+        g_assert_cmpint(component_owned(&c), ==, 930 * MIB);
+}
+
 static void test_needs(void)
 {
         struct machine m = ordinary();
@@ -493,6 +510,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/place/pages", test_pages);
         g_test_add_func("/core/place/memory", test_memory);
         g_test_add_func("/core/place/limit", test_limit);
+        g_test_add_func("/core/place/lost", test_lost);
         g_test_add_func("/core/place/limits", test_limits);
         g_test_add_func("/core/place/needs", test_needs);
         g_test_add_func("/core/place/listing", test_listing);

@@ -71,10 +71,8 @@ static struct host_change now_of(const struct meted *m, size_t i)
         const struct seen *seen = &m->health->seen[i];
         struct host_change now = {.component = (uint32_t)i,
                                   .healthy = !seen->is_gone && !(o && o->lost == 0)};
-        now.lost = seen->lost + (o ? o->lost : 0);
+        now.lost = component_lost(c, seen->lost, o ? o->lost : 0);
         now.node = seen->node;
-        if (now.lost > c->capacity)
-                now.lost = c->capacity;
         return now;
 }
 
@@ -198,7 +196,10 @@ int health_offline(struct meted *m, const struct api_component_offline *p, struc
                                "%s goes with its CPUs: take those out of use", c->id);
         if (p->has_amount_bytes && c->kind != COMPONENT_MEMORY)
                 return err_set(err, REASON_INVALID, EINVAL, "only of memory a part can be taken out of use");
-        if (!c->healthy || row_of(m, c->id))
+        /* Where a part of it is out of use, another part, or all of it, may be from now on. */
+        struct store_offline *before = row_of(m, c->id);
+        if (!c->healthy ||
+            (before && p->has_amount_bytes && before->lost == p->amount_bytes && !p->has_for_ms))
                 return err_set(err, REASON_STALE, EALREADY, "%s is %s already", c->id,
                                c->healthy ? "without a part" : "off line");
         if (p->has_amount_bytes && p->amount_bytes >= c->owned)
@@ -215,7 +216,10 @@ int health_offline(struct meted *m, const struct api_component_offline *p, struc
                 meted_unwritten(m, err); /* which makes all of it anew from the store */
                 return bad;
         }
-        g_array_append_val(m->health->offline, o);
+        if (before)
+                *before = o;
+        else
+                g_array_append_val(m->health->offline, o);
         char cause[96];
         (void)snprintf(cause, sizeof(cause), "%s", o.is_injected ? "an injected fault" : "by an operator");
         if (o.until_ms)
