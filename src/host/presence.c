@@ -91,6 +91,17 @@ int presence_link(const char *name)
         return r < 0 ? r : (q.ifr_flags & IFF_UP) && (q.ifr_flags & IFF_RUNNING);
 }
 
+bool presence_is_down(struct presence_carrier *c, bool has_carrier, int64_t now_ms)
+{
+        if (!has_carrier)
+                *c = (struct presence_carrier){.is_down = true};
+        else if (c->is_down && c->up_ms == 0)
+                c->up_ms = now_ms;
+        else if (c->is_down && now_ms - c->up_ms >= PRESENCE_CARRIER_MS)
+                *c = (struct presence_carrier){0};
+        return c->is_down;
+}
+
 /* The same whatever the order in which they are listed. */
 static uint64_t names_in(const char *dir, const char *with)
 {

@@ -5,6 +5,8 @@
  *
  * sysfs, proc: "/sys", "/proc"; tests give others. */
 #pragma once
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
 #include "host/cpulist.h"
@@ -23,6 +25,14 @@ int64_t presence_poisoned(const char *sysfs, const char *proc, uint32_t node, si
 /* 1: the link is up and has a carrier. 0: not so. -ENODEV: there is no such link in our network namespace.
  * Any other error says nothing. */
 int presence_link(const char *name);
+/* Whether a link is to count as down, which it is until it had a carrier for a while: one that flaps is down.
+ * All 0: it was not seen down. now_ms: monotonic, above 0. */
+enum { PRESENCE_CARRIER_MS = 2000 };
+struct presence_carrier {
+        bool is_down;
+        int64_t up_ms; /* since when it has a carrier again; 0: it has none */
+};
+bool presence_is_down(struct presence_carrier *c, bool has_carrier, int64_t now_ms);
 /* Another number when another PCI function or disk is there. */
 uint64_t presence_devices(const char *sysfs);
 

@@ -108,6 +108,20 @@ static void test_link(void)
         g_assert_cmpint(presence_link("lo"), >=, 0); /* it may be down */
 }
 
+static void test_carrier(void)
+{
+        struct presence_carrier c = {0};
+        g_assert_false(presence_is_down(&c, true, 1)); /* it was never down */
+        g_assert_true(presence_is_down(&c, false, 10));
+        g_assert_true(presence_is_down(&c, true, 100));
+        g_assert_true(presence_is_down(&c, true, 100 + PRESENCE_CARRIER_MS - 1));
+        g_assert_true(presence_is_down(&c, false, 100 + PRESENCE_CARRIER_MS)); /* and all of it anew */
+        g_assert_true(presence_is_down(&c, true, 3000));
+        g_assert_true(presence_is_down(&c, true, 3000 + PRESENCE_CARRIER_MS - 1));
+        g_assert_false(presence_is_down(&c, true, 3000 + PRESENCE_CARRIER_MS));
+        g_assert_false(presence_is_down(&c, true, 3000 + PRESENCE_CARRIER_MS));
+}
+
 static void test_devices(void)
 {
         begin();
@@ -146,6 +160,7 @@ int main(int argc, char **argv)
         g_test_add_func("/presence/memory", test_memory);
         g_test_add_func("/presence/poisoned", test_poisoned);
         g_test_add_func("/presence/link", test_link);
+        g_test_add_func("/presence/carrier", test_carrier);
         g_test_add_func("/presence/devices", test_devices);
         g_test_add_func("/presence/listen", test_listen);
         return g_test_run();

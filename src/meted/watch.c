@@ -20,7 +20,12 @@ struct watch {
         int64_t look_at_mono_ms;
         int64_t *first;  /* bytes of each node at the start; -1 of what is no memory */
         bool *was_there; /* links that were seen once */
-        bool is_unknown; /* memory is spoilt, and nobody says of which node */
+        struct presence_carrier *carrier;
+        bool *was_gone;    /* CPUs, at the last look */
+        bool *is_unplaced; /* CPUs that were off line when the document was made: it has them anywhere */
+        bool is_hhi_due;   /* one of those is on line */
+        bool is_unsure;    /* a link has a carrier, but not for long */
+        bool is_unknown;   /* memory is spoilt, and nobody says of which node */
         uint64_t devices;
         int64_t read_at_mono_ms; /* when they were read anew last; 0: never */
 };
@@ -54,7 +59,7 @@ static void look_at(struct meted *m)
         struct err err = {0};
         size_t n_nodes = 0;
         bool has_cpus = presence_cpus(sysfs, "online", &online, &err) == 0;
-        w->is_unknown = false;
+        w->is_unknown = w->is_unsure = false;
         for (size_t i = 0; i < m->inventory.n; i++)
                 n_nodes += m->inventory.components[i].kind == COMPONENT_MEMORY;
         for (size_t i = 0; i < m->inventory.n; i++) {
@@ -67,8 +72,11 @@ static void look_at(struct meted *m)
                 if (c->kind == COMPONENT_CPU) {
                         is_known = has_cpus;
                         is_gone = has_cpus && !cpulist_has(&online, c->os_index);
-                        if (has_cpus && !is_gone && !c->healthy) /* where it is, is known only now */
-                                node = presence_node(sysfs, c->os_index);
+                        if (has_cpus && !is_gone && (!c->healthy || w->is_unplaced[i])) {
+                                node = presence_node(sysfs, c->os_index); /* it is known only now */
+                                w->is_hhi_due = w->is_hhi_due || w->is_unplaced[i];
+                        }
+                        w->was_gone[i] = is_known ? is_gone : w->was_gone[i];
                 } else if (c->kind == COMPONENT_MEMORY) {
                         lost = lost_of(m, i, n_nodes, &is_gone);
                         is_known = lost >= 0;
@@ -76,31 +84,44 @@ static void look_at(struct meted *m)
                         int link = presence_link(c->id + strlen("net:"));
                         is_known = link >= 0 || link == -ENODEV;
                         w->was_there[i] = w->was_there[i] || link >= 0;
-                        is_gone = w->was_there[i] &&
-                                  link <= 0; /* it may be in a namespace that we do not see */
+                        /* it may be in a namespace that we do not see */
+                        if (is_known && w->was_there[i])
+                                is_gone = presence_is_down(&w->carrier[i], link > 0, loop_mono_ms());
+                        w->is_unsure = w->is_unsure || (is_gone && link > 0);
                 }
                 if (is_known) /* else what was seen last stands */
                         health_seen(m, i, is_gone, lost, (uint32_t)(node + 1));
         }
 }
 
+/* What is off line now, the document that was just made has anywhere. */
+static void is_placed(struct meted *m)
+{
+        memcpy(m->watch->is_unplaced, m->watch->was_gone, m->inventory.n * sizeof(*m->watch->was_gone));
+        m->watch->is_hhi_due = false;
+}
+
 static void look_at_devices(struct meted *m)
 {
+        struct watch *w = m->watch;
         uint64_t now = presence_devices(sysfs);
         struct err err = {0};
-        int64_t start_ms = loop_mono_ms(), last_ms = m->watch->read_at_mono_ms;
+        int64_t start_ms = loop_mono_ms(), last_ms = w->read_at_mono_ms;
         /* It takes tens of milliseconds, so one that comes and goes without end is not followed so closely.
          */
-        if (now == m->watch->devices || (last_ms && start_ms < last_ms + WATCH_EVERY_MS))
+        if ((now == w->devices && !w->is_hhi_due) || (last_ms && start_ms < last_ms + WATCH_EVERY_MS))
                 return;
-        m->watch->devices = now;
-        m->watch->read_at_mono_ms = start_ms;
-        if (hhi_rebuild(m, &err))
-                log_warn("the machine's devices have changed, and cannot be read: %s", err.sentence);
-        else
+        w->read_at_mono_ms = start_ms;
+        if (hhi_rebuild(m, &err)) {
+                log_warn("the machine has changed, and cannot be read anew: %s", err.sentence);
+        } else {
                 hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "devices-changed",
-                                "devices came or went; read anew in %lld ms",
+                                "%s; read anew in %lld ms",
+                                now != w->devices ? "devices came or went" : "CPUs came that it had not seen",
                                 (long long)(loop_mono_ms() - start_ms));
+                w->devices = now;
+                is_placed(m);
+        }
         meted_changed(m);
 }
 
@@ -118,7 +139,7 @@ static void on_look(void *arg)
         look_at(m);
         health_apply(m, "so says the kernel");
         look_at_devices(m);
-        look_in(m->watch, WATCH_EVERY_MS);
+        look_in(m->watch, m->watch->is_unsure ? PRESENCE_CARRIER_MS : WATCH_EVERY_MS);
 }
 
 /* ---- hearing ---- */
@@ -140,6 +161,9 @@ void watch_init(struct meted *m)
         struct watch *w = m->watch = g_new0(struct watch, 1);
         w->first = g_new(int64_t, m->inventory.n);
         w->was_there = g_new0(bool, m->inventory.n);
+        w->was_gone = g_new0(bool, m->inventory.n);
+        w->is_unplaced = g_new0(bool, m->inventory.n);
+        w->carrier = g_new0(struct presence_carrier, m->inventory.n);
         for (size_t i = 0; i < m->inventory.n; i++)
                 w->first[i] = -1;
         for (size_t i = 0; i < PRESENCE_SOURCES; i++)
@@ -147,6 +171,7 @@ void watch_init(struct meted *m)
         loop_timer_init(&w->look, on_look, m);
         w->devices = presence_devices(sysfs);
         look_at(m);
+        is_placed(m);
 }
 
 void watch_start(struct meted *m)
@@ -175,6 +200,9 @@ void watch_done(struct meted *m)
         loop_timer_cancel(&w->look);
         g_free(w->first);
         g_free(w->was_there);
+        g_free(w->was_gone);
+        g_free(w->is_unplaced);
+        g_free(w->carrier);
         g_free(w);
         m->watch = NULL;
 }
