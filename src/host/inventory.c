@@ -182,7 +182,8 @@ static int own_memory(const struct inventory_options *o, const struct component 
                 spare[i] = whole_mib(m[i].capacity);
                 available += spare[i];
                 for (size_t k = 0; k < n_cpus; k++)
-                        near[i] |= cpus[k].owned > 0 && cpus[k].node == m[i].os_index;
+                        /* of one that is off line it may be anybody's guess */
+                        near[i] |= cpus[k].healthy && cpus[k].owned > 0 && cpus[k].node == m[i].os_index;
         }
         available = whole_mib(available - o->reserve_bytes);
         int64_t wanted = o->memory_bytes ? whole_mib(o->memory_bytes) : available;
