@@ -150,6 +150,10 @@ def test_less_memory(host, vm):
         _, after = wait_told(vm, "it is told", lambda o: o[node["id"]]["free"] == objects[node["id"]]["free"] - 64 * MIB)
         assert after[node["id"]]["capacity"] == objects[node["id"]]["capacity"] - 64 * MIB
         assert "without 64M" in state(host, node["id"])
+        assert "already" in refused(host, "offline", node["id"], "--amount", "64M")
+        host.mete("host", "offline", node["id"], "--amount", "128M")  # instead of those
+        wait_told(vm, "more is out of use", lambda o: o[node["id"]]["free"] == objects[node["id"]]["free"] - 128 * MIB)
+        assert "without 128M" in state(host, node["id"])
     finally:
         host.mete("host", "online", node["id"])
     wait_told(vm, "all of it is back", lambda o: o[node["id"]]["free"] == objects[node["id"]]["free"])
