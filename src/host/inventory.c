@@ -19,7 +19,7 @@ enum { MIB_SHIFT = 20, REST_PART = 50, LINK_LEAST_BPS = 10000000, DISK_LEAST = 1
 
 static int64_t whole_mib(int64_t bytes)
 {
-        return bytes >> MIB_SHIFT << MIB_SHIFT;
+        return bytes & ~(((int64_t)1 << MIB_SHIFT) - 1);
 }
 
 /* hwloc numbers caches level by level; CPUs of different makes on one machine can have their last level
