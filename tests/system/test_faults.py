@@ -135,16 +135,19 @@ class Rig:
         """What is on huge pages, and what there is of them, by node and size."""
         return (pools(), self.host.huge.files()) if self.host.huge else None
 
-    def vmm_pid(self):
-        """From the kernel, not from meted."""
+    def pid_of(self, name):
+        """Of a VM's VMM, from the kernel, not from meted; None: it does not run. Others end while they are looked at."""
         for path in glob.glob("/proc/[0-9]*/cmdline"):
             try:
                 with open(path, "rb") as f:
-                    if f"{self.ram(self.vm.name)}/".encode() in f.read():
+                    if f"{self.ram(name)}/".encode() in f.read():
                         return int(path.split("/")[2])
             except OSError:
                 continue
         return None
+
+    def vmm_pid(self):
+        return self.pid_of(self.vm.name)
 
     def groups(self, names):
         """Each group of ours with its figures and the names of its threads. What is parked is left out: a vCPU that
@@ -322,8 +325,7 @@ class KeptRig(Rig):
             "groups": self.groups({}),
             "files": sorted(glob.glob(f"{self.host.ram_dir}/*/*")),
             "huge": self.huge(),
-            "running": any(f"{self.ram(n)}/".encode() in open(p, "rb").read()
-                           for p in glob.glob("/proc/[0-9]*/cmdline") for n in self.names if os.path.exists(p)),
+            "running": any(self.pid_of(n) for n in self.names),
         }
 
     def run(self, name):
