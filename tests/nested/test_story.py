@@ -77,7 +77,7 @@ def test_the_story(host):
     for cpu in (1, 2, 3):
         host.mete_check("host", "offline", f"cpu:{cpu}", "--inject")
     guest = Guest(host)
-    first, objects = guest.until("it is told, and its own is marked", lambda o: marked(o, "yours"))
+    first, objects = guest.until("it is told, and its own is marked", lambda o: marked(o, "yours") and marked(o, "yours", "memory"))
     components = {c["id"]: c for c in host.mete_json("host", "show")["components"]}
     assert {i for i, o in objects.items() if o["kind"] in ("cpu", "memory")} == set(components)            # 2.1
     claims = {c["component"]: c["amount"] for c in host.mete_json("ledger")["claims"] if c["holder"].startswith("vm:v")}

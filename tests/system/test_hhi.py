@@ -82,7 +82,7 @@ def test_the_whole_machine_is_told_with_the_guests_own_marked(host, vm):
 def test_any_hwloc_program_can_read_it(host, vm, tmp_path):
     if not shutil.which("lstopo-no-graphics"):
         pytest.skip("lstopo-no-graphics (package hwloc-nox) is not installed")
-    wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
+    wait_told(vm, "its base is marked", lambda o: yours(o, "cpu") and yours(o, "memory"))
     path = os.path.join(tmp_path, "host.xml")
     with open(path, "w") as f:
         f.write(vm.check("cat /run/mete/host.xml"))
@@ -94,7 +94,7 @@ def test_any_hwloc_program_can_read_it(host, vm, tmp_path):
 
 def test_asked_for_by_name_granted_told_again(host, vm):
     """2.3 to 2.12, in order, with generations that rise."""
-    first, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "memory"))
+    first, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu") and yours(o, "memory"))
     base = yours(objects, "memory")
     node = next(iter(base))
     app = App(vm, "hhi")
@@ -111,7 +111,7 @@ def test_asked_for_by_name_granted_told_again(host, vm):
 
 def test_decided_on_an_older_view(host, vm):
     """2.14: refused with the reason stale; the view as it is, is with the guest or on its way."""
-    first, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "memory"))
+    first, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu") and yours(o, "memory"))
     node = next(iter(yours(objects, "memory")))
     host.mete("reserve", "somebody", "--need", "memory:512M")
     try:
@@ -134,7 +134,7 @@ def test_decided_on_an_older_view(host, vm):
 
 def test_what_others_get_is_taken(host, vm):
     """Another's is never said to be anybody's (2.22)."""
-    _, before = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
+    _, before = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu") and yours(o, "memory"))
     free = {i: o["free"] for i, o in before.items() if o["kind"] == "memory"}
     host.mete("reserve", "secret-tenant", "--need", "memory:512M")
     try:
@@ -161,7 +161,7 @@ def test_nothing_of_others():
 
 
 def test_it_is_shown_in_the_guest(host, vm):
-    wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
+    wait_told(vm, "its base is marked", lambda o: yours(o, "cpu") and yours(o, "memory"))
     said = vm.check("mete host show")
     assert "COMPONENT" in said and "memory:node0" in said and "yours" in said
     assert json.loads(vm.check("mete host show --json"))["hhi"] == json.loads(vm.check("cat /run/mete/host.json"))["hhi"]
@@ -169,7 +169,7 @@ def test_it_is_shown_in_the_guest(host, vm):
 
 def test_over_interruptions(host, vm):
     """meted and the agent are killed: nothing goes back, and what did not change changes nothing (2.7, 2.14)."""
-    generation, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu"))
+    generation, objects = wait_told(vm, "its base is marked", lambda o: yours(o, "cpu") and yours(o, "memory"))
     host.kill_meted()
     host.start_meted()
     wait_for("the agent is back", lambda: vm.show().get("agent"), 60, 0.05)

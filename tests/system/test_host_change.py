@@ -92,7 +92,8 @@ def happened(host, vm, after, known, names):
 
 def test_the_allocation_moves_and_then_the_guest_is_told(host, vm):
     was = place(vm)
-    first, _ = wait_told(vm, "its base is marked", lambda o: o[was].get("mark") == "yours")
+    first, _ = wait_told(vm, "its base is marked, all of it", lambda o: o[was].get("mark") == "yours" and any(
+        x["kind"] == "memory" and x.get("mark") == "yours" for x in o.values()))
     before = host.last_event()
     host.mete("host", "offline", was)
     second, objects = wait_told(vm, "it is told", lambda o: o[was].get("mark") == "offline")
