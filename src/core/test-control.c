@@ -6,50 +6,16 @@
 #include <glib.h>
 #include <math.h>
 #include <string.h>
+#include "core/test-move.h"
 
-#define MIB  INT64_C(1048576)
-#define MBIT INT64_C(1000000)
-
-static struct cost cost(double mean_s, double p99_s)
+/* Of that VM, with a zero page that costs less and a curve that is known less well. */
+static struct profile the_profile(void)
 {
-        return (struct cost){mean_s, p99_s, FIGURE_MEASURED};
-}
-
-static struct profile some_profile(void)
-{
-        return (struct profile){
-                .populated_bytes = 512 * MIB,
-                .populated_source = FIGURE_MEASURED,
-                .zero_pages = 65536,
-                .zero_pages_source = FIGURE_MEASURED,
-                .dirty = {.source = FIGURE_SAMPLED,
-                          .error = 0.15,
-                          .hot_bytes = 64.0 * MIB,
-                          .hot_bytes_per_s = 31.25 * MIB},
-                .device_bytes = 206000,
-                .device_bytes_source = FIGURE_LEARNT,
-                .setup = cost(0.02, 0.05),
-                .stop = cost(0.0013, 0.0044),
-                .device = cost(0.002, 0.004),
-                .commit = cost(0.0005, 0.001),
-                .run = cost(0.0005, 0.002),
-                .zero_page = cost(2e-6, 2.5e-6),
-                .source_cpu = cost(1.7e-9, 2e-9),
-                .destination_cpu = cost(3e-9, 4e-9),
-        };
-}
-
-static struct means some_means(void)
-{
-        return (struct means){
-                .source = {1000 * MBIT, 1000},
-                .destination = {1000 * MBIT, 1000},
-                .share_min_milli = 1000,
-                .goodput = 0.955,
-                .goodput_error = 0.05,
-                .queued_bytes = 256 << 10,
-                .settle_s = 0.08
-        };
+        struct profile p = some_profile();
+        p.zero_pages = 65536;
+        p.dirty.error = 0.15;
+        p.zero_page = cost(2e-6, 2.5e-6);
+        return p;
 }
 
 /* What happens to the plant, and when. 0: nothing. */
@@ -229,7 +195,7 @@ static void run(struct world *w, const struct change *change)
 
 static void test_kept(void)
 {
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         struct level l = {15000, 300, false};
         struct world w;
@@ -255,7 +221,7 @@ static void test_kept_random(void)
         GRand *rand = g_rand_new_with_seed(20150331);
         int kept = 0;
         for (int i = 0; i < 80; i++) {
-                struct profile p = some_profile();
+                struct profile p = the_profile();
                 struct means m = some_means();
                 struct level l = {(int64_t)dice(rand, 6000, 60000), (int64_t)dice(rand, 50, 1000), false};
                 struct world w;
@@ -289,7 +255,7 @@ static void test_kept_random(void)
 /* Half of the bandwidth is gone. What else is free is taken before the guest is throttled. */
 static void test_bandwidth_drop(void)
 {
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         struct level l = {15000, 300, false};
         struct change change = {4, 0.5, 1};
@@ -327,7 +293,7 @@ static void test_bandwidth_drop(void)
 /* The guest dirties twice as fast. What policy allows is used, and no more than that. */
 static void test_dirt_doubles(void)
 {
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         struct level l = {9000, 200, false};
         struct change change = {3, 1, 2.5};
@@ -364,7 +330,7 @@ static void test_disturbed(void)
         GRand *rand = g_rand_new_with_seed(10528376);
         int done = 0, missed = 0, throttled = 0;
         for (int i = 0; i < 100; i++) {
-                struct profile p = some_profile();
+                struct profile p = the_profile();
                 struct means m = some_means();
                 struct level l = {(int64_t)dice(rand, 8000, 60000), (int64_t)dice(rand, 60, 1000), false};
                 struct change change = {g_rand_double_range(rand, 0, 30), dice(rand, 0.3, 1.2),
@@ -404,7 +370,7 @@ static void test_disturbed(void)
 
 static void never_ending(struct world *w, int64_t total_ms, bool is_best_effort, enum on_miss on_miss)
 {
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         struct level l = {total_ms, 200, is_best_effort};
         prepare(w, &p, &m, &l, 0, on_miss, 1, 20); /* the profile was made while it slept */
@@ -444,7 +410,7 @@ static void test_best_effort(void)
         g_assert_cmpint(w.effects[CONTROL_MISS], ==, 1);
         g_assert_cmpint(w.effects[CONTROL_CANCEL], ==, 0);
 
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         p.dirty.hot_bytes = 8.0 * MIB * 1024; /* nothing ends by itself, not in ten seconds either */
         p.dirty.hot_bytes_per_s = 1000.0 * MIB;
@@ -492,7 +458,7 @@ static void test_ask(void)
  * it. */
 static void test_learns(void)
 {
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         struct level l = {60000, 300, false};
         struct world w;
@@ -520,7 +486,7 @@ static void test_learns(void)
 static void test_retries(void)
 {
         struct world w;
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         prepare(&w, &p, &m, &(struct level){60000, 300, false}, 0, ON_MISS_ABORT, 1, 1);
         int64_t now_ms = w.began_ms = 5000;
@@ -551,7 +517,7 @@ static void test_retries(void)
 static void test_silence(void)
 {
         struct world w;
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         prepare(&w, &p, &m, &(struct level){15000, 300, false}, 0, ON_MISS_ABORT, 1, 1);
         w.began_ms = 0;
@@ -578,7 +544,7 @@ static void bring_to(struct world *w, enum control_state state)
                 [CONTROL_DONE] = {CONTROL_EV_STARTED + 1, CONTROL_EV_STOP + 1, CONTROL_EV_COMPLETED + 1},
                 [CONTROL_FAILED] = {CONTROL_EV_CANCEL + 1                     },
         };
-        struct profile p = some_profile();
+        struct profile p = the_profile();
         struct means m = some_means();
         prepare(w, &p, &m, &(struct level){60000, 300, false}, 0, ON_MISS_ABORT, 1, 1);
         if (state == CONTROL_SWITCHING) {

@@ -419,7 +419,7 @@ class Liar:
     def __init__(self, pki, name, n, answer):
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(pki.file(f"{name}.crt"), pki.file(f"{name}.key"))
-        self.answer, self.stopping, self.asked = answer, False, 0
+        self.answer, self.stopping, self.asked = answer, threading.Event(), 0
         self.listener = socket.create_server((address(n), PORT))
         self.listener.settimeout(0.1)
         self.thread = threading.Thread(target=self._serve)
@@ -429,12 +429,12 @@ class Liar:
         return self
 
     def __exit__(self, *_):
-        self.stopping = True
+        self.stopping.set()
         self.thread.join()
         self.listener.close()
 
     def _serve(self):
-        while not self.stopping:
+        while not self.stopping.is_set():
             try:
                 s, _ = self.listener.accept()
             except TimeoutError:
@@ -444,9 +444,9 @@ class Liar:
                 with self.context.wrap_socket(s, server_side=True) as t:
                     t.recv(65536)
                     self.asked += 1
-                    for part in self.answer():
+                    for part in self.answer(self.stopping):
                         t.sendall(part)
-                        if self.stopping:
+                        if self.stopping.is_set():
                             break
 
 
@@ -454,32 +454,31 @@ def body(text):
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(text) + text
 
 
-def other_name():
+def other_name(_):
     yield body(json.dumps({"name": "b", "version": "0", "api": 1, "qemu": "", "accelerator": "", "now_ms": 0,
                            "free": []}).encode())
 
 
-def endless():
+def endless(_):
     yield b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
     while True:
         yield b" " * 65536
 
 
-def silence():
-    while True:
-        time.sleep(0.05)
-        yield b""
+def silence(stopping):
+    stopping.wait()
+    yield b""
 
 
 LIES = {
     "silence": (silence, "no answer in time"),
-    "garbage": (lambda: [body(b"{{{")], "c"),
-    "wrong type": (lambda: [body(b'{"name":7}')], "answer of c"),
+    "garbage": (lambda _: [body(b"{{{")], "c"),
+    "wrong type": (lambda _: [body(b'{"name":7}')], "answer of c"),
     "another's name": (other_name, "calls itself b"),
     "endless": (endless, "too large"),
-    "no HTTP": (lambda: [b"220 smtp.example ESMTP\r\n"], ""),
-    "nothing": (lambda: [], "gone"),
-    "its own words": (lambda: [b"HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"], "status 500"),
+    "no HTTP": (lambda _: [b"220 smtp.example ESMTP\r\n"], ""),
+    "nothing": (lambda _: [], "gone"),
+    "its own words": (lambda _: [b"HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"], "status 500"),
 }
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a VM is on goes: its allocation is changed first, and then its guest is told (2.3 to 2.6, 2.12)."""
-import json
 import os
 
 import pytest
+import told
 from app import App
 from host import Host, wait_for
 from test_faults import Rig
@@ -44,22 +44,14 @@ def vm(host):
     del host.vms[v.name]
 
 
-def told(vm):
-    stored = json.loads(vm.check("cat /run/mete/host.json"))
-    return stored["generation"], stored["hhi"]["objects"]
-
-
 def wait_told(vm, what, condition):
-    """Until what the guest has is so; its generation and objects."""
-    seen = []
-
-    def is_so():
-        if "host.json" not in vm.check("ls /run/mete"):
-            return False
-        seen[:] = told(vm)
-        return condition(seen[1])
-    wait_for(what, is_so, 60, 0.2)
-    return seen[0], seen[1]
+    """Until what the guest has is so, and a message of its own since the last time is on record; its generation and objects."""
+    since = getattr(vm, "known", 0)
+    generation, objects = told.wait_told(vm, what, condition)
+    wait_for("that is on record", lambda: any(e["event"] == "hhi-told" and since < int(e["text"].split()[1]) <= generation
+                                              for e in vm.host.events(vm.name)), 60, 0.05)
+    vm.known = generation
+    return generation, objects
 
 
 def place(vm, slot=0):
