@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "guard/guard.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+#include "base/str.h"
+
+static const char capabilities[] =
+        "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]},\"id\":\"guard\"}\n";
+static const char cut[] =
+        "{\"exec-oob\":\"yank\",\"arguments\":{\"instances\":[{\"type\":\"migration\"}]},\"id\":\"cut\"}\n";
+static const char go_on[] = "{\"execute\":\"cont\",\"id\":\"run\"}\n";
+static const char aborted[] = "aborted guard\n";
+
+const char *guard_state_name(enum guard_state s)
+{
+        static const char *const names[GUARD_STATE_N] = {NULL,        "greeting", "negotiating", "watching",
+                                                         "stopped",   "cut",      "yielded",     "resumed",
+                                                         "dismissed", "gone"};
+        return s > 0 && s < GUARD_STATE_N ? names[s] : "";
+}
+
+static int64_t now_us(void)
+{
+        struct timespec t;
+        (void)clock_gettime(CLOCK_MONOTONIC, &t);
+        return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* ---- who started it ---- */
+
+static void hang_up(struct guard *g)
+{
+        if (g->client_fd >= 0)
+                (void)close(g->client_fd);
+        g->client_fd = -1;
+        g->word_n = 0;
+}
+
+/* A line: the state, and how long after the guest stopped it was cut, and ran again; 0: it was not, or did
+ * not. Whoever does not read it is hung up on. */
+static void say(struct guard *g)
+{
+        char text[GUARD_SAYS_MAX];
+        if (g->client_fd < 0)
+                return;
+        int n = snprintf(text, sizeof(text), "%s %" PRId64 " %" PRId64 "\n", guard_state_name(g->state),
+                         g->cut_us ? g->cut_us - g->stopped_us : 0,
+                         g->resumed_us ? g->resumed_us - g->stopped_us : 0);
+        if (send(g->client_fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) != n)
+                hang_up(g);
+}
+
+static void become(struct guard *g, enum guard_state state)
+{
+        g->state = state;
+        say(g);
+}
+
+static void take_client(struct guard *g)
+{
+        int fd = accept4(g->o.control_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd < 0)
+                return;
+        hang_up(g); /* the one before is dead, or is to be */
+        g->client_fd = fd;
+        say(g);
+}
+
+static void hear_client(struct guard *g)
+{
+        char text[sizeof(g->word)];
+        ssize_t n = recv(g->client_fd, text, sizeof(text), MSG_DONTWAIT);
+        if (n <= 0) {
+                if (n == 0 || (errno != EAGAIN && errno != EINTR))
+                        hang_up(g);
+                return;
+        }
+        for (ssize_t i = 0; i < n; i++) {
+                if (text[i] != '\n') {
+                        if (g->word_n < sizeof(g->word))
+                                g->word[g->word_n++] = text[i];
+                        continue;
+                }
+                if (g->word_n == 4 && memcmp(g->word, "done", 4) == 0)
+                        become(g, GUARD_DISMISSED);
+                g->word_n = 0;
+        }
+}
+
+/* ---- the VMM ---- */
+
+static void tell_vmm(struct guard *g, const char *line)
+{
+        size_t n = strlen(line);
+        if (send(g->o.monitor_fd, line, n, MSG_NOSIGNAL) != (ssize_t)n)
+                become(g, GUARD_GONE);
+}
+
+/* The source holds all of it still, and its outcome is ours: it is to run. */
+static void run_again(struct guard *g)
+{
+        if (g->is_complete && !g->is_running_asked) {
+                g->is_running_asked = true;
+                tell_vmm(g, go_on);
+        }
+}
+
+static void on_bound(struct guard *g)
+{
+        if (link(g->mine, g->outcome) < 0) {
+                /* Also where it cannot be written at all: who cannot say that it is aborted must not act as
+                 * if. */
+                become(g, GUARD_YIELDED);
+                return;
+        }
+        tell_vmm(g, cut);
+        if (g->state == GUARD_GONE)
+                return;
+        g->cut_us = now_us();
+        become(g, GUARD_CUT);
+        run_again(g);
+}
+
+static bool has(const char *line, const char *text)
+{
+        return strstr(line, text) != NULL;
+}
+
+static void on_event(struct guard *g, const char *line)
+{
+        if (has(line, "\"event\": \"STOP\"")) {
+                if (g->state == GUARD_WATCHING) {
+                        g->stopped_us = now_us();
+                        become(g, GUARD_STOPPED);
+                }
+        } else if (has(line, "\"event\": \"RESUME\"")) {
+                if (g->state == GUARD_CUT) {
+                        g->resumed_us = now_us();
+                        become(g, GUARD_RESUMED);
+                } else if (g->state == GUARD_STOPPED || g->state == GUARD_YIELDED) {
+                        g->stopped_us = 0;
+                        g->is_complete = false;
+                        become(g, GUARD_WATCHING); /* an attempt that somebody else broke off: there may be
+                                                      another */
+                }
+        } else if (has(line, "\"event\": \"MIGRATION\"")) {
+                g->is_complete = has(line, "\"status\": \"completed\"");
+                if (g->state == GUARD_CUT)
+                        run_again(g);
+        }
+}
+
+/* One line, ended by NUL. The VMM is hostile input; all that it can bring about here is its own guest's end.
+ */
+static void on_line(struct guard *g, const char *line)
+{
+        if (g->state == GUARD_GREETING) {
+                if (!has(line, "\"QMP\":"))
+                        return; /* left over from whoever had the monitor before */
+                g->state = GUARD_NEGOTIATING;
+                tell_vmm(g, capabilities);
+        } else if (g->state == GUARD_NEGOTIATING) {
+                if (has(line, "\"id\": \"guard\""))
+                        become(g, has(line, "\"return\":") ? GUARD_WATCHING : GUARD_GONE);
+        } else {
+                if (has(line, "\"id\": \"run\"") && has(line, "\"error\":"))
+                        g->is_running_asked = false; /* asked once more with the next word of it */
+                if (has(line, "\"event\":"))
+                        on_event(g, line);
+        }
+}
+
+static bool is_final(const struct guard *g)
+{
+        return g->state == GUARD_RESUMED || g->state == GUARD_DISMISSED || g->state == GUARD_GONE;
+}
+
+static void hear_vmm(struct guard *g)
+{
+        ssize_t n = recv(g->o.monitor_fd, g->in + g->in_n, sizeof(g->in) - g->in_n - 1, MSG_DONTWAIT);
+        if (n <= 0) {
+                if (n == 0 || (errno != EAGAIN && errno != EINTR))
+                        become(g, GUARD_GONE);
+                return;
+        }
+        g->in_n += (size_t)n;
+        g->in[g->in_n] = '\0';
+        char *line = g->in, *end;
+        while (!is_final(g) && (end = memchr(line, '\n', g->in_n - (size_t)(line - g->in)))) {
+                *end = '\0';
+                if (!g->is_skipping)
+                        on_line(g, line);
+                g->is_skipping = false;
+                line = end + 1;
+        }
+        g->in_n -= (size_t)(line - g->in);
+        memmove(g->in, line, g->in_n);
+        if (g->in_n == sizeof(g->in) - 1) {
+                g->in_n = 0;
+                g->is_skipping = true;
+        }
+}
+
+/* ---- life ---- */
+
+static int write_mine(struct guard *g, struct err *err)
+{
+        int fd = open(g->mine, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+        if (fd < 0)
+                return err_set(err, REASON_INTERNAL, errno, "%.180s: %s", g->mine, strerror(errno));
+        int code = write(fd, aborted, strlen(aborted)) == (ssize_t)strlen(aborted) ? 0 : errno ? errno : EIO;
+        if (code == 0 && fsync(fd) < 0)
+                code = errno;
+        (void)close(fd);
+        if (code == 0)
+                return 0;
+        (void)unlink(g->mine);
+        return err_set(err, REASON_INTERNAL, code, "%.180s: %s", g->mine, strerror(code));
+}
+
+int guard_prepare(struct guard *g, const struct guard_options *o, struct err *err)
+{
+        memset(g, 0, sizeof(*g));
+        g->o = *o;
+        g->client_fd = -1;
+        g->state = GUARD_GREETING;
+        int r = 0, n = snprintf(g->mine, sizeof(g->mine), "%s.guard%ld", o->outcome, (long)getpid());
+        if (n < 0 || (size_t)n >= sizeof(g->mine) || !STR_COPY(g->outcome, o->outcome)) {
+                g->mine[0] = '\0';
+                r = err_set(err, REASON_INVALID, ENAMETOOLONG, "the name of the outcome is too long");
+        } else if (o->bound_us < 1) {
+                g->mine[0] = '\0';
+                r = err_set(err, REASON_INVALID, ERANGE, "a bound of %" PRId64 " us is none", o->bound_us);
+        } else if ((r = write_mine(g, err))) {
+                g->mine[0] = '\0'; /* it is not ours to remove */
+        }
+        if (r)
+                guard_done(g);
+        return r;
+}
+
+enum guard_state guard_run(struct guard *g)
+{
+        while (!is_final(g)) {
+                struct pollfd p[3] = {
+                        {.fd = g->o.monitor_fd, .events = POLLIN},
+                        {.fd = g->o.control_fd, .events = POLLIN},
+                        {.fd = g->client_fd,    .events = POLLIN}
+                };
+                struct timespec left = {0}, *wait = NULL;
+                if (g->state == GUARD_STOPPED) {
+                        int64_t us = g->stopped_us + g->o.bound_us - now_us();
+                        if (us > 0)
+                                left = (struct timespec){.tv_sec = us / 1000000,
+                                                         .tv_nsec = us % 1000000 * 1000};
+                        wait = &left;
+                }
+                if (ppoll(p, 3, wait, NULL) < 0 && errno != EINTR) {
+                        become(g, GUARD_GONE);
+                        break;
+                }
+                if (p[0].revents) /* first: it may run already */
+                        hear_vmm(g);
+                if (g->state == GUARD_STOPPED && now_us() >= g->stopped_us + g->o.bound_us)
+                        on_bound(g);
+                if (!is_final(g) && p[2].revents)
+                        hear_client(g);
+                if (!is_final(g) && p[1].revents)
+                        take_client(g);
+        }
+        return g->state;
+}
+
+void guard_done(struct guard *g)
+{
+        hang_up(g);
+        if (g->o.monitor_fd >= 0)
+                (void)close(g->o.monitor_fd);
+        if (g->o.control_fd >= 0)
+                (void)close(g->o.control_fd);
+        g->o.monitor_fd = g->o.control_fd = -1;
+        if (g->mine[0])
+                (void)unlink(g->mine);
+        g->mine[0] = '\0';
+}
