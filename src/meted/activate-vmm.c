@@ -74,7 +74,8 @@ void vmm_prepare(struct step *s)
 /* The console's log stays until the next start, or until the VM is deleted: it may say why it ended. */
 void vmm_unprepare(struct step *s)
 {
-        static const char *const sockets[] = {"qmp.sock", "oob.sock", "agent.sock", "console.sock"};
+        static const char *const sockets[] = {"qmp.sock", "oob.sock", "guard.sock", "agent.sock",
+                                              "console.sock"};
         struct err err = {0};
         char path[512];
         int bad = 0;
@@ -140,11 +141,10 @@ static void on_vmm_started(void *arg, const json_t *result, const struct err *er
 
 static int open_sockets(const struct machine *v, int fds[VM_FD_N], struct err *err)
 {
-        static const char *const names[VM_FD_N] = {[VM_FD_QMP] = "qmp.sock",
-                                                   [VM_FD_OOB] = "oob.sock",
-                                                   [VM_FD_AGENT] = "agent.sock",
-                                                   [VM_FD_CONSOLE] = "console.sock",
-                                                   [VM_FD_CONSOLE_LOG] = "console.log"};
+        static const char *const names[VM_FD_N] = {
+                [VM_FD_QMP] = "qmp.sock",         [VM_FD_OOB] = "oob.sock",
+                [VM_FD_GUARD] = "guard.sock",     [VM_FD_AGENT] = "agent.sock",
+                [VM_FD_CONSOLE] = "console.sock", [VM_FD_CONSOLE_LOG] = "console.log"};
         for (int i = 0; i < VM_FD_N; i++) {
                 char path[512];
                 machine_path(v, names[i], path, sizeof(path));
@@ -161,7 +161,7 @@ static int launch(struct step *s, struct err *err)
         struct vm_argv_options o = {
                 .image_dir = v->m->config.image_dir, .ram_dir = "@RAM@", .tap = "@TAP@", .first_fd = 3};
         struct vm_argv argv = {0};
-        int fds[VM_FD_N] = {-1, -1, -1, -1, -1};
+        int fds[VM_FD_N] = {-1, -1, -1, -1, -1, -1};
         uint32_t nodes[SHAPE_CPUS_MAX];
         bool is_kept = false;
         for (size_t i = 0; i < s->n; i++)

@@ -141,7 +141,7 @@ void machine_path(const struct machine *v, const char *what, char *ret, size_t s
 
 void machine_clear_dir(const struct meted *m, const char *name)
 {
-        static const char *const left[] = {"/qmp.sock",     "/oob.sock",    "/agent.sock",
+        static const char *const left[] = {"/qmp.sock",     "/oob.sock",    "/guard.sock",   "/agent.sock",
                                            "/console.sock", "/console.log", "/console.log.1"};
         char path[512];
         for (size_t i = 0; i < ARRAY_N(left); i++) {

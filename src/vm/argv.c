@@ -117,6 +117,11 @@ static void add_channels(struct builder *b, const struct api_vm_definition *d, i
         add(b, "socket,id=qmp1,fd=%d,server=on,wait=off", first_fd + VM_FD_OOB);
         add(b, "-mon");
         add(b, "chardev=qmp1,mode=control");
+        /* Of its own for the guard of a move, as a monitor has one client, and meted has the others. */
+        add(b, "-chardev");
+        add(b, "socket,id=qmp2,fd=%d,server=on,wait=off", first_fd + VM_FD_GUARD);
+        add(b, "-mon");
+        add(b, "chardev=qmp2,mode=control");
         add(b, "-chardev");
         add(b, "socket,id=agent0,fd=%d,server=on,wait=off", first_fd + VM_FD_AGENT);
         add(b, "-device");

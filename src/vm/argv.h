@@ -10,7 +10,7 @@
 
 /* Descriptors that go along, in this order; the first is number `first_fd` in the VMM. All are from
  * vm_listen() but the last, which is from vm_console_open(). */
-enum vm_fd { VM_FD_QMP, VM_FD_OOB, VM_FD_AGENT, VM_FD_CONSOLE, VM_FD_CONSOLE_LOG, VM_FD_N };
+enum vm_fd { VM_FD_QMP, VM_FD_OOB, VM_FD_GUARD, VM_FD_AGENT, VM_FD_CONSOLE, VM_FD_CONSOLE_LOG, VM_FD_N };
 
 enum { VM_ARGV_MAX = 128, VM_ARGV_TEXT = 512 };
 

@@ -65,6 +65,19 @@ int vm_connect(const char *path, struct err *err)
         return fd;
 }
 
+int vm_connect_guard(const char *path, struct err *err)
+{
+        struct err why = {0};
+        int fd = vm_connect(path, &why);
+        if (fd == -ENOENT)
+                return err_set(err, REASON_UNSUPPORTED, ENOENT,
+                               "its VMM was started by an older mete and has no monitor for the guard of a "
+                               "move: it can be moved once it was started anew");
+        if (fd < 0 && err)
+                *err = why;
+        return fd;
+}
+
 int vm_console_open(const char *path, struct err *err)
 {
         int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);

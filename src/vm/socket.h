@@ -12,6 +12,9 @@
 int vm_listen(const char *path, struct err *err);
 /* Returns a connected, non-blocking descriptor or a negative errno. Never blocks. */
 int vm_connect(const char *path, struct err *err);
+/* The monitor that is there for the guard of a move, which has it alone. Unsupported: the VMM was started
+ * without one, by an older mete, and cannot be moved until it is started again. */
+int vm_connect_guard(const char *path, struct err *err);
 /* Where a console is written, made if need be, appended to. The guest decides how much comes: call
  * vm_console_trim() now and then. Returns the descriptor or a negative errno. */
 int vm_console_open(const char *path, struct err *err);

@@ -89,6 +89,7 @@ static void rig_start(struct rig *r)
 {
         static const char *const names[VM_FD_N] = {[VM_FD_QMP] = "qmp",
                                                    [VM_FD_OOB] = "oob",
+                                                   [VM_FD_GUARD] = "guard",
                                                    [VM_FD_AGENT] = "agent",
                                                    [VM_FD_CONSOLE] = "console"};
         struct vm_argv argv;

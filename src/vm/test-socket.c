@@ -40,6 +40,10 @@ static void test_listen(void)
         close(second);
         g_unlink(path);
         g_assert_cmpint(vm_connect(path, &err), ==, -ENOENT);
+        g_assert_cmpint(err.reason, ==, REASON_PEER_LOST);
+        /* Not to be had at all is another thing than dead. */
+        g_assert_cmpint(vm_connect_guard(path, &err), ==, -ENOENT);
+        g_assert_cmpint(err.reason, ==, REASON_UNSUPPORTED);
         /* Somebody's file is not. */
         g_assert_true(g_file_set_contents(file, "precious", -1, NULL));
         g_assert_cmpint(vm_listen(file, &err), ==, -EEXIST);
