@@ -53,35 +53,35 @@ int64_t choose_capacity(const json_t *hhi, enum component_kind kind)
 
 /* ---- where things are ---- */
 
-/* Is `id` the object `above`, or within it? A document that passed its check has no circles. */
-static bool is_in(const json_t *hhi, const char *id, const char *above)
+enum { DEPTH_MAX = 64 };
+
+/* What has a node's memory in it, with the node's id. Looked at once, as a host has many CPUs. */
+static json_t *nodes_of(const json_t *hhi)
 {
-        for (int depth = 0; *id && depth < 64; depth++) {
-                if (strcmp(id, above) == 0)
-                        return true;
-                id = text_of(json_object_get(objects_of(hhi), id), "in");
+        json_t *nodes = json_object(), *memory;
+        const char *id;
+
+        json_object_foreach((json_t *)objects_of(hhi), id, memory)
+        {
+                if (is_kind(memory, COMPONENT_MEMORY))
+                        (void)json_object_set_new(nodes, text_of(memory, "in"), json_string(id));
         }
-        return false;
+        return nodes;
 }
 
-/* The node of a CPU: the memory within whatever it is in, too; NULL where there is none. */
-static const char *node_of(const json_t *hhi, const char *id, const json_t *object)
+/* The node of a CPU: the memory within whatever it is in, too, the innermost; NULL where there is none. */
+static const char *node_of(const json_t *hhi, const json_t *nodes, const char *id, const json_t *object)
 {
-        const char *other, *best = NULL;
-        json_t *memory;
-
         if (is_kind(object, COMPONENT_MEMORY))
                 return id;
-        json_object_foreach((json_t *)objects_of(hhi), other, memory)
-        {
-                if (!is_kind(memory, COMPONENT_MEMORY) || !is_in(hhi, id, text_of(memory, "in")))
-                        continue;
-                /* of nodes above each other the innermost is nearest */
-                if (!best ||
-                    is_in(hhi, text_of(memory, "in"), text_of(json_object_get(objects_of(hhi), best), "in")))
-                        best = other;
+        for (int depth = 0; *id && depth < DEPTH_MAX;
+             depth++) { /* a document that was checked has no circles */
+                const char *node = json_string_value(json_object_get(nodes, id));
+                if (node)
+                        return node;
+                id = text_of(json_object_get(objects_of(hhi), id), "in");
         }
-        return best;
+        return NULL;
 }
 
 /* By the host's latencies; a node is OWN from itself. */
@@ -109,7 +109,7 @@ static int64_t distance(const json_t *hhi, const char *from, const char *to)
 }
 
 /* The node where this guest has most memory; without memory, that of its first CPU. NULL: it has nothing. */
-static const char *home_of(const json_t *hhi)
+static const char *home_of(const json_t *hhi, const json_t *nodes)
 {
         const char *id, *home = NULL, *cpu_node = NULL;
         json_t *object;
@@ -122,7 +122,7 @@ static const char *home_of(const json_t *hhi)
                         most = yours;
                         home = id;
                 } else if (is_kind(object, COMPONENT_CPU) && yours > 0 && !cpu_node) {
-                        cpu_node = node_of(hhi, id, object);
+                        cpu_node = node_of(hhi, nodes, id, object);
                 }
         }
         return home ? home : cpu_node;
@@ -174,9 +174,10 @@ static bool choose_node(const json_t *hhi, const char *home, enum component_kind
         return true;
 }
 
-bool choose(const json_t *hhi, enum component_kind kind, int64_t amount, int64_t step, struct choice *ret)
+static bool choose_among(const json_t *hhi, const json_t *nodes, enum component_kind kind, int64_t amount,
+                         int64_t step, struct choice *ret)
 {
-        const char *id, *home = home_of(hhi);
+        const char *id, *home = home_of(hhi, nodes);
         struct candidate best = {0};
         json_t *object;
 
@@ -192,7 +193,7 @@ bool choose(const json_t *hhi, enum component_kind kind, int64_t amount, int64_t
                     (kind == COMPONENT_CPU &&
                      number_of(object, "yours") > 0)) /* two of ours on one are no gain */
                         continue;
-                c.node = node_of(hhi, id, object);
+                c.node = node_of(hhi, nodes, id, object);
                 c.distance = home && c.node ? distance(hhi, home, c.node) : FAR;
                 if (is_better(&c, &best, amount))
                         best = c;
@@ -201,4 +202,12 @@ bool choose(const json_t *hhi, enum component_kind kind, int64_t amount, int64_t
                 return false;
         print(kind, &best, amount < best.free ? amount : best.free / step * step, ret);
         return true;
+}
+
+bool choose(const json_t *hhi, enum component_kind kind, int64_t amount, int64_t step, struct choice *ret)
+{
+        json_t *nodes = nodes_of(hhi);
+        bool is_chosen = choose_among(hhi, nodes, kind, amount, step, ret);
+        json_decref(nodes);
+        return is_chosen;
 }
