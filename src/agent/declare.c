@@ -111,7 +111,8 @@ void declarations_init(struct declarations *d, const char *folder)
 
 /* ---- all ---- */
 
-static struct api_app_declaration *find(struct declarations *d, const char *name)
+/* Anybody's. */
+static struct api_app_declaration *find_name(struct declarations *d, const char *name)
 {
         for (size_t i = 0; i < d->n; i++)
                 if (strcmp(d->rows[i].name, name) == 0)
@@ -119,23 +120,35 @@ static struct api_app_declaration *find(struct declarations *d, const char *name
         return NULL;
 }
 
+static struct api_app_declaration *find(struct declarations *d, uid_t uid, const char *name)
+{
+        for (size_t i = 0; i < d->n; i++)
+                if ((uid_t)d->rows[i].uid == uid && strcmp(d->rows[i].name, name) == 0)
+                        return &d->rows[i];
+        return NULL;
+}
+
 static void make_name(struct declarations *d, char ret[64])
 {
-        for (unsigned i = 1; *ret == '\0' || find(d, ret); i++)
+        for (unsigned i = 1; *ret == '\0' || find_name(d, ret); i++)
                 (void)snprintf(ret, 64, "d%u", i);
 }
 
 static int check_room(const struct declarations *d, uid_t uid, struct err *err)
 {
-        size_t own = 0;
-        for (size_t i = 0; i < d->n; i++)
+        size_t own = 0, roots = 0;
+        for (size_t i = 0; i < d->n; i++) {
                 own += (uid_t)d->rows[i].uid == uid;
+                roots += d->rows[i].uid == 0;
+        }
+        size_t places = uid == 0 ? DECLARE_MAX - (d->n - roots) : DECLARE_MAX - DECLARE_PER_USER_MAX;
+        size_t taken = uid == 0 ? roots : d->n - roots; /* root has its own, whatever others do */
         if (own >= DECLARE_PER_USER_MAX)
                 return err_set(err, REASON_BUSY, EBUSY, "this user has %d declarations; drop some",
                                DECLARE_PER_USER_MAX);
-        if (d->n == DECLARE_MAX)
-                return err_set(err, REASON_BUSY, EBUSY, "there are %d declarations, more are not kept",
-                               DECLARE_MAX);
+        if (taken >= places)
+                return err_set(err, REASON_BUSY, EBUSY, "there are %zu declarations, more are not kept",
+                               d->n);
         return 0;
 }
 
@@ -166,11 +179,7 @@ const struct api_app_declaration *declarations_add(struct declarations *d, uid_t
                 (void)STR_COPY(row.name, q->name);
         else
                 make_name(d, row.name);
-        struct api_app_declaration *at = find(d, row.name);
-        if (at && (uid_t)at->uid != uid) {
-                (void)err_set(err, REASON_DENIED, EPERM, "declaration %s belongs to another user", row.name);
-                return NULL;
-        }
+        struct api_app_declaration *at = find(d, uid, row.name);
         if (!at && check_room(d, uid, err) < 0)
                 return NULL;
         bool is_new = at == NULL;
@@ -189,7 +198,8 @@ const struct api_app_declaration *declarations_add(struct declarations *d, uid_t
 
 int declarations_drop(struct declarations *d, uid_t uid, const char *name, struct err *err)
 {
-        struct api_app_declaration *at = find(d, name);
+        struct api_app_declaration *at = find(d, uid, name);
+        at = at ? at : find_name(d, name);
         if (!at)
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "there is no declaration %s", name);
         if ((uid_t)at->uid != uid && uid != 0)

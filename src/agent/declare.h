@@ -26,11 +26,12 @@ struct declarations {
 
 /* Reads what is kept; a file that is none of ours is logged, and set aside by the next change. */
 void declarations_init(struct declarations *d, const char *folder);
-/* Its row, or NULL with *err: nothing has changed then. The row moves with the next change. */
+/* What this user has by that name is replaced. The last DECLARE_PER_USER_MAX places are root's. Its row, or
+ * NULL with *err: nothing has changed then. The row moves with the next change. */
 const struct api_app_declaration *declarations_add(struct declarations *d, uid_t uid,
                                                    const struct api_app_declare *q, int64_t now_ms,
                                                    struct err *err);
-/* -ENOENT, -EPERM, or that it could not be written. */
+/* The user's own; of root, else another's. -ENOENT, -EPERM, or that it could not be written. */
 int declarations_drop(struct declarations *d, uid_t uid, const char *name, struct err *err);
 /* Forgets what is over. */
 void declarations_tidy(struct declarations *d, int64_t now_ms);

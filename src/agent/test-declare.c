@@ -123,13 +123,18 @@ static void test_whose(void)
         struct err err = {0};
         begin();
         g_assert_cmpint(add(1, "a", "cpu:1", NOW, HOUR, 0, &err), ==, 0);
-        g_assert_cmpint(add(2, "a", "cpu:2", NOW, HOUR, 0, &err), ==, -EPERM);
-        g_assert_cmpint(needed(COMPONENT_CPU, NOW, NOW), ==, 1);
         g_assert_cmpint(add(1, "a", "cpu:4", NOW, HOUR, 0, &err), ==, 0); /* in its place */
         g_assert_cmpuint(d.n, ==, 1);
         g_assert_cmpint(needed(COMPONENT_CPU, NOW, NOW), ==, 4);
         g_assert_cmpint(declarations_drop(&d, 2, "a", &err), ==, -EPERM);
         g_assert_cmpint(declarations_drop(&d, 2, "b", &err), ==, -ENOENT);
+        /* Another user's of that name is another one. */
+        g_assert_cmpint(add(2, "a", "cpu:2", NOW, HOUR, 0, &err), ==, 0);
+        g_assert_cmpuint(d.n, ==, 2);
+        g_assert_cmpint(needed(COMPONENT_CPU, NOW, NOW), ==, 6);
+        g_assert_cmpint(declarations_drop(&d, 2, "a", &err), ==, 0);
+        g_assert_cmpint(needed(COMPONENT_CPU, NOW, NOW), ==, 4);
+        g_assert_cmpint(declarations_drop(&d, 2, "a", &err), ==, -EPERM);
         g_assert_cmpint(declarations_drop(&d, 0, "a", &err), ==, 0);
         g_assert_cmpuint(d.n, ==, 0);
         end();
@@ -140,7 +145,7 @@ static void test_bounds(void)
         struct err err = {0};
         uid_t uid = 1;
         begin();
-        for (int i = 0; i < DECLARE_MAX; i++) {
+        for (int i = 0; i < DECLARE_MAX - DECLARE_PER_USER_MAX; i++) {
                 if (i > 0 && i % DECLARE_PER_USER_MAX == 0) {
                         g_assert_cmpint(add(uid, NULL, "cpu:1", NOW, HOUR, 0, &err), ==, -EBUSY);
                         uid++;
@@ -149,6 +154,10 @@ static void test_bounds(void)
         }
         g_assert_cmpint(add(77, NULL, "cpu:1", NOW, HOUR, 0, &err), ==, -EBUSY);
         g_assert_cmpint(err.reason, ==, REASON_BUSY);
+        for (int i = 0; i < DECLARE_PER_USER_MAX; i++) /* root's places are left */
+                g_assert_cmpint(add(0, NULL, "cpu:1", NOW, HOUR, 0, &err), ==, 0);
+        g_assert_cmpint(add(0, NULL, "cpu:1", NOW, HOUR, 0, &err), ==, -EBUSY);
+        g_assert_cmpint(add(77, NULL, "cpu:1", NOW, HOUR, 0, &err), ==, -EBUSY);
         g_assert_cmpint(add(1, "d1", "cpu:2", NOW, HOUR, 0, &err), ==, 0); /* no more of them */
         g_assert_cmpint(needed(COMPONENT_CPU, NOW, NOW), ==, DECLARE_MAX + 1);
         for (size_t i = 0; i < d.n; i++)
