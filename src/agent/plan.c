@@ -54,8 +54,10 @@ void plan_step(struct plan *p, double used, double declared, double has, double 
 double plan_ask(struct plan *p, double has, int64_t mono_ms, enum plan_trigger *ret_trigger)
 {
         *ret_trigger = PLAN_NONE;
-        if (p->is_asking || p->steps < PLAN_SETTLE || mono_ms < p->not_before_ms)
+        bool is_there = p->expects > 0 && has >= p->expects;
+        if (p->is_asking || p->steps < PLAN_SETTLE || (mono_ms < p->not_before_ms && !is_there))
                 return 0;
+        p->had = has;
         *ret_trigger = p->followed = p->trigger;
         p->trigger = PLAN_NONE;
         return *ret_trigger != PLAN_NONE && p->need > has ? p->need - has : 0;
@@ -69,6 +71,7 @@ static void wait_from(struct plan *p, unsigned back_off, int64_t mono_ms)
 void plan_asked(struct plan *p, int64_t mono_ms)
 {
         p->is_asking = true;
+        p->expects = 0;
         wait_from(p, p->back_off, mono_ms);
 }
 
@@ -78,6 +81,7 @@ void plan_answered(struct plan *p, enum plan_answer answer, int64_t mono_ms)
         unsigned longer = p->back_off == 0 ? 2 * PLAN_BACK_OFF : 2 * p->back_off;
 
         p->is_asking = false;
+        p->expects = 0;
         if ((answer == PLAN_TOO_MUCH || answer == PLAN_LATER) && p->followed != PLAN_NONE)
                 p->trigger = p->followed;
         if (answer == PLAN_LATER) {
@@ -86,6 +90,11 @@ void plan_answered(struct plan *p, enum plan_answer answer, int64_t mono_ms)
         }
         p->back_off = answer == PLAN_GRANTED ? 0 : longer < PLAN_BACK_OFF_MAX ? longer : PLAN_BACK_OFF_MAX;
         wait_from(p, p->back_off, mono_ms);
+}
+
+void plan_granted(struct plan *p, double amount)
+{
+        p->expects = p->had > 0 ? p->had + amount : 0; /* 0: another agent has asked */
 }
 
 bool plan_is_modest(const struct plan *p)

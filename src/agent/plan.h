@@ -41,7 +41,9 @@ struct plan {
         bool is_asking;
         unsigned back_off; /* steps; 0: nothing was refused since */
         int64_t not_before_ms;
-        unsigned idle; /* steps in a row in which `spare` was not needed */
+        double had;     /* when something was asked for the last time */
+        double expects; /* to have by now, as that was granted; 0: it was not */
+        unsigned idle;  /* steps in a row in which `spare` was not needed */
 };
 
 void plan_init(struct plan *p, double full, int64_t step_ms);
@@ -60,6 +62,8 @@ double plan_ask(struct plan *p, double has, int64_t mono_ms, enum plan_trigger *
 void plan_asked(struct plan *p, int64_t mono_ms);
 /* Where it could not even be asked for, plan_asked() may be left out. */
 void plan_answered(struct plan *p, enum plan_answer answer, int64_t mono_ms);
+/* It was PLAN_GRANTED, so much: when the host says that this is there nothing is waited for. */
+void plan_granted(struct plan *p, double amount);
 /* Is only as little as can be to be asked for? Once something was refused, until something is granted. */
 bool plan_is_modest(const struct plan *p);
 /* Is `spare` to be given back? */

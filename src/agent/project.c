@@ -78,6 +78,19 @@ static const char *print(enum demand_kind kind, double amount, char buf[UNITS_TE
         return buf;
 }
 
+/* CPUs are asked for one after the other, in a step each at most: of several the first so much sooner. */
+static int64_t lead_ms(const struct project *p, enum demand_kind kind)
+{
+        int64_t now = loop_now_ms(), steps = PROJECTION_LEAD, more = 0;
+        const char *name;
+        if (kind == DEMAND_CPU)
+                more = declarations_need(&p->agent->declarations, components[kind], now,
+                                         now + (steps + PROJECT_ROWS_MAX) * p->step_ms, &name);
+        if (more > 1)
+                steps += more < PROJECT_ROWS_MAX ? more : PROJECT_ROWS_MAX;
+        return steps * p->step_ms;
+}
+
 /* "0.98 of cpu are used, 1.70 will be needed (0.30 to 1.80), by what was seen; this VM has 1.00" */
 static void explain(const struct project *p, enum demand_kind kind, double has, char *ret, size_t size)
 {
@@ -88,7 +101,7 @@ static void explain(const struct project *p, enum demand_kind kind, double has, 
 
         if (plan->need > said->need)
                 (void)declarations_need(&p->agent->declarations, components[kind], loop_now_ms(),
-                                        loop_now_ms() + PROJECTION_LEAD * p->step_ms, &name);
+                                        loop_now_ms() + lead_ms(p, kind), &name);
         (void)snprintf(ret, size, "%s of %s are used, %s will be needed (%s to %s), %s%.24s; this VM has %s",
                        print(kind, p->used[kind], used), demand_name(kind), print(kind, plan->need, need),
                        print(kind, said->low, low), print(kind, said->high, high),
@@ -137,6 +150,9 @@ static void settle(struct project *p, enum demand_kind kind)
         p->asked[kind][0] = '\0';
         enum plan_answer answer = row ? answer_of(p, kind, row) : PLAN_REFUSED;
         plan_answered(&p->plans[kind], answer, loop_mono_ms());
+        struct need need;
+        if (answer == PLAN_GRANTED && is_of(row, kind, &need))
+                plan_granted(&p->plans[kind], (double)amount_of(&need));
         if (row && answer == PLAN_GRANTED)
                 log_note("%s is granted: %s", row->needs[0], row->verdict.sentence);
         else
@@ -292,7 +308,7 @@ static void step(struct project *p, enum demand_kind kind, const struct demand_s
         }
         p->used[kind] = said->amount[kind] + (kind == DEMAND_MEMORY ? p->kernel_bytes : 0);
         double declared = (double)declarations_need(&p->agent->declarations, components[kind], now,
-                                                    now + PROJECTION_LEAD * p->step_ms, &name);
+                                                    now + lead_ms(p, kind), &name);
         double spare = last && is_even(p, kind) && is_of(last, kind, &need) ? (double)amount_of(&need) : 0;
         plan_step(plan, p->used[kind], kind == DEMAND_CPU ? declared * CPU_WHOLE_MILLI : declared, has, own,
                   spare, now);

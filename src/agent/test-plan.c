@@ -124,6 +124,15 @@ static void test_one_at_a_time(void)
         g_assert_cmpfloat(ask(&t), ==, 0); /* the host has yet to say that it is there */
         steps(PLAN_BACK_OFF, 3500, 0);
         g_assert_true(asks(PLAN_VIEW)); /* what came meanwhile was kept */
+        /* When the host says that all that was granted is there, nothing is waited for. */
+        plan_asked(&p, now_ms);
+        plan_answered(&p, PLAN_GRANTED, now_ms);
+        plan_granted(&p, 1000);
+        has += 999;
+        plan_view_changed(&p);
+        g_assert_cmpfloat(ask(&t), ==, 0);
+        has += 1;
+        g_assert_true(asks(PLAN_VIEW));
 }
 
 /* Refused: not again before a trigger, and later and later. */

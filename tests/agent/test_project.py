@@ -239,6 +239,19 @@ def test_declared(world, teller):
     assert release["params"]["request"] == params["request"]
 
 
+def test_declared_cpus_are_there_in_time(world):
+    """One after the other; the last is asked for before they are needed."""
+    teller = Teller(world, "--project", "2s")
+    teller.tell(free=(1, 2, 3))
+    start = int(time.time() * 1000) + 30000
+    world.app().call("declare", {"need": "cpu:4", "start_ms": start, "for_ms": 3600000})
+    for number in (1, 2, 3):
+        reserve, params = teller.asked(60)
+        assert named(params) == number and "4.00 will be needed" in params["why"]
+        assert time.time() * 1000 < start
+        teller.grant(reserve, free=range(number + 1, 4), yours=range(number + 1))
+
+
 def test_declared_is_more_than_there_is(world, teller):
     teller.tell(free=(1, 2))
     assert teller.host.link.silent(0.3)
