@@ -339,14 +339,19 @@ static int ask_begin(struct hypervisor *h, const struct ask *ask, int64_t now_ms
         return 0;
 }
 
-static int ask_end(struct hypervisor *h, struct entry *e, int64_t now_ms, uint64_t *ret_serial,
-                   struct err *err)
+static int ask_end(struct hypervisor *h, const struct ask *ask, struct entry *e, int64_t now_ms,
+                   uint64_t *ret_serial, struct err *err)
 {
         *ret_serial = e->r.serial;
         if (!entry_keep(h, e)) {
                 drop_claims(h, e);
                 entry_free(e);
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
+        }
+        if (ask->why) {
+                char trace[REQUEST_TRACE];
+                request_trace(&e->r, trace);
+                hypervisor_note(h, now_ms, trace, e->r.key, "guest-says", "%s", ask->why);
         }
         decided(h, e, now_ms);
         return 0;
@@ -387,7 +392,7 @@ int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, 
                 entry_free(e);
                 return bad;
         }
-        return ask_end(h, e, now_ms, ret_serial, err);
+        return ask_end(h, ask, e, now_ms, ret_serial, err);
 }
 
 int hypervisor_refuse(struct hypervisor *h, const struct ask *ask, enum reason reason, const char *sentence,
@@ -403,7 +408,7 @@ int hypervisor_refuse(struct hypervisor *h, const struct ask *ask, enum reason r
         e->r.outcome = OUTCOME_NEVER;
         e->r.reason = reason;
         (void)snprintf(e->r.sentence, sizeof(e->r.sentence), "%s", sentence);
-        return ask_end(h, e, now_ms, ret_serial, err);
+        return ask_end(h, ask, e, now_ms, ret_serial, err);
 }
 
 int hypervisor_accept(struct hypervisor *h, const char *key, int64_t now_ms, uint64_t *ret_serial,

@@ -173,6 +173,7 @@ struct ask {
         bool accepts_less;
         const char *
                 stale; /* why it is, in words: not-now, as it was decided on an older view; NULL: it is not */
+        const char *why;  /* by the word of who asks, noted before what is decided; NULL: nothing is */
         int64_t start_ms; /* reservations; 0: now */
         int64_t end_ms;   /* LEDGER_OPEN: until released */
 };

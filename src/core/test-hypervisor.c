@@ -1206,6 +1206,39 @@ static void test_vm_gone(void)
         world_done(&w);
 }
 
+/* Why it asks stands before what was decided, once. */
+static void test_says_why(void)
+{
+        static const char *const needs[] = {"memory:256M", "memory:1T"};
+        struct world w;
+        world_init(&w);
+        start_vm(&w);
+        for (size_t i = 0; i < G_N_ELEMENTS(needs); i++) {
+                struct err err = {0};
+                struct need n;
+                uint64_t serial;
+                g_assert_cmpint(need_parse(needs[i], &n, &err), ==, 0);
+                struct ask ask = {.kind = REQUEST_APP,
+                                  .vm = "v",
+                                  .id = i ? "much" : "little",
+                                  .needs = &n,
+                                  .n_needs = 1,
+                                  .why = "it is full",
+                                  .end_ms = LEDGER_OPEN};
+                for (int again = 0; again < 2; again++) {
+                        g_assert_cmpint(hypervisor_ask(w.h, &ask, w.now, &serial, &err), ==, 0);
+                        turn(&w);
+                }
+                g_autofree char *trace = g_strdup_printf("v/%s ", ask.id);
+                const char *first = strstr(w.log->str, trace);
+                g_assert_nonnull(first);
+                g_assert_true(g_str_has_prefix(first + strlen(trace), "guest-says; "));
+                g_assert_nonnull(strstr(first + strlen(trace), trace)); /* what was decided */
+                g_assert_null(strstr(first + strlen(trace) + strlen("guest-says"), "guest-says"));
+        }
+        world_done(&w);
+}
+
 static void test_window(void)
 {
         struct world w;
@@ -2707,6 +2740,7 @@ int main(int argc, char **argv)
         g_test_add_func("/hypervisor/failed-activation", test_failed_activation);
         g_test_add_func("/hypervisor/vm-gone", test_vm_gone);
         g_test_add_func("/hypervisor/window", test_window);
+        g_test_add_func("/hypervisor/says-why", test_says_why);
         g_test_add_func("/hypervisor/history-of-each", test_history_of_each);
         g_test_add_func("/hypervisor/accept-of-forgotten", test_accept_of_forgotten);
         g_test_add_func("/hypervisor/deadlines-are-bounded", test_deadlines_are_bounded);

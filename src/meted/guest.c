@@ -264,17 +264,6 @@ static int needs_in(const struct api_guest_reserve *from, struct need needs[NEED
         return 0;
 }
 
-/* What a guest says of itself is in the log as its word. */
-static void note_why(struct machine *v, const char *key, const char *why)
-{
-        const struct request *r = hypervisor_find(v->m->hv, key);
-        char trace[REQUEST_TRACE];
-        if (!r)
-                return;
-        request_trace(r, trace);
-        hypervisor_note(v->m->hv, loop_now_ms(), trace, key, "guest-says", "%s", why);
-}
-
 static void do_reserve(struct machine *v, struct rpc_call *call, const json_t *params)
 {
         struct api_guest_reserve in;
@@ -293,12 +282,10 @@ static void do_reserve(struct machine *v, struct rpc_call *call, const json_t *p
                 .needs = needs,
                 .n_needs = in.n_needs,
                 .accepts_less = in.has_counter && in.counter == API_COUNTER_POLICY_LESS,
+                .why = in.has_why ? in.why : NULL, /* in the log as its word */
                 .end_ms = LEDGER_OPEN,
         };
         struct err stale;
-        char key[REQUEST_KEY];
-        key_of(v, in.request, key);
-        bool is_new = hypervisor_find(v->m->hv, key) == NULL;
         int bad = needs_in(&in, needs, &err);
         if (!bad && in.has_host_generation &&
             hhi_is_stale(v, (uint64_t)in.host_generation, needs, in.n_needs, &stale))
@@ -314,8 +301,6 @@ static void do_reserve(struct machine *v, struct rpc_call *call, const json_t *p
                 refuse(call, &err);
                 return;
         }
-        if (in.has_why && is_new)
-                note_why(v, key, in.why);
         v->m->counters.decisions++;
         meted_wait(v->m, serial, WAIT_VERDICT, answer_verdict, call);
         meted_changed(v->m);
