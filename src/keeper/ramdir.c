@@ -202,14 +202,20 @@ int ramdir_check_node(int base_fd, const char *sysfs, int64_t node, int64_t byte
         return 0;
 }
 
-/* Calls fn for each plain file of an item, ITEM or ITEM-SIZE. What the VM put there is hostile. */
+/* ITEM, or ITEM-SIZE. */
+static bool is_of(const char *name, const char *item)
+{
+        size_t n = strlen(item);
+        return strncmp(name, item, n) == 0 && (!name[n] || name[n] == '-');
+}
+
+/* Calls fn for each plain file of an item; NULL: of all. What the VM put there is hostile. */
 static int each_file(int base_fd, const char *vm, const char *item,
                      int (*fn)(void *arg, int dir_fd, const char *name, const struct stat *st), void *arg,
                      struct err *err)
 {
         int fd = openat(base_fd, vm, OPEN_DIR);
         DIR *d = fd < 0 ? NULL : fdopendir(fd);
-        size_t n = strlen(item);
         int r = 0;
         if (!d) {
                 int code = errno;
@@ -222,7 +228,7 @@ static int each_file(int base_fd, const char *vm, const char *item,
         int budget = RAMDIR_BUDGET;
         for (struct dirent *e; r == 0 && --budget > 0 && (e = readdir(d));) {
                 struct stat st;
-                if (strncmp(e->d_name, item, n) != 0 || (e->d_name[n] && e->d_name[n] != '-') ||
+                if ((item && !is_of(e->d_name, item)) ||
                     fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode))
                         continue;
                 r = fn(arg, dirfd(d), e->d_name, &st);
@@ -282,6 +288,46 @@ static int take_name(void *arg, int dir_fd, const char *name, const struct stat 
 int ramdir_name(int base_fd, const char *vm, const char *item, char ret[RAMDIR_NAME], struct err *err)
 {
         return each_file(base_fd, vm, item, take_name, ret, err);
+}
+
+struct opened {
+        struct ramdir_file *files;
+        size_t n, n_open;
+        uid_t uid;
+};
+
+/* What it is called means nothing until it is open: the VM may put another there at any time. */
+static int open_file(void *arg, int dir_fd, const char *name, const struct stat *seen)
+{
+        struct opened *o = arg;
+        struct ramdir_file *f = o->files;
+        while (f < o->files + o->n && (f->fd >= 0 || !is_of(name, f->item)))
+                f++;
+        if (f == o->files + o->n)
+                return 0;
+        struct stat st;
+        int fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+        if (fd < 0)
+                return errno == ENOENT || errno == ELOOP ? 0 : -errno;
+        if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != o->uid || st.st_nlink != 1) {
+                (void)close(fd);
+                return 0;
+        }
+        f->fd = fd;
+        f->bytes = (int64_t)st.st_size;
+        o->n_open++;
+        return 0;
+}
+
+int ramdir_open(int base_fd, const char *vm, uid_t uid, struct ramdir_file *files, size_t n, struct err *err)
+{
+        struct opened o = {files, n, 0, uid};
+        for (size_t i = 0; i < n; i++)
+                o.n_open += files[i].fd >= 0;
+        int r = o.n_open < n ? each_file(base_fd, vm, NULL, open_file, &o, err) : 0;
+        if (r < 0 && !err->code)
+                return err_set(err, REASON_INTERNAL, -r, "RAM files of %s: %s", vm, strerror(-r));
+        return r < 0 ? r : (int)o.n_open;
 }
 
 static int open_vm(int base_fd, const char *vm, uid_t uid, gid_t gid, struct err *err)

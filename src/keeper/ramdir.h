@@ -41,6 +41,15 @@ int ramdir_name(int base_fd, const char *vm, const char *item, char ret[RAMDIR_N
 /* What the file of an item takes: ITEM, or ITEM-SIZE. 1, or 0: there is none. What the VM put there is only
  * ever counted; at most RAMDIR_BUDGET names are looked at. */
 int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_bytes, struct err *err);
+/* An item's file, opened for reading only. */
+struct ramdir_file {
+        char item[RAMDIR_NAME];
+        int fd; /* -1: not found yet */
+        int64_t bytes;
+};
+/* Opens those that are not open yet and are here: plain files of that uid, with one name only. Returns how
+ * many are open now; their descriptors are the caller's, on failure too. */
+int ramdir_open(int base_fd, const char *vm, uid_t uid, struct ramdir_file *files, size_t n, struct err *err);
 /* REASON_NO_CAPACITY: the file system has not so much. */
 int ramdir_check_free(int base_fd, const char *vm, int64_t bytes, struct err *err);
 /* The same of a NUMA node, by its own figures; where a machine has but one, by the machine's. Pages of a

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -213,6 +214,54 @@ static void test_taken(void)
         end();
 }
 
+static void check_open(const char *item, bool is_found, int64_t bytes)
+{
+        struct ramdir_file f = {.fd = -1};
+        struct err err = {0};
+        (void)g_strlcpy(f.item, item, sizeof(f.item));
+        g_assert_cmpint(ramdir_open(base_fd, "v", getuid(), &f, 1, &err), ==, is_found);
+        g_assert_cmpint(f.fd >= 0, ==, is_found);
+        if (!is_found)
+                return;
+        char byte = 0;
+        g_assert_cmpint(f.bytes, ==, bytes);
+        g_assert_cmpint(fcntl(f.fd, F_GETFL) & O_ACCMODE, ==, O_RDONLY);
+        g_assert_cmpint(fcntl(f.fd, F_GETFD) & FD_CLOEXEC, ==, FD_CLOEXEC);
+        g_assert_cmpint(pread(f.fd, &byte, 1, 0), ==, 1);
+        g_assert_cmpint(byte, ==, 'x');
+        (void)close(f.fd);
+}
+
+/* Of what the VM put there, only plain files of its own that nobody has under another name. */
+static void test_open(void)
+{
+        struct err err = {0};
+        begin();
+        check_open("ram0", false, 0); /* no such VM */
+        g_assert_cmpint(ramdir_make(base_fd, "v", getuid(), getgid(), 0, &none, &err), ==, 0);
+        put("v/ram0", 1000);
+        put("v/dimm1-1M", 2000);
+        put("v/dimm10-1M", 3000);
+        put("v/twice", 1);
+        put("outside", 1);
+        g_assert_cmpint(linkat(base_fd, "v/twice", base_fd, "v/again", 0), ==, 0);
+        g_assert_cmpint(linkat(base_fd, "outside", base_fd, "v/others", 0), ==, 0);
+        g_assert_cmpint(symlinkat("ram0", base_fd, "v/link"), ==, 0);
+        g_assert_cmpint(mkdirat(base_fd, "v/dir", 0700), ==, 0);
+        g_assert_cmpint(mknodat(base_fd, "v/pipe", S_IFIFO | 0600, 0), ==, 0);
+        check_open("ram0", true, 1000);
+        check_open("dimm1", true, 2000);
+        check_open("dimm10", true, 3000);
+        static const char *const not [] = {"dimm", "twice", "again", "others", "link", "dir", "pipe", "none"};
+        for (size_t i = 0; i < G_N_ELEMENTS(not ); i++)
+                check_open(not [i], false, 0);
+        struct ramdir_file other = {.item = "ram0", .fd = -1};
+        g_assert_cmpint(ramdir_open(base_fd, "v", getuid() + 1, &other, 1, &err), ==, 0);
+        drop("v");
+        g_assert_cmpint(unlinkat(base_fd, "outside", 0), ==, 0);
+        end();
+}
+
 static void put_node(const char *sysfs, int node, int free_mib)
 {
         g_autofree char *dir = g_strdup_printf("%s/devices/system/node/node%d", sysfs, node);
@@ -256,6 +305,7 @@ int main(int argc, char **argv)
         g_test_add_func("/ramdir/make", test_make);
         g_test_add_func("/ramdir/keep", test_keep);
         g_test_add_func("/ramdir/taken", test_taken);
+        g_test_add_func("/ramdir/open", test_open);
         g_test_add_func("/ramdir/node", test_node);
         g_test_add_func("/ramdir/links", test_links);
         g_test_add_func("/ramdir/deep", test_deep);

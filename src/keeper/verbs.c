@@ -186,6 +186,35 @@ static void vmm_list(struct verbs *v, struct rpc_call *call)
         g_free(list);
 }
 
+static void ram_open(struct verbs *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_keeper_ram p;
+        struct err err = {0};
+        if (api_keeper_ram_parse(params, &p, &err) < 0) {
+                wrong_params(call, &err);
+                return;
+        }
+        struct ramdir_file files[ARRAY_N(p.items)];
+        int64_t page_bytes[ARRAY_N(p.items)];
+        int r = vmms_open_ram(v->vmms, &p, files, page_bytes, &err);
+        if (r < 0) {
+                answer(call, r, NULL, &err);
+                return;
+        }
+        struct api_keeper_ram_files said = {.n_files = p.n_items};
+        int fds[ARRAY_N(p.items)];
+        for (size_t i = 0; i < p.n_items; i++) {
+                (void)STR_COPY(said.files[i].item, p.items[i]);
+                said.files[i].bytes = files[i].bytes;
+                said.files[i].has_page_bytes = page_bytes[i] > 0;
+                said.files[i].page_bytes = page_bytes[i];
+                fds[i] = files[i].fd;
+        }
+        rpc_reply_fds(call, api_keeper_ram_files_emit(&said), fds, p.n_items);
+        for (size_t i = 0; i < p.n_items; i++)
+                (void)close(fds[i]);
+}
+
 static void kill_verb(struct verbs *v, struct rpc_call *call, const json_t *params)
 {
         struct api_keeper_vm p;
@@ -233,6 +262,9 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                         wrong_params(call, &err);
                 else
                         vmm_list(v, call);
+                return;
+        case API_KEEPER_RAM_OPEN:
+                ram_open(v, call, params);
                 return;
         case API_KEEPER_VM_DROP:
                 hold_drop(&v->holds, c, call, params);

@@ -552,6 +552,35 @@ int vmms_refer(const struct vmms *v, struct vmm_ref *ret, struct err *err)
         return 0;
 }
 
+int vmms_open_ram(const struct vmms *v, const struct api_keeper_ram *p, struct ramdir_file *files,
+                  int64_t *page_bytes, struct err *err)
+{
+        const struct vmm *m = g_hash_table_lookup(v->by_name, p->vm);
+        if (!m || m->pid_fd < 0)
+                return err_set(err, REASON_NOT_FOUND, ESRCH, "the VMM of %s does not run", p->vm);
+        for (size_t i = 0; i < p->n_items; i++) {
+                files[i] = (struct ramdir_file){.fd = -1};
+                (void)STR_COPY(files[i].item, p->items[i]);
+                page_bytes[i] = 0;
+        }
+        int r = ramdir_open(v->ram_fd, p->vm, m->record.uid, files, p->n_items, err);
+        for (size_t s = 0; r >= 0 && s < v->huge->n; s++) {
+                for (size_t i = 0; i < p->n_items; i++)
+                        page_bytes[i] = files[i].fd < 0 ? v->huge->sizes[s].page_bytes : page_bytes[i];
+                r = ramdir_open(v->huge->sizes[s].fd, p->vm, m->record.uid, files, p->n_items, err);
+        }
+        if (r >= 0 && (size_t)r == p->n_items)
+                return 0;
+        for (size_t i = 0; i < p->n_items; i++) {
+                if (files[i].fd >= 0)
+                        (void)close(files[i].fd);
+                else if (r >= 0)
+                        r = err_set(err, REASON_NOT_FOUND, ENOENT, "%s has no RAM file %s", p->vm,
+                                    p->items[i]);
+        }
+        return r;
+}
+
 bool vmm_describe(const struct vmm *m, struct api_keeper_vmm *ret)
 {
         if (m->pid_fd < 0)

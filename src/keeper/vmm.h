@@ -78,6 +78,10 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
                struct vmm **ret, struct err *err);
 /* 1: killed, on_gone() follows. 0: is gone already, or was never there. */
 int vmms_kill(struct vmms *v, const char *vm, struct vmm **ret, struct err *err);
+/* For reading only, all or none: files and page_bytes, 0 where pages are ordinary, have room for p->n_items;
+ * the descriptors are the caller's. REASON_NOT_FOUND: it does not run, or there is no such file. */
+int vmms_open_ram(const struct vmms *v, const struct api_keeper_ram *p, struct ramdir_file *files,
+                  int64_t *page_bytes, struct err *err);
 /* It may take a while, as others hold locks, and processes take time to go: so the middle of it is for a
  * thread, and until its end nothing else may be done for that VM. d->what is set. REASON_BUSY: its VMM runs.
  */

@@ -30,6 +30,7 @@ class Client:
         self.rest = b""
         self.next_id = 1
         self.early = {}
+        self.fds = []  # descriptors that came with answers, in order: whoever asks for them takes and closes them
 
     def close(self):
         self.sock.close()
@@ -52,7 +53,8 @@ class Client:
         """The next line from the peer, as an object."""
         while b"\n" not in self.rest:
             try:
-                data = self.sock.recv(65536)
+                data, fds, _, _ = socket.recv_fds(self.sock, 65536, 16, socket.MSG_CMSG_CLOEXEC)
+                self.fds += fds
             except ConnectionResetError:
                 data = b""
             if not data:

@@ -78,6 +78,12 @@ def test_the_whole_way(keeper, huge):
     assert total() == had + 28
     pid, qmp = start(keeper, huge)
     live = read(keeper, "v", "ram0")
+    with keeper.client() as c:  # and it can be read, page by page: a hugetlbfs can do that, though not write
+        said = c.call("ram-open", {"vm": "v", "items": ["ram0"]})
+        assert said["files"] == [{"item": "ram0", "bytes": 16 * PAGE, "page_bytes": PAGE}]
+        assert len(os.pread(c.fds[0], 4096, 16 * PAGE - 4096)) == 4096
+        assert os.lseek(c.fds[0], 4096, os.SEEK_DATA) == 4096 and os.fstat(c.fds[0]).st_blocks == 16 * PAGE >> 9
+        os.close(c.fds[0])
     assert (live["bytes"], live["reserved_bytes"], live["page_bytes"], live["node"]) == (32 << 20, 16 * PAGE, PAGE, 0)
     assert live["held_by"] == "hugetlbfs" and live["nodes"] == [0]
     refused("busy", let_go, keeper, "v", "ram0")  # its VMM has it
