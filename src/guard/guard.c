@@ -115,7 +115,7 @@ static void run_again(struct guard *g)
 
 static void on_bound(struct guard *g)
 {
-        if (link(g->mine, g->outcome) < 0) {
+        if (linkat(g->o.dir_fd, g->mine, g->o.dir_fd, g->outcome, 0) < 0) {
                 /* Also where it cannot be written at all: who cannot say that it is aborted must not act as
                  * if. */
                 become(g, GUARD_YIELDED);
@@ -125,8 +125,13 @@ static void on_bound(struct guard *g)
         if (g->state == GUARD_GONE)
                 return;
         g->cut_us = now_us();
-        become(g, GUARD_CUT);
         run_again(g);
+        if (g->state == GUARD_GONE)
+                return;
+        /* Behind the cut, which cannot wait for a disk, and before anybody is told of it: who has heard it
+         * finds it again after whatever crash. The source may have been lost in that one; it alone has it. */
+        (void)fsync(g->o.dir_fd);
+        become(g, GUARD_CUT);
 }
 
 static bool has(const char *line, const char *text)
@@ -213,17 +218,17 @@ static void hear_vmm(struct guard *g)
 
 static int write_mine(struct guard *g, struct err *err)
 {
-        int fd = open(g->mine, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+        int fd = openat(g->o.dir_fd, g->mine, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
         if (fd < 0)
-                return err_set(err, REASON_INTERNAL, errno, "%.180s: %s", g->mine, strerror(errno));
+                return err_set(err, REASON_INTERNAL, errno, "%s: %s", g->mine, strerror(errno));
         int code = write(fd, aborted, strlen(aborted)) == (ssize_t)strlen(aborted) ? 0 : errno ? errno : EIO;
         if (code == 0 && fsync(fd) < 0)
                 code = errno;
         (void)close(fd);
         if (code == 0)
                 return 0;
-        (void)unlink(g->mine);
-        return err_set(err, REASON_INTERNAL, code, "%.180s: %s", g->mine, strerror(code));
+        (void)unlinkat(g->o.dir_fd, g->mine, 0);
+        return err_set(err, REASON_INTERNAL, code, "%s: %s", g->mine, strerror(code));
 }
 
 int guard_prepare(struct guard *g, const struct guard_options *o, struct err *err)
@@ -232,10 +237,11 @@ int guard_prepare(struct guard *g, const struct guard_options *o, struct err *er
         g->o = *o;
         g->client_fd = -1;
         g->state = GUARD_GREETING;
-        int r = 0, n = snprintf(g->mine, sizeof(g->mine), "%s.guard%ld", o->outcome, (long)getpid());
-        if (n < 0 || (size_t)n >= sizeof(g->mine) || !STR_COPY(g->outcome, o->outcome)) {
+        int r = 0, n = snprintf(g->mine, sizeof(g->mine), "%s.guard%ld", o->move, (long)getpid());
+        if (n < 0 || (size_t)n >= sizeof(g->mine) || !STR_COPY(g->outcome, o->move) ||
+            !str_is_name(o->move)) {
                 g->mine[0] = '\0';
-                r = err_set(err, REASON_INVALID, ENAMETOOLONG, "the name of the outcome is too long");
+                r = err_set(err, REASON_INVALID, EINVAL, "\"%.60s\" is no id of a move", o->move);
         } else if (o->bound_us < 1) {
                 g->mine[0] = '\0';
                 r = err_set(err, REASON_INVALID, ERANGE, "a bound of %" PRId64 " us is none", o->bound_us);
@@ -286,8 +292,10 @@ void guard_done(struct guard *g)
                 (void)close(g->o.monitor_fd);
         if (g->o.control_fd >= 0)
                 (void)close(g->o.control_fd);
-        g->o.monitor_fd = g->o.control_fd = -1;
         if (g->mine[0])
-                (void)unlink(g->mine);
+                (void)unlinkat(g->o.dir_fd, g->mine, 0);
         g->mine[0] = '\0';
+        if (g->o.dir_fd >= 0)
+                (void)close(g->o.dir_fd);
+        g->o.monitor_fd = g->o.control_fd = g->o.dir_fd = -1;
 }

@@ -15,7 +15,7 @@
 #include <stdint.h>
 #include "base/err.h"
 
-enum { GUARD_LINE_MAX = 65536, GUARD_PATH_MAX = 256, GUARD_SAYS_MAX = 256 };
+enum { GUARD_LINE_MAX = 65536, GUARD_NAME_MAX = 96, GUARD_SAYS_MAX = 256, GUARD_BOUND_MAX_US = 60000000 };
 
 enum guard_state {
         GUARD_GREETING = 1, /* the monitor is to greet */
@@ -36,13 +36,14 @@ struct guard_options {
         int control_fd;   /* listens; whoever connects is told, and may say "done"; taken. -1: nobody may */
         int64_t bound_us; /* from the word that the guest stopped until it is cut off; what comes before and
                            * after is taken off by who sets it */
-        const char *outcome; /* file that says what became of the move; its folder is there */
+        int dir_fd;       /* folder of outcomes, open for reading; taken */
+        const char *move; /* its id; names the file there that says what became of it */
 };
 
 struct guard {
         struct guard_options o;
         enum guard_state state;
-        char outcome[GUARD_PATH_MAX], mine[GUARD_PATH_MAX];
+        char outcome[GUARD_NAME_MAX], mine[GUARD_NAME_MAX];
         int client_fd;
         bool is_complete; /* all of it was sent: the source stands until it is told to run */
         bool is_running_asked;
@@ -54,7 +55,7 @@ struct guard {
         size_t word_n;
 };
 
-/* Takes both descriptors in any case. The guard is large: not on a stack. */
+/* Takes the descriptors in any case. The guard is large: not on a stack. */
 int guard_prepare(struct guard *g, const struct guard_options *o, struct err *err);
 /* Until a final state, which it returns. */
 enum guard_state guard_run(struct guard *g);

@@ -3,6 +3,8 @@
  * nothing. */
 #include "guard/guard.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -75,7 +77,8 @@ static struct world *begin(int64_t bound_us)
         w->o = (struct guard_options){.monitor_fd = pair[1],
                                       .control_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
                                       .bound_us = bound_us,
-                                      .outcome = w->outcome};
+                                      .dir_fd = open(w->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC),
+                                      .move = "outcome"};
         (void)g_strlcpy(a.sun_path, w->control, sizeof(a.sun_path));
         g_assert_cmpint(bind(w->o.control_fd, (struct sockaddr *)&a, sizeof(a)), ==, 0);
         g_assert_cmpint(listen(w->o.control_fd, 4), ==, 0);
@@ -203,12 +206,16 @@ static void test_hostile(void)
         w->vmm = -1;
         finish(w, GUARD_GONE);
         g_autofree struct guard *g = g_new(struct guard, 1);
-        struct guard_options o = {.monitor_fd = -1, .control_fd = -1, .bound_us = 0, .outcome = "/tmp/x"};
+        static const char *const wrong[] = {"", "../x", "a/b", ".", "a b"};
+        struct guard_options o = {.monitor_fd = -1, .control_fd = -1, .dir_fd = -1, .move = "x"};
         struct err err = {0};
-        g_assert_cmpint(guard_prepare(g, &o, &err), <, 0);
+        g_assert_cmpint(guard_prepare(g, &o, &err), ==, -ERANGE);
         o.bound_us = 1;
-        o.outcome = "/nonexistent/x";
-        g_assert_cmpint(guard_prepare(g, &o, &err), <, 0);
+        g_assert_cmpint(guard_prepare(g, &o, &err), ==, -EBADF);
+        for (size_t i = 0; i < G_N_ELEMENTS(wrong); i++) {
+                o.move = wrong[i];
+                g_assert_cmpint(guard_prepare(g, &o, &err), ==, -EINVAL);
+        }
 }
 
 int main(int argc, char **argv)

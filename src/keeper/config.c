@@ -26,6 +26,7 @@ static const struct {
         {"keeper",  "cpus"         },
         {"keeper",  "housekeeping" },
         {"keeper",  "qemu"         },
+        {"keeper",  "guard"        },
         {"keeper",  "uid_first"    },
         {"keeper",  "uid_count"    },
         {"keeper",  "meted_user"   },
@@ -199,6 +200,9 @@ static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
         if (r == 0)
                 r = read_qemu(f, c, err);
         if (r == 0)
+                r = read_path(f, KEEPER, "guard", METE_LIBEXECDIR "/mete-guard", KEEPER_PATH_MAX, &c->guard,
+                              err);
+        if (r == 0)
                 r = read_user(f, c, err);
         /* Above Debian's and systemd's own ranges, below the first subordinate uid. */
         if (r == 0)
@@ -264,6 +268,7 @@ void keeper_config_done(struct keeper_config *c)
         g_free(c->housekeeping);
         g_strfreev(c->huge_dirs);
         g_strfreev(c->qemu);
+        g_free(c->guard);
         g_free(c->bridge);
         g_free(c->uplink);
         g_free(c->resctrl);

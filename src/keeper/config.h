@@ -25,6 +25,7 @@ struct keeper_config {
         char *cpus;          /* where threads may be placed; NULL: all that are on line */
         char *housekeeping;  /* where the rest of each VMM runs; NULL: the same */
         char **qemu;         /* paths that may be started */
+        char *guard;         /* path of mete-guard */
         bool is_best_effort; /* shares may be promised where only affinity is had */
         uid_t meted_uid;
         gid_t meted_gid;

@@ -107,9 +107,8 @@ static int drop_bounding(void)
         return prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 }
 
-static int become(uid_t uid, gid_t extra)
+static int become(uid_t uid, gid_t gid, gid_t extra)
 {
-        gid_t gid = (gid_t)uid;
         struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
         struct __user_cap_data_struct none[2] = {0};
         if (setgroups(extra ? 1 : 0, &extra) < 0 || setresgid(gid, gid, gid) < 0 ||
@@ -138,7 +137,9 @@ static enum step prepare(const struct launch_options *o, int *gate_fd, int *faul
                 return STEP_LIMITS;
         if (forget_cpus() < 0)
                 return STEP_CPUS;
-        if (forget_score() < 0)
+        if (o->is_guard && limit(RLIMIT_RTTIME, LAUNCH_GUARD_US) < 0)
+                return STEP_LIMITS;
+        if (!o->is_guard && forget_score() < 0)
                 return STEP_SCORE;
         /* Here the parent records it and puts it into its groups. No byte: the parent is gone. */
         char go;
@@ -146,7 +147,7 @@ static enum step prepare(const struct launch_options *o, int *gate_fd, int *faul
                 _exit(127);
         if (drop_bounding() < 0)
                 return STEP_BOUNDING;
-        if (become(o->uid, o->gid_extra) < 0)
+        if (become(o->uid, o->has_gid ? o->gid : (gid_t)o->uid, o->gid_extra) < 0)
                 return STEP_USER;
         if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
                 return STEP_NO_NEW_PRIVS;
@@ -171,7 +172,7 @@ static void run_child(const struct launch_options *o, int gate_fd, int fault_fd)
 int launch_begin(struct launch *l, const struct launch_options *o, struct err *err)
 {
         int gate[2], fault[2];
-        *l = (struct launch){.pid_fd = -1, .gate_fd = -1, .fault_fd = -1};
+        *l = (struct launch){.pid_fd = -1, .gate_fd = -1, .fault_fd = -1, .is_guard = o->is_guard};
         if (pipe2(gate, O_CLOEXEC) < 0)
                 return err_set(err, REASON_INTERNAL, errno, "pipe: %s", strerror(errno));
         if (pipe2(fault, O_CLOEXEC) < 0) {
@@ -222,8 +223,8 @@ int launch_finish(struct launch *l, int *ret_pid_fd, struct err *err)
                 r = err_set(err, REASON_TIMEOUT, ETIMEDOUT, "the program did not start within %d s",
                             EXEC_WAIT_MS / 1000);
         else if (read(l->fault_fd, &f, sizeof(f)) == (ssize_t)sizeof(f) && f.step > 0 && f.step < STEP_N)
-                r = err_set(err, REASON_INTERNAL, f.code > 0 ? f.code : EIO,
-                            "starting a VMM failed at %s: %s", step_names[f.step], strerror(f.code));
+                r = err_set(err, REASON_INTERNAL, f.code > 0 ? f.code : EIO, "starting %s failed at %s: %s",
+                            l->is_guard ? "a guard" : "a VMM", step_names[f.step], strerror(f.code));
         if (r < 0) {
                 launch_cancel(l);
                 return r;

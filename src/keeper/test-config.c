@@ -14,6 +14,7 @@ static void test_defaults(void)
         g_assert_cmpstr(c.ram_dir, ==, "/dev/shm/mete");
         g_assert_cmpstr(c.cgroup_prefix, ==, "mete");
         g_assert_cmpstr(c.qemu[0], ==, "/usr/bin/qemu-system-x86_64");
+        g_assert_true(g_str_has_suffix(c.guard, "/mete-guard"));
         g_assert_null(c.cpus);
         g_assert_cmpuint(c.uid_first, ==, 70000);
         g_assert_cmpuint(c.uid_count, ==, 1024);
@@ -28,7 +29,7 @@ static void test_all(void)
         struct keeper_config c;
         struct err err = {0};
         if (keeper_config_parse(
-                    "[keeper]\nmeted_user=0\nrun_dir=/r\nsocket=/s\nram_dir=/m\nqemu=/a/q; /b/q\n"
+                    "[keeper]\nmeted_user=0\nrun_dir=/r\nsocket=/s\nram_dir=/m\nguard=/g\nqemu=/a/q; /b/q\n"
                     "uid_first=2000\nuid_count=3\ncgroup_prefix=a/b\ncpus=0-1\nhousekeeping=0\n"
                     "best_effort=true\nscope=false\n[net]\nmanage=yes\nbridge=br0\nuplink=eth0\nrate=2.5G\n"
                     "[resctrl]\nmanage=yes\npath=/t/resctrl\n",
@@ -36,6 +37,7 @@ static void test_all(void)
                 g_error("%s", err.sentence);
         g_assert_cmpstr(c.socket, ==, "/s");
         g_assert_cmpstr(c.qemu[1], ==, "/b/q");
+        g_assert_cmpstr(c.guard, ==, "/g");
         g_assert_cmpuint(c.uid_count, ==, 3);
         g_assert_cmpstr(c.housekeeping, ==, "0");
         g_assert_true(c.is_best_effort);
@@ -61,6 +63,7 @@ static void test_refused(void)
                 "[keeper]\nmeted_user=root\nrun_dir=/a/\n",
                 "[keeper]\nmeted_user=root\nqemu=qemu\n",
                 "[keeper]\nmeted_user=root\nqemu=\n",
+                "[keeper]\nmeted_user=root\nguard=mete-guard\n",
                 "[keeper]\nmeted_user=root\nuid_first=0\n",
                 "[keeper]\nmeted_user=root\nuid_first=999\n",
                 "[keeper]\nmeted_user=root\nuid_first=4294967295\n",

@@ -155,6 +155,25 @@ static void vmm_start(struct verbs *v, struct rpc_call *call, const json_t *para
                &err);
 }
 
+static void guard_start(struct verbs *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_keeper_guard_start s;
+        struct api_keeper_guard guard;
+        struct err err = {0};
+        int fds[GUARD_FDS];
+        if (api_keeper_guard_start_parse(params, &s, &err) < 0) {
+                wrong_params(call, &err);
+                return;
+        }
+        int r = rpc_take_fds(call, fds, GUARD_FDS, &err);
+        if (r == 0) {
+                r = guards_start(&v->guards, &s, fds, &guard, &err);
+                for (size_t i = 0; i < GUARD_FDS; i++)
+                        (void)close(fds[i]);
+        }
+        answer(call, r, r == 0 ? api_keeper_guard_emit(&guard) : NULL, &err);
+}
+
 static void vmm_kill(struct verbs *v, struct rpc_call *call, const struct api_keeper_vm *p)
 {
         struct err err = {0};
@@ -266,6 +285,9 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
         case API_KEEPER_RAM_OPEN:
                 ram_open(v, call, params);
                 return;
+        case API_KEEPER_GUARD_START:
+                guard_start(v, call, params);
+                return;
         case API_KEEPER_VM_DROP:
                 hold_drop(&v->holds, c, call, params);
                 return;
@@ -372,6 +394,7 @@ int verbs_init(struct verbs *v, struct vmms *vmms, const char *home_fallback, st
                 .vmms = vmms, .config = vmms->config, .cpu = vmms->cpu, .home_fallback = home_fallback};
         loop_timer_init(&v->pause, on_pause_over, v);
         v->listen_fd = -1;
+        guards_init(&v->guards, vmms);
         int r = holds_init(&v->holds, vmms, err);
         if (r < 0)
                 return r;
@@ -405,6 +428,7 @@ void verbs_done(struct verbs *v)
         v->listen_fd = -1;
         (void)unlink(v->config->socket);
         holds_done(&v->holds);
+        guards_done(&v->guards);
         for (GSList *each = v->clients, *next; each; each = next) {
                 next = each->next;
                 client_free(each->data);

@@ -3,6 +3,7 @@
 #pragma once
 #include <glib.h>
 #include "base/err.h"
+#include "keeper/guard.h"
 #include "keeper/hold.h"
 #include "keeper/vmm.h"
 #include "loop/loop.h"
@@ -15,6 +16,7 @@ struct verbs {
         const struct cpu_host *cpu;
         const char *home_fallback;
         struct holds holds;
+        struct guards guards;
         int listen_fd; /* owned */
         struct loop_fd watch;
         struct loop_timer pause; /* of accepting, where there are no descriptors left */

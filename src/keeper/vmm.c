@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "keeper/argv.h"
+#include "keeper/guard.h"
 #include "keeper/launch.h"
 #include "keeper/ramdir.h"
 
@@ -400,6 +401,7 @@ static void forget(struct vmms *v, const char *vm)
 {
         outlet_remove(v->log_fd, vm);
         record_remove(v->record_fd, vm);
+        guards_forget(v->record_fd, vm);
         (void)g_hash_table_remove(v->by_name, vm);
 }
 

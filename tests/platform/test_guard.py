@@ -61,11 +61,12 @@ def guard_of(vmm, build, bound, outcome):
     monitor.connect(vmm.path("oob"))
 
     def pass_on():
-        a, b = os.dup(monitor.fileno()), os.dup(control.fileno())
-        os.dup2(a, 3)
-        os.dup2(b, 4)
-    process = subprocess.Popen([os.path.join(build, "src/guard/mete-guard"), "--bound", bound, "--outcome", outcome],
-                               preexec_fn=pass_on, pass_fds=(3, 4))
+        for number, fd in enumerate([os.dup(monitor.fileno()), os.dup(control.fileno()), os.dup(folder)], 3):
+            os.dup2(fd, number)
+    folder = os.open(vmm.dir, os.O_RDONLY | os.O_DIRECTORY)
+    process = subprocess.Popen([os.path.join(build, "src/guard/mete-guard"), "--bound-us", str(bound * 1000), "--move",
+                                os.path.basename(outcome)], preexec_fn=pass_on, pass_fds=(3, 4, 5))
+    os.close(folder)
     monitor.close()
     control.close()
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -85,7 +86,7 @@ def migrate(vmm, slow=False):
 
 def test_the_guest_runs_again_at_the_bound(vmm, build):
     outcome = vmm.path("outcome")
-    guard, client, words = guard_of(vmm, build, "100ms", outcome)
+    guard, client, words = guard_of(vmm, build, 100, outcome)
     sink = migrate(vmm, slow=True)  # seconds, in which the guest would stand
     try:
         said = [next(words).split() for _ in range(3)]
@@ -108,7 +109,7 @@ def test_the_guest_runs_again_at_the_bound(vmm, build):
 def test_what_was_committed_is_not_cut(vmm, build):
     with open(vmm.path("outcome"), "w") as f:
         f.write("committed\n")
-    guard, client, words = guard_of(vmm, build, "50ms", vmm.path("outcome"))
+    guard, client, words = guard_of(vmm, build, 50, vmm.path("outcome"))
     sink = migrate(vmm)
     try:
         assert [next(words).split()[0] for _ in range(2)] == ["stopped", "yielded"]
@@ -124,7 +125,7 @@ def test_what_was_committed_is_not_cut(vmm, build):
 
 
 def test_all_had_gone_over_and_nobody_took_it(vmm, build):
-    guard, client, words = guard_of(vmm, build, "2s", vmm.path("outcome"))
+    guard, client, words = guard_of(vmm, build, 2000, vmm.path("outcome"))
     sink = migrate(vmm)
     try:
         assert [next(words).split()[0] for _ in range(3)] == ["stopped", "cut", "resumed"]
@@ -136,7 +137,7 @@ def test_all_had_gone_over_and_nobody_took_it(vmm, build):
 
 
 def test_it_ends_with_its_vmm(vmm, build):
-    guard, client, words = guard_of(vmm, build, "10s", vmm.path("outcome"))
+    guard, client, words = guard_of(vmm, build, 10000, vmm.path("outcome"))
     vmm.process.kill()
     assert next(words).split()[0] == "gone" and guard.wait(60) == 1
     assert not os.path.exists(vmm.path("outcome"))

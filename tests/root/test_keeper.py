@@ -94,9 +94,10 @@ class Keeper:
         for name, text in (("tell", TELL), ("flood", FLOOD), ("leave", LEAVE)):
             self.scripts[name] = self.file(name, text.encode(), 0o755)
         qemu = ";".join([QEMU, f"{self.dir}/absent", *self.scripts.values()])
+        shutil.copy(f"{BUILD}/src/guard/mete-guard", self.dir)  # where meted's user may look
         self.conf = self.file("keeper.conf", f"[keeper]\nrun_dir={self.run}\nram_dir={self.ram}\n"
                               f"cgroup_prefix={self.name}\nscope=false\nqemu={qemu}\nuid_first={UID_FIRST}\nuid_count={SLOTS}\n"
-                              f"meted_user={METED_USER}\n{'cpus=' + cpus if cpus else ''}\n{extra}".encode())
+                              f"guard={self.dir}/mete-guard\nmeted_user={METED_USER}\n{'cpus=' + cpus if cpus else ''}\n{extra}".encode())
         try:
             self.start()
         except BaseException:
