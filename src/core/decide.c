@@ -265,9 +265,18 @@ static int take_slot(uint64_t *slots, int from, int limit)
         return -1;
 }
 
-/* Adds the claims of one placement to the request. */
+static int take_this_slot(uint64_t *slots, int slot, int limit)
+{
+        if (slot < 0 || slot >= limit || *slots & (UINT64_C(1) << slot))
+                return -1;
+        *slots |= UINT64_C(1) << slot;
+        return slot;
+}
+
+/* Adds the claims of one placement to the request. arrivals: as many as it has items, for vCPUs and DIMMs
+ * whose slots are not ours to choose; else NULL. */
 static int claim(struct hypervisor *h, struct entry *e, const struct need *need, const struct placement *p,
-                 enum claim_state state)
+                 enum claim_state state, const struct arrival *arrivals)
 {
         enum component_kind kind = need->kind;
         struct request *r = &e->r;
@@ -301,7 +310,9 @@ static int claim(struct hypervisor *h, struct entry *e, const struct need *need,
                 int slot;
                 if (kind == COMPONENT_CPU) {
                         d->kind = VIRTUAL_VCPU;
-                        slot = take_slot(&e->vm->cpu_slots, 0, e->vm->shape.cpus_max);
+                        slot = arrivals ? take_this_slot(&e->vm->cpu_slots, arrivals[i].slot,
+                                                         e->vm->shape.cpus_max)
+                                        : take_slot(&e->vm->cpu_slots, 0, e->vm->shape.cpus_max);
                 } else if (component_is_of_class(kind)) {
                         slot = take_slot(&e->vm->class_slots, 0, SHAPE_CLASS_SLOTS);
                 } else if (kind == COMPONENT_NET) {
@@ -323,7 +334,9 @@ static int claim(struct hypervisor *h, struct entry *e, const struct need *need,
                 } else {
                         d->kind = VIRTUAL_DIMM;
                         d->prepares = true;
-                        slot = take_slot(&e->vm->memory_slots, 0, e->vm->shape.memory_slots);
+                        slot = arrivals ? take_this_slot(&e->vm->memory_slots, arrivals[i].slot,
+                                                         e->vm->shape.memory_slots)
+                                        : take_slot(&e->vm->memory_slots, 0, e->vm->shape.memory_slots);
                         if (slot >= 0)
                                 e->vm->leased_bytes += c.amount;
                 }
@@ -372,7 +385,7 @@ static int claim_base_cpus(struct hypervisor *h, struct entry *e, struct err *er
                                 "%lld of its %lld base vCPUs find a host CPU with their share of %s free",
                                 (long long)r->met[0], (long long)r->needs[0].amount,
                                 units_print_milli(share_of_base(h, &r->needs[0]), text));
-                int done = placed < 0 ? placed : claim(h, e, &left, &p, CLAIM_ALLOCATED);
+                int done = placed < 0 ? placed : claim(h, e, &left, &p, CLAIM_ALLOCATED, NULL);
                 if (done < 0)
                         return err_set(err, REASON_INTERNAL, -done, "cannot claim a base vCPU");
                 r->met[0] += p.amount_met;
@@ -414,7 +427,7 @@ static int claim_base_rate(struct hypervisor *h, struct entry *e, size_t i, stru
                 return 0;
         }
         if (done > 0)
-                done = claim(h, e, need, &p, CLAIM_ALLOCATED);
+                done = claim(h, e, need, &p, CLAIM_ALLOCATED, NULL);
         if (done < 0)
                 return err_set(err, REASON_INTERNAL, -done, "cannot claim bandwidth");
         r->met[i] = p.amount_met;
@@ -453,7 +466,7 @@ static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
                 return 0;
         }
         if (done > 0)
-                done = claim(h, e, &r->needs[1], &p, CLAIM_ALLOCATED);
+                done = claim(h, e, &r->needs[1], &p, CLAIM_ALLOCATED, NULL);
         if (done < 0)
                 return err_set(err, REASON_INTERNAL, -done, "cannot claim base memory");
         r->met[1] = p.amount_met;
@@ -464,8 +477,138 @@ static int decide_vm(struct hypervisor *h, struct entry *e, struct err *err)
         return 0;
 }
 
+/* r->outcome says which. */
+static int claim_or_refuse(struct hypervisor *h, struct entry *e, const struct need *need,
+                           const struct placement *p, enum claim_state state, const struct arrival *arrivals,
+                           struct err *err)
+{
+        int done = claim(h, e, need, p, state, arrivals);
+        if (done < 0 && done != -ENOSPC)
+                return err_set(err, REASON_INTERNAL, -done, "cannot claim");
+        if (done < 0)
+                refuse(&e->r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
+                       arrivals ? "this VM does not have the slot free in which its guest has it"
+                                : "this VM has no free slot for it");
+        return 0;
+}
+
+/* ---- what comes with its VM ---- */
+
+static bool is_carried(enum component_kind kind)
+{
+        return kind == COMPONENT_CPU || kind == COMPONENT_MEMORY;
+}
+
+/* Without what it says of the host that it was asked of. */
+static struct need without_places(const struct need *need)
+{
+        struct need bare = *need;
+        bare.n_parameters = 0;
+        for (size_t i = 0; i < need->n_parameters; i++) {
+                enum parameter_id id = need->parameters[i].id;
+                if (id != PARAMETER_CPU_ID && id != PARAMETER_CPU_NODE && id != PARAMETER_MEMORY_NODE)
+                        bare.parameters[bare.n_parameters++] = need->parameters[i];
+        }
+        return bare;
+}
+
+/* Some of them, which `need` says in full. r->outcome says whether they are claimed. */
+static int claim_pieces(struct hypervisor *h, struct entry *e, const struct component *components,
+                        const struct need *need, const struct arrival *arrivals, size_t n, struct err *err)
+{
+        struct request *r = &e->r;
+        struct placement p = {0};
+        char text[NEED_TEXT], why[REQUEST_SENTENCE];
+        int done = place_need(h->ledger, components, h->n_components, need, hypervisor_default_share(h),
+                              unit_of(h, e, need), r->start_ms, r->end_ms, &p, err);
+        if (done < 0)
+                return done;
+        if (done == 0 || p.n != n) { /* a DIMM is of one node */
+                (void)snprintf(why, sizeof(why), "its VM comes with %s, and that is not free on this host%s",
+                               need_print(need, text), done ? " in one piece" : "");
+                refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, why);
+                return 0;
+        }
+        return claim_or_refuse(h, e, need, &p, CLAIM_ALLOCATED, arrivals, err);
+}
+
+/* One need of which the vCPUs or DIMMs are known: vCPUs together, as they lie on different CPUs; DIMMs one by
+ * one, each behind the claim of the last. */
+static int claim_carried(struct hypervisor *h, struct entry *e, const struct component *components, size_t i,
+                         const struct ask *ask, struct err *err)
+{
+        struct request *r = &e->r;
+        struct need need = without_places(&r->needs[i]);
+        struct arrival of_kind[SHAPE_SLOTS_MAX];
+        size_t n = 0;
+        int bad = 0;
+        bool is_cpu = need.kind == COMPONENT_CPU;
+        for (size_t k = 0; k < ask->n_arrivals && n < SHAPE_SLOTS_MAX; k++) {
+                if ((ask->arrivals[k].kind == VIRTUAL_VCPU) != is_cpu)
+                        continue;
+                size_t at = n++; /* the largest first, as it has the fewest places */
+                for (; at > 0 && of_kind[at - 1].bytes < ask->arrivals[k].bytes; at--)
+                        of_kind[at] = of_kind[at - 1];
+                of_kind[at] = ask->arrivals[k];
+        }
+        if (n == 0) {
+                refuse(r, OUTCOME_NEVER, REASON_INVALID, "it comes with nothing of what was granted");
+                return 0;
+        }
+        r->met[i] = need.amount = need.amount_max = (int64_t)n;
+        if (is_cpu)
+                return claim_pieces(h, e, components, &need, of_kind, n, err);
+        int64_t room, unused, unit = unit_of(h, e, &need);
+        room_of(e, COMPONENT_MEMORY, &unused, &room);
+        r->met[i] = 0;
+        for (size_t k = 0; k < n && !bad && r->outcome == OUTCOME_GRANTED; k++) {
+                need.amount = need.amount_max = of_kind[k].bytes;
+                if (need.amount <= 0 || need.amount % unit != 0 || need.amount > room - r->met[i]) {
+                        refuse(r, OUTCOME_NEVER, REASON_INCOMPATIBLE,
+                               "its VM comes with memory that its definition does not let it have");
+                        return 0;
+                }
+                bad = claim_pieces(h, e, components, &need, &of_kind[k], 1, err);
+                r->met[i] += of_kind[k].bytes;
+        }
+        if (r->outcome != OUTCOME_GRANTED)
+                r->met[i] = 0;
+        return bad;
+}
+
+/* A lease that comes with its VM: all of it, in the slots in which its guest has it. */
+static int decide_arriving(struct hypervisor *h, struct entry *e, const struct component *components,
+                           bool is_lasting, const struct ask *ask, struct err *err)
+{
+        struct request *r = &e->r;
+        char needs[REQUEST_SENTENCE - 16];
+        r->outcome = OUTCOME_GRANTED;
+        for (size_t i = 0; i < r->n_needs && r->outcome == OUTCOME_GRANTED; i++) {
+                struct trial t;
+                int bad;
+                if (is_carried(r->needs[i].kind)) {
+                        bad = claim_carried(h, e, components, i, ask, err);
+                } else {
+                        try_need(h, e, &r->needs[i], components, is_lasting, &t);
+                        if (t.worst != OUTCOME_GRANTED) {
+                                refuse(r, t.worst, t.reason, t.why);
+                                return 0;
+                        }
+                        r->met[i] = t.placement.amount_met;
+                        bad = claim_or_refuse(h, e, &r->needs[i], &t.placement, CLAIM_ALLOCATED, NULL, err);
+                }
+                if (bad < 0)
+                        return bad;
+        }
+        if (r->outcome != OUTCOME_GRANTED)
+                return 0;
+        say_needs(r, needs, sizeof(needs));
+        (void)snprintf(r->sentence, sizeof(r->sentence), "granted %s", needs);
+        return 0;
+}
+
 /* All needs are tried first; only then is anything claimed. */
-int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *err)
+int decide(struct hypervisor *h, struct entry *e, const struct ask *ask, int64_t now_ms, struct err *err)
 {
         struct request *r = &e->r;
         if (r->kind == REQUEST_VM) {
@@ -497,6 +640,11 @@ int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *er
         struct component *components = components_in(h, &scope);
         if (!components)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for the components");
+        if (ask->n_arrivals) {
+                int done = decide_arriving(h, e, components, scope.is_own, ask, err);
+                free(components);
+                return done;
+        }
         for (size_t i = 0; i < r->n_needs; i++) {
                 struct trial *t = &trials[i];
                 try_need(h, e, &r->needs[i], components, scope.is_own, t);
@@ -523,13 +671,9 @@ int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *er
                                                                   : CLAIM_ALLOCATED;
         for (size_t i = 0; i < r->n_needs; i++) {
                 r->met[i] = trials[i].placement.amount_met;
-                int done = claim(h, e, &r->needs[i], &trials[i].placement, state);
-                if (done == -ENOSPC) {
-                        refuse(r, OUTCOME_NOT_NOW, REASON_NO_CAPACITY, "this VM has no free slot for it");
-                        return 0;
-                }
-                if (done < 0)
-                        return err_set(err, REASON_INTERNAL, -done, "cannot claim");
+                int bad = claim_or_refuse(h, e, &r->needs[i], &trials[i].placement, state, NULL, err);
+                if (bad < 0 || r->outcome == OUTCOME_NOT_NOW)
+                        return bad;
         }
         char needs[REQUEST_SENTENCE / 2];
         say_needs(r, needs, sizeof(needs));

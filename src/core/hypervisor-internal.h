@@ -94,8 +94,8 @@ struct hypervisor {
 };
 
 /* decide.c: fill r's verdict, and on a grant or an offer claim what it says. The state is set by the
- * caller from r->outcome. */
-int decide(struct hypervisor *h, struct entry *e, int64_t now_ms, struct err *err);
+ * caller from r->outcome. ask: what it was asked by; NULL: a VM's base resources. */
+int decide(struct hypervisor *h, struct entry *e, const struct ask *ask, int64_t now_ms, struct err *err);
 
 /* REASON_UNSUPPORTED: no memory of this host has pages of that size. */
 int check_pages(const struct hypervisor *h, int64_t page_bytes, struct err *err);

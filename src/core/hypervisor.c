@@ -385,7 +385,7 @@ int hypervisor_ask(struct hypervisor *h, const struct ask *ask, int64_t now_ms, 
                 e->r.reason = REASON_STALE;
                 (void)snprintf(e->r.sentence, sizeof(e->r.sentence), "%s", ask->stale);
         } else {
-                bad = decide(h, e, now_ms, err);
+                bad = decide(h, e, ask, now_ms, err);
         }
         if (bad) {
                 drop_claims(h, e);
@@ -632,7 +632,7 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
                 entry_free(e);
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a request");
         }
-        int bad = kept_take_over(h, e, now_ms) ? 0 : decide(h, e, now_ms, err);
+        int bad = kept_take_over(h, e, now_ms) ? 0 : decide(h, e, NULL, now_ms, err);
         if (bad) {
                 drop_claims(h, e);
                 entry_unchain(h, e);

@@ -163,6 +163,13 @@ void hypervisor_kept_lost(struct hypervisor *h, const char *why, int64_t now_ms)
 /* The guest restarted or lost its agent's memory: its process leases end (1.14). */
 void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms);
 
+/* One vCPU or DIMM that a guest was given where its VM comes from. */
+struct arrival {
+        enum virtual_kind kind; /* VIRTUAL_VCPU or VIRTUAL_DIMM */
+        int16_t slot;           /* the same here, as its guest has it there */
+        int64_t bytes;          /* of a DIMM */
+};
+
 struct ask {
         enum request_kind kind; /* REQUEST_APP or REQUEST_RESERVATION */
         const char *vm;         /* REQUEST_APP: known from the channel, never from the message */
@@ -176,6 +183,10 @@ struct ask {
         const char *why;  /* by the word of who asks, noted before what is decided; NULL: nothing is */
         int64_t start_ms; /* reservations; 0: now */
         int64_t end_ms;   /* LEDGER_OPEN: until released */
+        /* A lease that comes with its VM: granted as just these, all of them or none; which host component it
+         * named there (id=, node=) does not count here. */
+        const struct arrival *arrivals;
+        size_t n_arrivals; /* 0: it is no such */
 };
 
 /* Decide. *ret_serial is the request; an EFFECT_ANSWER comes for it, at once or after activation. An id
