@@ -110,8 +110,8 @@ const struct verb host_verbs[] = {
          "taken back yet. Of what is granted: changed (somebody else changed what holds it), repaired, "
          "repair-failed. Of the host: component-offline, component-online, component-resized; then, of each "
          "VM that runs, "
-         "update-needed or no-update-needed, moving, moved, withdrawn (a lease ended for it), no-place, and "
-         "hhi-told. "
+         "update-needed or no-update-needed (of its allocation), moving, moved, withdrawn (a lease ended for "
+         "it), no-place; hhi-changed (whose view of the host has changed), and hhi-told. "
          "--follow ends when meted does, with status 69.",                                                                                                                                                                      host_events         },
         {"doctor",          "",        0, 0, false, NULL,
          "Say what this machine can do, what is missing, and which fallbacks there are",                                           "Works without meted. The exit status is 0 if nothing is missing, and all grants are held.",

@@ -128,6 +128,18 @@ static bool find_shared(const struct hypervisor *h, const struct entry *e, const
 
 /* ---- what is done ---- */
 
+/* "cpu:1 was taken out of use by an operator" */
+static const char *what_changed(const struct component *c, const char *cause, char ret[REQUEST_SENTENCE])
+{
+        const char *joint = strncmp(cause, "by ", 3) == 0 ? " " : ": ";
+        char lost[UNITS_TEXT] = "";
+        if (c->healthy && c->lost)
+                need_amount_print(c->kind, c->lost, lost);
+        (void)snprintf(ret, REQUEST_SENTENCE, "%s%s%s was %s%s%.100s", lost, *lost ? " of " : "", c->id,
+                       c->healthy && !c->lost ? "put into use again" : "taken out of use", joint, cause);
+        return ret;
+}
+
 static void note_item(struct hypervisor *h, const struct entry *e, const struct definition *d,
                       const char *event, const char *text, int64_t now_ms)
 {
@@ -165,17 +177,15 @@ static bool move(struct hypervisor *h, struct entry *e, struct definition *d, ui
         d->claim = id;
         d->component = to;
         if (e->vm)
-                e->vm->moved++;
+                e->vm->toll.moved++;
         return true;
 }
 
-static void end(struct hypervisor *h, struct entry *e, const char *what, const char *cause, int64_t now_ms)
+static void end(struct hypervisor *h, struct entry *e, const char *text, int64_t now_ms)
 {
         struct err why = {0};
-        char text[REQUEST_SENTENCE];
-        (void)snprintf(text, sizeof(text), "%s: %.160s", what, cause);
         if (e->vm)
-                e->vm->ended++;
+                e->vm->toll.ended++;
         if (e->r.state == REQUEST_ACTIVATING) {
                 (void)err_set(&why, REASON_NO_CAPACITY, ENODEV, "%s", text);
                 became_unusable(h, e, &why, now_ms);
@@ -196,15 +206,16 @@ static void end(struct hypervisor *h, struct entry *e, const char *what, const c
 static void has_no_place(struct hypervisor *h, struct entry *e, const struct definition *d, const char *cause,
                          int64_t now_ms)
 {
-        char item[64];
+        char what[REQUEST_SENTENCE], text[REQUEST_SENTENCE];
         if (e->r.kind == REQUEST_APP) {
-                item_text(h, d, item, sizeof(item));
-                end(h, e, item, cause, now_ms);
+                (void)snprintf(text, sizeof(text), "%.145s, and vcpu %d has no other place",
+                               what_changed(&h->components[d->component], cause, what), (int)d->slot);
+                end(h, e, text, now_ms);
                 return;
         }
         note_item(h, e, d, "no-place", "there is no other; it stays", now_ms);
         if (e->vm)
-                e->vm->stuck++;
+                e->vm->toll.stuck++;
 }
 
 static void decide_cpus(struct hypervisor *h, struct entry *e, const char *cause, int64_t now_ms)
@@ -239,22 +250,28 @@ static void decide_cpus(struct hypervisor *h, struct entry *e, const char *cause
         }
 }
 
-static bool is_on_gone(const struct hypervisor *h, const struct request *r)
+static const struct component *gone_of(const struct hypervisor *h, const struct request *r)
 {
         for (size_t i = 0; i < r->n_definitions; i++) {
-                enum component_kind kind = h->components[r->definitions[i].component].kind;
-                if ((kind == COMPONENT_CPU || kind == COMPONENT_MEMORY) && is_gone(h, &r->definitions[i]))
-                        return true;
+                const struct component *c = &h->components[r->definitions[i].component];
+                if ((c->kind == COMPONENT_CPU || c->kind == COMPONENT_MEMORY) && !c->healthy)
+                        return c;
         }
-        return false;
+        return NULL;
 }
 
 static void decide_one(struct hypervisor *h, struct entry *e, const char *cause, int64_t now_ms)
 {
+        char what[REQUEST_SENTENCE], text[REQUEST_SENTENCE];
+        const struct component *gone;
         switch (e->r.state) {
         case REQUEST_ACTIVATING:
-                if (is_on_gone(h, &e->r))
-                        end(h, e, "what it was to have is gone", cause, now_ms);
+                gone = gone_of(h, &e->r);
+                if (!gone)
+                        break;
+                (void)snprintf(text, sizeof(text), "what it was to have is gone: %.160s",
+                               what_changed(gone, cause, what));
+                end(h, e, text, now_ms);
                 break;
         case REQUEST_OFFERED:
         case REQUEST_GRANTED:
@@ -282,6 +299,7 @@ static int64_t amount_on(const struct request *r, uint32_t component)
 static void decide_memory(struct hypervisor *h, uint32_t component, const uint64_t *live, size_t n,
                           const char *cause, int64_t now_ms)
 {
+        char what[REQUEST_SENTENCE];
         int64_t over = ledger_claimed(h->ledger, component) - ledger_owned(h->ledger, component);
         for (size_t i = 0; i < n; i++) {
                 const struct entry *e = find_serial(h, live[i]);
@@ -296,11 +314,11 @@ static void decide_memory(struct hypervisor *h, uint32_t component, const uint64
                 if (amount == 0 || !request_is_live(&e->r) || e->r.state == REQUEST_RELEASING)
                         continue;
                 if (e->r.kind == REQUEST_VM && e->r.state == REQUEST_GRANTED) {
-                        e->vm->stuck++;
+                        e->vm->toll.stays++;
                         continue;
                 }
                 over -= amount;
-                end(h, e, h->components[component].id, cause, now_ms);
+                end(h, e, what_changed(&h->components[component], cause, what), now_ms);
         }
 }
 
@@ -321,7 +339,7 @@ static uint64_t *live_serials(const struct hypervisor *h, size_t *ret_n)
 static void take_in(struct hypervisor *h, const struct host_change *change, const char *cause, int64_t now_ms)
 {
         struct component *c = &h->components[change->component];
-        char lost[UNITS_TEXT] = "";
+        char what[REQUEST_SENTENCE];
         const char *event = !change->healthy   ? "component-offline"
                             : change->lost > 0 ? "component-resized"
                                                : "component-online";
@@ -329,40 +347,55 @@ static void take_in(struct hypervisor *h, const struct host_change *change, cons
         c->lost = change->lost;
         c->node = change->node ? change->node - 1 : c->node;
         ledger_set_owned(h->ledger, change->component, component_owned(c));
-        if (c->healthy && c->lost)
-                need_amount_print(c->kind, c->lost, lost);
-        hypervisor_note(h, now_ms, c->id, "host", event, "%s%s%s: %s", c->id, *lost ? " without " : "", lost,
-                        cause);
+        hypervisor_note(h, now_ms, c->id, "host", event, "%s", what_changed(c, cause, what));
 }
 
-static void say(struct hypervisor *h, const struct vm_entry *v, int64_t now_ms)
+static void count(char *text, size_t size, unsigned n, const char *one, const char *many)
 {
-        char subject[REQUEST_KEY];
+        size_t at = strlen(text);
+        if (n > 0)
+                (void)snprintf(text + at, size - at, "%s%u %s", at > 0 ? ", " : "", n, n == 1 ? one : many);
+}
+
+/* What was decided of its allocation. What it is told of its host is decided by what it was told before. */
+static void say(struct hypervisor *h, const struct vm_entry *v, const char *what, int64_t now_ms)
+{
+        char subject[REQUEST_KEY], text[128] = "";
         const struct entry *base = base_of(h, v->shape.name);
         if (!base || base->r.state != REQUEST_GRANTED)
                 return;
         (void)snprintf(subject, sizeof(subject), "vm:%s", v->shape.name);
-        if (v->moved + v->ended + v->stuck == 0)
-                hypervisor_note(h, now_ms, v->shape.name, subject, "no-update-needed",
-                                "the host has changed, and nothing that it has is concerned");
+        count(text, sizeof(text), v->toll.moved, "vCPU moves", "vCPUs move");
+        count(text, sizeof(text), v->toll.ended, "lease ends", "leases end");
+        count(text, sizeof(text), v->toll.stuck, "vCPU has no other place and stays",
+              "vCPUs have no other place and stay");
+        if (v->toll.stays)
+                (void)snprintf(text + strlen(text), sizeof(text) - strlen(text), "%sits own memory stays",
+                               *text ? ", " : "");
+        if (*text)
+                hypervisor_note(h, now_ms, v->shape.name, subject, "update-needed", "%.98s: %s", what, text);
         else
-                hypervisor_note(h, now_ms, v->shape.name, subject, "update-needed",
-                                "the host has changed: %u of what it has move, %u requests end, %u stay "
-                                "without a place; then it is told",
-                                v->moved, v->ended, v->stuck);
+                hypervisor_note(h, now_ms, v->shape.name, subject, "no-update-needed",
+                                "%.98s: its allocation stays as it is", what);
 }
 
-void hypervisor_host_changed(struct hypervisor *h, const struct host_change *changes, size_t n,
-                             const char *cause, int64_t now_ms)
+struct host_toll hypervisor_host_changed(struct hypervisor *h, const struct host_change *changes, size_t n,
+                                         const char *cause, int64_t now_ms)
 {
+        struct host_toll all = {0};
+        char what[REQUEST_SENTENCE] = "nothing has changed";
         size_t n_live;
         hypervisor_tick(h, now_ms);
         for (struct vm_entry *v = h->vms; v; v = v->next)
-                v->moved = v->ended = v->stuck = 0;
+                v->toll = (struct host_toll){0};
         for (size_t i = 0; i < n; i++) {
                 assert(changes[i].component < h->n_components && changes[i].lost >= 0);
                 take_in(h, &changes[i], cause, now_ms);
         }
+        if (n > 0)
+                what_changed(&h->components[changes[0].component], cause, what);
+        if (n > 1)
+                (void)snprintf(what + strlen(what), sizeof(what) - strlen(what), ", and %zu more", n - 1);
         kept_check(h, now_ms);
         uint64_t *live = live_serials(h, &n_live);
         for (int is_vm = 1; is_vm >= 0; is_vm--)
@@ -376,9 +409,15 @@ void hypervisor_host_changed(struct hypervisor *h, const struct host_change *cha
                     is_crowded(h, changes[i].component))
                         decide_memory(h, changes[i].component, live, n_live, cause, now_ms);
         free(live);
-        for (const struct vm_entry *v = h->vms; v; v = v->next)
-                say(h, v, now_ms);
+        for (const struct vm_entry *v = h->vms; v; v = v->next) {
+                say(h, v, what, now_ms);
+                all.moved += v->toll.moved;
+                all.ended += v->toll.ended;
+                all.stuck += v->toll.stuck;
+                all.stays += v->toll.stays;
+        }
         walks_go_on(h, now_ms); /* what came back may be what somebody waits for */
+        return all;
 }
 
 bool hypervisor_is_moving(const struct hypervisor *h, const char *vm)

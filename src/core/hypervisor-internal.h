@@ -14,16 +14,16 @@ struct history {
 
 struct vm_entry {
         struct vm_shape shape;
-        uint64_t cpu_slots;           /* vCPU numbers in use, base ones included */
-        uint64_t memory_slots;        /* DIMM slots in use */
-        int64_t leased_bytes;         /* beyond the base */
-        uint64_t nic_slots;           /* parts of its network card's rate in use; 0 is its base */
-        int64_t leased_bps;           /* beyond the base */
-        uint64_t disk_slots;          /* parts of its disk's rate in use; 0 is its base */
-        int64_t leased_disk;          /* bytes a second beyond the base */
-        uint64_t class_slots;         /* parts of its class of service in use */
-        size_t live;                  /* requests of applications that hold something */
-        unsigned moved, ended, stuck; /* by the change of the host that is being decided on */
+        uint64_t cpu_slots;    /* vCPU numbers in use, base ones included */
+        uint64_t memory_slots; /* DIMM slots in use */
+        int64_t leased_bytes;  /* beyond the base */
+        uint64_t nic_slots;    /* parts of its network card's rate in use; 0 is its base */
+        int64_t leased_bps;    /* beyond the base */
+        uint64_t disk_slots;   /* parts of its disk's rate in use; 0 is its base */
+        int64_t leased_disk;   /* bytes a second beyond the base */
+        uint64_t class_slots;  /* parts of its class of service in use */
+        size_t live;           /* requests of applications that hold something */
+        struct host_toll toll; /* by the change of the host that is being decided on */
         struct history history;
         struct entry *newest;     /* of all that are kept of it */
         struct entry *walk_first; /* activations and ways back, in the order in which they go */

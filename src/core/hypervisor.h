@@ -128,13 +128,19 @@ struct host_change {
         int64_t lost;  /* of its capacity, and of what may be given away of it */
         uint32_t node; /* of a CPU that was off line when all was read, plus 1; 0: as it was */
 };
+/* What it came to: vCPUs that move, leases that end, vCPUs that have no other place, VMs whose own memory
+ * stays where it is gone. */
+struct host_toll {
+        unsigned moved, ended, stuck, stays;
+};
 /* Components fail, go off line, come back, or have less or more to give (2.3). Nothing new is given away of
  * what is gone; then it is decided for each VM that runs whether its allocation is to be changed, and the log
  * says so, one line a VM. A vCPU is moved to another CPU; what applications leased ends where there is no
  * other place for it; a VM's own vCPU then shares what is left, and its own memory stays where it is. `cause`
- * is a sentence. What changed at once is said at once, so that nothing moves to what goes too. */
-void hypervisor_host_changed(struct hypervisor *h, const struct host_change *changes, size_t n,
-                             const char *cause, int64_t now_ms);
+ * goes on behind "cpu:1 was taken out of use": "by an operator", or a clause. What changed at once is said at
+ * once, so that nothing moves to what goes too. */
+struct host_toll hypervisor_host_changed(struct hypervisor *h, const struct host_change *changes, size_t n,
+                                         const char *cause, int64_t now_ms);
 /* Its allocation is being changed since: it is told of its host when that is done (2.4), or cannot be. */
 bool hypervisor_is_moving(const struct hypervisor *h, const char *vm);
 

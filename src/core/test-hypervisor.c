@@ -131,6 +131,7 @@ struct world {
         GHashTable *sides; /* "v vcpu 2" -> phases that were carried out on it and not undone */
         GHashTable *bound; /* the same -> what its host side takes: component << 48 | amount */
         GString *log;      /* "trace event; " */
+        GString *texts;    /* "text; " */
         int64_t now;
         unsigned answers, released, events, ended;
         uint64_t last_answer;
@@ -269,6 +270,7 @@ static void turn(struct world *w)
                 else if (f.kind == EFFECT_EVENT) {
                         w->events++;
                         g_string_append_printf(w->log, "%s %s; ", f.trace, f.event);
+                        g_string_append_printf(w->texts, "%s; ", f.text);
                         /* two guests may choose the same id: their lines are told apart */
                         if (strchr(f.subject, '/'))
                                 g_assert_cmpstr(f.trace, ==, f.subject + strlen("vm:"));
@@ -353,6 +355,7 @@ static void world_init(struct world *w)
         w->sides = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
         w->bound = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
         w->log = g_string_new(NULL);
+        w->texts = g_string_new(NULL);
         boot(w);
 }
 
@@ -365,6 +368,7 @@ static void world_done(struct world *w)
         g_hash_table_destroy(w->sides);
         g_hash_table_destroy(w->bound);
         g_string_free(w->log, TRUE);
+        g_string_free(w->texts, TRUE);
         g_queue_clear_full(&w->work, g_free);
 }
 
@@ -2151,7 +2155,7 @@ static void change(struct world *w, uint32_t component, bool healthy, int64_t lo
 {
         const struct host_change c = {component, healthy, lost, 0};
         w->gone[component] = !healthy; /* as the store has it, in the same turn */
-        hypervisor_host_changed(w->h, &c, 1, "made to", w->now);
+        (void)hypervisor_host_changed(w->h, &c, 1, "made to", w->now);
         turn(w);
 }
 
@@ -2369,6 +2373,7 @@ static void test_moves_first(void)
 static void test_no_place(void)
 {
         struct world w;
+        char text[128];
         world_init(&w);
         w.is_crowded = true;
         start_vm(&w);
@@ -2383,6 +2388,13 @@ static void test_no_place(void)
         change(&w, 0, false, 0);
         g_assert_cmpint(get(&w, named)->state, ==, REQUEST_RELEASING);
         g_assert_cmpint(logged(&w, "v/named withdrawn;"), ==, 1);
+        (void)snprintf(text, sizeof(text),
+                       "; %s was taken out of use: made to, and vcpu %d has no other place;", machine[0].id,
+                       (int)get(&w, named)->definitions[0].slot);
+        g_assert_nonnull(strstr(w.texts->str, text));
+        (void)snprintf(text, sizeof(text), "%s was taken out of use: made to: 1 vCPU moves, 1 lease ends;",
+                       machine[0].id);
+        g_assert_nonnull(strstr(w.texts->str, text));
         work_all(&w);
         g_assert_cmpint(get(&w, named)->state, ==, REQUEST_ENDED);
         /* one after another goes, but for the last */
@@ -2466,6 +2478,7 @@ static void test_gone_while_allocated(void)
 static void test_less_memory(void)
 {
         struct world w;
+        char text[128];
         world_init(&w);
         start_vm(&w);
         uint32_t node = 4;
@@ -2479,6 +2492,10 @@ static void test_less_memory(void)
         change(&w, node, true, 64 * MIB); /* all fits still */
         g_assert_cmpint(logged(&w, "component-resized;"), ==, 1);
         g_assert_cmpint(logged(&w, "v no-update-needed;"), ==, 1);
+        (void)snprintf(text, sizeof(text),
+                       "64M of %s was taken out of use: made to: its allocation stays as it is;",
+                       machine[node].id);
+        g_assert_nonnull(strstr(w.texts->str, text));
         change(&w, node, true, 1030 * MIB);
         g_assert_cmpint(get(&w, b)->state, ==, REQUEST_RELEASING);
         g_assert_true(hypervisor_is_moving(w.h, "v"));
@@ -2492,6 +2509,10 @@ static void test_less_memory(void)
         g_assert_cmpint(rows[node].capacity, ==, (2048 - 1031) * MIB);
         g_assert_cmpint(rows[node].free, ==, (2048 - 1031 - 768) * MIB);
         change(&w, node, false, 0);
+        (void)snprintf(text, sizeof(text),
+                       "%s was taken out of use: made to: 1 lease ends, its own memory stays;",
+                       machine[node].id);
+        g_assert_nonnull(strstr(w.texts->str, text));
         work_all(&w);
         g_assert_cmpint(get(&w, a)->state, ==, REQUEST_ENDED);
         g_assert_cmpint(hypervisor_find(w.h, "vm:v")->state, ==, REQUEST_GRANTED);
@@ -2584,7 +2605,7 @@ static void random_event(struct world *w, GRand *rand)
                 const struct host_change changed = {c, healthy, lost, 0};
                 w->disk_fails = false; /* whoever keeps what is gone does so in the same turn */
                 w->gone[c] = !healthy;
-                hypervisor_host_changed(w->h, &changed, 1, "made to", w->now);
+                (void)hypervisor_host_changed(w->h, &changed, 1, "made to", w->now);
                 break;
         }
         case 0:

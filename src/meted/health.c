@@ -111,8 +111,8 @@ void health_apply(struct meted *m, const char *cause)
                 g_array_append_val(changes, now);
         }
         if (changes->len) {
-                hypervisor_host_changed(m->hv, (const struct host_change *)(void *)changes->data,
-                                        changes->len, cause, loop_now_ms());
+                (void)hypervisor_host_changed(m->hv, (const struct host_change *)(void *)changes->data,
+                                              changes->len, cause, loop_now_ms());
                 m->is_hhi_due = true; /* also where it was nobody's */
         }
         arm(m);
@@ -157,8 +157,8 @@ void health_settle(struct meted *m)
                         g_array_append_val(changes, now);
         }
         if (changes->len)
-                hypervisor_host_changed(m->hv, (const struct host_change *)(void *)changes->data,
-                                        changes->len, "it was so before", loop_now_ms());
+                (void)hypervisor_host_changed(m->hv, (const struct host_change *)(void *)changes->data,
+                                              changes->len, "that was before meted started", loop_now_ms());
         meted_changed(m);
 }
 
@@ -221,7 +221,7 @@ int health_offline(struct meted *m, const struct api_component_offline *p, struc
         else
                 g_array_append_val(m->health->offline, o);
         char cause[96];
-        (void)snprintf(cause, sizeof(cause), "%s", o.is_injected ? "an injected fault" : "by an operator");
+        (void)snprintf(cause, sizeof(cause), "%s", o.is_injected ? "a fault was injected" : "by an operator");
         if (o.until_ms)
                 (void)snprintf(cause + strlen(cause), sizeof(cause) - strlen(cause), ", for %lld s",
                                (long long)((p->for_ms + 999) / 1000));
@@ -270,7 +270,7 @@ static void on_until(void *arg)
                 some = true;
         }
         if (some)
-                health_apply(m, "the time that an operator gave it is over");
+                health_apply(m, "the time for which it was out is over");
         else
                 arm(m);
 }

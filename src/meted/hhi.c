@@ -402,7 +402,8 @@ static void on_look(void *arg)
         m->counters.hhi_not_needed += n_same;
         if (n_changed > 0)
                 hypervisor_note(m->hv, loop_now_ms(), "hhi", "host", "hhi-changed",
-                                "%zu of %zu guests need an update:%s", n_changed, n_changed + n_same, names);
+                                "the view of %zu of %zu guests has changed, and they are told:%s", n_changed,
+                                n_changed + n_same, names);
         if (n_changed > 0)
                 meted_changed(m);
 }

@@ -95,7 +95,7 @@ def test_the_allocation_moves_and_then_the_guest_is_told(host, vm):
     order = ["moving", "update-needed", "moved", "hhi-told"]
     assert happened(host, vm, before, first, order) == order
     said = next(e for e in host.events(was) if e["seq"] > before)
-    assert said["event"] == "component-offline" and "by an operator" in said["text"]
+    assert said["event"] == "component-offline" and said["text"] == f"{was} was taken out of use by an operator"
     assert "by an operator" in state(host, was)
     before = host.last_event()
     host.mete("host", "online", was)
