@@ -130,84 +130,132 @@ static const char *home_of(const json_t *hhi, const json_t *nodes)
 
 /* ---- choosing ---- */
 
+struct wanted {
+        enum component_kind kind;
+        int64_t amount, step;
+        int64_t least; /* that is of use */
+        bool is_part;  /* of a CPU */
+};
+
 struct candidate {
         const char *id, *node;
         int64_t os, free, distance;
 };
 
-static bool is_better(const struct candidate *a, const struct candidate *b, int64_t amount)
+static bool is_better(const struct candidate *a, const struct candidate *b, const struct wanted *w)
 {
-        bool a_fits = a->free >= amount, b_fits = b->free >= amount;
+        bool a_fits = a->free >= w->amount, b_fits = b->free >= w->amount;
         if (!b->id || a_fits != b_fits)
                 return !b->id || a_fits;
+        if (w->is_part && !a_fits && a->free != b->free)
+                return a->free > b->free;
         if (a->distance != b->distance)
                 return a->distance < b->distance;
         return a->os < b->os;
 }
 
-static void print(enum component_kind kind, const struct candidate *c, int64_t amount, struct choice *ret)
+/* "128M..1G"; "1G" where that is the least. */
+static const char *print_range(const struct wanted *w, int64_t amount, char buf[2 * UNITS_TEXT])
 {
-        char size[UNITS_TEXT];
+        char least[UNITS_TEXT], most[UNITS_TEXT];
+        units_print_bytes(w->least, least);
+        units_print_bytes(amount, most);
+        (void)snprintf(buf, (size_t)2 * UNITS_TEXT, "%s%s%s", w->least < amount ? least : "",
+                       w->least < amount ? ".." : "", most);
+        return buf;
+}
+
+static void print(const struct wanted *w, const struct candidate *c, int64_t amount, struct choice *ret)
+{
+        char text[2 * UNITS_TEXT];
         ret->amount = amount;
-        (void)snprintf(ret->where, sizeof(ret->where), "%.48s, free, at distance %" PRId64, c->id,
-                       c->distance);
-        if (kind == COMPONENT_CPU)
+        (void)snprintf(ret->where, sizeof(ret->where), "%.48s, %sfree, at distance %" PRId64, c->id,
+                       w->is_part ? "in part " : "", c->distance);
+        if (w->is_part)
+                (void)snprintf(ret->need, sizeof(ret->need), "cpu:1,id=%" PRId64 ",share>=%s", c->os,
+                               units_print_milli(amount, text));
+        else if (w->kind == COMPONENT_CPU)
                 (void)snprintf(ret->need, sizeof(ret->need), "cpu:1,id=%" PRId64, c->os);
         else
                 (void)snprintf(ret->need, sizeof(ret->need), "memory:%s,node=%" PRId64,
-                               units_print_bytes(amount, size), c->os);
+                               print_range(w, amount, text), c->os);
 }
 
 /* Of a document that does not say what is free. */
-static bool choose_node(const json_t *hhi, const char *home, enum component_kind kind, int64_t amount,
-                        struct choice *ret)
+static bool choose_node(const json_t *hhi, const char *home, const struct wanted *w, struct choice *ret)
 {
-        char size[UNITS_TEXT];
+        char text[2 * UNITS_TEXT];
         if (!home)
                 return false;
         int64_t os = number_of(json_object_get(objects_of(hhi), home), "os");
-        ret->amount = amount;
+        ret->amount = w->amount;
         (void)snprintf(ret->where, sizeof(ret->where), "%.48s, where this VM is; what is free is not told",
                        home);
-        (void)snprintf(ret->need, sizeof(ret->need), "%s:%s,node=%" PRId64, component_kinds[kind].name,
-                       kind == COMPONENT_CPU ? "1" : units_print_bytes(amount, size), os);
+        (void)snprintf(ret->need, sizeof(ret->need), "%s:%s,node=%" PRId64, component_kinds[w->kind].name,
+                       w->kind == COMPONENT_CPU ? "1" : print_range(w, w->amount, text), os);
         return true;
 }
 
-static bool choose_among(const json_t *hhi, const json_t *nodes, enum component_kind kind, int64_t amount,
-                         int64_t step, struct choice *ret)
+/* Two of ours on one CPU are no gain, but as far as they are parts of it. */
+static int64_t free_of(const json_t *object, const struct wanted *w)
+{
+        int64_t free = number_of(object, "free"), yours = number_of(object, "yours");
+        if (w->kind != COMPONENT_CPU || yours == 0)
+                return free;
+        if (!w->is_part)
+                return 0;
+        return free < CPU_WHOLE_MILLI - yours ? free : CPU_WHOLE_MILLI - yours;
+}
+
+static bool choose_among(const json_t *hhi, const json_t *nodes, const struct wanted *w, struct choice *ret)
 {
         const char *id, *home = home_of(hhi, nodes);
         struct candidate best = {0};
         json_t *object;
 
-        amount = kind == COMPONENT_CPU ? step : (amount + step - 1) / step * step;
         if (json_is_true(json_object_get(hhi, "partial")))
-                return choose_node(hhi, home, kind, amount, ret);
+                return choose_node(hhi, home, w, ret);
         json_object_foreach((json_t *)objects_of(hhi), id, object)
         {
-                struct candidate c = {
-                        .id = id, .os = number_of(object, "os"), .free = number_of(object, "free")};
-                if (!is_kind(object, kind) || c.free < step ||
-                    strcmp(text_of(object, "mark"), "offline") == 0 ||
-                    (kind == COMPONENT_CPU &&
-                     number_of(object, "yours") > 0)) /* two of ours on one are no gain */
+                if (!is_kind(object, w->kind) || strcmp(text_of(object, "mark"), "offline") == 0)
+                        continue;
+                struct candidate c = {.id = id, .os = number_of(object, "os"), .free = free_of(object, w)};
+                if (c.free < w->step || c.free < w->least)
                         continue;
                 c.node = node_of(hhi, nodes, id, object);
                 c.distance = home && c.node ? distance(hhi, home, c.node) : FAR;
-                if (is_better(&c, &best, amount))
+                if (is_better(&c, &best, w))
                         best = c;
         }
         if (!best.id)
                 return false;
-        print(kind, &best, amount < best.free ? amount : best.free / step * step, ret);
+        print(w, &best, w->amount < best.free ? w->amount : best.free / w->step * w->step, ret);
         return true;
 }
 
-bool choose(const json_t *hhi, enum component_kind kind, int64_t amount, int64_t step, struct choice *ret)
+static int64_t round_up(int64_t amount, int64_t step)
 {
+        return (amount + step - 1) / step * step;
+}
+
+static bool choose_part(const json_t *hhi, const json_t *nodes, int64_t amount, struct choice *ret)
+{
+        struct wanted w = {.kind = COMPONENT_CPU, .step = 10, .least = CHOOSE_PART_MILLI, .is_part = true};
+        w.amount = amount > CPU_WHOLE_MILLI ? CPU_WHOLE_MILLI : amount > w.least ? amount : w.least;
+        w.amount = round_up(w.amount, w.step);
+        return choose_among(hhi, nodes, &w, ret);
+}
+
+bool choose(const json_t *hhi, enum component_kind kind, int64_t amount, int64_t step, int64_t least,
+            struct choice *ret)
+{
+        struct wanted w = {.kind = kind,
+                           .amount = kind == COMPONENT_CPU ? step : round_up(amount, step),
+                           .step = step,
+                           .least = least};
         json_t *nodes = nodes_of(hhi);
-        bool is_chosen = choose_among(hhi, nodes, kind, amount, step, ret);
+        bool is_chosen = choose_among(hhi, nodes, &w, ret) ||
+                         (kind == COMPONENT_CPU && choose_part(hhi, nodes, amount, ret));
         json_decref(nodes);
         return is_chosen;
 }

@@ -82,9 +82,9 @@ void plan_answered(struct plan *p, enum plan_answer answer, int64_t mono_ms)
 
         p->is_asking = false;
         p->expects = 0;
-        if ((answer == PLAN_TOO_MUCH || answer == PLAN_LATER) && p->followed != PLAN_NONE)
-                p->trigger = p->followed;
         if (answer == PLAN_LATER) {
+                if (p->followed != PLAN_NONE)
+                        p->trigger = p->followed;
                 wait_from(p, PLAN_BACK_OFF, mono_ms);
                 return;
         }
@@ -95,11 +95,6 @@ void plan_answered(struct plan *p, enum plan_answer answer, int64_t mono_ms)
 void plan_granted(struct plan *p, double amount)
 {
         p->expects = p->had > 0 ? p->had + amount : 0; /* 0: another agent has asked */
-}
-
-bool plan_is_modest(const struct plan *p)
-{
-        return p->back_off > 0;
 }
 
 bool plan_gives_back(const struct plan *p)

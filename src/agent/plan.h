@@ -25,8 +25,8 @@ enum plan_trigger { PLAN_NONE, PLAN_VIEW, PLAN_PROJECTION };
 enum plan_answer {
         PLAN_GRANTED = 1,
         PLAN_REFUSED,
-        PLAN_TOO_MUCH, /* refused, and less might not be: the trigger stays */
-        PLAN_LATER,    /* for a reason of the moment: the same, and it is no longer to be waited than else */
+        PLAN_LATER, /* for a reason of the moment: the trigger stays, and it is no longer to be waited than
+                       else */
 };
 
 struct plan {
@@ -64,8 +64,6 @@ void plan_asked(struct plan *p, int64_t mono_ms);
 void plan_answered(struct plan *p, enum plan_answer answer, int64_t mono_ms);
 /* It was PLAN_GRANTED, so much: when the host says that this is there nothing is waited for. */
 void plan_granted(struct plan *p, double amount);
-/* Is only as little as can be to be asked for? Once something was refused, until something is granted. */
-bool plan_is_modest(const struct plan *p);
 /* Is `spare` to be given back? */
 bool plan_gives_back(const struct plan *p);
 void plan_given_back(struct plan *p);

@@ -9,6 +9,7 @@
 #include "agent/choose.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "lib/need-text.h"
 
 enum {
         MEMORY_PART = 8
@@ -24,15 +25,21 @@ static bool is_asked_for(enum demand_kind kind)
 
 /* ---- what it holds ---- */
 
+/* *need: what is granted, where something is; else what was asked for. */
 static bool is_of(const struct row *row, enum demand_kind kind, struct need *need)
 {
-        return row_is_own(row) && need_parse(row->needs[0], need, NULL) == 0 &&
-               need->kind == components[kind];
+        char text[NEED_TEXT];
+        bool is_granted =
+                row->has_verdict && row->verdict.outcome == API_OUTCOME_GRANTED && row->verdict.n_needs > 0;
+        const char *said = is_granted ? need_text_print(&row->verdict.needs[0], text) : row->needs[0];
+        return row_is_own(row) && need_parse(said, need, NULL) == 0 && need->kind == components[kind];
 }
 
 static int64_t amount_of(const struct need *need)
 {
-        return need->kind == COMPONENT_CPU ? need->amount * CPU_WHOLE_MILLI : need->amount;
+        const struct parameter *share = need_parameter(need, PARAMETER_SHARE);
+        return need->kind == COMPONENT_CPU ? need->amount * (share ? share->value : CPU_WHOLE_MILLI)
+                                           : need->amount;
 }
 
 /* All that is granted to it; *ret_last: what came last. */
@@ -110,15 +117,20 @@ static void explain(const struct project *p, enum demand_kind kind, double has, 
                        name, print(kind, has, held));
 }
 
-/* CPUs are whole ones; memory is what the kernel can take in one block, and not much less than what there is,
- * as a VM has few places for modules. */
-static int64_t step_of(const struct project *p, enum demand_kind kind, double has)
+/* Of memory what the kernel can take in one block. */
+static int64_t least_of(const struct project *p, enum demand_kind kind)
 {
-        int64_t block = online_block_bytes(p->agent->online), part = (int64_t)has / MEMORY_PART;
+        int64_t block = online_block_bytes(p->agent->online);
         if (kind == DEMAND_CPU)
                 return CPU_WHOLE_MILLI;
-        block = block > 0 ? block : INT64_C(128) << 20;
-        return part > block ? part / block * block : block;
+        return block > 0 ? block : INT64_C(128) << 20;
+}
+
+/* Not much less than what there is, as a VM has few places for modules. */
+static int64_t step_of(const struct project *p, enum demand_kind kind, double has)
+{
+        int64_t block = least_of(p, kind), part = (int64_t)has / MEMORY_PART;
+        return kind != DEMAND_CPU && part > block ? part / block * block : block;
 }
 
 /* Does it say nothing of what was asked for? */
@@ -128,16 +140,12 @@ static bool is_of_the_moment(enum reason reason)
                reason == REASON_PEER_LOST || reason == REASON_INTERNAL;
 }
 
-static enum plan_answer answer_of(const struct project *p, enum demand_kind kind, const struct row *row)
+static enum plan_answer answer_of(const struct row *row)
 {
-        struct need need;
         if (row->state == ROW_GRANTED)
                 return PLAN_GRANTED;
-        if (row->has_verdict && row->verdict.has_reason && is_of_the_moment(row->verdict.reason))
-                return PLAN_LATER;
-        return row->state == ROW_REFUSED && is_of(row, kind, &need) &&
-                               amount_of(&need) > step_of(p, kind, has_of(p, kind))
-                       ? PLAN_TOO_MUCH
+        return row->has_verdict && row->verdict.has_reason && is_of_the_moment(row->verdict.reason)
+                       ? PLAN_LATER
                        : PLAN_REFUSED;
 }
 
@@ -148,16 +156,17 @@ static void settle(struct project *p, enum demand_kind kind)
         if (!*p->asked[kind] || (row && (row->state == ROW_UNSENT || row->state == ROW_SENT)))
                 return;
         p->asked[kind][0] = '\0';
-        enum plan_answer answer = row ? answer_of(p, kind, row) : PLAN_REFUSED;
+        enum plan_answer answer = row ? answer_of(row) : PLAN_REFUSED;
         plan_answered(&p->plans[kind], answer, loop_mono_ms());
         struct need need;
-        if (answer == PLAN_GRANTED && is_of(row, kind, &need))
+        char text[NEED_TEXT];
+        if (answer == PLAN_GRANTED && is_of(row, kind, &need)) {
                 plan_granted(&p->plans[kind], (double)amount_of(&need));
-        if (row && answer == PLAN_GRANTED)
-                log_note("%s is granted: %s", row->needs[0], row->verdict.sentence);
-        else
+                log_note("%s is granted: %s", need_print(&need, text), row->verdict.sentence);
+        } else {
                 log_note("%s is not granted: %s", row ? row->needs[0] : demand_name(kind),
                          row && row->has_verdict ? row->verdict.sentence : "it was withdrawn");
+        }
 }
 
 static void ask(struct project *p, enum demand_kind kind, double more, double has, const char *trigger)
@@ -166,16 +175,14 @@ static void ask(struct project *p, enum demand_kind kind, double more, double ha
         char why[200], text[256];
         struct choice choice;
         struct err err = {0};
-        int64_t least = step_of(p, kind, has);
 
         explain(p, kind, has, why, sizeof(why));
         if (open_rows(p, kind) >= PROJECT_ROWS_MAX) {
                 log_note("%s has changed: %s; it has asked for %d already", trigger, why, PROJECT_ROWS_MAX);
                 return;
         }
-        if (plan_is_modest(&p->plans[kind]) && more > (double)least)
-                more = (double)least;
-        if (!choose(a->picture.hhi, components[kind], (int64_t)more, least, &choice)) {
+        if (!choose(a->picture.hhi, components[kind], (int64_t)more, step_of(p, kind, has), least_of(p, kind),
+                    &choice)) {
                 log_note("%s has changed: %s; the host has nothing of it free", trigger, why);
                 return;
         }
@@ -252,9 +259,11 @@ static void learn_kernel_bytes(struct project *p, const struct demand_said *said
 
 static void give_back(struct project *p, enum demand_kind kind, struct row *last, double has)
 {
-        char why[200];
+        char why[200], text[NEED_TEXT];
+        struct need need;
         explain(p, kind, has, why, sizeof(why));
-        log_note("%s is given back: %s", last->needs[0], why);
+        log_note("%s is given back: %s", is_of(last, kind, &need) ? need_print(&need, text) : last->needs[0],
+                 why);
         plan_given_back(&p->plans[kind]);
         desk_give_back(last, API_RELEASE_CAUSE_RELEASED, REASON_CANCELLED, "not needed any more");
 }

@@ -65,14 +65,19 @@ static void expect(const json_t *all, enum component_kind kind, int64_t amount, 
 {
         struct choice c;
         struct need parsed;
+        int64_t step = kind == COMPONENT_CPU ? 1000 : GIB / 8;
         if (!need) {
-                g_assert_false(choose(all, kind, amount, kind == COMPONENT_CPU ? 1000 : GIB / 8, &c));
+                g_assert_false(choose(all, kind, amount, step, step, &c));
                 return;
         }
-        g_assert_true(choose(all, kind, amount, kind == COMPONENT_CPU ? 1000 : GIB / 8, &c));
+        g_assert_true(choose(all, kind, amount, step, step, &c));
         g_assert_cmpstr(c.need, ==, need);
         g_assert_cmpint(need_parse(c.need, &parsed, NULL), ==, 0);
-        g_assert_cmpint(c.amount, ==, parsed.amount * (kind == COMPONENT_CPU ? 1000 : 1));
+        const struct parameter *share = need_parameter(&parsed, PARAMETER_SHARE);
+        g_assert_cmpint(c.amount, ==,
+                        kind != COMPONENT_CPU ? parsed.amount_max
+                        : share               ? share->value
+                                              : 1000);
 }
 
 static void test_has(void)
@@ -109,15 +114,58 @@ static void test_nearest_memory(void)
 {
         json_t *all = host();
         expect(all, COMPONENT_MEMORY, 1, "memory:128M,node=1");
-        expect(all, COMPONENT_MEMORY, GIB / 8 + 1, "memory:256M,node=1");
-        expect(all, COMPONENT_MEMORY, GIB, "memory:1G,node=1");
-        expect(all, COMPONENT_MEMORY, GIB + 1, "memory:1152M,node=3"); /* all of it, a little farther */
-        expect(all, COMPONENT_MEMORY, 3 * GIB, "memory:1G,node=1");    /* nowhere as much: near */
+        expect(all, COMPONENT_MEMORY, GIB / 8 + 1, "memory:128M..256M,node=1");
+        expect(all, COMPONENT_MEMORY, GIB, "memory:128M..1G,node=1");
+        expect(all, COMPONENT_MEMORY, GIB + 1, "memory:128M..1152M,node=3"); /* all of it, a little farther */
+        expect(all, COMPONENT_MEMORY, 3 * GIB, "memory:128M..1G,node=1");    /* nowhere as much: near */
         for (int node = 0; node < 4; node++) {
                 g_autofree char *id = g_strdup_printf("memory:node%d", node);
                 set(all, id, "free", GIB / 8 - 1);
         }
         expect(all, COMPONENT_MEMORY, 1, NULL);
+        json_decref(all);
+}
+
+/* No whole CPU is free: a part, also of one on which it has something. */
+static void test_part_of_a_cpu(void)
+{
+        json_t *all = host();
+        for (int cpu = 0; cpu < 8; cpu++) {
+                g_autofree char *id = g_strdup_printf("cpu:%d", cpu);
+                set(all, id, "free", 0);
+        }
+        set(all, "cpu:2", "yours", 200);
+        set(all, "cpu:2", "free", 700);
+        expect(all, COMPONENT_CPU, 760, "cpu:1,id=2,share>=0.7"); /* as much as there is */
+        expect(all, COMPONENT_CPU, 555, "cpu:1,id=2,share>=0.56");
+        expect(all, COMPONENT_CPU, 1, "cpu:1,id=2,share>=0.1");
+        set(all, "cpu:6", "free", 800);
+        expect(all, COMPONENT_CPU, 700, "cpu:1,id=2,share>=0.7"); /* both will do: the near one */
+        expect(all, COMPONENT_CPU, 760, "cpu:1,id=6,share>=0.76");
+        expect(all, COMPONENT_CPU, 2000, "cpu:1,id=6,share>=0.8"); /* neither will do: the larger one */
+        set(all, "cpu:7", "free", 1000);
+        expect(all, COMPONENT_CPU, 1, "cpu:1,id=7"); /* a whole one goes first */
+        set(all, "cpu:7", "free", 0);
+        set(all, "cpu:6", "free", 99);
+        set(all, "cpu:2", "free", 99);
+        expect(all, COMPONENT_CPU, 1, NULL);
+        set(all, "cpu:2", "yours", 950); /* no more than one whole CPU is of use, whatever is given away */
+        set(all, "cpu:2", "free", 1000);
+        expect(all, COMPONENT_CPU, 1, NULL);
+        set(all, "cpu:2", "yours", 899);
+        expect(all, COMPONENT_CPU, 500, "cpu:1,id=2,share>=0.1");
+        json_decref(all);
+}
+
+/* Less than a step will do, where the guest may have no more. */
+static void test_less_will_do(void)
+{
+        json_t *all = host();
+        struct choice c;
+        g_assert_true(choose(all, COMPONENT_MEMORY, GIB, GIB / 2, GIB / 8, &c));
+        g_assert_cmpstr(c.need, ==, "memory:128M..1G,node=1");
+        g_assert_true(choose(all, COMPONENT_MEMORY, GIB / 8, GIB / 8, GIB / 8, &c));
+        g_assert_cmpstr(c.need, ==, "memory:128M,node=1");
         json_decref(all);
 }
 
@@ -156,6 +204,8 @@ int main(int argc, char **argv)
         g_test_add_func("/agent/choose/has", test_has);
         g_test_add_func("/agent/choose/nearest-cpu", test_nearest_cpu);
         g_test_add_func("/agent/choose/nearest-memory", test_nearest_memory);
+        g_test_add_func("/agent/choose/part-of-a-cpu", test_part_of_a_cpu);
+        g_test_add_func("/agent/choose/less-will-do", test_less_will_do);
         g_test_add_func("/agent/choose/strange", test_strange);
         g_test_add_func("/agent/choose/partial", test_partial);
         return g_test_run();

@@ -70,9 +70,18 @@ class Teller:
         assert message["method"] == method, message
         return message
 
+    def tell_parts(self, yours, free):
+        """Of cpu:0; nothing else is free."""
+        said = document((), (0,))
+        said["objects"]["cpu:0"] |= {"yours": yours, "free": free}
+        return self.tell_document(said)
+
     def tell(self, free=(), yours=(0,), memory=None):
+        return self.tell_document(document(free, yours, memory))
+
+    def tell_document(self, said):
         """All of the host, as a later generation; what the agent asks meanwhile is returned."""
-        text = json.dumps(document(free, yours, memory))
+        text = json.dumps(said)
         self.generation += 1
         self.host.next_id += 1
         number = self.host.next_id
@@ -262,21 +271,62 @@ def test_declared_is_more_than_there_is(world, teller):
     assert world.app().call("declare", {"need": "cpu:16", "start_ms": now + 3600000, "for_ms": 3600000})["need"] == "cpu:16"
 
 
-@pytest.mark.parametrize("outcome, reason, again", [("never", "policy", 128 << 20), ("not-now", "no-capacity", 128 << 20), ("not-now", "stale", 2 << 30),
-                                                    ("not-now", "busy", 2 << 30)])
-def test_asks_again(world, teller, outcome, reason, again):
-    """Where all that is missing is too much, as little as can be may not be; at a bad moment the same is asked for again."""
+def amounts(params):
+    return [(n["kind"], n["amount"], n.get("amount_max")) for n in params["needs"]]
+
+
+@pytest.mark.parametrize("reason", ["stale", "busy"])
+def test_asks_again(world, teller, reason):
+    """At a bad moment the same is asked for again."""
     world.put(f"{world.sys}/proc/meminfo", "MemTotal: 1048576 kB\nMemFree: 1 kB\nMemAvailable: 524288 kB\n")
     teller.tell(memory=1 << 30)
     teller.logged("that is enough")
     now = int(time.time() * 1000)
     world.app().call("declare", {"need": "memory:2560M", "start_ms": now, "for_ms": 3600000})
     reserve, params = teller.asked()
-    assert [(n["kind"], n["amount"]) for n in params["needs"]] == [("memory", 2 << 30)]
-    teller.host.answer(reserve, verdict(params["request"], outcome, reason=reason))
+    assert amounts(params) == [("memory", 128 << 20, 2 << 30)]
+    teller.host.answer(reserve, verdict(params["request"], "not-now", reason=reason))
     params = teller.asked(60)[1]
-    assert [(n["kind"], n["amount"]) for n in params["needs"]] == [("memory", again)]
+    assert amounts(params) == [("memory", 128 << 20, 2 << 30)]
     assert params["why"].startswith("the projection has changed:")
+
+
+def test_takes_what_it_may_have(world, teller):
+    """The host gives less than is missing, as this VM may have no more: that is what it holds, and gives back."""
+    world.put(f"{world.sys}/proc/meminfo", "MemTotal: 1048576 kB\nMemFree: 1 kB\nMemAvailable: 524288 kB\n")
+    teller.tell(memory=1 << 30)
+    teller.logged("that is enough")
+    app = world.app()
+    app.call("declare", {"name": "soon", "need": "memory:2560M", "start_ms": int(time.time() * 1000), "for_ms": 3600000})
+    reserve, params = teller.asked()
+    assert amounts(params) == [("memory", 128 << 20, 2 << 30)]
+    granted = dict(params["needs"][0], amount=768 << 20, amount_max=768 << 20)
+    assert teller.tell(memory=(1 << 30) + (768 << 20)) == []
+    teller.host.answer(reserve, verdict(params["request"], "granted", needs=[granted], memory_bytes=768 << 20))
+    teller.logged("memory:768M,node=0 is granted")
+    app.call("declare-drop", {"name": "soon"})
+    while True:  # what is still missing was asked for meanwhile
+        message = teller.host.link.receive(200)
+        if message["method"] == "release":
+            break
+        teller.host.answer(message, verdict(message["params"]["request"], "not-now", reason="no-capacity"))
+    assert message["params"]["request"] == params["request"]
+    assert "memory:768M,node=0 is given back" in world.text()
+
+
+def test_asks_for_a_part_of_a_cpu(world, teller):
+    """No whole one is free; a part of what this VM has a part of is."""
+    teller.tell_parts(yours=200, free=700)
+    demand(world, 1)
+    reserve, params = teller.asked()
+    (need,) = params["needs"]
+    assert sorted((p["name"], p["relation"], p["value"]) for p in need["parameters"]) == [("id", "=", 0), ("share", ">=", 700)]
+    assert teller.tell_parts(yours=900, free=0) == []
+    teller.host.answer(reserve, verdict(params["request"], "granted", needs=[need], cpus=[1]))
+    teller.logged("cpu:1,id=0,share>=0.7 is granted")
+    demand(world, 0)
+    release = teller.expect("release", 200)
+    assert release["params"]["request"] == params["request"]
 
 
 def test_somebody_releases_it(world, teller):
