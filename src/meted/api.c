@@ -170,7 +170,7 @@ static void do_vm_create(struct meted *m, struct http_request *req, const json_t
                         if (!bad && !record)
                                 bad = err_set(&err, REASON_INTERNAL, ENOMEM, "no memory for its record");
                         if (!bad)
-                                bad = store_put_vm(m->store, in->name, record, &err);
+                                bad = store_put_document(m->store, STORE_VM, in->name, record, &err);
                         if (bad && hypervisor_vm(m->hv, in->name))
                                 meted_unwritten(m, &err); /* which makes the hypervisor anew, without it */
                         free(record);
@@ -254,7 +254,7 @@ static void do_vm_delete(struct meted *m, struct http_request *req, struct machi
                 refuse(req, &err);
                 return;
         }
-        if (store_delete_vm(m->store, name, &err)) {
+        if (store_delete_document(m->store, STORE_VM, name, &err)) {
                 meted_unwritten(m, &err); /* which makes the hypervisor anew, with it */
                 refuse(req, &err);
                 return;

@@ -501,7 +501,7 @@ static int start(struct meted *m, struct err *err)
         (void)snprintf(path, sizeof(path), "%s/probe.json", m->config.state_dir);
         bad = probe_qemu(m->config.qemu, path, PROBE_MS, &m->probe, err);
         if (!bad)
-                bad = store_load_vms(m->store, machine_load, m, err);
+                bad = store_load_documents(m->store, STORE_VM, machine_load, m, err);
         if (!bad)
                 bad = meted_load(m, err);
         if (!bad)

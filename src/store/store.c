@@ -13,8 +13,8 @@
 
 #include "base/str.h"
 
-/* Version 3 has what an operator took out of use. No other was ever released, so any other is refused. */
-enum { SCHEMA_VERSION = 3 };
+/* No version was ever released, so any other is refused. */
+enum { SCHEMA_VERSION = 4 };
 static const char schema[] =
         "CREATE TABLE request (serial INTEGER PRIMARY KEY, key TEXT NOT NULL, id TEXT NOT NULL, vm TEXT NOT "
         "NULL,"
@@ -29,7 +29,8 @@ static const char schema[] =
         " subject TEXT NOT NULL, event TEXT NOT NULL, text TEXT NOT NULL);"
         "CREATE TABLE offline (component TEXT PRIMARY KEY, lost INTEGER NOT NULL, until_ms INTEGER NOT NULL,"
         " is_injected INTEGER NOT NULL) WITHOUT ROWID;"
-        "CREATE TABLE vm (name TEXT PRIMARY KEY, definition TEXT NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE document (kind TEXT NOT NULL, name TEXT NOT NULL, text TEXT NOT NULL,"
+        " PRIMARY KEY (kind, name)) WITHOUT ROWID;"
         "CREATE TABLE highest (one INTEGER PRIMARY KEY CHECK (one = 1), serial INTEGER NOT NULL);"
         "INSERT INTO highest VALUES (1, 0);";
 
@@ -38,8 +39,8 @@ enum statement {
         PUT_ACTIVATION,
         FORGET_REQUEST,
         ADD_EVENT,
-        PUT_VM,
-        DELETE_VM,
+        PUT_DOCUMENT,
+        DELETE_DOCUMENT,
         PUT_OFFLINE,
         DELETE_OFFLINE,
         BEGIN,
@@ -58,8 +59,8 @@ static const char *const sql[STATEMENT_N] = {
         [PUT_ACTIVATION] = "UPDATE request SET activation = ?2 WHERE serial = ?1",
         [FORGET_REQUEST] = "DELETE FROM request WHERE serial = ?1",
         [ADD_EVENT] = "INSERT INTO event VALUES (?1,?2,?3,?4,?5,?6)",
-        [PUT_VM] = "INSERT OR REPLACE INTO vm VALUES (?1,?2)",
-        [DELETE_VM] = "DELETE FROM vm WHERE name = ?1",
+        [PUT_DOCUMENT] = "INSERT OR REPLACE INTO document VALUES (?1,?2,?3)",
+        [DELETE_DOCUMENT] = "DELETE FROM document WHERE kind = ?1 AND name = ?2",
         [PUT_OFFLINE] = "INSERT OR REPLACE INTO offline VALUES (?1,?2,?3,?4)",
         [DELETE_OFFLINE] = "DELETE FROM offline WHERE component = ?1",
         [BEGIN] = "BEGIN IMMEDIATE",
@@ -366,23 +367,29 @@ int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_s
         return 0;
 }
 
-int store_put_vm(struct store *s, const char *name, const char *definition_json, struct err *err)
+static const char *const documents[STORE_DOCUMENT_N] = {
+        [STORE_VM] = "vm", [STORE_MOVE] = "move", [STORE_LEARNT] = "learnt"};
+
+int store_put_document(struct store *s, enum store_document kind, const char *name, const char *text,
+                       struct err *err)
 {
         int bad = begin(s, err);
         if (bad)
                 return bad;
-        bind_text(s->stmt[PUT_VM], 1, name);
-        bind_text(s->stmt[PUT_VM], 2, definition_json);
-        return run(s, PUT_VM, "cannot record a VM", err);
+        bind_text(s->stmt[PUT_DOCUMENT], 1, documents[kind]);
+        bind_text(s->stmt[PUT_DOCUMENT], 2, name);
+        bind_text(s->stmt[PUT_DOCUMENT], 3, text);
+        return run(s, PUT_DOCUMENT, "cannot record a document", err);
 }
 
-int store_delete_vm(struct store *s, const char *name, struct err *err)
+int store_delete_document(struct store *s, enum store_document kind, const char *name, struct err *err)
 {
         int bad = begin(s, err);
         if (bad)
                 return bad;
-        bind_text(s->stmt[DELETE_VM], 1, name);
-        return run(s, DELETE_VM, "cannot delete a VM", err);
+        bind_text(s->stmt[DELETE_DOCUMENT], 1, documents[kind]);
+        bind_text(s->stmt[DELETE_DOCUMENT], 2, name);
+        return run(s, DELETE_DOCUMENT, "cannot delete a document", err);
 }
 
 int store_put_offline(struct store *s, const struct store_offline *o, struct err *err)
@@ -679,19 +686,20 @@ int store_load_offline(struct store *s, int (*fn)(const struct store_offline *o,
         return bad;
 }
 
-int store_load_vms(struct store *s,
-                   int (*fn)(const char *name, const char *definition_json, void *arg, struct err *err),
-                   void *arg, struct err *err)
+int store_load_documents(struct store *s, enum store_document kind,
+                         int (*fn)(const char *name, const char *text, void *arg, struct err *err), void *arg,
+                         struct err *err)
 {
         sqlite3_stmt *q;
-        if (sqlite3_prepare_v2(s->db, "SELECT name, definition FROM vm ORDER BY name", -1, &q, NULL) !=
-            SQLITE_OK)
-                return fail(s, "cannot read VMs", err);
+        if (sqlite3_prepare_v2(s->db, "SELECT name, text FROM document WHERE kind = ?1 ORDER BY name", -1, &q,
+                               NULL) != SQLITE_OK)
+                return fail(s, "cannot read documents", err);
+        bind_text(q, 1, documents[kind]);
         int bad = 0, rc = SQLITE_DONE;
         while (!bad && (rc = sqlite3_step(q)) == SQLITE_ROW)
                 bad = fn(column(q, 0), column(q, 1), arg, err);
         if (!bad && rc != SQLITE_DONE)
-                bad = fail(s, "cannot read VMs", err);
+                bad = fail(s, "cannot read documents", err);
         sqlite3_finalize(q);
         return bad;
 }

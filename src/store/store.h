@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* store/store.h - what must survive: definitions of VMs, requests, the event log. SQLite underneath.
+/* store/store.h - what must survive: requests, the event log, definitions of VMs, moves. SQLite underneath.
  *
  * WAL with synchronous=FULL: store_commit() returns after fdatasync. One transaction a turn of the loop,
  * opened by the first write. Rows of requests are keyed by their serial, so that the writes of one turn
@@ -33,6 +33,14 @@ struct store_offline {
         bool is_injected; /* said to be an injected fault */
 };
 
+/* What is written and read as a whole, by its name; JSON of whoever owns it. */
+enum store_document {
+        STORE_VM = 1, /* a definition and what belongs to it, by the VM's name */
+        STORE_MOVE,   /* by its id */
+        STORE_LEARNT, /* what moves to a peer cost, by its name */
+        STORE_DOCUMENT_N
+};
+
 /* path: the database file; its directory must exist. Components translate claims: by id on disk, by index
  * in memory; they are borrowed for the life of the store. */
 int store_open(const char *path, const struct component *components, size_t n_components, struct store **ret,
@@ -52,8 +60,9 @@ int store_put_activation(struct store *s, const struct request *r, struct err *e
 int store_forget_request(struct store *s, uint64_t serial, struct err *err);
 /* *ret_seq (may be NULL) is known at once, valid after the commit. */
 int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_seq, struct err *err);
-int store_put_vm(struct store *s, const char *name, const char *definition_json, struct err *err);
-int store_delete_vm(struct store *s, const char *name, struct err *err);
+int store_put_document(struct store *s, enum store_document kind, const char *name, const char *text,
+                       struct err *err);
+int store_delete_document(struct store *s, enum store_document kind, const char *name, struct err *err);
 int store_put_offline(struct store *s, const struct store_offline *o, struct err *err);
 int store_delete_offline(struct store *s, const char *component, struct err *err);
 /* Durable when it returns 0. Nothing written: 0 at once. */
@@ -64,9 +73,10 @@ bool store_is_dirty(const struct store *s);
 /* Reads. fn returns 0 to go on; otherwise its value is returned. */
 int store_load_requests(struct store *s, int (*fn)(struct request *row, void *arg, struct err *err),
                         void *arg, struct err *err); /* row->definitions is fn's to take */
-int store_load_vms(struct store *s,
-                   int (*fn)(const char *name, const char *definition_json, void *arg, struct err *err),
-                   void *arg, struct err *err);
+/* By name. */
+int store_load_documents(struct store *s, enum store_document kind,
+                         int (*fn)(const char *name, const char *text, void *arg, struct err *err), void *arg,
+                         struct err *err);
 int store_load_offline(struct store *s, int (*fn)(const struct store_offline *o, void *arg, struct err *err),
                        void *arg, struct err *err);
 /* Events with seq > after, in order, of one trace where trace is not NULL; without a VM it means the

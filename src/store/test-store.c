@@ -433,6 +433,41 @@ static void test_offline(void)
         place_done(&p);
 }
 
+static int say_document(const char *name, const char *text, void *arg, struct err *err)
+{
+        (void)err;
+        g_string_append_printf(arg, "%s %s; ", name, text);
+        return 0;
+}
+
+/* Names are each kind's own. */
+static void test_documents(void)
+{
+        struct place p;
+        struct err err = {0};
+        place_init(&p);
+        struct store *s = open_store(&p);
+        g_assert_cmpint(store_put_document(s, STORE_VM, "b", "one", &err), ==, 0);
+        g_assert_cmpint(store_put_document(s, STORE_VM, "a", "two", &err), ==, 0);
+        g_assert_cmpint(store_put_document(s, STORE_MOVE, "a", "three", &err), ==, 0);
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        g_assert_cmpint(store_put_document(s, STORE_VM, "b", "four", &err), ==, 0);
+        g_assert_cmpint(store_delete_document(s, STORE_MOVE, "a", &err), ==, 0);
+        store_rollback(s);
+        g_assert_cmpint(store_put_document(s, STORE_VM, "b", "five", &err), ==, 0);
+        g_assert_cmpint(store_delete_document(s, STORE_LEARNT, "a", &err), ==, 0); /* was never there */
+        g_assert_cmpint(store_commit(s, &err), ==, 0);
+        store_close(s);
+        s = open_store(&p);
+        g_autoptr(GString) vms = g_string_new(NULL), moves = g_string_new(NULL);
+        g_assert_cmpint(store_load_documents(s, STORE_VM, say_document, vms, &err), ==, 0);
+        g_assert_cmpint(store_load_documents(s, STORE_MOVE, say_document, moves, &err), ==, 0);
+        g_assert_cmpstr(vms->str, ==, "a two; b five; ");
+        g_assert_cmpstr(moves->str, ==, "a three; ");
+        store_close(s);
+        place_done(&p);
+}
+
 /* An id is a guest's own choice; which guest's is part of the trace. */
 static void test_traces(void)
 {
@@ -479,5 +514,6 @@ int main(int argc, char **argv)
         g_test_add_func("/store/missing-component", test_missing_component);
         g_test_add_func("/store/traces", test_traces);
         g_test_add_func("/store/offline", test_offline);
+        g_test_add_func("/store/documents", test_documents);
         return g_test_run();
 }
