@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fleet/outcome.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/str.h"
+
+static const char *const names[OUTCOME_IS_N] = {
+        [OUTCOME_IS_COMMITTED] = "committed", [OUTCOME_IS_ABORTED] = "aborted"};
+
+const char *outcome_is_name(enum outcome_is o)
+{
+        return o > 0 && o < OUTCOME_IS_N ? names[o] : "none";
+}
+
+static int check_name(const char *name, struct err *err)
+{
+        return str_is_name(name)
+                       ? 0
+                       : err_set(err, REASON_INVALID, EINVAL, "\"%.60s\" is no name of an outcome", name);
+}
+
+static int failed(const char *name, struct err *err)
+{
+        int code = errno;
+        return err_set(err, REASON_INTERNAL, code, "the outcome %s: %s", name, strerror(code));
+}
+
+int outcome_read(int dir_fd, const char *name, enum outcome_is *ret, struct err *err)
+{
+        char text[64];
+        int bad = check_name(name, err);
+        if (bad)
+                return bad;
+        int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd < 0)
+                return errno == ENOENT ? -ENOENT : failed(name, err);
+        ssize_t n = read(fd, text, sizeof(text) - 1);
+        (void)close(fd);
+        if (n < 0)
+                return failed(name, err);
+        text[n] = '\0';
+        text[strcspn(text, " \n")] = '\0'; /* who wrote it stands behind */
+        for (enum outcome_is o = OUTCOME_IS_COMMITTED; o < OUTCOME_IS_N; o++) {
+                if (strcmp(text, names[o]) == 0) {
+                        *ret = o;
+                        return 0;
+                }
+        }
+        return err_set(err, REASON_INTERNAL, EBADMSG, "the outcome %s says \"%.40s\"", name, text);
+}
+
+/* Durable, under a name of its own. */
+static int write_beside(int dir_fd, const char *beside, const char *text, const char *name, struct err *err)
+{
+        (void)unlinkat(dir_fd, beside, 0); /* of a crash */
+        int fd = openat(dir_fd, beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
+        if (fd < 0)
+                return failed(name, err);
+        errno = EIO;
+        int bad = write(fd, text, strlen(text)) != (ssize_t)strlen(text) || fsync(fd) < 0 ? failed(name, err)
+                                                                                          : 0;
+        (void)close(fd);
+        return bad;
+}
+
+int outcome_write(int dir_fd, const char *name, enum outcome_is wanted, const char *by, enum outcome_is *ret,
+                  struct err *err)
+{
+        char beside[NAME_MAX + 1], text[48];
+        int bad = check_name(name, err);
+        if (bad)
+                return bad;
+        (void)snprintf(beside, sizeof(beside), "%s.%.15s%ld", name, by, (long)getpid());
+        (void)snprintf(text, sizeof(text), "%s %.15s\n", outcome_is_name(wanted), by);
+        if ((bad = write_beside(dir_fd, beside, text, name, err)))
+                return bad;
+        if (linkat(dir_fd, beside, dir_fd, name, 0) < 0 && errno != EEXIST)
+                bad = failed(name, err);
+        (void)unlinkat(dir_fd, beside, 0);
+        /* Also of what another wrote: it may not have got that far. */
+        if (!bad && fsync(dir_fd) < 0)
+                bad = failed(name, err);
+        if (!bad && (bad = outcome_read(dir_fd, name, ret, err)) == -ENOENT)
+                bad = err_set(err, REASON_INTERNAL, ENOENT, "the outcome %s was removed", name);
+        return bad;
+}
+
+int outcome_forget(int dir_fd, const char *name, struct err *err)
+{
+        int bad = check_name(name, err);
+        if (!bad && unlinkat(dir_fd, name, 0) < 0 && errno != ENOENT)
+                bad = failed(name, err);
+        return bad;
+}
