@@ -200,6 +200,21 @@ static void look_at_kind(struct doctor *d, const json_t *host, const struct kind
                 found(d, row->what, FINDING_FALLBACK, row->missing);
 }
 
+static void look_at_use(struct doctor *d, const json_t *host)
+{
+        size_t i;
+        json_t *c;
+        char text[256], state[HOST_STATE];
+
+        json_array_foreach(json_object_get(host, "components"), i, c)
+        {
+                if (*host_text(c, "state") == '\0')
+                        continue;
+                (void)snprintf(text, sizeof(text), "%s is %s", host_text(c, "id"), host_state_text(c, state));
+                found(d, "out of use", FINDING_FALLBACK, text);
+        }
+}
+
 static void look_at_pages(struct doctor *d, const json_t *host)
 {
         size_t i, k;
@@ -342,6 +357,7 @@ static void look_at_daemons(struct doctor *d)
                 found(d, "this host", FINDING_MISSING, err.sentence);
                 return;
         }
+        look_at_use(d, host);
         look_at_pages(d, host);
         for (i = 0; i < ARRAY_N(kind_rows); i++)
                 look_at_kind(d, host, &kind_rows[i]);

@@ -13,7 +13,11 @@
 
 enum { CALL_MS = 30000, SILENT_MS = 60000 /* four heartbeats of meted */, PAGE = 256 };
 
+/* Wide enough for what was printed, so that columns do not jump; no wider than that. */
+enum { TRACE_WIDTH = 20, SUBJECT_WIDTH = 24, WIDTH_MAX = 48 };
+
 struct listing {
+        int trace_width, subject_width;
         const struct arguments *arguments;
         int64_t after; /* the highest number that was printed */
         const char *trace;
@@ -25,6 +29,19 @@ static void clean(char *text)
         for (; *text != '\0'; text++)
                 if ((unsigned char)*text < ' ' || *text == 0x7f)
                         *text = '?';
+}
+
+static void widen(int *width, const char *text)
+{
+        int n = (int)strlen(text);
+        if (n > *width)
+                *width = n < WIDTH_MAX ? n : WIDTH_MAX;
+}
+
+static void make_room(struct listing *l, const json_t *event)
+{
+        widen(&l->trace_width, host_text(event, "trace"));
+        widen(&l->subject_width, host_text(event, "subject"));
 }
 
 static void print_event(struct listing *l, const json_t *event)
@@ -42,10 +59,11 @@ static void print_event(struct listing *l, const json_t *event)
                 free(text);
         } else {
                 if (localtime_r(&seconds, &tm) != NULL)
-                        (void)strftime(at, sizeof(at), "%T", &tm);
-                (void)snprintf(line, sizeof(line), "%6" PRId64 " %s.%03d %-20s %-24s %-14s %s", l->after, at,
-                               (int)(at_ms % 1000), host_text(event, "trace"), host_text(event, "subject"),
-                               host_text(event, "event"), host_text(event, "text"));
+                        (void)strftime(at, sizeof(at), "%F %T", &tm);
+                (void)snprintf(line, sizeof(line), "%6" PRId64 " %s.%03d %-*s %-*s %-17s %s", l->after, at,
+                               (int)(at_ms % 1000), l->trace_width, host_text(event, "trace"),
+                               l->subject_width, host_text(event, "subject"), host_text(event, "event"),
+                               host_text(event, "text"));
                 clean(line);
                 (void)puts(line);
         }
@@ -73,6 +91,7 @@ static int print_pages(struct listing *l, struct err *err)
                 if (r < 0)
                         return r;
                 n = json_array_size(json_object_get(page, "events"));
+                json_array_foreach(json_object_get(page, "events"), i, event) make_room(l, event);
                 json_array_foreach(json_object_get(page, "events"), i, event) print_event(l, event);
                 json_decref(page);
         } while (n == PAGE);
@@ -90,8 +109,10 @@ static bool on_event(void *arg, const struct http_event *e)
                 return true;
         }
         /* the stream may begin with what the pages have shown already */
-        if (host_number(event, "seq") > l->after)
+        if (host_number(event, "seq") > l->after) {
+                make_room(l, event);
                 print_event(l, event);
+        }
         json_decref(event);
         return true;
 }
@@ -123,6 +144,8 @@ static int follow(struct listing *l, struct err *err)
 int host_events(const struct arguments *a)
 {
         struct listing l = {.arguments = a,
+                            .trace_width = TRACE_WIDTH,
+                            .subject_width = SUBJECT_WIDTH,
                             .trace = arguments_option(a, "--trace"),
                             .is_json = arguments_option(a, "--json") != NULL};
         const char *after = arguments_option(a, "--after");

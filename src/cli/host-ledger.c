@@ -29,10 +29,7 @@ static void print_pages(const json_t *components)
         }
 }
 
-enum { STATE = 192 };
-
-/* "off line, by an operator, until 10:05:00" */
-static const char *state_of(const json_t *component, char ret[STATE])
+const char *host_state_text(const json_t *component, char ret[HOST_STATE])
 {
         const char *state = host_text(component, "state");
         time_t until = (time_t)(host_number(component, "until_ms") / 1000);
@@ -40,13 +37,13 @@ static const char *state_of(const json_t *component, char ret[STATE])
         struct tm tm;
         if (until && localtime_r(&until, &tm))
                 (void)strftime(text, sizeof(text), ", until %F %T", &tm);
-        (void)snprintf(ret, STATE, "%.127s%s", *state ? state : "usable", text);
+        (void)snprintf(ret, HOST_STATE, "%.127s%s", *state ? state : "usable", text);
         return ret;
 }
 
 static void print_components(const json_t *components)
 {
-        char state[STATE];
+        char state[HOST_STATE];
         struct table *t = table_new(
                 (const char *const[]){"COMPONENT", ">NODE", ">CAPACITY", ">CLAIMED", ">FREE", "STATE", NULL});
         size_t i;
@@ -60,7 +57,7 @@ static void print_components(const json_t *components)
                 table_amount(t, id, host_number(c, "capacity"));
                 table_amount(t, id, host_number(c, "claimed"));
                 table_amount(t, id, host_number(c, "free"));
-                table_text(t, state_of(c, state));
+                table_text(t, host_state_text(c, state));
         }
         table_print(t, stdout, "no components");
         table_free(t);
@@ -323,16 +320,43 @@ static int reserve_body(const struct arguments *a, json_t *body, struct err *err
         return 0;
 }
 
-static int change(const struct arguments *a, const char *path, json_t *body)
+static void add_count(char *text, size_t size, int64_t n, const char *one, const char *many)
+{
+        size_t at = strlen(text);
+        if (n > 0)
+                (void)snprintf(text + at, size - at, "%s%" PRId64 " %s", at > 0 ? ", " : ": ", n,
+                               n == 1 ? one : many);
+}
+
+/* "cpu:1 is off line, by an operator: 2 vCPUs move, 1 lease ends" */
+static void print_changed(const json_t *c)
+{
+        char state[HOST_STATE], text[256] = "";
+        const char *id = host_text(c, "component");
+        add_count(text, sizeof(text), host_number(c, "moves"), "vCPU moves", "vCPUs move");
+        add_count(text, sizeof(text), host_number(c, "ends"), "lease ends", "leases end");
+        add_count(text, sizeof(text), host_number(c, "stuck"), "vCPU has no other place and stays",
+                  "vCPUs have no other place and stay");
+        add_count(text, sizeof(text), host_number(c, "keeps"), "VM keeps its own memory",
+                  "VMs keep their own memory");
+        (void)printf("%s is %s%s\n", id, host_state_text(c, state), text);
+        if (*host_text(c, "state") && host_number(c, "left") == 0)
+                (void)printf("nothing of %.*s can be given away now\n", (int)strcspn(id, ":"), id);
+}
+
+static int change_component(const struct arguments *a, const char *path, json_t *body)
 {
         json_t *answer = NULL;
         struct err err = {0};
         if (host_call(a, "POST", path, body, CALL_MS, &answer, &err) < 0)
                 return verb_fail(a, &err);
-        (void)host_json(a, answer);
+        if (!host_json(a, answer))
+                print_changed(answer);
         json_decref(answer);
         return EXIT_OK;
 }
+
+enum { YEAR_DAYS = 365 };
 
 int host_offline(const struct arguments *a)
 {
@@ -340,8 +364,14 @@ int host_offline(const struct arguments *a)
         int64_t for_ms, bytes = 0;
         const char *amount = arguments_option(a, "--amount");
         int r = option_ms(a, "--for", &for_ms, &err);
+        if (r == 0 && (for_ms == 0 || for_ms > (int64_t)YEAR_DAYS * 24 * 3600 * 1000))
+                r = err_set(&err, REASON_INVALID, ERANGE,
+                            "--for %s: it must be more than nothing, and at most %dd",
+                            arguments_option(a, "--for"), YEAR_DAYS);
         if (r == 0 && amount != NULL && (r = units_parse_bytes(amount, &bytes, &err)) < 0)
                 (void)err_note(&err, "--amount %s", amount);
+        else if (r == 0 && amount != NULL && bytes == 0)
+                r = err_set(&err, REASON_INVALID, ERANGE, "--amount %s: that is nothing", amount);
         if (r < 0)
                 return verb_fail(a, &err);
         json_t *body = json_pack("{s:s}", "component", a->operands[0]);
@@ -351,12 +381,12 @@ int host_offline(const struct arguments *a)
                 json_object_set_new(body, "for_ms", json_integer(for_ms));
         if (arguments_option(a, "--inject") != NULL)
                 json_object_set_new(body, "injected", json_true());
-        return change(a, "/v1/host/offline", body);
+        return change_component(a, "/v1/host/offline", body);
 }
 
 int host_online(const struct arguments *a)
 {
-        return change(a, "/v1/host/online", json_pack("{s:s}", "component", a->operands[0]));
+        return change_component(a, "/v1/host/online", json_pack("{s:s}", "component", a->operands[0]));
 }
 
 int host_reserve(const struct arguments *a)

@@ -78,8 +78,10 @@ const struct verb host_verbs[] = {
          "its own memory stays where it is. Then guests are told. The "
          "event log has what was decided for each VM. The kernel of "
          "this host goes on to use it for what is no vCPU. It stays so "
-         "when meted starts again. Refused: the last CPU, and what is "
-         "off line already.",                                                                                                                                         host_offline        },
+         "when meted starts again. What is out of use already stays so "
+         "for the time that is said now. Refused: the last CPU. All of "
+         "the memory may go: VMs keep their own, leases end, and none "
+         "starts.",                                                                                                                                                   host_offline        },
         {"host online",     "NAME",    1, 1, false, NULL,            "Take into use again what was taken out of it",               NULL,
          host_online                                                                                                                                                                                                                                },
         {"ledger",          "",        0, 0, false, NULL,            "Show every component and every claim on it",                 NULL,                                                                                        host_ledger         },

@@ -36,6 +36,10 @@ const char *host_joined(const json_t *array);
 enum { HOST_AMOUNT = 48 };
 const char *host_amount_text(const char *component, int64_t amount, char ret[HOST_AMOUNT]);
 
+/* "off line, by an operator, until 2026-01-02 10:05:00"; "usable". Returns ret. */
+enum { HOST_STATE = 192 };
+const char *host_state_text(const json_t *component, char ret[HOST_STATE]);
+
 /* The verbs, by file. */
 int host_vm_create(const struct arguments *a);
 int host_vm_start(const struct arguments *a);

@@ -487,31 +487,56 @@ static void do_unreserve(struct meted *m, struct http_request *req, const char *
 
 /* ---- what can be used ---- */
 
+struct changing {
+        struct http_request *req;
+        struct api_component_changed out;
+};
+
+static void answer_changed(struct meted *m, void *call, const struct request *r, const struct err *err)
+{
+        g_autofree struct changing *c = call;
+        (void)m;
+        (void)r;
+        if (err)
+                refuse(c->req, err);
+        else
+                reply(c->req, 200, api_component_changed_emit(&c->out));
+}
+
+static void changing(struct meted *m, struct http_request *req, const struct api_component_changed *out)
+{
+        struct changing *c = g_new(struct changing, 1);
+        *c = (struct changing){req, *out};
+        meted_wait(m, 0, WAIT_COMMIT, answer_changed, c);
+}
+
 static void do_offline(struct meted *m, struct http_request *req, const json_t *body)
 {
         struct api_component_offline in;
+        struct api_component_changed out = {0};
         struct err err = {0};
         int bad = api_component_offline_parse(body, &in, &err);
         if (!bad)
-                bad = health_offline(m, &in, &err);
+                bad = health_offline(m, &in, &out, &err);
         if (bad)
                 refuse(req, &err);
         else
-                meted_wait(m, 0, WAIT_COMMIT, answer_empty, req);
+                changing(m, req, &out);
         meted_changed(m);
 }
 
 static void do_online(struct meted *m, struct http_request *req, const json_t *body)
 {
         struct api_component_online in;
+        struct api_component_changed out = {0};
         struct err err = {0};
         int bad = api_component_online_parse(body, &in, &err);
         if (!bad)
-                bad = health_online(m, in.component, &err);
+                bad = health_online(m, in.component, &out, &err);
         if (bad)
                 refuse(req, &err);
         else
-                meted_wait(m, 0, WAIT_COMMIT, answer_empty, req);
+                changing(m, req, &out);
         meted_changed(m);
 }
 

@@ -18,6 +18,8 @@ struct health {
         struct loop_timer until;
 };
 
+#define FAULT_OVER "the injected fault is over"
+
 static void on_until(void *arg);
 
 static struct health *health_of(struct meted *m)
@@ -97,8 +99,9 @@ void health_seen(struct meted *m, size_t component, bool is_gone, int64_t lost, 
         health_of(m)->seen[component] = (struct seen){is_gone, lost, node};
 }
 
-void health_apply(struct meted *m, const char *cause)
+struct host_toll health_apply(struct meted *m, const char *cause)
 {
+        struct host_toll toll = {0};
         g_autoptr(GArray) changes = g_array_new(FALSE, FALSE, sizeof(struct host_change));
         for (size_t i = 0; i < m->inventory.n; i++) {
                 struct component *c = &m->inventory.components[i];
@@ -111,12 +114,13 @@ void health_apply(struct meted *m, const char *cause)
                 g_array_append_val(changes, now);
         }
         if (changes->len) {
-                (void)hypervisor_host_changed(m->hv, (const struct host_change *)(void *)changes->data,
-                                              changes->len, cause, loop_now_ms());
+                toll = hypervisor_host_changed(m->hv, (const struct host_change *)(void *)changes->data,
+                                               changes->len, cause, loop_now_ms());
                 m->is_hhi_due = true; /* also where it was nobody's */
         }
         arm(m);
         meted_changed(m);
+        return toll;
 }
 
 static int add_row(const struct store_offline *o, void *arg, struct err *err)
@@ -184,28 +188,52 @@ static bool is_last_cpu(const struct meted *m, size_t component)
         return true;
 }
 
-int health_offline(struct meted *m, const struct api_component_offline *p, struct err *err)
+static int not_here(const char *component, struct err *err)
+{
+        return err_set(err, REASON_NOT_FOUND, ENOENT,
+                       "this host gives away no component %s: 'mete host show' has their names", component);
+}
+
+static void say_changed(const struct meted *m, size_t component, const struct host_toll *toll,
+                        struct api_component_changed *ret)
+{
+        const struct component *c = &m->inventory.components[component];
+        *ret = (struct api_component_changed){
+                .moves = toll->moved, .ends = toll->ended, .stuck = toll->stuck, .keeps = toll->stays};
+        memcpy(ret->component, c->id, sizeof(ret->component));
+        ret->has_state = health_text(m, component, ret->state, sizeof(ret->state), &ret->until_ms);
+        ret->has_until_ms = ret->has_state && ret->until_ms > 0;
+        for (size_t i = 0; i < m->inventory.n; i++) {
+                const struct component *other = &m->inventory.components[i];
+                ret->left += other->kind == c->kind && other->healthy && other->owned > 0;
+        }
+}
+
+/* "by an operator, for 60 s" */
+static void cause_of(const struct store_offline *o, int64_t for_ms, char *ret, size_t size)
+{
+        (void)snprintf(ret, size, "%s", o->is_injected ? "a fault was injected" : "by an operator");
+        if (o->until_ms)
+                (void)snprintf(ret + strlen(ret), size - strlen(ret), ", for %lld s",
+                               (long long)((for_ms + 999) / 1000));
+}
+
+int health_offline(struct meted *m, const struct api_component_offline *p, struct api_component_changed *ret,
+                   struct err *err)
 {
         ssize_t i = find(m, p->component);
         if (i < 0)
-                return err_set(err, REASON_NOT_FOUND, ENOENT, "this host gives away no component %s",
-                               p->component);
+                return not_here(p->component, err);
         const struct component *c = &m->inventory.components[i];
         if (component_is_of_class(c->kind))
                 return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP,
                                "%s goes with its CPUs: take those out of use", c->id);
         if (p->has_amount_bytes && c->kind != COMPONENT_MEMORY)
                 return err_set(err, REASON_INVALID, EINVAL, "only of memory a part can be taken out of use");
-        /* Where a part of it is out of use, another part, or all of it, may be from now on. */
-        struct store_offline *before = row_of(m, c->id);
-        if (!c->healthy ||
-            (before && p->has_amount_bytes && before->lost == p->amount_bytes && !p->has_for_ms))
-                return err_set(err, REASON_STALE, EALREADY, "%s is %s already", c->id,
-                               c->healthy ? "without a part" : "off line");
         if (p->has_amount_bytes && p->amount_bytes >= c->owned)
                 return err_set(err, REASON_INVALID, EINVAL,
                                "that is all that %s has to give away: say no amount", c->id);
-        if (is_last_cpu(m, (size_t)i))
+        if (c->healthy && is_last_cpu(m, (size_t)i))
                 return err_set(err, REASON_POLICY, EPERM, "%s is the last CPU that can be given away", c->id);
         struct store_offline o = {.lost = p->has_amount_bytes ? p->amount_bytes : 0,
                                   .until_ms = p->has_for_ms ? loop_now_ms() + p->for_ms : 0,
@@ -216,16 +244,22 @@ int health_offline(struct meted *m, const struct api_component_offline *p, struc
                 meted_unwritten(m, err); /* which makes all of it anew from the store */
                 return bad;
         }
+        /* Out of use already: from now on another part, or all of it, or for another time. */
+        struct store_offline *before = row_of(m, c->id);
+        bool was_healthy = c->healthy;
+        int64_t was_lost = c->lost;
         if (before)
                 *before = o;
         else
                 g_array_append_val(m->health->offline, o);
         char cause[96];
-        (void)snprintf(cause, sizeof(cause), "%s", o.is_injected ? "a fault was injected" : "by an operator");
-        if (o.until_ms)
-                (void)snprintf(cause + strlen(cause), sizeof(cause) - strlen(cause), ", for %lld s",
-                               (long long)((p->for_ms + 999) / 1000));
-        health_apply(m, cause);
+        cause_of(&o, p->for_ms, cause, sizeof(cause));
+        struct host_toll toll = health_apply(m, cause);
+        if (c->healthy == was_healthy && c->lost == was_lost)
+                hypervisor_note(m->hv, loop_now_ms(), c->id, "host",
+                                c->healthy ? "component-resized" : "component-offline",
+                                "%s stays out of use as it is: %s", c->id, cause);
+        say_changed(m, (size_t)i, &toll, ret);
         return 0;
 }
 
@@ -239,21 +273,25 @@ static int end(struct meted *m, const struct store_offline *o, struct err *err)
         return bad;
 }
 
-int health_online(struct meted *m, const char *component, struct err *err)
+int health_online(struct meted *m, const char *component, struct api_component_changed *ret, struct err *err)
 {
         ssize_t i = find(m, component);
         const struct store_offline *o = row_of(m, component);
         if (i < 0 && !o)
-                return err_set(err, REASON_NOT_FOUND, ENOENT, "this host gives away no component %s",
-                               component);
+                return not_here(component, err);
         if (!o)
-                return err_set(err, REASON_STALE, EALREADY, "no operator took %s out of use%s", component,
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no operator took %s out of use%s", component,
                                m->inventory.components[i].healthy ? "" : ": the machine itself lacks it");
         bool was_injected = o->is_injected;
         int bad = end(m, o, err);
-        if (!bad)
-                health_apply(m, was_injected ? "the injected fault is over" : "by an operator");
-        return bad;
+        if (bad)
+                return bad;
+        struct host_toll toll = health_apply(m, was_injected ? FAULT_OVER : "by an operator");
+        if (i >= 0)
+                say_changed(m, (size_t)i, &toll, ret);
+        else
+                (void)snprintf(ret->component, sizeof(ret->component), "%.31s", component);
+        return 0;
 }
 
 static void on_until(void *arg)
@@ -265,13 +303,13 @@ static void on_until(void *arg)
                 const struct store_offline *o = &g_array_index(m->health->offline, struct store_offline, i);
                 if (!o->until_ms || o->until_ms > loop_now_ms())
                         continue;
+                bool was_injected = o->is_injected;
                 if (end(m, o, &err))
                         return;
+                (void)health_apply(m, was_injected ? FAULT_OVER : "the time for which it was out is over");
                 some = true;
         }
-        if (some)
-                health_apply(m, "the time for which it was out is over");
-        else
+        if (!some)
                 arm(m);
 }
 

@@ -217,6 +217,14 @@ char *metrics_text(const struct meted *m, size_t *ret_n)
                               "%lld\nmete_component_claimed{component=\"%s\"} %lld\n",
                               k->id, (long long)k->owned, k->id, (long long)ledger_claimed(l, (uint32_t)i));
         }
+        (void)fprintf(
+                f, "# HELP mete_component_out What of it is out of use.\n# TYPE mete_component_out gauge\n");
+        for (size_t i = 0; i < m->inventory.n; i++) {
+                const struct component *k = &m->inventory.components[i];
+                if (k->owned > 0)
+                        (void)fprintf(f, "mete_component_out{component=\"%s\"} %lld\n", k->id,
+                                      (long long)(k->owned - component_owned(k)));
+        }
         kept_out(f, m);
         (void)fprintf(f, "# HELP mete_fallback What this platform does in a lesser way.\n# TYPE "
                          "mete_fallback gauge\n");

@@ -137,7 +137,7 @@ static void on_look(void *arg)
 {
         struct meted *m = arg;
         look_at(m);
-        health_apply(m, "so says the kernel");
+        (void)health_apply(m, "so says the kernel");
         look_at_devices(m);
         look_in(m->watch, m->watch->is_unsure ? PRESENCE_CARRIER_MS : WATCH_EVERY_MS);
 }

@@ -28,6 +28,10 @@ def state(host, component):
     return next(c.get("state", "") for c in host.mete_json("host", "show")["components"] if c["id"] == component)
 
 
+def until(host, component):
+    return next(c.get("until_ms", 0) for c in host.mete_json("host", "show")["components"] if c["id"] == component)
+
+
 @pytest.fixture
 def vm(host):
     name = f"v{len(host.made)}"  # its events are its own
@@ -133,6 +137,9 @@ def test_it_stays_so_until_its_time_is_over(host, vm):
     host.mete("host", "offline", was, "--for", "200ms")
     wait_for("it is over", lambda: not state(host, was))
     assert [e["event"] for e in host.events(was)][-2:] == ["component-offline", "component-online"]
+    host.mete("host", "offline", was, "--inject", "--for", "200ms")
+    wait_for("that is over", lambda: not state(host, was))
+    assert host.events(was)[-1]["text"] == f"{was} was put into use again: the injected fault is over"
 
 
 def test_less_memory(host, vm):
@@ -143,7 +150,11 @@ def test_less_memory(host, vm):
         _, after = wait_told(vm, "it is told", lambda o: o[node["id"]]["free"] == objects[node["id"]]["free"] - 64 * MIB)
         assert after[node["id"]]["capacity"] == objects[node["id"]]["capacity"] - 64 * MIB
         assert "without 64M" in state(host, node["id"])
-        assert "already" in refused(host, "offline", node["id"], "--amount", "64M")
+        host.mete("host", "offline", node["id"], "--amount", "64M", "--for", "2h")  # the same, for another time
+        assert until(host, node["id"]) > 0
+        host.mete("host", "offline", node["id"], "--amount", "64M")
+        assert until(host, node["id"]) == 0
+        assert "without 64M" in state(host, node["id"])
         host.mete("host", "offline", node["id"], "--amount", "128M")  # instead of those
         wait_told(vm, "more is out of use", lambda o: o[node["id"]]["free"] == objects[node["id"]]["free"] - 128 * MIB)
         assert "without 128M" in state(host, node["id"])
@@ -162,11 +173,19 @@ def test_refusals(host):
     every = cpus(host)
     assert "no component" in refused(host, "offline", "cpu:4095") and "no component" in refused(host, "online", "nonsense")
     assert "no operator" in refused(host, "online", every[0])
+    assert refused(host, "offline", every[0], "--for", "400d").startswith("mete host offline: --for 400d: ")
+    assert refused(host, "offline", every[0], "--amount", "0").startswith("mete host offline: --amount 0: ")
+    assert "host show" in refused(host, "offline", "1")
     assert "only of memory" in refused(host, "offline", every[0], "--amount", "64M")
     try:
         for c in every[:-1]:
-            host.mete("host", "offline", c)
-        assert "already" in refused(host, "offline", every[0])
+            said = host.mete_json("host", "offline", c)
+            assert said["component"] == c and "off line" in said["state"] and said["left"] > 0 and "until_ms" not in said, said
+        assert host.mete_json("host", "offline", every[0], "--for", "1h")["until_ms"] > 0
+        assert host.mete_json("host", "offline", every[0], "--for", "2h")["moves"] == 0
+        doctor = host.mete("doctor", check=False).stdout
+        assert f"{every[0]} is off line, by an operator, until " in doctor
+        assert f"{every[0]} is off line, by an operator\n" in host.mete("host", "offline", every[0]).stdout
         assert "last CPU" in refused(host, "offline", every[-1])
     finally:
         for c in every[:-1]:
