@@ -224,7 +224,7 @@ static void decide_cpus(struct hypervisor *h, struct entry *e, const char *cause
         bool has_moved = false;
         for (size_t i = 0; i < r->n_definitions; i++) {
                 struct definition *d = &r->definitions[i];
-                uint32_t to;
+                uint32_t to = 0;
                 if (h->components[d->component].kind != COMPONENT_CPU ||
                     (!is_gone(h, d) && !is_crowded(h, d->component)))
                         continue;
