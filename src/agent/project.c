@@ -98,20 +98,23 @@ static int64_t lead_ms(const struct project *p, enum demand_kind kind)
         return steps * p->step_ms;
 }
 
-/* "0.98 of cpu are used, 1.70 will be needed (0.30 to 1.80), by what was seen; this VM has 1.00" */
+/* "0.98 of cpu are used, 1.70 will be needed (0.30 to 1.80), demand rises steadily; this VM has 1.00" */
 static void explain(const struct project *p, enum demand_kind kind, double has, char *ret, size_t size)
 {
         const struct plan *plan = &p->plans[kind];
         const struct projection_said *said = &plan->projection.said;
         const char *name = "";
         char used[UNITS_TEXT], need[UNITS_TEXT], low[UNITS_TEXT], high[UNITS_TEXT], held[UNITS_TEXT];
+        /* What is needed is less than said->need in the first steps, and more where something is declared. */
+        double least = said->low < plan->need ? said->low : plan->need;
+        double most = said->high > plan->need ? said->high : plan->need;
 
         if (plan->need > said->need)
                 (void)declarations_need(&p->agent->declarations, components[kind], loop_now_ms(),
                                         loop_now_ms() + lead_ms(p, kind), &name);
         (void)snprintf(ret, size, "%s of %s are used, %s will be needed (%s to %s), %s%.24s; this VM has %s",
                        print(kind, p->used[kind], used), demand_name(kind), print(kind, plan->need, need),
-                       print(kind, said->low, low), print(kind, said->high, high),
+                       print(kind, least, low), print(kind, most, high),
                        *name ? "declared by "
                              : projection_why_text(plan->need < said->need ? PROJECTION_SEEN : said->why),
                        name, print(kind, has, held));

@@ -34,7 +34,7 @@ const char *projection_why_text(enum projection_why why)
 {
         static const char *const texts[PROJECTION_WHY_N] = {
                 [PROJECTION_NOTHING] = "nothing was measured yet",
-                [PROJECTION_SEEN] = "by what was seen",
+                [PROJECTION_SEEN] = "by what was seen before and how demand moves",
                 [PROJECTION_STEADY] = "as it is used all the time of late",
                 [PROJECTION_TREND] = "demand rises steadily",
                 [PROJECTION_SEASON] = "the coming hour of the day usually needs more",
@@ -229,6 +229,8 @@ const struct projection_said *projection_take(struct projection *p, double value
         } else if (want < held) {
                 said.why = PROJECTION_KEPT;
         }
+        said.low = said.low < said.need ? said.low : said.need;
+        said.high = said.high > said.need ? said.high : said.need;
         said.is_changed = said.need != held; /* it was copied */
         p->said = said;
         return &p->said;

@@ -5,17 +5,17 @@
  * unit; what follows one another by PROJECTION_LEAD steps is what an answer takes to come true. The method,
  * in whole:
  *
- *   seen      a histogram of all samples in which each counts half as much PROJECTION_HALF_LIFE samples later
- *   like now  how often, among machines at large, demand was more than r times what it had been of late; it
- *             counts as PROJECTION_PRIOR samples, so that it decides in the first hour and says later how far
- *             beyond what was ever seen demand may go
- *   level     the one that costs least, where a step short of what is needed costs PROJECTION_COST hundredths
- *             of all there is (the newsvendor's): steady demand is followed closely, one that leaps with room
- *   steady    at least what was used all the time of the last lead, however seldom it was before
- *   trend     where the last PROJECTION_LAST samples lie on a rising line, at least its value a lead ahead
- *   season    and what the coming hour was above this one, on the days before
- *   limits    raised at once, but not to more than twice what was ever seen; lowered after
- *             PROJECTION_PATIENCE samples that would all do with less, and by a twentieth at least
+ *   seen      a histogram of all samples in which each counts half as much PROJECTION_HALF_LIFE samples
+ * later; so demand that came and went is held for, as it may come again, until it has faded like now  how
+ * often, among machines at large, demand was more than r times what it had been of late; it counts as
+ * PROJECTION_PRIOR samples, so that it decides in the first hour and says later how far beyond what was ever
+ * seen demand may go level     the one that costs least, where a step short of what is needed costs
+ * PROJECTION_COST hundredths of all there is (the newsvendor's): steady demand is followed closely, one that
+ * leaps with room steady    at least what was used all the time of the last lead, however seldom it was
+ * before trend     where the last PROJECTION_LAST samples lie on a rising line, at least its value a lead
+ * ahead season    and what the coming hour was above this one, on the days before limits    raised at once,
+ * but not to more than twice what was ever seen; lowered after PROJECTION_PATIENCE samples that would all do
+ * with less, and by a twentieth at least
  *
  * docs/evidence/projection.md has what it reaches on real series. Pure: no I/O, no clock, no allocation. */
 #pragma once
@@ -48,7 +48,8 @@ const char *projection_why_text(enum projection_why why); /* "demand rises stead
 
 struct projection_said {
         double need;      /* what should be held */
-        double low, high; /* the band: demand is below low in one of ten cases, above high in one of twenty */
+        double low, high; /* the band: demand is below low in one of ten cases at most, above high in one of
+                             twenty at most; need lies in it */
         double recent;    /* what is used now, smoothed */
         enum projection_why why;
         bool is_changed; /* need is another one than the last time */

@@ -13,7 +13,10 @@ static int64_t now_ms;
 static const struct projection_said *take(double value)
 {
         now_ms += STEP_MS;
-        return projection_take(&p, value, now_ms);
+        const struct projection_said *said = projection_take(&p, value, now_ms);
+        g_assert_cmpfloat(said->low, <=, said->need);
+        g_assert_cmpfloat(said->need, <=, said->high);
+        return said;
 }
 
 static void begin(double full)

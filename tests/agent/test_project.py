@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 
@@ -115,6 +116,12 @@ def teller(world):
     return Teller(world)
 
 
+def within(why):
+    """The figure lies within the range that is said beside it."""
+    need, low, high = map(float, re.search(r"([\d.]+)M? will be needed \(([\d.]+)M? to ([\d.]+)M?\)", why).groups())
+    assert low <= need <= high, why
+
+
 def named(params):
     """The number of the CPU that is asked for."""
     (need,) = params["needs"]
@@ -147,6 +154,9 @@ def test_whole_life(world, teller):
     assert release["params"] == {"request": params["request"], "cause": "released"}
     teller.host.answer(release)
     assert "is given back: 0.00 of cpu are used" in world.text()
+    for line in world.text().splitlines():
+        if "will be needed (" in line:
+            within(line)
     wait_for("it has ended", lambda: rows(world)[0]["state"] == "ended")
 
 
@@ -241,6 +251,7 @@ def test_declared(world, teller):
     app.call("declare", {"name": "build", "need": "cpu:2", "start_ms": int(time.time() * 1000), "for_ms": 3600000})
     reserve, params = teller.asked()
     assert named(params) == 2 and "2.00 will be needed" in params["why"] and "declared by build" in params["why"]
+    within(params["why"])
     teller.grant(reserve, free=(3,), yours=(0, 2))
     assert teller.host.link.silent(1)  # it has two
     app.call("declare-drop", {"name": "build"})
@@ -299,6 +310,7 @@ def test_takes_what_it_may_have(world, teller):
     app = world.app()
     app.call("declare", {"name": "soon", "need": "memory:2560M", "start_ms": int(time.time() * 1000), "for_ms": 3600000})
     reserve, params = teller.asked()
+    within(params["why"])
     assert amounts(params) == [("memory", 128 << 20, 2 << 30)]
     granted = dict(params["needs"][0], amount=768 << 20, amount_max=768 << 20)
     assert teller.tell(memory=(1 << 30) + (768 << 20)) == []
