@@ -140,10 +140,11 @@ int mete_reopen(struct mete *m, struct mete_error *err);
 
 /* What the agent is. Blocks, for 5 s at most. Give back with mete_about_free(). */
 struct mete_about {
-        char agent[32]; /* version of its software */
-        char vm[64];    /* name of this machine, "" until the host has said it */
-        int version;    /* of its contract */
-        int connected;  /* 1: it reaches its host */
+        char agent[32];       /* version of its software */
+        char vm[64];          /* name of this machine, "" until the host has said it */
+        int version;          /* of its contract */
+        int connected;        /* 1: it reaches its host */
+        long long project_ms; /* how often it measures what is used, to ask by itself; 0: it does not ask */
 };
 int mete_about(struct mete *m, struct mete_about **ret, struct mete_error *err);
 void mete_about_free(struct mete_about *about);

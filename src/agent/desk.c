@@ -724,7 +724,10 @@ static void on_app_list(struct agent *a, const struct app *app, struct rpc_call 
 static void on_app_hello(struct agent *a, struct rpc_call *call, const json_t *params)
 {
         struct api_app_hello hello;
-        struct api_app_welcome welcome = {.version = 1, .connected = channel_is_ready(a->channel)};
+        struct api_app_welcome welcome = {.version = 1,
+                                          .connected = channel_is_ready(a->channel),
+                                          .has_project_ms = a->project.agent != NULL,
+                                          .project_ms = a->project.step_ms};
         struct err why = {0};
 
         if (api_app_hello_parse(params, &hello, &why) < 0) {

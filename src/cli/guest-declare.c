@@ -103,6 +103,20 @@ static int parse(const struct arguments *a, json_t **ret, struct err *err)
         return 0;
 }
 
+/* It is kept all the same: an agent that is started anew may ask. */
+static void note_nobody_asks(struct mete *m)
+{
+        struct mete_about *about = NULL;
+        struct mete_error err;
+
+        if (mete_about(m, &about, &err) == 0 && about->project_ms == 0)
+                (void)fputs("mete declare: it is kept, but this agent does not ask by itself, so nothing "
+                            "comes of "
+                            "it (mete-agent --project)\n",
+                            stderr);
+        mete_about_free(about);
+}
+
 /* Asks the agent; the answer is the caller's. */
 static int call(const struct arguments *a, const char *method, json_t *params, json_t **ret)
 {
@@ -116,6 +130,8 @@ static int call(const struct arguments *a, const char *method, json_t *params, j
         }
         if (mete_call_raw(m, method, params, ret, &err) < 0)
                 status = guest_fail(a, &err);
+        else if (strcmp(method, "declare") == 0)
+                note_nobody_asks(m);
         mete_close(m);
         if (status == 0 && arguments_option(a, "--json")) {
                 (void)json_dumpf(*ret, stdout, JSON_INDENT(2));

@@ -209,9 +209,14 @@ static int guest_agent(const struct arguments *a)
         } else if (mete_about(m, &about, &err) < 0) {
                 status = guest_fail(a, &err);
         } else {
-                (void)printf("agent      %s\nhost       %s\nvm         %s\n", about->agent,
+                (void)printf("agent            %s\nhost             %s\nvm               %s\n", about->agent,
                              about->connected ? "connected" : "not reached",
                              about->vm[0] != '\0' ? about->vm : "-");
+                if (about->project_ms > 0)
+                        (void)printf("asks by itself   yes, measured every %.12g s\n",
+                                     (double)about->project_ms / 1000);
+                else
+                        (void)puts("asks by itself   no (mete-agent --project)");
                 mete_about_free(about);
         }
         mete_close(m);
@@ -303,7 +308,7 @@ const struct verb guest_verbs[] = {
                  "Times are those of the guest's time zone; a day has 24 hours.", .run = guest_declare},
         {.words = "agent",
          .operands = "",
-         .summary = "Whether the agent runs, and reaches its host",
+         .summary = "Whether the agent runs, reaches its host, and asks by itself",
          .run = guest_agent                                                                                                                                                                                                                                           },
 };
 const size_t guest_verbs_n = ARRAY_N(guest_verbs);

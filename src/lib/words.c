@@ -149,6 +149,7 @@ int mete_about(struct mete *m, struct mete_about **ret, struct mete_error *err)
                 (void)STR_COPY(about->vm, welcome.vm);
                 about->version = (int)welcome.version;
                 about->connected = welcome.connected;
+                about->project_ms = welcome.has_project_ms ? welcome.project_ms : 0;
                 *ret = about;
         }
         return 0;

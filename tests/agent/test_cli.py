@@ -311,6 +311,20 @@ def test_lists_and_release(world, mete):
     assert json.loads(mete("agent", "--json").end()[1])["vm"] == "v"
 
 
+def test_says_whether_it_asks_by_itself(world, mete):
+    """And where it does not, that nothing comes of a declaration, which is kept all the same."""
+    declare = ("declare", "--need", "cpu:2", "--at", "+10m", "--for", "1h", "--name", "job")
+    assert "asks by itself   no" in mete("agent").end()[1]
+    assert "project_ms" not in json.loads(mete("agent", "--json").end()[1])
+    status, out, err = mete(*declare).end()
+    assert (status, out) == (0, "job\n") and "does not ask by itself" in err
+    world.kill()
+    world.start("--project", "1h")
+    assert "asks by itself   yes, measured every 3600 s" in mete("agent").end()[1]
+    assert json.loads(mete("agent", "--json").end()[1])["project_ms"] == 3600000
+    assert mete(*declare).end() == (0, "job\n", "")
+
+
 def test_what_help_says(world, mete):
     text = " ".join(mete("run", "--help").end()[1].split())
     assert "a refused or ended request is used up" in text and "keeps running without what was granted" in text
