@@ -202,6 +202,8 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
         char asked[UNITS_TEXT], have[UNITS_TEXT], named[NEED_TEXT];
         const char *kind = component_kinds[need->kind].name;
         need_amount_print(need->kind, t->wanted, asked);
+        struct need exact = *need;
+        exact.amount = exact.amount_max = t->wanted;
         int64_t limit =
                 place_limit(is_lasting ? components : h->components, h->n_components, need, share, unit);
         struct err why = {0};
@@ -237,17 +239,16 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                         "%s is asked for, and this host has no such component to give away",
                         need_print(need, named));
         else if (t->wanted > limit)
-                blocked(t, OUTCOME_NEVER, REASON_NO_CAPACITY,
-                        "%s:%s is asked for, and this host has %s in all", kind, asked,
-                        need_amount_print(need->kind, limit, have));
+                blocked(t, OUTCOME_NEVER, REASON_NO_CAPACITY, "%s is asked for, and this host has %s in all",
+                        need_print(&exact, named), need_amount_print(need->kind, limit, have));
         else if (t->wanted > room_now)
                 blocked(t, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
                         "%s:%s is asked for, and other leases of this VM leave it room to grow by %s", kind,
                         asked, need_amount_print(need->kind, room_now > 0 ? room_now : 0, have));
         else
                 blocked(t, OUTCOME_NOT_NOW, REASON_NO_CAPACITY,
-                        "%s:%s is asked for%s, and %s that meets it is free on this host%s", kind, asked,
-                        is_whole ? " (whole CPUs, as no share>= is said)" : "",
+                        "%s is asked for%s, and %s that meets it is free on this host%s",
+                        need_print(&exact, named), is_whole ? " (whole CPUs, as no share>= is said)" : "",
                         t->placement.amount_met ? need_amount_print(need->kind, t->placement.amount_met, have)
                                                 : "none",
                         h->returning ? "; something is just being given back: ask again" : "");

@@ -2219,7 +2219,8 @@ static void test_moved(void)
                 (void)snprintf(need, sizeof(need), "cpu:1,id=%u", was);
                 uint64_t named = ask(&w, "named", need, false, NULL);
                 g_assert_cmpint(get(&w, named)->state, ==, REQUEST_REFUSED);
-                g_assert_cmpint(get(&w, named)->outcome, ==, OUTCOME_NOT_NOW); /* it may come back */
+                g_assert_cmpint(get(&w, named)->outcome, ==, OUTCOME_NOT_NOW);   /* it may come back */
+                g_assert_true(g_str_has_prefix(get(&w, named)->sentence, need)); /* which one */
                 g_string_truncate(w.log, 0);
                 change(&w, was, true, 0);
                 g_assert_cmpint(logged(&w, "component-online;"), ==, 1);
