@@ -47,18 +47,22 @@ int host_peers(const struct arguments *a)
                 return verb_fail(a, &err);
         if (!host_json(a, answer)) {
                 struct table *t = table_new((const char *const[]){
-                        "NAME", "STATE", "ADDRESS", "VERSION", "QEMU", ">CLOCK", "CERTIFICATE UNTIL",
+                        "NAME", "STATE", "ADDRESS", "HEARD", "VERSION", "QEMU", ">CLOCK", "CERTIFICATE UNTIL",
                         ">FREE CPU", ">FREE MEMORY", "PROBLEM", NULL});
                 json_array_foreach(json_object_get(answer, "peers"), i, peer)
                 {
                         const json_t *hello = json_object_get(peer, "hello");
-                        int64_t cpu = free_of(peer, "cpu"), memory = free_of(peer, "memory");
+                        /* What is free there, and its clock, are of now, or not known. */
+                        bool is_now = json_is_true(json_object_get(peer, "reachable"));
+                        int64_t cpu = is_now ? free_of(peer, "cpu") : -1;
+                        int64_t memory = is_now ? free_of(peer, "memory") : -1;
                         table_text(t, host_text(peer, "name"));
                         table_text(t, state_of(peer));
                         table_text(t, host_text(peer, "address"));
+                        table_time(t, host_number(peer, "heard_ms"));
                         table_text(t, host_text(hello, "version"));
                         table_text(t, host_text(hello, "qemu"));
-                        table_text(t, clock_of(peer, text));
+                        table_text(t, is_now ? clock_of(peer, text) : "");
                         table_time(t, host_number(peer, "certificate_end_ms"));
                         table_text(t, cpu < 0 ? "" : units_print_milli(cpu, (char[UNITS_TEXT]){0}));
                         if (memory < 0)

@@ -53,10 +53,17 @@ static void say(const char *dir, const struct wanted *w, bool is_new)
         if (is_new)
                 (void)printf("%s/ca.key\tthe authority: keep it where no host can read it\n%s/ca.crt\n", dir,
                              dir);
-        for (size_t i = 0; i < w->n; i++)
+        bool has_hypervisor = false;
+        for (size_t i = 0; i < w->n; i++) {
+                has_hypervisor = has_hypervisor || w->members[i].role == CERT_HYPERVISOR;
                 (void)printf("%s/%s.key\t%s %s\n%s/%s.crt\n", dir, w->members[i].name,
                              cert_role_name(w->members[i].role), w->members[i].name, dir, w->members[i].name);
-        (void)printf("Give each hypervisor its own two files, ca.crt and peers.conf.\n");
+        }
+        if (has_hypervisor)
+                (void)printf("Give each hypervisor its own two files, ca.crt and peers.conf%s.\n",
+                             is_new ? "" : "; those that were there get peers.conf again, as it has grown");
+        else
+                (void)printf("Give each of them its own two files and ca.crt.\n");
 }
 
 static int make(const struct arguments *a, bool is_new)
@@ -84,6 +91,25 @@ static int run_add(const struct arguments *a)
         return make(a, false);
 }
 
+static int run_renew(const struct arguments *a)
+{
+        const char *days = arguments_option(a, "--days"), *dir = a->operands[0], *name = a->operands[1];
+        int64_t number = PKI_DAYS;
+        struct err err = {0};
+        int bad = days ? units_parse_count(days, &number, &err) : 0;
+        if (bad)
+                (void)err_note(&err, "--days");
+        else
+                bad = pki_renew(dir, name, number > PKI_DAYS_MAX ? 0 : (int)number, &err);
+        if (bad)
+                return verb_fail(a, &err);
+        (void)printf(
+                "%s/%s.crt\nPut it where the old one is. A meted that has it is to be started again; its "
+                "pin in peers.conf is the same.\n",
+                dir, name);
+        return EXIT_OK;
+}
+
 static int run_show(const struct arguments *a)
 {
         struct cert_id id = {0};
@@ -91,6 +117,8 @@ static int run_show(const struct arguments *a)
         size_t n = 0;
         char *text = cert_file_read(a->operands[0], &n, &err);
         int bad = text ? cert_read_pem(text, n, &id, &err) : -err.code;
+        if (text && bad)
+                (void)err_note(&err, "%.150s", a->operands[0]);
         if (text)
                 explicit_bzero(text, n);
         free(text);
@@ -126,13 +154,18 @@ static const struct option_row make_options[] = {
         {NULL                                                          },
 };
 
+static const struct option_row renew_options[] = {
+        {"--days",                                   "N", "how long the certificate is valid (365)", false},
+        {NULL},
+};
+
 const struct verb pki_verbs[] = {
         {.words = "peers",
          .operands = "",
          .summary = "List the other hosts of peers.conf, and what was heard of each last",
          .text = "Reachable is one that answered when it was asked last, over TLS and with the pinned "
                  "certificate. "
-                 "The clock is how much its is ahead of ours.", .run = host_peers},
+                 "The clock is how much its is ahead of ours.",                                        .run = host_peers},
         { .words = "pki init",
          .operands = "DIR",
          .operands_min = 1,
@@ -146,14 +179,23 @@ const struct verb pki_verbs[] = {
                  "and name stand in the certificate as a URI, mete:ROLE:NAME. The authority itself is valid "
                  "for "
                  "ten years at least.", .run = run_init},
-        {                                              .words = "pki add",
+        {                                                                                     .words = "pki add",
          .operands = "DIR",
          .operands_min = 1,
          .operands_max = 1,
          .options = make_options,
          .summary = "Make keys and certificates for more of them, signed by the authority in DIR",
-         .run = run_add},
-        {                                                    .words = "pki show",
+         .text = "DIR/peers.conf gets a group for each new hypervisor: give it to the others again, and "
+                 "reload their meted.", .run = run_add},
+        {                                                                                           .words = "pki renew",
+         .operands = "DIR NAME",
+         .operands_min = 2,
+         .operands_max = 2,
+         .options = renew_options,
+         .summary = "Make a new certificate for the key of NAME, signed by the authority in DIR",
+         .text = "DIR/NAME.crt is replaced. Role, name and address are those of the old one, which may have "
+                 "expired; the pin is the same, so that peers.conf stays as it is.", .run = run_renew},
+        {                                                                                                 .words = "pki show",
          .operands = "FILE",
          .operands_min = 1,
          .operands_max = 1,

@@ -169,15 +169,15 @@ static int put_peer(const char *dir, const struct pki_member *m, const struct pa
         return put_file(path, O_APPEND, text, (size_t)n, err);
 }
 
-static int load(const char *dir, struct pair *ca, struct err *err)
+static int load(const char *dir, const char *name, struct pair *ca, struct err *err)
 {
         char path[PATH_SIZE];
         for (int i = 0; i < 2; i++) {
                 size_t n;
-                int bad = path_of(dir, authority, i ? ".crt" : ".key", path, err);
+                int bad = path_of(dir, name, i ? ".crt" : ".key", path, err);
                 char *text = bad ? NULL : cert_file_read(path, &n, err);
                 if (!text)
-                        return err_note(err, "the authority");
+                        return name == authority ? err_note(err, "the authority") : -err->code;
                 gnutls_datum_t datum = {(unsigned char *)text, (unsigned)n};
                 int r = i ? gnutls_x509_crt_import(ca->crt, &datum, GNUTLS_X509_FMT_PEM)
                           : gnutls_x509_privkey_import(ca->key, &datum, GNUTLS_X509_FMT_PEM);
@@ -191,17 +191,20 @@ static int load(const char *dir, struct pair *ca, struct err *err)
 
 /* ---- making ---- */
 
-/* What is in every certificate. An hour back, as clocks differ; never beyond the end of its authority, for
- * nobody would believe it then. */
+static int new_key(struct pair *p)
+{
+        return gnutls_x509_privkey_generate(p->key, GNUTLS_PK_ECDSA,
+                                            GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0);
+}
+
+/* What is in every certificate for a key. An hour back, as clocks differ; never beyond the end of its
+ * authority, for nobody would believe it then. */
 static int begin(struct pair *p, const char *name, int days, const struct pair *ca)
 {
         unsigned char serial[SERIAL_BYTES];
         time_t now = time(NULL), end = now + (time_t)days * DAY_S;
         time_t last = ca ? gnutls_x509_crt_get_expiration_time(ca->crt) : end;
-        int r = gnutls_x509_privkey_generate(p->key, GNUTLS_PK_ECDSA,
-                                             GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0);
-        if (r >= 0)
-                r = gnutls_rnd(GNUTLS_RND_NONCE, serial, sizeof(serial));
+        int r = gnutls_rnd(GNUTLS_RND_NONCE, serial, sizeof(serial));
         serial[0] &= 0x7f; /* positive */
         if (r >= 0)
                 r = gnutls_x509_crt_set_serial(p->crt, serial, sizeof(serial));
@@ -240,7 +243,9 @@ static int end(struct pair *p, const struct pair *ca)
 
 static int make_authority(struct pair *ca, int days, struct err *err)
 {
-        int r = begin(ca, "mete authority", days > PKI_AUTHORITY_DAYS ? days : PKI_AUTHORITY_DAYS, NULL);
+        int r = new_key(ca);
+        if (r >= 0)
+                r = begin(ca, "mete authority", days > PKI_AUTHORITY_DAYS ? days : PKI_AUTHORITY_DAYS, NULL);
         if (r >= 0)
                 r = gnutls_x509_crt_set_basic_constraints(ca->crt, 1, 0);
         if (r >= 0)
@@ -324,6 +329,8 @@ static int make_members(const char *dir, const struct pki_member *members, size_
         for (size_t i = 0; i < n && !bad; i++) {
                 struct pair p = {0};
                 bad = pair_init(&p, err);
+                if (!bad && new_key(&p) < 0)
+                        bad = err_set(err, REASON_INTERNAL, EIO, "cannot make a key for %s", members[i].name);
                 if (!bad)
                         bad = make_member(&members[i], days, ca, &p, err);
                 if (!bad)
@@ -362,9 +369,110 @@ int pki_add(const char *dir, const struct pki_member *members, size_t n, int day
         if (!bad)
                 bad = pair_init(&ca, err);
         if (!bad)
-                bad = load(dir, &ca, err);
+                bad = load(dir, authority, &ca, err);
         if (!bad)
                 bad = make_members(dir, members, n, days, &ca, err);
         pair_done(&ca);
+        return bad;
+}
+
+/* ---- renewing ---- */
+
+/* Where its meted is, as the old certificate has it: it goes into the new one. */
+static void read_address(gnutls_x509_crt_t crt, struct pki_member *m)
+{
+        unsigned char san[256];
+        int type = 0;
+        for (unsigned i = 0; !*m->address && type != GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE; i++) {
+                char host[INET6_ADDRSTRLEN] = "";
+                struct tcp_address address;
+                size_t n = sizeof(san) - 1;
+                type = gnutls_x509_crt_get_subject_alt_name(crt, i, san, &n, NULL);
+                if (type == GNUTLS_SAN_IPADDRESS && (n == 4 || n == IP_MAX))
+                        (void)inet_ntop(n == 4 ? AF_INET : AF_INET6, san, host, sizeof(host));
+                else if (type != GNUTLS_SAN_DNSNAME)
+                        continue;
+                san[n] = '\0';
+                const char *text = *host ? host : (const char *)san;
+                if (strcmp(text, m->name) != 0 && tcp_address_parse(text, &address, NULL) == 0)
+                        (void)STR_COPY(m->address, tcp_address_text(&address, (char[TCP_TEXT]){0}));
+        }
+}
+
+/* Beside the old one first: there is always one. */
+static int put_certificate(const char *dir, const char *name, const struct pair *p, struct err *err)
+{
+        char path[PATH_SIZE], beside[PATH_SIZE];
+        gnutls_datum_t crt = {0};
+        int bad = path_of(dir, name, ".crt", path, err);
+        if (!bad)
+                bad = path_of(dir, name, ".crt.new", beside, err);
+        if (!bad && gnutls_x509_crt_export2(p->crt, GNUTLS_X509_FMT_PEM, &crt) < 0)
+                bad = err_set(err, REASON_INTERNAL, ENOMEM, "cannot write the certificate of %s", name);
+        if (!bad)
+                bad = put_file(beside, O_TRUNC, crt.data, crt.size, err);
+        if (!bad && rename(beside, path) < 0)
+                bad = err_set(err, REASON_INTERNAL, errno, "%.200s: %s", path, strerror(errno));
+        gnutls_free(crt.data);
+        return bad;
+}
+
+static int check_old(const char *dir, const char *name, struct pki_member *ret, struct err *err)
+{
+        struct cert_files files;
+        struct cert_id id;
+        struct pki_member m = {0};
+        char path[PATH_SIZE];
+        const char *const names[] = {name, name, authority};
+        const char *const ends[] = {".crt", ".key", ".crt"};
+        char *const to[] = {files.cert, files.key, files.ca};
+        for (size_t i = 0; i < ARRAY_N(to); i++) {
+                int bad = path_of(dir, names[i], ends[i], path, err);
+                if (!bad && strlen(path) >= sizeof(files.cert))
+                        bad = err_set(err, REASON_INVALID, ENAMETOOLONG, "%.100s: the path is too long",
+                                      path);
+                if (bad)
+                        return bad;
+                memcpy(to[i], path, strlen(path) + 1);
+        }
+        int bad = cert_files_check(&files, 0, &id, err);
+        if (!bad && (id.role == 0 || strcmp(id.name, name) != 0))
+                bad = err_set(err, REASON_INVALID, EINVAL, "%.150s is the certificate of %s %s", files.cert,
+                              cert_role_name(id.role), id.name);
+        m.role = id.role;
+        if (bad || !STR_COPY(m.name, name))
+                return bad ? bad : -EINVAL;
+        *ret = m;
+        return 0;
+}
+
+int pki_renew(const char *dir, const char *name, int days, struct err *err)
+{
+        struct pair ca = {0}, old = {0}, p = {0};
+        struct pki_member m = {0};
+        int bad = 0;
+        if (days < 1 || days > PKI_DAYS_MAX)
+                return err_set(err, REASON_INVALID, ERANGE, "days must be from 1 to %d", PKI_DAYS_MAX);
+        if (!str_is_name(name) || strcmp(name, authority) == 0)
+                return err_set(err, REASON_INVALID, EINVAL, "\"%.60s\": must be the name of a member", name);
+        if (pair_init(&ca, err) || pair_init(&old, err) || pair_init(&p, err))
+                bad = -ENOMEM;
+        if (!bad)
+                bad = load(dir, authority, &ca, err);
+        if (!bad)
+                bad = check_old(dir, name, &m, err);
+        if (!bad)
+                bad = load(dir, name, &old, err);
+        if (!bad && gnutls_x509_privkey_cpy(p.key, old.key) < 0)
+                bad = err_set(err, REASON_INTERNAL, ENOMEM, "no memory for a key");
+        if (!bad && m.role == CERT_HYPERVISOR)
+                read_address(old.crt, &m);
+        if (!bad)
+                bad = make_member(&m, days, &ca, &p, err);
+        if (!bad)
+                bad = put_certificate(dir, name, &p, err);
+        pair_done(&ca);
+        pair_done(&old);
+        pair_done(&p);
         return bad;
 }

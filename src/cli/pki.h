@@ -22,5 +22,8 @@ int pki_member_parse(enum cert_role role, const char *text, struct pki_member *r
 /* Makes dir where it is not there, an authority in it, and the members. Nothing is overwritten: where one of
  * the files is there, or a name comes twice, -EEXIST, and nothing was made. */
 int pki_init(const char *dir, const struct pki_member *members, size_t n, int days, struct err *err);
+/* A new certificate for the key of `name` in dir, in the place of the old one: the same role, address and
+ * pin, so that peers.conf stays as it is. */
+int pki_renew(const char *dir, const char *name, int days, struct err *err);
 /* More members for the authority in dir. */
 int pki_add(const char *dir, const struct pki_member *members, size_t n, int days, struct err *err);

@@ -6,9 +6,11 @@
 #include <glib.h>
 #include <glib/gstdio.h>
 #include <gnutls/gnutls.h>
+#include <gnutls/x509.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/str.h"
@@ -79,15 +81,57 @@ static int listen_somewhere(struct tcp_address *ret)
         return fd;
 }
 
-static void open_site(struct site *site, struct http_limits limits)
+static void open_site_as(struct site *site, const struct cert_files *files, struct http_limits limits)
 {
         struct err err = {0};
-        struct cert_files files = files_of(dir, "a", dir);
         *site = (struct site){0};
         int fd = listen_somewhere(&site->address);
-        site->server = http_server_new_tls(fd, &files, &limits, on_request, site, &err);
+        site->server = http_server_new_tls(fd, files, &limits, on_request, site, &err);
         g_assert_cmpstr(err.sentence, ==, "");
         g_assert_nonnull(site->server);
+}
+
+static void open_site(struct site *site, struct http_limits limits)
+{
+        struct cert_files files = files_of(dir, "a", dir);
+        open_site_as(site, &files, limits);
+}
+
+static gnutls_datum_t text_of(const char *where, const char *file)
+{
+        g_autofree char *path = g_build_filename(where, file, NULL);
+        gnutls_datum_t d = {0};
+        gsize n;
+        g_assert_true(g_file_get_contents(path, (char **)&d.data, &n, NULL));
+        d.size = (unsigned)n;
+        return d;
+}
+
+/* That of a, whose time is over: `mete pki` makes none. */
+static void make_expired(const char *path)
+{
+        gnutls_datum_t a = text_of(dir, "a.crt"), ca = text_of(dir, "ca.crt"), key = text_of(dir, "ca.key"),
+                       out;
+        gnutls_x509_crt_t crt, authority;
+        gnutls_x509_privkey_t with;
+        g_assert_cmpint(gnutls_x509_crt_init(&crt), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_init(&authority), ==, 0);
+        g_assert_cmpint(gnutls_x509_privkey_init(&with), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_import(crt, &a, GNUTLS_X509_FMT_PEM), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_import(authority, &ca, GNUTLS_X509_FMT_PEM), ==, 0);
+        g_assert_cmpint(gnutls_x509_privkey_import(with, &key, GNUTLS_X509_FMT_PEM), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_set_activation_time(crt, time(NULL) - 7200), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_set_expiration_time(crt, time(NULL) - 3600), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_sign2(crt, authority, with, GNUTLS_DIG_SHA256, 0), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_export2(crt, GNUTLS_X509_FMT_PEM, &out), ==, 0);
+        g_assert_true(g_file_set_contents(path, (char *)out.data, (gssize)out.size, NULL));
+        gnutls_x509_crt_deinit(crt);
+        gnutls_x509_crt_deinit(authority);
+        gnutls_x509_privkey_deinit(with);
+        gnutls_free(out.data);
+        g_free(a.data);
+        g_free(ca.data);
+        g_free(key.data);
 }
 
 struct outcome {
@@ -186,9 +230,22 @@ static void test_server_is_not_believed(void)
         g_assert_nonnull(strstr(o.err.sentence, "not the pinned one"));
         o = ask(calls, &site, &stranger, "a", "/");
         g_assert_cmpint(o.err.reason, ==, REASON_DENIED);
-        g_assert_nonnull(strstr(o.err.sentence, "not believed"));
+        g_assert_nonnull(strstr(o.err.sentence, "not believed: it was not signed by the authority"));
         g_assert_cmpuint(site.n_asked, ==, 0);
         close_site(&site, calls);
+
+        /* Its own, but too late. */
+        struct cert_files old = files_of(dir, "a", dir);
+        (void)g_snprintf(old.cert, sizeof(old.cert), "%s/old.crt", dir);
+        make_expired(old.cert);
+        calls = http_calls_new(NULL);
+        open_site_as(&site, &old, (struct http_limits){0});
+        o = ask(calls, &site, &b, "a", "/");
+        g_assert_cmpint(o.err.reason, ==, REASON_DENIED);
+        g_assert_nonnull(strstr(o.err.sentence, "not believed: it has expired"));
+        g_assert_cmpuint(site.n_asked, ==, 0);
+        close_site(&site, calls);
+        (void)g_unlink(old.cert);
 
         /* Nobody there, or somebody who speaks no TLS. */
         calls = http_calls_new(NULL);

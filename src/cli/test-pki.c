@@ -187,6 +187,67 @@ static void test_no_overwriting(void)
         remove_dir(dir);
 }
 
+/* The same key, role and address, for longer; what is no pair of this authority stays as it is. */
+static void test_renew(void)
+{
+        char *dir = new_dir(), *other = new_dir();
+        struct err err = {0};
+        struct pki_member members[] = {member(CERT_HYPERVISOR, "a=127.0.0.1:4000"),
+                                       member(CERT_OPERATOR, "carol")};
+        int64_t now_ms = g_get_real_time() / 1000;
+        g_assert_cmpint(pki_init(dir, members, 2, 1, &err), ==, 0);
+        g_assert_cmpint(pki_init(other, members, 1, 1, &err), ==, 0);
+        g_autofree char *peers = g_build_filename(dir, "peers.conf", NULL),
+                        *crt = g_build_filename(dir, "a.crt", NULL),
+                        *key = g_build_filename(dir, "a.key", NULL),
+                        *foreign = g_build_filename(other, "a.crt", NULL);
+        g_autofree char *peers_was = NULL, *key_was = NULL, *peers_is = NULL, *key_is = NULL;
+        g_assert_true(g_file_get_contents(peers, &peers_was, NULL, NULL));
+        g_assert_true(g_file_get_contents(key, &key_was, NULL, NULL));
+        int n = n_files(dir);
+        for (size_t i = 0; i < G_N_ELEMENTS(members); i++) {
+                struct cert_id was = id_of(dir, members[i].name), is;
+                struct cert_files f = files_of(dir, members[i].name, "ca");
+                g_assert_cmpint(pki_renew(dir, members[i].name, 100, &err), ==, 0);
+                g_assert_cmpint(cert_files_check(&f, now_ms, &is, &err), ==, 0);
+                g_assert_cmpint(is.role, ==, was.role);
+                g_assert_cmpstr(is.name, ==, was.name);
+                g_assert_cmpstr(is.pin, ==, was.pin);
+                g_assert_cmpint(is.end_ms, >, now_ms + INT64_C(99) * DAY_MS);
+        }
+        g_assert_cmpint(n_files(dir), ==, n);
+        g_assert_true(g_file_get_contents(peers, &peers_is, NULL, NULL));
+        g_assert_true(g_file_get_contents(key, &key_is, NULL, NULL));
+        g_assert_cmpstr(peers_is, ==, peers_was);
+        g_assert_cmpstr(key_is, ==, key_was);
+
+        /* The address is in it still. */
+        gnutls_x509_crt_t x;
+        gnutls_datum_t pem = {0};
+        gsize pem_n;
+        g_assert_true(g_file_get_contents(crt, (char **)&pem.data, &pem_n, NULL));
+        pem.size = (unsigned)pem_n;
+        g_assert_cmpint(gnutls_x509_crt_init(&x), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_import(x, &pem, GNUTLS_X509_FMT_PEM), ==, 0);
+        g_assert_cmpuint(gnutls_x509_crt_check_hostname(x, "127.0.0.1"), !=, 0);
+        g_assert_cmpuint(gnutls_x509_crt_check_hostname(x, "a"), !=, 0);
+        gnutls_x509_crt_deinit(x);
+
+        g_assert_cmpint(pki_renew(dir, "nobody", 1, &err), ==, -ENOENT);
+        g_assert_cmpint(pki_renew(dir, "ca", 1, &err), ==, -EINVAL);
+        g_assert_cmpint(pki_renew(dir, "../a", 1, &err), ==, -EINVAL);
+        g_assert_cmpint(pki_renew(dir, "a", 0, &err), ==, -ERANGE);
+        g_autofree char *foreign_text = NULL, *left = NULL;
+        g_assert_true(g_file_get_contents(foreign, &foreign_text, NULL, NULL));
+        g_assert_true(g_file_set_contents(crt, foreign_text, -1, NULL));
+        g_assert_cmpint(pki_renew(dir, "a", 1, &err), ==, -EINVAL);
+        g_assert_true(g_file_get_contents(crt, &left, NULL, NULL));
+        g_assert_cmpstr(left, ==, foreign_text);
+        g_free(pem.data);
+        remove_dir(dir);
+        remove_dir(other);
+}
+
 /* What a host would start with, or refuse. */
 static void test_files(void)
 {
@@ -308,6 +369,7 @@ int main(int argc, char **argv)
         g_test_add_func("/pki/members", test_members);
         g_test_add_func("/pki/init", test_init);
         g_test_add_func("/pki/no-overwriting", test_no_overwriting);
+        g_test_add_func("/pki/renew", test_renew);
         g_test_add_func("/pki/files", test_files);
         g_test_add_func("/pki/identity", test_identity);
         return g_test_run();

@@ -133,6 +133,8 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*re
                 add(&l, "%s", m->resctrl_fallback);
         if (m->config.manages_resctrl && k && !k->has_resctrl)
                 add(&l, "mete-keeper makes no classes of service: there are no leases of cache and membw");
+        if (!v && *m->peers_problem)
+                add(&l, "peers.conf was not taken, the peers are as before: %.75s", m->peers_problem);
         for (size_t i = 0; k && i < k->n_fallbacks; i++)
                 add(&l, "%s", k->fallbacks[i]);
         for (size_t i = 0; v && i < v->definition.n_fallbacks; i++)
@@ -401,34 +403,46 @@ static int read_inventory(struct meted *m, struct err *err)
 }
 
 /* A certificate whose time is over is no reason not to start: VMs and guests need us, not peers alone. */
-static int check_certificates(const struct meted *m, struct err *err)
+static int check_certificates(const struct meted *m, unsigned *warnings, struct err *err)
 {
         struct cert_id id;
         struct peers peers = {0};
         int bad = peers_read(m->config.peers, &peers, err);
-        peers_done(&peers);
-        if (bad && bad != -ENOENT)
-                return bad;
-        if (!*m->config.tls)
-                return 0;
+        if ((bad && bad != -ENOENT) || !*m->config.tls) {
+                peers_done(&peers);
+                return bad == -ENOENT ? 0 : bad;
+        }
         bad = cert_files_check(&m->config.files, 0, &id, err);
         if (!bad && (id.role != CERT_HYPERVISOR || strcmp(id.name, m->config.name) != 0))
                 bad = err_set(err, REASON_INVALID, EINVAL,
                               "%.100s is the certificate of %s %s, and [meted] name is %s",
                               m->config.files.cert, cert_role_name(id.role), id.name, m->config.name);
+        if (!bad && warnings) /* at the start the list of peers says so */
+                *warnings += peers_warn(m, &peers, &id);
+        peers_done(&peers);
         return bad;
 }
 
+/* What a start does not fail on. */
+static void check_folders(const struct meted *m, unsigned *warnings)
+{
+        if (access(m->config.image_dir, F_OK) == 0)
+                return;
+        log_warn("[vm] image_dir: %s: %s; a VM with a disk or a kernel of its own does not start",
+                 m->config.image_dir, strerror(errno));
+        (*warnings)++;
+}
+
 /* All that a configuration can be wrong in: also that it gives away what this machine does not have. Returns
- * the exit status. */
-static int configure(struct meted *m, const char *path)
+ * the exit status. warnings: counted, of what is only to be said when asked to check; NULL: it is not. */
+static int configure(struct meted *m, const char *path, unsigned *warnings)
 {
         struct err err = {0};
         if (config_read(path, &m->config, &err)) {
                 log_error("%s", err.sentence);
                 return EXIT_CONFIG;
         }
-        if (check_certificates(m, &err)) {
+        if (check_certificates(m, warnings, &err)) {
                 err_note(&err, "%s: [listen]", path);
                 log_error("%s", err.sentence);
                 return EXIT_CONFIG;
@@ -443,6 +457,8 @@ static int configure(struct meted *m, const char *path)
                 log_error("%s", err.sentence);
                 return err.reason == REASON_INTERNAL ? 1 : EXIT_CONFIG;
         }
+        if (warnings)
+                check_folders(m, warnings);
         return 0;
 }
 
@@ -612,8 +628,11 @@ int main(int argc, char **argv)
         log_init("meted", level);
         struct meted *m = g_new0(struct meted, 1);
         struct err err = {0};
-        int status = configure(m, path);
-        if (!status && check)
+        unsigned warnings = 0;
+        int status = configure(m, path, check ? &warnings : NULL);
+        if (!status && check && warnings > 0)
+                (void)printf("%s: good, with %u warning%s\n", path, warnings, warnings == 1 ? "" : "s");
+        else if (!status && check)
                 (void)printf("%s: good\n", path);
         if (status || check) {
                 hhi_done(m);

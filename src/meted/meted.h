@@ -71,6 +71,7 @@ struct meted {
         GPtrArray *machines;                 /* of struct machine, by name */
         struct http_server *http, *http_tls; /* the latter NULL where [listen] tls is not said */
         struct partners *partners;           /* peers.c */
+        char peers_problem[96];              /* why peers.conf was not taken anew; "": it was */
         int64_t ready_mono_ms;
         bool adopted;       /* the keeper told which VMMs are there */
         bool is_boot_noted; /* it is on record that the machine has been up since the boot that it is */
@@ -115,9 +116,12 @@ void events_follow(struct meted *m, struct http_request *req, int64_t after, con
 void events_done(struct meted *m);
 
 /* peers.c: the other hosts of peers.conf, each of which is asked how it does. */
+struct peers;
 int peers_start(struct meted *m, struct err *err);
 void peers_stop(struct meted *m);
 void peers_reload(struct meted *m); /* what is wrong with the file is logged, and all stays as it was */
+/* What is wrong with our own part, in the log; how much it is. */
+unsigned peers_warn(const struct meted *m, const struct peers *peers, const struct cert_id *own);
 /* May this certificate be that of a peer? -EACCES with REASON_DENIED. */
 int peers_check(const struct meted *m, const struct cert_id *id, struct err *err);
 json_t *peers_view(const struct meted *m, const char *query, struct err *err);

@@ -21,6 +21,9 @@
 
 enum { HELLO_MS = 5000, PAGE = 64 };
 
+#define DAY_MS  ((int64_t)24 * 3600 * 1000)
+#define SOON_MS (30 * DAY_MS)
+
 struct partner {
         const struct peer_entry *entry;
         struct partners *all;
@@ -167,12 +170,36 @@ static void take_list(struct partners *all)
         for (size_t i = 0; i < all->peers.n; i++)
                 if (&all->peers.list[i] != us)
                         add_partner(all, &all->peers.list[i]);
-        if (!us)
-                return;
-        (void)STR_COPY(all->server, us->server);
-        if (all->own.role && strcmp(us->pin, all->own.pin) != 0)
+        if (us)
+                (void)STR_COPY(all->server, us->server);
+        (void)peers_warn(all->m, &all->peers, &all->own);
+}
+
+unsigned peers_warn(const struct meted *m, const struct peers *peers, const struct cert_id *own)
+{
+        const struct peer_entry *us = peers_find(peers, m->config.name);
+        int64_t left_ms = own->end_ms - loop_now_ms();
+        unsigned n = 0;
+        if (!own->role)
+                return 0;
+        if (us && strcmp(us->pin, own->pin) != 0) {
                 log_warn("%s: [%s] is this host, and has another certificate there: the others refuse it",
-                         all->m->config.peers, own);
+                         m->config.peers, m->config.name);
+                n++;
+        }
+        if (own->start_ms > loop_now_ms()) {
+                log_warn("%s is not valid yet: the others do not believe it", m->config.files.cert);
+                n++;
+        } else if (left_ms <= 0) {
+                log_warn("%s has expired: the others do not believe it ('mete pki renew')",
+                         m->config.files.cert);
+                n++;
+        } else if (left_ms < SOON_MS) {
+                log_warn("%s is valid for %d more days ('mete pki renew')", m->config.files.cert,
+                         (int)(left_ms / DAY_MS));
+                n++;
+        }
+        return n;
 }
 
 static int load(struct meted *m, struct partners **ret, struct err *err)
@@ -217,9 +244,14 @@ void peers_reload(struct meted *m)
         struct partners *all = NULL;
         struct err err = {0};
         if (load(m, &all, &err)) {
+                size_t n = strlen(m->config.peers);
+                bool has_path = strncmp(err.sentence, m->config.peers, n) == 0 && err.sentence[n] == ':';
                 log_error("%s; the peers stay as they were", err.sentence);
+                (void)snprintf(m->peers_problem, sizeof(m->peers_problem), "%.95s",
+                               err.sentence + (has_path ? n + 2 : 0));
                 return;
         }
+        *m->peers_problem = '\0';
         peers_stop(m);
         m->partners = all;
         log_info("%zu peers in %s", all->n, m->config.peers);

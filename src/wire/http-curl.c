@@ -2,6 +2,7 @@
 #include "wire/http-curl.h"
 
 #include <errno.h>
+#include <gnutls/gnutls.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,6 +76,24 @@ void http_curl_tls(CURL *h, const struct http_target *to)
         curl_easy_setopt(h, CURLOPT_CERTINFO, 1L);
 }
 
+/* Why its certificate is not believed; curl's own words are the same for all reasons, and have paths in them.
+ */
+static const char *disbelief(CURL *h, const char *detail)
+{
+        const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+        long status = 0;
+        if (!v->ssl_version || strncmp(v->ssl_version, "GnuTLS", 6) != 0 ||
+            curl_easy_getinfo(h, CURLINFO_SSL_VERIFYRESULT, &status) != CURLE_OK)
+                return detail;
+        if (status & GNUTLS_CERT_SIGNER_NOT_FOUND)
+                return "it was not signed by the authority that we have ([listen] ca)";
+        if (status & GNUTLS_CERT_EXPIRED)
+                return "it has expired there ('mete pki renew')";
+        if (status & GNUTLS_CERT_NOT_ACTIVATED)
+                return "it is not valid yet; see the clocks of both hosts";
+        return detail;
+}
+
 int http_curl_failed(CURL *h, CURLcode code, const char *where, const char *detail, struct err *err)
 {
         long os = 0;
@@ -99,7 +118,7 @@ int http_curl_failed(CURL *h, CURLcode code, const char *where, const char *deta
                         where);
         if (code == CURLE_PEER_FAILED_VERIFICATION)
                 return err_set(err, REASON_DENIED, EKEYREJECTED, "%s: its certificate is not believed: %s",
-                               where, detail);
+                               where, disbelief(h, detail));
         if (code == CURLE_SSL_CERTPROBLEM || code == CURLE_SSL_CACERT_BADFILE)
                 return err_set(err, REASON_INVALID, EINVAL, "%s: our own certificate, key or authority: %s",
                                where, detail);

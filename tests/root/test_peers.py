@@ -347,7 +347,9 @@ def test_who_is_taken_out_is_out(site):
         # what cannot be read takes nobody out, and lets nobody in
         site.write(site.a, f"[b]\npin={b['pin']}\n[b]\npin={b['pin']}\n")
         assert ask()[0] == 403 and "stay as they were" in site.a.log("meted")
+        assert any("peers.conf was not taken" in f and "is there twice" in f for f in site.a.mete_json("host", "show")["fallbacks"])
         site.peers(site.a, b=b)
+        assert not any("peers.conf" in f for f in site.a.mete_json("host", "show")["fallbacks"])
         assert ask()[0] == 200
         site.wait_peer(site.b, "a", "b is let in again", reachable)
     finally:
@@ -499,7 +501,7 @@ def test_a_peer_that_lies(site, lie):
 @pytest.mark.parametrize("fault, says", [
     ("name", "[meted] name is"), ("role", "[meted] name is"), ("key", "is not the key of"), ("missing", "No such file"),
     ("open", "mode should be 0600"), ("authority", "was not signed by"), ("peers", "no key"), ("address", "[listen] tls"),
-    ("", "good"),
+    ("", "good"), ("expired", "has expired"), ("pin", "another certificate"), ("images", "image_dir"),
 ])
 def test_what_is_checked(tmp_path, fault, says):
     pki = Pki(tmp_path / "pki").init("--hypervisor", "a", "--hypervisor", "b", "--operator", "carol")
@@ -522,8 +524,21 @@ def test_what_is_checked(tmp_path, fault, says):
             f.write("pinn=x\n")
     elif fault == "address":
         files["tls"] = "a b"
+    elif fault == "expired":
+        files["cert"] = pki.expired("a")
+    elif fault == "pin":
+        with open(files["peers"]) as f:
+            text = f.read().replace(pki.show("a")["pin"], other.show("a")["pin"])
+        with open(files["peers"], "w") as f:
+            f.write(text)
+    images = tmp_path / "images"
+    if fault != "images":
+        images.mkdir()
     config = tmp_path / "mete.conf"
-    config.write_text("[meted]\nname=a\n[listen]\n" + "".join(f"{k}={v}\n" for k, v in files.items()))
+    config.write_text(f"[meted]\nname=a\n[vm]\nimage_dir={images}\n[listen]\n" + "".join(f"{k}={v}\n" for k, v in files.items()))
     program = os.path.join(ROOT, os.environ.get("METE_BUILD") or "build/debug", "src/meted/meted")
     p = subprocess.run([program, "--config", str(config), "--check"], capture_output=True, text=True, timeout=60)
-    assert p.returncode == (78 if fault else 0) and says in p.stdout + p.stderr, (p.returncode, p.stdout, p.stderr)
+    warns = fault in ("expired", "pin", "images")
+    assert p.returncode == (78 if fault and not warns else 0) and says in p.stdout + p.stderr, (p.returncode, p.stdout, p.stderr)
+    if p.returncode == 0:
+        assert p.stdout == f"{config}: good{', with 1 warning' if warns else ''}\n"
