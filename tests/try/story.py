@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The story that `try` shows: a shop in a VM asks for CPUs and memory, works with them, and gives them back.
 
-    story.py BUILD IMAGES WORK      as root; programs of BUILD, guest of IMAGES (tests/try/image), logs into WORK
+    story.py [--keep] BUILD IMAGES WORK      as root; programs of BUILD, guest of IMAGES (tests/try/image), logs into WORK
 
 Everything that is printed behind a prompt was run and has answered so. What must be true is compared here, not by
 eye; the first thing that is not ends the story with exit status 1. Whatever happens, every process, cgroup, RAM
-file and directory goes; what a story that was killed has left behind goes before the next one begins.
+file and directory goes; what a story that was killed has left behind goes before the next one begins. With --keep it is the host and its VM alone, which stay until SIGINT or SIGTERM.
 """
 import ctypes
 import glob
@@ -354,6 +354,29 @@ class Story:
         for name, (before, after) in self.figures.items():
             say(f"  {name:<26}{before:>10} before   {after:>10} with the grant   x {after / before:.2f}")
 
+    def stay(self):
+        """Until a signal. What is printed can be typed elsewhere."""
+        self.step_host()
+        self.vm.disconnect()
+        where = self.host.dir
+        say()
+        say(bold("== They stay"))
+        say(f"""On this host, from another terminal:
+  export METE_SOCKET={self.host.socket} PATH={where}/bin:$PATH
+  mete host show
+  mete events --follow
+In its guest, whatever the shell there takes; as root, in {os.getcwd()}:
+  sudo tests/lib/console.py {where}/run/vm/shop/console.sock mete run --need memory:128M -- free -m
+Configuration, images and logs are in {where}.
+To end all of it: Ctrl-C here, or sudo kill {os.getppid()}""")
+        try:
+            while self.host.meted.poll() is None and self.host.keeper.poll() is None:
+                time.sleep(1)
+        except KeyboardInterrupt:
+            say()
+            return
+        raise StoryError("a daemon has ended; its log says why")
+
     def tell(self):
         self.step_host()
         self.step_before()
@@ -364,9 +387,10 @@ class Story:
 
 
 def main():
-    if len(sys.argv) != 4:
+    keep = sys.argv[1:2] == ["--keep"]
+    if len(sys.argv) != 4 + keep:
         sys.exit(__doc__)
-    build, images, work = (os.path.abspath(a) for a in sys.argv[1:])
+    build, images, work = (os.path.abspath(a) for a in sys.argv[1 + keep:])
 
     def end(number, _):
         raise KeyboardInterrupt(signal.Signals(number).name)
@@ -379,7 +403,11 @@ def main():
         sweep(work)
         plan = Plan()
         with StoryHost(work, build=build, title="try", cpus=plan.host_cpus, memory=f"{plan.host_mib}M") as host:
-            Story(host, plan, images).tell()
+            story = Story(host, plan, images)
+            if keep:
+                story.stay()
+            else:
+                story.tell()
     except (StoryError, HostError, ConsoleError) as e:
         print(f"story: {e}", file=sys.stderr, flush=True)
         return 1
