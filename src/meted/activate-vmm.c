@@ -263,6 +263,8 @@ static void on_vm_event(void *arg, struct vm *vm, enum vm_event event, int index
                 break;
         case VM_EVENT_STOP:
         case VM_EVENT_RESUME:
+        case VM_EVENT_MIGRATION:
+        case VM_EVENT_PASS:
         case VM_EVENT_N:
                 break;
         }

@@ -13,6 +13,7 @@
 #include "json/read.h"
 #include "meted/activate.h"
 #include "meted/hhi.h"
+#include "vm/copy.h"
 
 struct machine *machine_find(struct meted *m, const char *name)
 {
@@ -141,14 +142,17 @@ void machine_path(const struct machine *v, const char *what, char *ret, size_t s
 
 void machine_clear_dir(const struct meted *m, const char *name)
 {
-        static const char *const left[] = {"/qmp.sock",     "/oob.sock",    "/guard.sock",   "/agent.sock",
-                                           "/console.sock", "/console.log", "/console.log.1"};
+        static const char *const left[] = {"/qmp.sock",      "/oob.sock",      "/guard.sock",
+                                           "/agent.sock",    "/console.sock",  "/console.log",
+                                           "/console.log.1", "/" COPY_KEY_FILE};
         char path[512];
         for (size_t i = 0; i < ARRAY_N(left); i++) {
                 (void)snprintf(path, sizeof(path), "%s/vm/%s%s", m->config.run_dir, name, left[i]);
                 if (unlink(path) < 0 && errno != ENOENT)
                         log_warn("%s: %s", path, strerror(errno));
         }
+        (void)snprintf(path, sizeof(path), "%s/vm/%s/" COPY_KEY_DIR, m->config.run_dir, name);
+        (void)rmdir(path);
         (void)snprintf(path, sizeof(path), "%s/vm/%s", m->config.run_dir, name);
         if (rmdir(path) < 0 && errno != ENOENT)
                 log_warn("%s: %s", path, strerror(errno)); /* what is not ours stays */

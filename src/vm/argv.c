@@ -196,6 +196,10 @@ int vm_argv_make(const struct api_vm_definition *d, const struct vm_argv_options
         add_channels(&b, d, o->first_fd);
         add_boot(&b, d, o);
         add_net(&b, d, o->tap);
+        if (o->is_incoming) {
+                add(&b, "-incoming");
+                add(&b, "defer");
+        }
         if (b.r < 0)
                 vm_argv_done(ret);
         return b.r;

@@ -4,6 +4,7 @@
  * Everything is explicit: no default devices, no configuration files, fixed PCI slots. The VMM starts with
  * its vCPUs stopped; vm_cont() lets them run once they have been placed. */
 #pragma once
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "vm/definition.h"
@@ -30,6 +31,7 @@ struct vm_argv_options {
         int first_fd; /* 3 where the keeper starts it */
         const uint32_t *host_nodes; /* NUMA nodes of the host to which base memory is bound */
         size_t n_host_nodes;        /* 0: it lies anywhere */
+        bool is_incoming; /* it waits for a VM that runs elsewhere (vm/copy.h), instead of beginning anew */
 };
 
 /* Commas in values are doubled, as QEMU wants it. */

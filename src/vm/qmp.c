@@ -205,7 +205,39 @@ static gboolean on_writable(gint fd, GIOCondition condition, gpointer data)
         return more ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
 }
 
-static int send_call(struct qmp *q, struct call *c, bool oob, json_t *arguments, struct err *err)
+/* The first byte of a line, and the descriptor with it: the VMM takes one that came with the command, or
+ * before. So nothing may wait to be sent that would come between. */
+static int send_fd(struct qmp *q, const struct call *c, char byte, int fd, struct err *err)
+{
+        union {
+                struct cmsghdr align;
+                char room[CMSG_SPACE(sizeof(int))];
+        } control = {0};
+        struct iovec part = {.iov_base = &byte, .iov_len = 1};
+        struct msghdr m = {.msg_iov = &part,
+                           .msg_iovlen = 1,
+                           .msg_control = control.room,
+                           .msg_controllen = sizeof(control.room)};
+        struct cmsghdr *h = CMSG_FIRSTHDR(&m);
+        *h = (struct cmsghdr){
+                .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        memcpy(CMSG_DATA(h), &fd, sizeof(fd));
+        if (q->out->len > 0)
+                return err_set(err, REASON_BUSY, EBUSY, "%s: the VMM does not read its monitor", c->command);
+        ssize_t n;
+        do
+                n = sendmsg(q->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+        while (n < 0 && errno == EINTR);
+        int code = errno;
+        if (n == 1)
+                return 0;
+        if (code == EAGAIN || code == EWOULDBLOCK)
+                return err_set(err, REASON_BUSY, EBUSY, "%s: the VMM does not read its monitor", c->command);
+        return err_set(err, REASON_PEER_LOST, code, "%s: the descriptor cannot be passed to the VMM: %s",
+                       c->command, strerror(code));
+}
+
+static int send_call(struct qmp *q, struct call *c, bool oob, int fd, json_t *arguments, struct err *err)
 {
         if (q->state == QMP_LOST)
                 return err_set(err, REASON_PEER_LOST, ENOTCONN, "%s: the VMM's monitor is gone", c->command);
@@ -235,7 +267,12 @@ static int send_call(struct qmp *q, struct call *c, bool oob, json_t *arguments,
         } else {
                 if (q->options.on_line != NULL)
                         q->options.on_line(q->arg, true, line, n);
-                g_string_append_len(q->out, line, n);
+                bool has_fd = fd >= 0;
+                if (has_fd && (r = send_fd(q, c, line[0], fd, err)) < 0) {
+                        free(line);
+                        return r;
+                }
+                g_string_append_len(q->out, line + has_fd, (gssize)(n - has_fd));
                 g_string_append_c(q->out, '\n');
                 r = flush(q);
                 if (r < 0)
@@ -246,7 +283,7 @@ static int send_call(struct qmp *q, struct call *c, bool oob, json_t *arguments,
         return r;
 }
 
-static void execute(struct qmp *q, const char *command, bool oob, json_t *arguments, int timeout_ms,
+static void execute(struct qmp *q, const char *command, bool oob, int fd, json_t *arguments, int timeout_ms,
                     qmp_done *done, void *arg)
 {
         assert(timeout_ms > 0);
@@ -260,21 +297,29 @@ static void execute(struct qmp *q, const char *command, bool oob, json_t *argume
         bool fits = STR_COPY(c->command, command);
         assert(fits);
         g_queue_push_tail_link(&q->calls, &c->link);
-        int r = send_call(q, c, oob, arguments, &c->err);
+        int r = send_call(q, c, oob, fd, arguments, &c->err);
         json_decref(arguments);
+        if (fd >= 0)
+                close(fd);
         c->timer = source_start(q, g_timeout_source_new(r < 0 ? 0 : timeout_ms), on_call_timer, c);
 }
 
 void qmp_execute(struct qmp *q, const char *command, json_t *arguments, int timeout_ms, qmp_done *done,
                  void *arg)
 {
-        execute(q, command, false, arguments, timeout_ms, done, arg);
+        execute(q, command, false, -1, arguments, timeout_ms, done, arg);
+}
+
+void qmp_execute_fd(struct qmp *q, const char *command, json_t *arguments, int fd, int timeout_ms,
+                    qmp_done *done, void *arg)
+{
+        execute(q, command, false, fd, arguments, timeout_ms, done, arg);
 }
 
 void qmp_execute_oob(struct qmp *q, const char *command, json_t *arguments, int timeout_ms, qmp_done *done,
                      void *arg)
 {
-        execute(q, command, true, arguments, timeout_ms, done, arg);
+        execute(q, command, true, -1, arguments, timeout_ms, done, arg);
 }
 
 static void on_negotiated(void *arg, const json_t *ret, const struct err *err)

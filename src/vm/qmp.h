@@ -61,6 +61,9 @@ bool qmp_is_ready(const struct qmp *q);
 /* Takes arguments (may be NULL). timeout_ms > 0. done may be NULL. */
 void qmp_execute(struct qmp *q, const char *command, json_t *arguments, int timeout_ms, qmp_done *done,
                  void *arg);
+/* The same, with a descriptor that goes along, such as getfd and add-fd want one; taken in any case. */
+void qmp_execute_fd(struct qmp *q, const char *command, json_t *arguments, int fd, int timeout_ms,
+                    qmp_done *done, void *arg);
 /* Is answered even while the VMM's main loop is held; only for commands that allow it. */
 void qmp_execute_oob(struct qmp *q, const char *command, json_t *arguments, int timeout_ms, qmp_done *done,
                      void *arg);

@@ -137,10 +137,12 @@ static const struct {
         const char *name;
         enum vm_run run;
 } run_rows[] = {
-        {"prelaunch", VM_RUN_PRELAUNCH},
-        {"running",   VM_RUN_RUNNING  },
-        {"paused",    VM_RUN_PAUSED   },
-        {"shutdown",  VM_RUN_SHUTDOWN },
+        {"prelaunch",   VM_RUN_PRELAUNCH},
+        {"running",     VM_RUN_RUNNING  },
+        {"paused",      VM_RUN_PAUSED   },
+        {"shutdown",    VM_RUN_SHUTDOWN },
+        {"inmigrate",   VM_RUN_INCOMING },
+        {"postmigrate", VM_RUN_MIGRATED },
 };
 
 static int see_run(struct view *view, const json_t *status, struct err *err)

@@ -23,6 +23,7 @@
 #include "base/str.h"
 #include "vm/pick.h"
 #include "vm/socket.h"
+#include "vm/vm-internal.h"
 #include "vm/view.h"
 
 enum op_kind {
@@ -563,6 +564,8 @@ static void op_decide(struct vm *vm)
         case OP_CONT:
                 if (vm->view.run == VM_RUN_RUNNING)
                         finish(vm, VM_DONE, NULL);
+                else if (vm->view.run == VM_RUN_INCOMING)
+                        fail(vm, REASON_STALE, EAGAIN, "the VM is not there yet");
                 else if (op->rounds > 1)
                         fail(vm, REASON_INTERNAL, EIO, "the VMM does not let the VM run");
                 else
@@ -723,6 +726,13 @@ static void on_event(void *arg, const char *name, const json_t *data)
         } else if (strcmp(name, "GUEST_PANICKED") == 0) {
                 pick_words(data, "action", words, sizeof(words));
                 tell(vm, VM_EVENT_PANIC, 0, words);
+        } else if (strcmp(name, "MIGRATION") == 0) {
+                pick_words(data, "status", words, sizeof(words));
+                tell(vm, VM_EVENT_MIGRATION, 0, words);
+        } else if (strcmp(name, "MIGRATION_PASS") == 0) {
+                int64_t pass = 0;
+                pick_integer(data, "pass", 0, INT32_MAX, &pass);
+                tell(vm, VM_EVENT_PASS, (int)pass, "");
         }
         leave(vm);
 }
@@ -840,6 +850,11 @@ const struct vm_disk *vm_disk(const struct vm *vm)
         return &vm->view.disk;
 }
 
+struct qmp *vm_monitor(const struct vm *vm)
+{
+        return vm->identified && !vm->doomed ? vm->main : NULL;
+}
+
 size_t vm_operations(const struct vm *vm)
 {
         return vm->ops.length;
@@ -954,8 +969,10 @@ const char *vm_outcome_name(enum vm_outcome o)
 const char *vm_run_name(enum vm_run r)
 {
         static const char *const names[VM_RUN_N] = {
-                [VM_RUN_UNKNOWN] = "unknown", [VM_RUN_PRELAUNCH] = "prelaunch", [VM_RUN_RUNNING] = "running",
-                [VM_RUN_PAUSED] = "paused",   [VM_RUN_SHUTDOWN] = "shutdown",   [VM_RUN_OTHER] = "other",
+                [VM_RUN_UNKNOWN] = "unknown",   [VM_RUN_PRELAUNCH] = "prelaunch",
+                [VM_RUN_RUNNING] = "running",   [VM_RUN_PAUSED] = "paused",
+                [VM_RUN_SHUTDOWN] = "shutdown", [VM_RUN_INCOMING] = "incoming",
+                [VM_RUN_MIGRATED] = "migrated", [VM_RUN_OTHER] = "other",
         };
         return r > 0 && r < VM_RUN_N ? names[r] : "none";
 }

@@ -43,6 +43,8 @@ enum vm_run {
         VM_RUN_RUNNING,
         VM_RUN_PAUSED,
         VM_RUN_SHUTDOWN,
+        VM_RUN_INCOMING, /* it waits for a VM, or takes it in */
+        VM_RUN_MIGRATED, /* all of the VM has gone elsewhere; vm_cont() takes it back */
         VM_RUN_OTHER,
         VM_RUN_N
 };
@@ -59,6 +61,8 @@ enum vm_event {
                                gone */
         VM_EVENT_CPU_NEW,   /* index: slot of a vCPU that had to be plugged before the one asked for (on TCG
                                slots are only plugged in ascending order); it is nobody's yet: park it */
+        VM_EVENT_MIGRATION, /* words: its status, as QEMU names it. Only where copy_prepare() was called */
+        VM_EVENT_PASS,      /* index: the pass over the memory that begins */
         VM_EVENT_N
 };
 
@@ -134,6 +138,7 @@ void vm_disk_limit(struct vm *vm, int64_t bytes_per_s, int64_t iops, int timeout
 void vm_disk_look(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
 
 void vm_refresh(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
+/* Stale for one that is INCOMING: it would run by itself as soon as all is there, whoever runs then. */
 void vm_cont(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
 /* Asks the guest; done when asked. What follows is VM_EVENT_SHUTDOWN and the VMM's death, or nothing. */
 void vm_powerdown(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
