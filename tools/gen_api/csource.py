@@ -186,7 +186,7 @@ int api_http_status(enum reason r);
 
 # -- the source -------------------------------------------------------------------------------------
 def words_table(name, words):
-    lines = textwrap.wrap(", ".join(['"none"'] + [f'"{w}"' for w in words]), 96)
+    lines = textwrap.wrap(", ".join(['"none"'] + [f'"{w}"' for w in words]), 96, break_on_hyphens=False)
     return f"\nstatic const char *const {name}_words[] = {{\n        " + "\n        ".join(lines) + ",\n};\n"
 
 

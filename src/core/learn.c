@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Mean and variance with exponential forgetting (Finch 2009): weights are 0.8^age, so that never more than
+ * five moves count. The 99th percentile of the next one is that of a Student's distribution of so few: 3.75
+ * deviations at 4 degrees of freedom, times the root of 1 + 1/5. */
+#include "core/learn.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const double forgetting = 0.8, to_p99 = 4.1, prior_weight = 1;
+
+/* Assumed: on the bad side of what was measured with QEMU 7.2 and 10.0, q35 with four virtio devices, on a
+ * busy machine of two CPUs (MIGRATION.md 6.2, 8.3, 8.5). most: above it, it is an error of who measured. */
+static const struct assumed {
+        const char *name;
+        double mean, p99, most;
+} assumed[LEARN_COST_N] = {
+        [LEARN_SETUP] = {"setup",           0.05,   0.2,    30  },
+        [LEARN_STOP] = {"stop",            0.002,  0.012,  10  },
+        [LEARN_DEVICE] = {"device",          0.006,  0.012,  10  },
+        [LEARN_COMMIT] = {"commit",          0.001,  0.005,  10  },
+        [LEARN_RUN] = {"run",             0.001,  0.004,  10  },
+        [LEARN_ZERO_PAGE] = {"zero-page",       9e-6,   14e-6,  1e-3},
+        [LEARN_SOURCE_CPU] = {"source-cpu",      1.9e-9, 2.6e-9, 1e-6},
+        [LEARN_DESTINATION_CPU] = {"destination-cpu", 3.5e-9, 5.5e-9, 1e-6},
+        [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    1e9 },
+};
+
+const char *learn_cost_name(enum learn_cost c)
+{
+        return c > 0 && c < LEARN_COST_N ? assumed[c].name : "?";
+}
+
+void learn_init(struct learn *l)
+{
+        *l = (struct learn){0};
+}
+
+static struct learnt_figure first(enum learn_cost c)
+{
+        return (struct learnt_figure){assumed[c].mean, (assumed[c].p99 - assumed[c].mean) / to_p99, 0};
+}
+
+static bool is_usable(double x)
+{
+        return isfinite(x) && x >= 0;
+}
+
+/* prior_weight is what is left of the assumption before the first move, and fades like one. */
+static void add(struct learnt_figure *f, enum learn_cost c, double x)
+{
+        double before = f->weight > 0 ? f->weight : prior_weight, after = forgetting * before + 1;
+        double part = 1 / after, off = fmin(x, assumed[c].most) - f->mean;
+        f->mean += part * off;
+        f->deviation = sqrt((1 - part) * (f->deviation * f->deviation + part * off * off));
+        f->weight = after;
+}
+
+static struct learnt *find(struct learn *l, const char *peer, const char *machine)
+{
+        for (size_t i = 0; i < l->n; i++)
+                if (strcmp(l->rows[i].peer, peer) == 0 && strcmp(l->rows[i].machine, machine) == 0)
+                        return &l->rows[i];
+        return NULL;
+}
+
+const struct learnt *learn_row(const struct learn *l, const char *peer, size_t n)
+{
+        for (size_t i = 0; i < l->n; i++)
+                if (strcmp(l->rows[i].peer, peer) == 0 && n-- == 0)
+                        return &l->rows[i];
+        return NULL;
+}
+
+/* Room for a row: one of its own peer's goes where that has too many, else the oldest of all where all are
+ * taken. */
+static struct learnt *make(struct learn *l, const char *peer, char evicted[LEARN_NAME])
+{
+        bool is_full = l->n == LEARN_ROWS, is_peer_full = learn_row(l, peer, LEARN_MACHINES - 1) != NULL;
+        struct learnt *oldest = NULL;
+        for (size_t i = 0; i < l->n; i++)
+                if ((!is_peer_full || strcmp(l->rows[i].peer, peer) == 0) &&
+                    (!oldest || l->rows[i].used < oldest->used))
+                        oldest = &l->rows[i];
+        if (!is_full && !is_peer_full)
+                return &l->rows[l->n++];
+        (void)snprintf(evicted, LEARN_NAME, "%s", oldest->peer);
+        return oldest;
+}
+
+static struct learnt *find_or_make(struct learn *l, const char *peer, const char *machine,
+                                   char evicted[LEARN_NAME])
+{
+        struct learnt *row = find(l, peer, machine);
+        evicted[0] = '\0';
+        if (!row) {
+                row = make(l, peer, evicted);
+                *row = (struct learnt){0};
+                (void)snprintf(row->peer, sizeof(row->peer), "%s", peer);
+                (void)snprintf(row->machine, sizeof(row->machine), "%s", machine);
+                for (int c = 1; c < LEARN_COST_N; c++)
+                        row->figure[c] = first((enum learn_cost)c);
+        }
+        row->used = ++l->uses;
+        return row;
+}
+
+const struct learnt *learn_add(struct learn *l, const char *peer, const char *machine,
+                               const struct learn_move *m, char evicted[LEARN_NAME])
+{
+        char by_peer[LEARN_NAME], by_machine[LEARN_NAME];
+        bool is_any = false;
+        assert(*peer && *machine);
+        evicted[0] = '\0';
+        for (int c = 1; c < LEARN_COST_N; c++)
+                is_any = is_any || is_usable(m->cost[c]);
+        if (!is_any)
+                return NULL;
+        (void)snprintf(by_peer, sizeof(by_peer), "%s", peer);
+        (void)snprintf(by_machine, sizeof(by_machine), "%s", machine);
+        struct learnt *row = find_or_make(l, by_peer, by_machine, evicted);
+        for (int c = 1; c < LEARN_COST_N; c++)
+                if (is_usable(m->cost[c]))
+                        add(&row->figure[c], (enum learn_cost)c, m->cost[c]);
+        return row;
+}
+
+bool learn_put(struct learn *l, const struct learnt *stored)
+{
+        struct learnt_figure figure[LEARN_COST_N] = {0};
+        bool is_any = false;
+        for (int c = 1; c < LEARN_COST_N; c++) {
+                const struct learnt_figure *f = &stored->figure[c];
+                bool is_good = is_usable(f->mean) && is_usable(f->deviation) && is_usable(f->weight) &&
+                               f->weight > 0 && f->mean <= assumed[c].most && f->deviation <= assumed[c].most;
+                figure[c] = is_good ? *f : first((enum learn_cost)c);
+                figure[c].weight = fmin(figure[c].weight, 1 / (1 - forgetting));
+                is_any = is_any || is_good;
+        }
+        if (!is_any || !*stored->peer || !*stored->machine)
+                return false;
+        char evicted[LEARN_NAME];
+        struct learnt *row = find_or_make(l, stored->peer, stored->machine, evicted);
+        memcpy(row->figure, figure, sizeof(figure));
+        return true;
+}
+
+static struct cost cost_of(const struct learnt *row, enum learn_cost c)
+{
+        struct learnt_figure f = row ? row->figure[c] : first(c);
+        return (struct cost){f.mean, f.mean + to_p99 * f.deviation,
+                             f.weight > 0 ? FIGURE_LEARNT : FIGURE_ASSUMED};
+}
+
+void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p)
+{
+        char by_peer[LEARN_NAME], by_machine[LEARN_NAME];
+        (void)snprintf(by_peer, sizeof(by_peer), "%s", peer);
+        (void)snprintf(by_machine, sizeof(by_machine), "%s", machine);
+        struct learnt *row = find(l, by_peer, by_machine);
+        if (row)
+                row->used = ++l->uses;
+        p->setup = cost_of(row, LEARN_SETUP);
+        p->stop = cost_of(row, LEARN_STOP);
+        p->device = cost_of(row, LEARN_DEVICE);
+        p->commit = cost_of(row, LEARN_COMMIT);
+        p->run = cost_of(row, LEARN_RUN);
+        p->zero_page = cost_of(row, LEARN_ZERO_PAGE);
+        p->source_cpu = cost_of(row, LEARN_SOURCE_CPU);
+        p->destination_cpu = cost_of(row, LEARN_DESTINATION_CPU);
+        struct cost bytes = cost_of(row, LEARN_DEVICE_BYTES); /* the most of it: there is no second figure */
+        p->device_bytes = (int64_t)ceil(bytes.p99_s);
+        p->device_bytes_source = bytes.source;
+}

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/learn.h"
+
+#include <glib.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct learn table;
+static char evicted[LEARN_NAME];
+
+static struct learn_move nothing(void)
+{
+        struct learn_move m;
+        for (int c = 0; c < LEARN_COST_N; c++)
+                m.cost[c] = -1;
+        return m;
+}
+
+static struct learn_move only(enum learn_cost c, double x)
+{
+        struct learn_move m = nothing();
+        m.cost[c] = x;
+        return m;
+}
+
+static struct profile filled(const char *peer, const char *machine)
+{
+        struct profile p = {.populated_bytes = 7, .dirty = {.error = 0.5}};
+        learn_fill(&table, peer, machine, &p);
+        g_assert_cmpint(p.populated_bytes, ==, 7);
+        g_assert_cmpfloat(p.dirty.error, ==, 0.5);
+        return p;
+}
+
+static void add(const char *peer, const char *machine, struct learn_move m)
+{
+        g_assert_nonnull(learn_add(&table, peer, machine, &m, evicted));
+}
+
+static void check_assumed(const struct cost *c)
+{
+        g_assert_cmpint(c->source, ==, FIGURE_ASSUMED);
+        g_assert_cmpfloat(c->mean_s, >, 0);
+        g_assert_cmpfloat(c->p99_s, >, c->mean_s);
+}
+
+static void test_assumed(void)
+{
+        learn_init(&table);
+        struct profile p = filled("b", "q35");
+        const struct cost all[] = {p.setup, p.stop,      p.device,     p.commit,
+                                   p.run,   p.zero_page, p.source_cpu, p.destination_cpu};
+        for (size_t i = 0; i < G_N_ELEMENTS(all); i++)
+                check_assumed(&all[i]);
+        g_assert_cmpint(p.device_bytes_source, ==, FIGURE_ASSUMED);
+        g_assert_cmpint(p.device_bytes, >=, 473000);
+        /* A plan is possible with them, and with nothing learnt: 100 ms are kept where the guest is idle. */
+        g_assert_cmpfloat(p.stop.p99_s + p.device.p99_s + p.commit.p99_s + p.run.p99_s, <, 0.05);
+        g_assert_cmpint(table.n, ==, 0);
+}
+
+/* What is always the same is known in the end; what varies keeps a margin that holds nearly all. */
+static void test_learns(void)
+{
+        learn_init(&table);
+        for (int i = 0; i < 40; i++) {
+                struct learn_move m = nothing();
+                m.cost[LEARN_STOP] = 0.0005;
+                m.cost[LEARN_DEVICE_BYTES] = 206000;
+                m.cost[LEARN_RUN] = 0.002 + (i % 2 ? 1 : -1) * 0.0005;
+                add("b", "q35", m);
+        }
+        struct profile p = filled("b", "q35");
+        g_assert_cmpint(p.stop.source, ==, FIGURE_LEARNT);
+        g_assert_cmpfloat(fabs(p.stop.mean_s - 0.0005), <, 1e-6);
+        g_assert_cmpfloat(p.stop.p99_s, <, 0.0006);
+        g_assert_cmpint(p.device_bytes_source, ==, FIGURE_LEARNT);
+        g_assert_cmpint(ABS(p.device_bytes - 206000), <, 10000);
+        g_assert_cmpfloat(fabs(p.run.mean_s - 0.002), <, 0.0002);
+        g_assert_cmpfloat(p.run.p99_s, >, 0.0025);
+        g_assert_cmpfloat(p.run.p99_s, <, 0.005);
+        check_assumed(&p.commit); /* nobody told */
+}
+
+/* One move is not enough to trust it: the next may take longer than both. */
+static void test_first_move(void)
+{
+        learn_init(&table);
+        struct profile before = filled("b", "q35");
+        add("b", "q35", only(LEARN_DEVICE, 0.001));
+        struct profile p = filled("b", "q35");
+        g_assert_cmpint(p.device.source, ==, FIGURE_LEARNT);
+        g_assert_cmpfloat(p.device.mean_s, <, before.device.mean_s);
+        g_assert_cmpfloat(p.device.mean_s, >, 0.001);
+        g_assert_cmpfloat(p.device.p99_s, >, 0.001);
+        /* One that took very long is remembered by the margin, and forgotten in the end. */
+        add("b", "q35", only(LEARN_DEVICE, 0.1));
+        g_assert_cmpfloat(filled("b", "q35").device.p99_s, >, 0.1);
+        for (int i = 0; i < 30; i++)
+                add("b", "q35", only(LEARN_DEVICE, 0.001));
+        g_assert_cmpfloat(filled("b", "q35").device.p99_s, <, 0.02);
+}
+
+/* 0.8: the weights of the last moves are 1, 0.8, 0.64 ... */
+static void test_forgetting(void)
+{
+        learn_init(&table);
+        for (int i = 0; i < 60; i++)
+                add("b", "q35", only(LEARN_COMMIT, 0.001));
+        add("b", "q35", only(LEARN_COMMIT, 0.002));
+        g_assert_cmpfloat(fabs(filled("b", "q35").commit.mean_s - 0.0012), <, 1e-6);
+        add("b", "q35", only(LEARN_COMMIT, 0.001));
+        g_assert_cmpfloat(fabs(filled("b", "q35").commit.mean_s - 0.00116), <, 1e-6);
+}
+
+/* What a peer says is its own: nothing of it reaches others, and no figure leaves its bounds. */
+static void test_hostile(void)
+{
+        static const double said[] = {NAN, INFINITY, -INFINITY, -1};
+        learn_init(&table);
+        for (size_t i = 0; i < G_N_ELEMENTS(said); i++) {
+                struct learn_move m;
+                for (int c = 0; c < LEARN_COST_N; c++)
+                        m.cost[c] = said[i];
+                g_assert_null(learn_add(&table, "liar", "q35", &m, evicted));
+        }
+        g_assert_cmpint(table.n, ==, 0);
+        for (int i = 0; i < 100; i++)
+                for (int c = 1; c < LEARN_COST_N; c++)
+                        add("liar", "q35", only((enum learn_cost)c, i % 2 ? 1e300 : 0));
+        struct profile p = filled("liar", "q35"), other = filled("b", "q35");
+        g_assert_true(isfinite(p.stop.p99_s) && p.stop.p99_s < 100);
+        g_assert_cmpint(p.device_bytes, <, INT64_C(10000000000));
+        check_assumed(&other.stop);
+}
+
+static void test_rows(void)
+{
+        char name[16];
+        learn_init(&table);
+        add("b", "m0", only(LEARN_RUN, 0.003));
+        for (int i = 1; i < LEARN_MACHINES; i++) {
+                (void)snprintf(name, sizeof(name), "m%d", i);
+                add("b", name, only(LEARN_RUN, 0.003));
+                g_assert_cmpstr(evicted, ==, "");
+        }
+        (void)filled("b", "m0"); /* used: m1 is the oldest now */
+        add("b", "more", only(LEARN_RUN, 0.003));
+        g_assert_cmpstr(evicted, ==, "b");
+        g_assert_cmpint(table.n, ==, LEARN_MACHINES);
+        struct profile kept = filled("b", "m0"), gone = filled("b", "m1");
+        g_assert_cmpint(kept.run.source, ==, FIGURE_LEARNT);
+        g_assert_cmpint(gone.run.source, ==, FIGURE_ASSUMED);
+        /* No more than so many in all: those of others give way. */
+        for (int i = 0; i < LEARN_ROWS - LEARN_MACHINES; i++) {
+                (void)snprintf(name, sizeof(name), "p%d", i);
+                add(name, "q35", only(LEARN_RUN, 0.003));
+                g_assert_cmpstr(evicted, ==, "");
+        }
+        add("new", "q35", only(LEARN_RUN, 0.003));
+        g_assert_cmpstr(evicted, ==, "b");
+        g_assert_cmpint(table.n, ==, LEARN_ROWS);
+        size_t of_b = 0;
+        while (learn_row(&table, "b", of_b))
+                of_b++;
+        g_assert_cmpint(of_b, ==, LEARN_MACHINES - 1);
+        g_assert_null(learn_row(&table, "nobody", 0));
+        /* Names of any length. */
+        char longest[200];
+        memset(longest, 'x', sizeof(longest) - 1);
+        longest[sizeof(longest) - 1] = '\0';
+        add(longest, longest, only(LEARN_RUN, 0.003));
+        g_assert_cmpint(filled(longest, longest).run.source, ==, FIGURE_LEARNT);
+}
+
+static void test_put(void)
+{
+        learn_init(&table);
+        for (int i = 0; i < 5; i++)
+                add("b", "q35", only(LEARN_STOP, 0.001 * i));
+        struct learnt row = *learn_row(&table, "b", 0);
+        struct profile before = filled("b", "q35");
+        learn_init(&table);
+        g_assert_true(learn_put(&table, &row));
+        g_assert_true(learn_put(&table, &row));
+        g_assert_cmpint(table.n, ==, 1);
+        struct profile p = filled("b", "q35");
+        g_assert_cmpfloat(p.stop.mean_s, ==, before.stop.mean_s);
+        g_assert_cmpfloat(p.stop.p99_s, ==, before.stop.p99_s);
+        check_assumed(&p.run);
+        struct learnt bad = row;
+        bad.figure[LEARN_STOP].mean = NAN;
+        g_assert_false(learn_put(&table, &bad));
+        bad = row;
+        bad.figure[LEARN_STOP].deviation = 1e9;
+        g_assert_false(learn_put(&table, &bad));
+        bad = row;
+        bad.peer[0] = '\0';
+        g_assert_false(learn_put(&table, &bad));
+        row.figure[LEARN_STOP].weight = 1e9; /* would never learn anything again */
+        g_assert_true(learn_put(&table, &row));
+        for (int i = 0; i < 40; i++)
+                add("b", "q35", only(LEARN_STOP, 0.007));
+        g_assert_cmpfloat(fabs(filled("b", "q35").stop.mean_s - 0.007), <, 1e-5);
+}
+
+static void test_names(void)
+{
+        for (int c = 1; c < LEARN_COST_N; c++)
+                for (int other = 1; other < c; other++)
+                        g_assert_cmpstr(learn_cost_name((enum learn_cost)c), !=,
+                                        learn_cost_name((enum learn_cost)other));
+        g_assert_cmpstr(learn_cost_name(LEARN_COST_N), ==, "?");
+        g_assert_cmpstr(learn_cost_name(LEARN_ZERO_PAGE), ==, "zero-page");
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/learn/assumed", test_assumed);
+        g_test_add_func("/learn/learns", test_learns);
+        g_test_add_func("/learn/first-move", test_first_move);
+        g_test_add_func("/learn/forgetting", test_forgetting);
+        g_test_add_func("/learn/hostile", test_hostile);
+        g_test_add_func("/learn/rows", test_rows);
+        g_test_add_func("/learn/put", test_put);
+        g_test_add_func("/learn/names", test_names);
+        return g_test_run();
+}
