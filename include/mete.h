@@ -179,6 +179,7 @@ struct mete_row {
         int64_t since_ms;                   /* since 1970 */
         char problem[256];                  /* why it could not be sent, or "" */
         const struct mete_verdict *verdict; /* or NULL; goes with the list */
+        char why[256];                      /* why the agent asked by itself, or has given it back; else "" */
 };
 struct mete_list {
         size_t n;

@@ -183,6 +183,8 @@ void desk_give_back(struct row *row, enum api_release_cause cause, enum reason r
                 return;
         let_go(row, was_granted);
         row->cause = cause;
+        if (row_is_own(row))
+                (void)STR_COPY(row->why, sentence);
         if (was_asking)
                 set_verdict(row, API_OUTCOME_NOT_NOW, reason, sentence);
         answer_asked(row);
@@ -400,9 +402,11 @@ static json_t *id_json(const struct row *row)
 
 static json_t *release_json(const struct row *row)
 {
-        struct api_guest_release q = {.cause = row->cause};
+        struct api_guest_release q = {.cause = row->cause,
+                                      .has_why = row->why[0] != '\0' && channel_has_hhi(row->agent->channel)};
 
         (void)STR_COPY(q.request, row->id);
+        (void)STR_COPY(q.why, row->why);
         return api_guest_release_emit(&q);
 }
 

@@ -262,13 +262,14 @@ static void learn_kernel_bytes(struct project *p, const struct demand_said *said
 
 static void give_back(struct project *p, enum demand_kind kind, struct row *last, double has)
 {
-        char why[200], text[NEED_TEXT];
+        char why[200], text[NEED_TEXT], sentence[256];
         struct need need;
         explain(p, kind, has, why, sizeof(why));
+        (void)snprintf(sentence, sizeof(sentence), "not needed any more: %s", why);
         log_note("%s is given back: %s", is_of(last, kind, &need) ? need_print(&need, text) : last->needs[0],
                  why);
         plan_given_back(&p->plans[kind]);
-        desk_give_back(last, API_RELEASE_CAUSE_RELEASED, REASON_CANCELLED, "not needed any more");
+        desk_give_back(last, API_RELEASE_CAUSE_RELEASED, REASON_CANCELLED, sentence);
 }
 
 /* Could something be given back now? Not before the host has recorded what went before: until then what it

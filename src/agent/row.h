@@ -62,7 +62,7 @@ struct row {
         struct api_verdict verdict;
         enum api_release_cause cause; /* RELEASING */
         char problem[256];            /* why it could not be sent, or "" */
-        char why[256];                /* of the agent's own: why it asks; else "" */
+        char why[256];                /* of the agent's own: why it asks, or gives back; else "" */
 
         /* Not kept over a restart. */
         struct agent *agent;

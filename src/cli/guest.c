@@ -85,9 +85,14 @@ static void print_requests(const struct mete_list *list, bool leases)
 {
         static const char *const request_titles[] = {"ID",   "STATE", "NEEDS",    "REASON", "APPLICATION",
                                                      ">UID", "SINCE", "SENTENCE", NULL};
+        static const char *const why_titles[] = {"ID",   "STATE", "NEEDS",    "REASON", "APPLICATION",
+                                                 ">UID", "SINCE", "SENTENCE", "WHY",    NULL};
         static const char *const lease_titles[] = {"ID",          "STATE", "NEEDS", "CPUS", ">MEMORY",
                                                    "APPLICATION", ">UID",  "SINCE", NULL};
-        struct table *t = table_new(leases ? lease_titles : request_titles);
+        bool has_why = false; /* only the agent's own have */
+        for (size_t i = 0; i < list->n; i++)
+                has_why = has_why || list->rows[i]->why[0] != '\0';
+        struct table *t = table_new(leases ? lease_titles : has_why ? why_titles : request_titles);
 
         for (size_t i = 0; t != NULL && i < list->n; i++) {
                 const struct mete_row *row = list->rows[i];
@@ -112,6 +117,8 @@ static void print_requests(const struct mete_list *list, bool leases)
                 table_time(t, row->since_ms);
                 if (!leases)
                         table_text(t, row->problem[0] != '\0' ? row->problem : v != NULL ? v->sentence : "");
+                if (!leases && has_why)
+                        table_text(t, row->why);
         }
         if (t != NULL)
                 table_print(t, stdout, leases ? "no leases" : "no requests");

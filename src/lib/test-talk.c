@@ -365,7 +365,8 @@ static void test_list_and_about(void)
                 "2\",\"uid\":1000,"
                 "\"pid\":1,\"state\":\"refused\",\"needs\":[\"cpu:1\"],\"since_ms\":5,\"verdict\":{"
                 "\"request\":\"r1\","
-                "\"outcome\":\"never\",\"reason\":\"unsupported\",\"sentence\":\"no\"},\"problem\":\"p\"}]}}",
+                "\"outcome\":\"never\",\"reason\":\"unsupported\",\"sentence\":\"no\"},\"problem\":\"p\","
+                "\"why\":\"w\"}]}}",
                 "{\"jsonrpc\":\"2.0\",\"id\":%d,\"result\":{\"version\":1,\"agent\":\"0.1\",\"connected\":"
                 "true,\"vm\":\"v\"}}",
                 "{\"jsonrpc\":\"2.0\",\"id\":%d,\"result\":{\"rows\":[{}]}}", NULL};
@@ -381,6 +382,7 @@ static void test_list_and_about(void)
         g_assert_cmpstr(list->rows[0]->needs[0], ==, "cpu:1");
         g_assert_cmpint(list->rows[0]->verdict->outcome, ==, METE_NEVER);
         g_assert_cmpstr(list->rows[0]->problem, ==, "p");
+        g_assert_cmpstr(list->rows[0]->why, ==, "w");
         mete_list_free(list);
         g_assert_cmpint(mete_about(m, &about, &err), ==, 0);
         g_assert_cmpstr(about->vm, ==, "v");

@@ -74,6 +74,7 @@ static void row_fill(struct list_row *to, const struct api_app_row *from)
         (void)STR_COPY(row->application, from->application);
         (void)STR_COPY(row->state, api_row_state_name(from->state));
         (void)STR_COPY(row->problem, from->problem);
+        (void)STR_COPY(row->why, from->has_why ? from->why : "");
         memcpy(row->needs, from->needs, sizeof(row->needs));
         if (!from->has_verdict)
                 return;

@@ -335,6 +335,12 @@ static void do_release(struct machine *v, struct rpc_call *call, const json_t *p
                 return;
         }
         key_of(v, in.request, key);
+        const struct request *r = hypervisor_find(v->m->hv, key);
+        if (in.has_why && r && request_is_live(r)) { /* said once, however often it is sent */
+                char trace[REQUEST_TRACE];
+                request_trace(r, trace);
+                hypervisor_note(v->m->hv, loop_now_ms(), trace, key, "guest-says", "%s", in.why);
+        }
         if (hypervisor_release(v->m->hv, key, api_release_cause_name(in.cause), loop_now_ms(), &serial, &err))
                 refuse(call, &err);
         else

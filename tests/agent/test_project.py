@@ -5,10 +5,11 @@ import json
 import os
 import re
 import socket
+import subprocess
 import time
 
 import pytest
-from fake import Refused, verdict, wait_for
+from fake import BUILD, Refused, verdict, wait_for
 
 STEP = "100ms"
 CPUS = os.sysconf("SC_NPROCESSORS_ONLN")
@@ -146,12 +147,19 @@ def test_whole_life(world, teller):
     assert params["why"].startswith("the projection has changed: 2.00 of cpu are used,") and "this VM has 1.00" in params["why"]
     (row,) = rows(world)
     assert row["state"] == "sent" and row["pid"] == 0 and row["why"] == params["why"]
+    listed = subprocess.run([os.path.join(BUILD, "src/cli/mete-guest"), "requests"], env={"METE_SOCKET": world.socket}, stdout=subprocess.PIPE,
+                            text=True, check=True).stdout
+    assert "WHY" in listed and params["why"] in listed
     teller.grant(reserve)
     teller.logged("cpu:1,id=1 is granted")
     assert teller.host.link.silent(1)
     demand(world, 0)
     release = teller.expect("release", 200)
+    why = release["params"].pop("why")
     assert release["params"] == {"request": params["request"], "cause": "released"}
+    assert why.startswith("not needed any more: 0.00 of cpu are used,")
+    (row,) = rows(world)
+    assert row["state"] == "releasing" and row["why"] == why
     teller.host.answer(release)
     assert "is given back: 0.00 of cpu are used" in world.text()
     for line in world.text().splitlines():
@@ -227,6 +235,7 @@ def test_over_a_restart(world, teller):
     teller.greet()
     release = teller.expect("release")
     assert release["params"]["request"] == params["request"]
+    assert release["params"]["why"] == "this agent does not ask by itself"
     teller.host.answer(release)
     wait_for("it has ended", lambda: rows(world)[0]["state"] == "ended")
 
@@ -353,6 +362,7 @@ def test_somebody_releases_it(world, teller):
     number = app.start("release", {"id": params["request"]})
     release = teller.expect("release")
     teller.host.answer(release)
+    assert release["params"]["why"] == rows(world)[0]["why"] == "withdrawn by its user"
     assert app.answer(number) == {}
     assert rows(world)[0]["state"] == "ended"
 

@@ -77,6 +77,7 @@ def test_asks_for_what_is_free_uses_it_and_gives_it_back(host):
     vm.check(f"kill -9 {' '.join(loops)}")
     wait_for("it is given back", lambda: "ended" in names(host, request), 300, 1)
     assert "cpu:1,id=" in log(vm) and "is given back" in log(vm)
+    assert [e["text"] for e in says(host) if e["subject"] == request][-1].startswith("not needed any more: ")
     assert [e["text"] for e in says(host) if "of cpu are used" not in e["text"]] == []
     restart_agent(vm, "")
     host.wait_free(free, 60)
