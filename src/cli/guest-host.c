@@ -16,11 +16,19 @@ static const char *text_of(const json_t *object, const char *name)
         return text ? text : "";
 }
 
+/* For people: of much memory no more than whole MiB. */
+static int64_t rounded(const json_t *object, int64_t amount)
+{
+        const int64_t mib = 1048576;
+        return strcmp(text_of(object, "kind"), "memory") == 0 && amount >= 16 * mib ? amount / mib * mib
+                                                                                    : amount;
+}
+
 static void amount(struct table *t, const char *id, const json_t *object, const char *name)
 {
         const json_t *v = json_object_get(object, name);
         if (json_is_integer(v))
-                table_amount(t, id, json_integer_value(v));
+                table_amount(t, id, rounded(object, json_integer_value(v)));
         else
                 table_text(t, "");
 }
@@ -75,6 +83,9 @@ static int print(const json_t *stored)
         (void)printf("generation %" JSON_INTEGER_FORMAT "\n\n",
                      json_integer_value(json_object_get(stored, "generation")));
         table_print(t, stdout, "nothing of it is marked");
+        if (n > 0)
+                (void)puts(
+                        "\nIN ALL is what the host has, also what it keeps for itself and gives to nobody.");
         table_free(t);
         free(ids);
         return 0;
