@@ -47,13 +47,14 @@ static int check_need(const char *text, struct need *ret, struct err *err)
 static int check(const struct api_app_declaration *row, int64_t now_ms, struct err *err)
 {
         struct need need;
+        char length[UNITS_TEXT], every[UNITS_TEXT];
         int r = check_need(row->need, &need, err);
         if (r < 0)
                 return r;
         if (row->has_every_ms && row->for_ms > row->every_ms)
                 return err_set(err, REASON_INVALID, EINVAL,
-                               "a window of %lld ms does not end before it comes again",
-                               (long long)row->for_ms);
+                               "a window of %s does not end before it comes again after %s",
+                               units_print_ms(row->for_ms, length), units_print_ms(row->every_ms, every));
         if (row->start_ms > now_ms + DECLARE_AHEAD_MS)
                 return err_set(err, REASON_INVALID, EINVAL, "that begins more than a year from now");
         if (is_over(row, now_ms))

@@ -142,6 +142,17 @@ static void test_print(void)
 }
 
 /* Whatever is printed parses back to the very same amount. */
+static void test_durations(void)
+{
+        char buf[UNITS_TEXT];
+        g_assert_cmpstr(units_print_ms(0, buf), ==, "0ms");
+        g_assert_cmpstr(units_print_ms(1, buf), ==, "1ms");
+        g_assert_cmpstr(units_print_ms(1500, buf), ==, "1500ms");
+        g_assert_cmpstr(units_print_ms(90000000, buf), ==, "25h");
+        g_assert_cmpstr(units_print_ms(172800000, buf), ==, "2d");
+        g_assert_cmpstr(units_print_ms(90000, buf), ==, "90s");
+}
+
 static void test_round_trip(void)
 {
         guint32 seed = (guint32)g_get_monotonic_time();
@@ -155,6 +166,7 @@ static void test_round_trip(void)
                 is(units_parse_bytes, units_print_bytes(v, buf), v);
                 is(units_parse_rate, units_print_rate(v, buf), v);
                 is(units_parse_milli, units_print_milli(v, buf), v);
+                is(units_parse_ms, units_print_ms(v, buf), v);
         }
         g_rand_free(rand);
 }
@@ -168,6 +180,7 @@ int main(int argc, char **argv)
         g_test_add_func("/base/units/ms", test_ms);
         g_test_add_func("/base/units/count", test_count);
         g_test_add_func("/base/units/print", test_print);
+        g_test_add_func("/base/units/durations", test_durations);
         g_test_add_func("/base/units/round-trip", test_round_trip);
         return g_test_run();
 }

@@ -139,6 +139,28 @@ const char *units_print_rate(int64_t bps, char buf[UNITS_TEXT])
         return print(bps, 1000, buf);
 }
 
+const char *units_print_ms(int64_t ms, char buf[UNITS_TEXT])
+{
+        static const struct {
+                int64_t ms;
+                const char *name;
+        } units[] = {
+                {86400000, "d" },
+                {3600000,  "h" },
+                {60000,    "m" },
+                {1000,     "s" },
+                {1,        "ms"},
+        };
+        size_t i = 0;
+        while (ms == 0 || ms % units[i].ms != 0) {
+                if (units[i].ms == 1)
+                        break;
+                i++;
+        }
+        (void)snprintf(buf, UNITS_TEXT, "%lld%s", (long long)(ms / units[i].ms), units[i].name);
+        return buf;
+}
+
 const char *units_print_milli(int64_t milli, char buf[UNITS_TEXT])
 {
         int n = snprintf(buf, UNITS_TEXT, "%lld.%03lld", (long long)(milli / 1000),

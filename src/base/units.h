@@ -21,4 +21,5 @@ enum { UNITS_TEXT = 32 };
 /* Exact and parseable: 1536M, not 1.5G; 4096 where no larger unit divides it. Returns buf. */
 const char *units_print_bytes(int64_t bytes, char buf[UNITS_TEXT]);
 const char *units_print_rate(int64_t bps, char buf[UNITS_TEXT]);    /* "200M": likewise, of 1000 */
+const char *units_print_ms(int64_t ms, char buf[UNITS_TEXT]);       /* "25h", "1500ms": likewise */
 const char *units_print_milli(int64_t milli, char buf[UNITS_TEXT]); /* 900 -> "0.9" */

@@ -79,6 +79,16 @@ static int parse_duration(const char *option, const char *text, int64_t *ret_ms,
         return r < 0 ? err_note(err, "%s", option) : 0;
 }
 
+/* Of a time of day that comes again and again, the window that is under way, if one is. */
+static int64_t under_way(int64_t start_ms, int64_t for_ms, int64_t every_ms)
+{
+        int64_t now = now_ms(), ahead = start_ms - now;
+        if (ahead <= 0 || every_ms <= 0)
+                return start_ms;
+        int64_t before = start_ms - (ahead + every_ms - 1) / every_ms * every_ms;
+        return before >= 0 && before + for_ms > now ? before : start_ms;
+}
+
 static int parse(const struct arguments *a, json_t **ret, struct err *err)
 {
         const char *need = arguments_option(a, "--need"), *at = arguments_option(a, "--at");
@@ -96,6 +106,8 @@ static int parse(const struct arguments *a, json_t **ret, struct err *err)
                 r = parse_duration("--every", every, &every_ms, err);
         if (r < 0)
                 return r;
+        if (every && strlen(at) <= sizeof("22:00") - 1 && *at != '+')
+                start_ms = under_way(start_ms, for_ms, every_ms);
         *ret = json_pack("{s:s, s:I, s:I, s:s*}", "need", need, "start_ms", (json_int_t)start_ms, "for_ms",
                          (json_int_t)for_ms, "name", name);
         if (every)
@@ -161,22 +173,8 @@ static int64_t number(const json_t *row, const char *name)
 
 static void duration(struct table *t, int64_t ms)
 {
-        static const struct {
-                int64_t ms;
-                const char *unit;
-        } units[] = {
-                {86400000, "d" },
-                {3600000,  "h" },
-                {60000,    "m" },
-                {1000,     "s" },
-                {1,        "ms"},
-        };
-        char text[32] = "";
-        for (size_t i = 0; ms > 0 && *text == '\0'; i++)
-                if (ms % units[i].ms == 0)
-                        (void)snprintf(text, sizeof(text), "%lld%s", (long long)(ms / units[i].ms),
-                                       units[i].unit);
-        table_text(t, text);
+        char text[UNITS_TEXT];
+        table_text(t, ms > 0 ? units_print_ms(ms, text) : "");
 }
 
 int guest_declare_list(const struct arguments *a)

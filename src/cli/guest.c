@@ -245,13 +245,15 @@ static const struct option_row run_options[] = {
 };
 
 static const struct option_row declare_options[] = {
-        {"--need",  "NEED",     "how much of what: memory:2G, cpu:2",                            false},
+        {"--need",  "NEED",     "how much of what: memory:2G, cpu:2; one, another is declared beside it", false},
         {"--at",    "TIME",
-         "when it begins: 22:00 (the next time that it is), 2026-11-21T22:00, or +10m from now", false},
-        {"--for",   "DURATION", "how long it lasts: 90m, 2h",                                    false},
-        {"--every", "DURATION", "again after so long: hour, day, week, or 12h",                  false},
-        {"--name",  "NAME",     "its name (made up); what had it is replaced",                   false},
-        {NULL,      NULL,       NULL,                                                            false},
+         "when it begins: 22:00 (the next time that it is; with --every, the window that is under way, if "
+         "one "
+         "is), 2026-11-21T22:00, or +10m from now",                                                       false},
+        {"--for",   "DURATION", "how long it lasts: 90m, 2h",                                             false},
+        {"--every", "DURATION", "again after so long: hour, day, week, or 12h",                           false},
+        {"--name",  "NAME",     "its name (made up); what had it is replaced",                            false},
+        {NULL,      NULL,       NULL,                                                                     false},
 };
 
 const struct verb guest_verbs[] = {

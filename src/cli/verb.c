@@ -15,6 +15,8 @@ const struct option_row verb_common_options[] = {
         {NULL                                  },
 };
 
+static size_t verb_help_group(FILE *out, const struct verb_table *tables, size_t n_tables, const char *word);
+
 /* How many of argv's first words are this verb's name; 0: it is not this verb. */
 static int words_match(const char *words, int argc, char **argv)
 {
@@ -121,6 +123,10 @@ int arguments_parse(const struct verb_table *tables, size_t n_tables, int argc, 
         if (arguments_option(&a, "--help") == NULL) {
                 if (a.n_operands < a.verb->operands_min)
                         return err_set(err, REASON_INVALID, EINVAL, "needs %s", a.verb->operands);
+                if (a.verb->operands[0] == '\0' && !a.verb->command && a.n_operands > 0 &&
+                    verb_help_group(NULL, tables, n_tables, a.verb->words) > 0)
+                        return err_set(err, REASON_NOT_FOUND, ENOENT, "no such verb: %s %s", a.verb->words,
+                                       a.operands[0]);
                 if (!a.verb->command && a.n_operands > a.verb->operands_max)
                         return err_set(err, REASON_INVALID, EINVAL, "one too many: %s",
                                        a.operands[a.verb->operands_max]);
@@ -286,10 +292,14 @@ int verb_main(const struct verb_table *tables, size_t n_tables, int argc, char *
                         (void)fprintf(stderr, "mete help: no such verb: %s\n", argv[2]);
                         return EXIT_USAGE;
                 }
-                if (verb != NULL)
-                        verb_help_one(stdout, verb);
-                else
+                if (verb == NULL) {
                         verb_help(stdout, tables, n_tables);
+                        return EXIT_OK;
+                }
+                verb_help_one(stdout, verb);
+                if (verb_help_group(NULL, tables, n_tables, verb->words) > 0)
+                        (void)fputs("\nBesides:\n", stdout);
+                (void)verb_help_group(stdout, tables, n_tables, verb->words);
                 return EXIT_OK;
         }
         if (strcmp(first, "version") == 0 || strcmp(first, "--version") == 0) {
