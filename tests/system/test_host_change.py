@@ -91,7 +91,7 @@ def test_the_allocation_moves_and_then_the_guest_is_told(host, vm):
     first, _ = wait_told(vm, "its base is marked, all of it", lambda o: o[was].get("mark") == "yours" and any(
         x["kind"] == "memory" and x.get("mark") == "yours" for x in o.values()))
     before = host.last_event()
-    host.mete("host", "offline", was)
+    assert host.mete("host", "offline", was).stdout == f"{was} is off line, by an operator: 1 vCPU moves\n"
     second, objects = wait_told(vm, "it is told", lambda o: o[was].get("mark") == "offline")
     now = place(vm)
     assert second > first and now != was and objects[now]["mark"] == "yours" and not objects[was].get("yours")
@@ -116,7 +116,7 @@ def test_a_lease_without_another_place_ends_and_is_told_so(host, vm):
     assert verdict["outcome"] == "granted", verdict
     known, _ = wait_told(vm, "it is marked", lambda o: o[other].get("mark") == "yours")
     before = host.last_event()
-    host.mete("host", "offline", other, "--inject")
+    assert host.mete("host", "offline", other, "--inject").stdout == f"{other} is off line, by an injected fault: 1 lease ends\n"
     wait_told(vm, "it is told", lambda o: o[other].get("mark") == "offline" and not o[other].get("yours"))
     order = ["withdrawn", "update-needed", "ended", "hhi-told"]
     assert happened(host, vm, before, known, order) == order
@@ -161,6 +161,11 @@ def test_less_memory(host, vm):
     finally:
         host.mete("host", "online", node["id"])
     wait_told(vm, "all of it is back", lambda o: o[node["id"]]["free"] == objects[node["id"]]["free"])
+    said = host.mete("host", "offline", node["id"]).stdout
+    assert said.startswith(f"{node['id']} is off line, by an operator: 1 VM keeps its own memory\n")
+    last = sum(c["kind"] == "memory" for c in host.mete_json("host", "show")["components"]) == 1
+    assert ("nothing of memory can be given away now" in said) == last
+    host.mete("host", "online", node["id"])
 
 
 def refused(host, *args):
