@@ -6,7 +6,7 @@
 #include <glib.h>
 #include <math.h>
 #include <string.h>
-#include "core/test-move.h"
+#include "core/test-means.h"
 
 /* Of that VM, with a zero page that costs less and a curve that is known less well. */
 static struct profile the_profile(void)

@@ -5,7 +5,7 @@
 #include <glib.h>
 #include <math.h>
 #include <string.h>
-#include "core/test-move.h"
+#include "core/test-means.h"
 
 static struct plan planned(const struct profile *p, const struct means *m, int64_t total_ms,
                            int64_t downtime_ms)

@@ -10,7 +10,7 @@ Rules:
   functions  `name()` in backticks is a function that some source calls or defines
   habits     `make word` is a target of the Makefile
   tests      `/group/test` is a case of a unit test, `test_name` one of pytest; `NAME` = N is what the source says
-  states     the two state tables of ARCHITECTURE.md are those of src/core/request.c and src/agent/row.c
+  states     the state tables of ARCHITECTURE.md are those of src/core/request.c, src/agent/row.c and src/core/move-tables.c
   layers     the code map of ARCHITECTURE.md gives each folder the layer that tests/layers holds it to
 """
 import re
@@ -78,12 +78,15 @@ def check_tests(root):
                 yield f"{page.name}: {name} is not {value}"
 
 
-def code_table(text, prefix):
-    """{state: [cell, ...]} of a C table; cells in lower case, late as "-", bad as "x"."""
+def code_table(text, prefix, name=""):
+    """{state: [cell, ...]} of a C table, the only one or that of this name; cells in lower case, late as "-", bad as "x"."""
     rows = {}
+    text = text[text.find(f" {name}["):] if name else text
+    text = text[:text.find("\n};")] if name else text
     for state, cells in re.findall(r"\[" + prefix + r"([A-Z_]+)\]\s*=\s*\{([^}{\[\"]+)\}", text):
-        rows[state] = ["-" if c == "LATE" else "x" if c == "BAD" else c.removeprefix(prefix).lower()
-                       for c in re.split(r"\s*,\s*", cells.strip()) if c not in ("", "0")]
+        rows[state.replace("_", "-")] = [
+            "-" if c == "LATE" else "x" if c == "BAD" else c.removeprefix(prefix).lower().replace("_", "-")
+            for c in re.split(r"\s*,\s*", cells.strip()) if c not in ("", "0")]
     return rows
 
 
@@ -104,13 +107,18 @@ def page_table(text, first):
 
 def check_states(root):
     page = (root / "ARCHITECTURE.md").read_text()
-    for source, prefix, first, words in (
-            ("src/core/request.c", "REQUEST_", "| state | accept |", {}),
-            ("src/agent/row.c", "ROW_", "| state | send |", {"counter-offered": "offered"})):
+    moves = "src/core/move-tables.c"
+    for source, name, prefix, first, words in (
+            ("src/core/request.c", "", "REQUEST_", "| state | accept |", {}),
+            ("src/agent/row.c", "", "ROW_", "| state | send |", {"counter-offered": "offered"}),
+            (moves, "move_source_reports", "MOVE_", "| state | profiled |", {}),
+            (moves, "move_source_messages", "MOVE_", "| state | reserved | short | ready |", {}),
+            (moves, "move_destination_reports", "MOVE_", "| state | reserved | short | failed |", {}),
+            (moves, "move_destination_messages", "MOVE_", "| state | reserve |", {})):
         path = root / source
         if not path.exists():
             continue
-        code = {k: v for k, v in code_table(path.read_text(), prefix).items() if len(v) > 1}
+        code = {k: v for k, v in code_table(path.read_text(), prefix, name).items() if len(v) > 1}
         said = {words.get(k.lower(), k.lower()).upper(): [words.get(c, c) for c in v]
                 for k, v in page_table(page, first).items()}
         for state in sorted(set(code) | set(said)):

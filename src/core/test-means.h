@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* core/test-move.h - a VM to be moved, and what there is for it, as the tests of a move begin with them. */
+/* core/test-means.h - a VM to be moved, and what there is for it, as the tests of a move begin with them. */
 #pragma once
 #include "core/plan.h"
 
