@@ -84,6 +84,7 @@ static void fill_hello(void *arg, struct api_guest_hello *hello)
         struct agent *a = arg;
 
         (void)STR_COPY(hello->boot_id, a->boot_id);
+        (void)STR_COPY(hello->features[hello->n_features++], "limits");
         online_state(a->online, &hello->state);
 }
 

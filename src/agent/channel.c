@@ -47,6 +47,7 @@ struct channel {
         int64_t wait_ms;
         char vm[64];
         bool has_hhi;
+        int64_t cpus_max, memory_max_bytes; /* of this VM; 0: not said */
         struct err problem;
 };
 
@@ -124,6 +125,8 @@ static void on_welcome(void *arg, const json_t *result, const struct err *err)
                             (int)welcome.version);
         } else {
                 (void)STR_COPY(c->vm, welcome.vm);
+                c->cpus_max = welcome.has_cpus_max ? welcome.cpus_max : 0;
+                c->memory_max_bytes = welcome.has_memory_max_bytes ? welcome.memory_max_bytes : 0;
                 c->has_hhi = false;
                 for (size_t i = 0; i < welcome.n_features; i++)
                         c->has_hhi = c->has_hhi || strcmp(welcome.features[i], "hhi") == 0;
@@ -364,6 +367,11 @@ const char *channel_vm(const struct channel *c)
 bool channel_has_hhi(const struct channel *c)
 {
         return c->has_hhi;
+}
+
+int64_t channel_limit(const struct channel *c, enum component_kind kind)
+{
+        return kind == COMPONENT_CPU ? c->cpus_max : kind == COMPONENT_MEMORY ? c->memory_max_bytes : 0;
 }
 
 const char *channel_problem(const struct channel *c)

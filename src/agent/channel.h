@@ -6,6 +6,7 @@
  * then, with a wait that grows, and not kept in the loop. */
 #pragma once
 #include <stdbool.h>
+#include "core/component.h"
 #include "json/api.h"
 #include "wire/rpc.h"
 
@@ -25,8 +26,10 @@ struct channel *channel_new(const char *port, const struct channel_owner *owner,
 void channel_free(struct channel *c); /* calls that wait are answered with REASON_CANCELLED */
 
 bool channel_is_ready(const struct channel *c);
-const char *channel_vm(const struct channel *c);      /* "" until the host has said it */
-bool channel_has_hhi(const struct channel *c);        /* the host tells of its hardware, who asks it to */
+const char *channel_vm(const struct channel *c); /* "" until the host has said it */
+bool channel_has_hhi(const struct channel *c);   /* the host tells of its hardware, who asks it to */
+/* CPUs, or bytes of memory, that this VM may have at most; 0: the host has not said. */
+int64_t channel_limit(const struct channel *c, enum component_kind kind);
 const char *channel_problem(const struct channel *c); /* why it is not ready */
 /* As rpc_call(). REASON_PEER_LOST where it is not ready. */
 int channel_call(struct channel *c, enum api_guest_method method, json_t *params, int64_t timeout_ms,

@@ -11,7 +11,7 @@ static int take_token(struct agent *a, const struct app *app, struct err *err)
                        : err_set(err, REASON_BUSY, EBUSY, "slow down: too many requests of this user");
 }
 
-/* What the whole host could not give is no declaration. */
+/* What the whole host could not give is no declaration, nor is what this VM may never have. */
 static int check_capacity(const struct agent *a, const char *text, struct err *err)
 {
         struct need need;
@@ -19,9 +19,16 @@ static int check_capacity(const struct agent *a, const char *text, struct err *e
                 return 0; /* what is wrong with it is said later */
         int64_t all = choose_capacity(a->picture.hhi, need.kind);
         all = need.kind == COMPONENT_CPU ? all / CPU_WHOLE_MILLI : all;
-        return all > 0 && need.amount > all ? err_set(err, REASON_NO_CAPACITY, ENOSPC,
-                                                      "%s: this host has less than that in all", text)
-                                            : 0;
+        if (all > 0 && need.amount > all)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC, "%s: this host has less than that in all",
+                               text);
+        int64_t limit = channel_limit(a->channel, need.kind);
+        char most[UNITS_TEXT];
+        if (limit > 0 && need.amount > limit)
+                return err_set(err, REASON_POLICY, EPERM,
+                               "%s: this VM may have %s at most, by its definition", text,
+                               need_amount_print(need.kind, limit, most));
+        return 0;
 }
 
 void desk_declare(struct agent *a, const struct app *app, struct rpc_call *call, const json_t *params)

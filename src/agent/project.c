@@ -172,6 +172,22 @@ static void settle(struct project *p, enum demand_kind kind)
         }
 }
 
+/* Could this VM have as much as can be asked for? *more: cut to what it could have. */
+static bool may_have_more(const struct project *p, enum demand_kind kind, double has, double *more)
+{
+        int64_t limit = channel_limit(p->agent->channel, components[kind]);
+        struct api_guest_state state;
+        if (limit <= 0)
+                return true;
+        if (kind == DEMAND_CPU) { /* the number is limited; each may be a part of one */
+                online_state(p->agent->online, &state);
+                return state.n_cpus_online < (size_t)limit;
+        }
+        double room = (double)limit - has;
+        *more = *more < room ? *more : room;
+        return room >= (double)least_of(p, kind);
+}
+
 static void ask(struct project *p, enum demand_kind kind, double more, double has, const char *trigger)
 {
         struct agent *a = p->agent;
@@ -182,6 +198,10 @@ static void ask(struct project *p, enum demand_kind kind, double more, double ha
         explain(p, kind, has, why, sizeof(why));
         if (open_rows(p, kind) >= PROJECT_ROWS_MAX) {
                 log_note("%s has changed: %s; it has asked for %d already", trigger, why, PROJECT_ROWS_MAX);
+                return;
+        }
+        if (!may_have_more(p, kind, has, &more)) {
+                log_note("%s has changed: %s; it may have no more, by its definition", trigger, why);
                 return;
         }
         if (!choose(a->picture.hhi, components[kind], (int64_t)more, step_of(p, kind, has), least_of(p, kind),

@@ -193,6 +193,11 @@ static void do_hello(struct machine *v, struct rpc_call *call, const json_t *par
         struct api_guest_welcome welcome = {.version = API_GUEST_VERSION};
         memcpy(welcome.vm, v->definition.name, sizeof(welcome.vm));
         memcpy(welcome.features[welcome.n_features++], "hhi", sizeof("hhi"));
+        for (size_t i = 0; i < hello.n_features; i++)
+                if (strcmp(hello.features[i], "limits") == 0)
+                        welcome.has_cpus_max = welcome.has_memory_max_bytes = true;
+        welcome.cpus_max = v->definition.cpus_max;
+        welcome.memory_max_bytes = v->definition.memory_max_bytes;
         rpc_reply(call, api_guest_welcome_emit(&welcome));
         idle_cpus_off(v);
         activate_agent_back(v);

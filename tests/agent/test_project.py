@@ -23,7 +23,7 @@ def demand(world, cpus):
 
 
 def make_proc(world):
-    os.makedirs(f"{world.sys}/proc")
+    os.makedirs(f"{world.sys}/proc", exist_ok=True)
     world.put(f"{world.sys}/proc/stat", "cpu  1 0 0 1 0 0 0 0 0 0")
     demand(world, 0)
 
@@ -43,8 +43,8 @@ def document(free, yours, memory=None):
 class Teller:
     """The host's part: greets, tells, and answers what comes in between."""
 
-    def __init__(self, world, *arguments):
-        self.world, self.host, self.generation = world, world.host, 0
+    def __init__(self, world, *arguments, limits=None):
+        self.world, self.host, self.generation, self.limits = world, world.host, 0, limits or {}
         make_proc(world)
         self.begin(*arguments)
 
@@ -55,7 +55,8 @@ class Teller:
     def greet(self, live=None):
         self.host.accept()
         hello = self.host.expect("hello")
-        self.host.answer(hello, {"version": 1, "vm": "v", "features": ["hhi"]})
+        assert "limits" in hello["params"]["features"]
+        self.host.answer(hello, {"version": 1, "vm": "v", "features": ["hhi"], **self.limits})
         sync = self.host.expect("sync")
         self.known = sync["params"]["requests"]
         self.host.answer(sync, {"live": self.known if live is None else live})
@@ -335,6 +336,29 @@ def test_takes_what_it_may_have(world, teller):
     assert "memory:768M,node=0 is given back" in world.text()
 
 
+def test_knows_what_it_may_have(world):
+    """It asks for no more than its definition allows, and what is beyond that is no declaration."""
+    make_proc(world)
+    world.put(f"{world.sys}/proc/meminfo", "MemTotal: 1048576 kB\nMemFree: 1 kB\nMemAvailable: 524288 kB\n")
+    teller = Teller(world, limits={"cpus_max": 1, "memory_max_bytes": 1280 << 20})
+    teller.tell(memory=1 << 30, free=(1,))
+    teller.logged("that is enough")
+    app, now = world.app(), int(time.time() * 1000)
+    for need, most in (("memory:8G", "1280M"), ("cpu:2", "1")):
+        with pytest.raises(Refused) as refused:
+            app.call("declare", {"need": need, "start_ms": now, "for_ms": 3600000})
+        assert refused.value.reason == "policy" and f"this VM may have {most} at most" in str(refused.value)
+    app.call("declare", {"name": "soon", "need": "memory:1G", "start_ms": now, "for_ms": 3600000})
+    reserve, params = teller.asked()
+    assert amounts(params) == [("memory", 128 << 20, 256 << 20)]
+    assert teller.tell(memory=1280 << 20, free=(1,)) == []
+    teller.host.answer(reserve, verdict(params["request"], "granted", needs=[dict(params["needs"][0], amount=256 << 20)], memory_bytes=256 << 20))
+    teller.logged("it may have no more, by its definition")
+    demand(world, 2)
+    teller.logged("this VM has 1.00; it may have no more, by its definition")
+    assert teller.host.link.silent(1)
+
+
 def test_asks_for_a_part_of_a_cpu(world, teller):
     """No whole one is free; a part of what this VM has a part of is."""
     teller.tell_parts(yours=200, free=700)
@@ -391,7 +415,7 @@ def test_off_unless_it_is_said(world):
     demand(world, 3)
     world.start()
     teller = Teller.__new__(Teller)
-    teller.world, teller.host, teller.generation = world, world.host, 0
+    teller.world, teller.host, teller.generation, teller.limits = world, world.host, 0, {}
     teller.greet()
     assert teller.tell(free=(1, 2, 3)) == []
     assert teller.host.link.silent(1)

@@ -93,6 +93,7 @@ def test_asks_in_time_for_what_was_declared(host):
     assert said["text"].startswith("the projection has changed:") and "declared by job" in said["text"]
     wait_for("it is granted", lambda: "granted" in names(host, said["subject"]), 120, 0.5)
     assert "asks for memory:" in log(vm) and ",node=0 (memory:node0, free" in log(vm)
+    assert "this VM may have 768M at most" in vm.check("mete declare --need memory:1G --at +2s --for 2h 2>&1 || true")
     vm.check("mete declare drop job")
     wait_for("it is given back", lambda: "ended" in names(host, said["subject"]), 300, 1)
     assert "nothing is declared" in vm.check("mete declare list")
