@@ -662,6 +662,18 @@ void copy_free(struct copy *c)
         leave(c);
 }
 
+int copy_check(const struct vm *vm, const struct api_vm_definition *d, struct err *err)
+{
+        const char *version = vm_qemu_version(vm);
+        if (d->accelerator != API_ACCELERATOR_TCG || strtol(version, NULL, 10) >= COPY_TCG_MAJOR)
+                return 0;
+        return err_set(
+                err, REASON_INCOMPATIBLE, ENOTSUP,
+                "VM %s: QEMU %s without KVM may lose memory in a move by copy; with QEMU %d or later it "
+                "can be moved",
+                d->name, version, COPY_TCG_MAJOR);
+}
+
 int copy_key_make(struct copy_key *ret, struct err *err)
 {
         uint8_t bytes[COPY_KEY_BYTES];

@@ -29,6 +29,7 @@ static struct {
         const char *fails, *mute, *broken;
         const char *deaf_to; /* a capability that it does not take */
         int dies_at, commands;
+        int major; /* of its version */
         json_t *capabilities, *parameters, *creds;
         char key[128];              /* as it was found when its object came */
         const char *status, *later; /* of its migration; what it becomes after so many looks */
@@ -208,8 +209,8 @@ static gboolean vmm_acceptable(gint fd, GIOCondition condition, gpointer data)
         int i = GPOINTER_TO_INT(data);
         vmm.fd[i] = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
         vmm.reading[i] = g_unix_fd_add(vmm.fd[i], G_IO_IN | G_IO_HUP, vmm_readable, data);
-        vmm_say(i, json_pack("{s:{s:{s:{s:i, s:i, s:i}, s:s}, s:[s]}}", "QMP", "version", "qemu", "major", 7,
-                             "minor", 2, "micro", 22, "package", "", "capabilities", "oob"));
+        vmm_say(i, json_pack("{s:{s:{s:{s:i, s:i, s:i}, s:s}, s:[s]}}", "QMP", "version", "qemu", "major",
+                             vmm.major, "minor", 2, "micro", 22, "package", "", "capabilities", "oob"));
         return G_SOURCE_CONTINUE;
 }
 
@@ -288,12 +289,13 @@ static void expect_heard(const char *text)
         g_string_truncate(vmm.heard, 0);
 }
 
-static void opened(struct rig *r, enum copy_side side)
+static void opened_with(struct rig *r, enum copy_side side, int major)
 {
         struct err err = {0};
         *r = (struct rig){.d = sample_definition()};
         memset(&vmm, 0, sizeof(vmm));
         vmm.run = "running";
+        vmm.major = major;
         vmm.passed_fd = -1;
         vmm.heard = g_string_new(NULL);
         vmm.parameters = json_object();
@@ -316,6 +318,11 @@ static void opened(struct rig *r, enum copy_side side)
                 g_error("%s", err.sentence);
         r->copy = copy_new(&(struct copy_options){.vm = r->vm, .side = side, .dir = dir});
         expect(r, 0);
+}
+
+static void opened(struct rig *r, enum copy_side side)
+{
+        opened_with(r, side, 7);
 }
 
 static void closed(struct rig *r)
@@ -650,6 +657,30 @@ static void test_events(void)
         closed(&r);
 }
 
+static void test_check(void)
+{
+        static const struct {
+                int major;
+                enum api_accelerator accelerator;
+                enum reason reason;
+        } rows[] = {
+                {7,  API_ACCELERATOR_TCG, REASON_INCOMPATIBLE},
+                {9,  API_ACCELERATOR_TCG, REASON_INCOMPATIBLE},
+                {10, API_ACCELERATOR_TCG, 0                  },
+                {11, API_ACCELERATOR_TCG, 0                  },
+                {7,  API_ACCELERATOR_KVM, 0                  },
+        };
+        for (size_t i = 0; i < ARRAY_N(rows); i++) {
+                struct rig r;
+                struct err err = {0};
+                opened_with(&r, COPY_SOURCE, rows[i].major);
+                r.d.accelerator = rows[i].accelerator;
+                g_assert_true((copy_check(r.vm, &r.d, &err) == 0) == (rows[i].reason == 0));
+                g_assert_cmpint(err.reason, ==, rows[i].reason);
+                closed(&r);
+        }
+}
+
 static void test_key_and_socket(void)
 {
         struct copy_key a, b;
@@ -681,6 +712,7 @@ int main(int argc, char **argv)
         g_test_add_func("/copy/death", test_death);
         g_test_add_func("/copy/free-within", test_free_within);
         g_test_add_func("/copy/events", test_events);
+        g_test_add_func("/copy/check", test_check);
         g_test_add_func("/copy/key-and-socket", test_key_and_socket);
         int r = g_test_run();
         g_rmdir(dir);
