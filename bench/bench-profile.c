@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What vm/profiler says of the RAM files of a VM that runs, and what that took: one line of JSON a profile.
  *
- *     bench-profile TIMES FILE...
+ *     bench-profile TIMES PAGES FILE...
  *
+ * PAGES: how many are looked at; 0: as many as the profiler will.
  * Nothing but the profiler is in its loop. Each profile begins when the one before has ended. */
 #include <errno.h>
 #include <fcntl.h>
@@ -41,8 +42,9 @@ static void on_done(void *arg, const struct profiler_result *r, const struct err
         (void)fflush(stdout);
 }
 
-static struct profiler *start(char **paths, size_t n)
+static struct profiler *start(unsigned pages, char **paths, size_t n)
 {
+        const struct profiler_options o = {.pages_max = pages};
         int fds[PROFILER_FILES_MAX] = {0};
         size_t opened = 0;
         struct err err = {0};
@@ -52,7 +54,7 @@ static struct profiler *start(char **paths, size_t n)
         if (opened < n)
                 (void)err_set(&err, REASON_NOT_FOUND, errno, "%s: %s", paths[opened], strerror(errno));
         else
-                p = profiler_new(fds, n, NULL, on_done, NULL, &err);
+                p = profiler_new(fds, n, &o, on_done, NULL, &err);
         if (p)
                 return p;
         (void)fprintf(stderr, "bench-profile: %s\n", err.sentence);
@@ -63,14 +65,15 @@ static struct profiler *start(char **paths, size_t n)
 
 int main(int argc, char **argv)
 {
-        int times = argc > 1 ? atoi(argv[1]) : 0; /* NOLINT(cert-err34-c): 0 is refused */
-        size_t n = argc > 2 ? (size_t)argc - 2 : 0;
-        if (times < 1 || n < 1 || n > PROFILER_FILES_MAX) {
-                (void)fprintf(stderr, "bench-profile TIMES FILE...\n");
+        int times = argc > 1 ? atoi(argv[1]) : 0;  /* NOLINT(cert-err34-c): 0 is refused */
+        int pages = argc > 2 ? atoi(argv[2]) : -1; /* NOLINT(cert-err34-c) */
+        size_t n = argc > 3 ? (size_t)argc - 3 : 0;
+        if (times < 1 || pages < 0 || n < 1 || n > PROFILER_FILES_MAX) {
+                (void)fprintf(stderr, "bench-profile TIMES PAGES FILE...\n");
                 return 64;
         }
         for (int i = 0; i < times && !has_failed; i++) {
-                struct profiler *p = start(argv + 2, n);
+                struct profiler *p = start((unsigned)pages, argv + 3, n);
                 if (!p)
                         return 1;
                 loop_run();

@@ -16,7 +16,7 @@ PAUSE_S = 7.0  # as long as a profile takes
 
 
 def profile(ram):
-    out = subprocess.run([os.path.join(ROOT, RELEASE, "bench", "bench-profile"), "1", ram], stdout=subprocess.PIPE, check=True)
+    out = subprocess.run([os.path.join(ROOT, RELEASE, "bench", "bench-profile"), "1", "0", ram], stdout=subprocess.PIPE, check=True)
     return json.loads(out.stdout)
 
 

@@ -7,7 +7,7 @@ import pwd
 
 import pytest
 
-from test_keeper import METED_USER, Keeper, refused
+from test_keeper import METED_USER, Keeper, refused, wait_for
 
 MIB = 1 << 20
 
@@ -32,6 +32,10 @@ def start(keeper):
     return described
 
 
+def descriptors(keeper):
+    return len(os.listdir(f"/proc/{keeper.process.pid}/fd"))
+
+
 def ram_open(keeper, *items, vm="v"):
     with keeper.client() as c:
         return c.call("ram-open", {"vm": vm, "items": list(items)}), c.fds
@@ -39,7 +43,7 @@ def ram_open(keeper, *items, vm="v"):
 
 def test_can_be_read_and_no_more(keeper):
     start(keeper)
-    before = len(os.listdir(f"/proc/{keeper.process.pid}/fd"))
+    before = descriptors(keeper)
     answer, fds = ram_open(keeper, "dimm3", "ram0")
     assert answer == {"files": [{"item": "dimm3", "bytes": MIB}, {"item": "ram0", "bytes": 2 * MIB}]}
     assert [os.fstat(fd).st_size for fd in fds] == [MIB, 2 * MIB]
@@ -68,13 +72,12 @@ def test_can_be_read_and_no_more(keeper):
     assert os.waitpid(child, 0)[1] == 0
     for fd in fds:
         os.close(fd)
-    keeper.call("vmm-list")  # behind the answer: what was sent is closed on its side
-    assert len(os.listdir(f"/proc/{keeper.process.pid}/fd")) <= before
+    wait_for("descriptors are closed again", lambda: descriptors(keeper) <= before)
 
 
 def test_all_or_none(keeper):
     described = start(keeper)
-    before = len(os.listdir(f"/proc/{keeper.process.pid}/fd"))
+    before = descriptors(keeper)
     for items in (["ram0", "ram1"], ["ram0", "ram0"], ["dimm"], ["dimm3-1M-x"]):
         refused("not-found", ram_open, keeper, *items)
     refused("not-found", ram_open, keeper, "ram0", vm="w")
@@ -85,6 +88,6 @@ def test_all_or_none(keeper):
     os.unlink(f"{described['ram_dir']}/dimm0")
     os.symlink("/etc/shadow", f"{described['ram_dir']}/dimm0")
     refused("not-found", ram_open, keeper, "dimm0")
-    assert len(os.listdir(f"/proc/{keeper.process.pid}/fd")) <= before
+    wait_for("descriptors are closed again", lambda: descriptors(keeper) <= before)
     keeper.call("vmm-kill", {"vm": "v"})
     refused("not-found", ram_open, keeper, "ram0")
