@@ -87,7 +87,7 @@ static void say(struct move_effects *out, const struct move *m)
                 p->reserve_ms = r->reserve_ms;
                 p->hold_ms = (r->is_offer ? r->hold_ms : 0) + HOLD_MARGIN_MS;
         } else if (p->says == MOVE_SAYS_SHORT) {
-                p->has = m->has;
+                p->has = r->has;
         } else if (p->says == MOVE_SAYS_DROP || p->says == MOVE_SAYS_BROKEN || p->says == MOVE_SAYS_DROPPED) {
                 p->reason = r->reason;
                 memcpy(p->sentence, r->sentence, sizeof(p->sentence));
@@ -218,9 +218,11 @@ static void set_reason_of(struct move_row *r, const struct cause *why)
                 reason = REASON_PEER_LOST;
                 sentence = "the other side dropped it";
         }
-        if (why->reason > 0 && why->reason < REASON_N)
+        bool is_ours =
+                r->state != MOVE_ORPHANED || why->kind == MOVE_EV_CANCEL; /* not what came of it there */
+        if (is_ours && why->reason > 0 && why->reason < REASON_N)
                 reason = why->reason;
-        if (why->sentence && why->sentence[0])
+        if (is_ours && why->sentence && why->sentence[0])
                 sentence = why->sentence;
         set_reason(r, reason, sentence);
 }
@@ -352,7 +354,7 @@ static int take(struct move *m, const struct move_event *ev, struct err *err)
                 r->is_offer = true;
         }
         if (ev->kind == MOVE_EV_SHORT)
-                m->has = ev->has;
+                r->has = ev->has;
         return 0;
 }
 
@@ -436,8 +438,8 @@ static int source_message(struct move *m, const struct move_message *p, int64_t 
         if (to == MOVE_STAY)
                 return answer(m, out);
         if (to == MOVE_PLANNING) {
-                m->has = p->has;
-                m->is_short = true;
+                r->has = p->has;
+                r->is_short = true;
                 why.kind = MOVE_EV_SHORT;
                 if (r->rounds >= MOVE_ROUNDS)
                         to = MOVE_DROPPING_THERE;
@@ -643,6 +645,7 @@ void move_restore(struct move *m, const struct move_row *row, enum move_vmm vmm,
                 begin(m, now_ms, ret);
         } else if (vmm == MOVE_VMM_LIVES) {
                 why.kind = MOVE_EV_BROKEN;
+                why.reason = REASON_INTERNAL;
                 why.sentence = "who moved it was started again";
                 (void)go(m, MOVE_RESUMING, &why, ret);
         } else {

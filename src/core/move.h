@@ -162,9 +162,11 @@ struct move_row {
         uint64_t epoch, first_epoch; /* first: when the move began */
         uint32_t attempt;            /* of planning, or of copying */
         uint32_t rounds, tries;
-        uint64_t step;      /* the token of this state's effects */
-        bool is_offer;      /* the level is not what was asked for, but what is offered */
-        bool is_told;       /* destination: the source has nothing more to ask */
+        uint64_t step; /* the token of this state's effects */
+        bool is_offer; /* the level is not what was asked for, but what is offered */
+        bool is_told;  /* destination: the source has nothing more to ask */
+        bool is_short; /* at the destination there is, or was, less than was asked for: */
+        struct means_side has;
         struct level level; /* asked for, or offered: never stricter than it was */
         struct vector vector;
         int64_t reserve_ms, copy_ms, hold_ms; /* reserved for; copied in at most; offered for */
@@ -176,9 +178,7 @@ struct move_row {
 
 struct move {
         struct move_row row;
-        struct means_side has; /* what the destination said that it has, or has, */
-        bool is_short;         /* when there was less than was asked for */
-        int64_t repeat_ms;     /* when the effects are given again */
+        int64_t repeat_ms; /* when the effects are given again */
         uint32_t repeats;
         uint64_t late;     /* reports and messages that came too late */
         bool is_lost_said; /* that nobody answers */

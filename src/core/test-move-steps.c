@@ -415,6 +415,20 @@ static void test_offer(void)
         g_assert_cmpint(move_deadline(&m), ==, 2000);
 }
 
+/* What there is is said again after a restart. */
+static void test_short(void)
+{
+        struct move m = in_state(MOVE_HOLDING);
+        struct move_event ev = {
+                .kind = MOVE_EV_SHORT, .token = m.row.step, .has = {77, 88}
+        };
+        g_assert_cmpint(step(&m, 1000, ev), ==, 1);
+        g_assert_cmpint(find(MOVE_SEND)->message.has.bandwidth_bps, ==, 77);
+        struct move_row row = m.row;
+        move_restore(&m, &row, MOVE_VMM_LIVES, 1000, &out);
+        g_assert_cmpint(find(MOVE_SEND)->message.has.cpu_milli, ==, 88);
+}
+
 /* A destination that never has what it says that it has. */
 static void test_rounds(void)
 {
@@ -430,7 +444,7 @@ static void test_rounds(void)
                 g_assert_cmpint(m.row.level.downtime_ms, >=, before.downtime_ms);
                 g_assert_cmpint(report(&m, 0, MOVE_EV_RESERVED), ==, 1);
                 g_assert_cmpint(hear(&m, 0, MOVE_SAYS_SHORT), ==, 1);
-                g_assert_true(m.is_short);
+                g_assert_true(m.row.is_short);
         }
         g_assert_cmpint(rounds, ==, MOVE_ROUNDS);
         g_assert_cmpint(m.row.state, ==, MOVE_DROPPING_THERE);
@@ -484,6 +498,16 @@ static void test_reason(void)
         report(&m, 1000, MOVE_EV_CANCEL);
         g_assert_cmpuint(out.n, ==, 0);
         g_assert_cmpint(m.row.reason, ==, REASON_INCOMPATIBLE);
+        /* The destination hears it, and has the same in its log. */
+        struct move other = m, there = in_state(MOVE_COMPLETE);
+        g_assert_cmpint(report(&other, 1000, MOVE_EV_RUNS), ==, 1);
+        g_assert_cmpint(report(&other, 1000, MOVE_EV_ABORTED), ==, 1);
+        struct move_message drop = find(MOVE_SEND)->message;
+        g_assert_cmpint(drop.says, ==, MOVE_SAYS_DROP);
+        g_assert_cmpint(step(&there, 1000, (struct move_event){.kind = MOVE_EV_MESSAGE, .message = &drop}),
+                        ==, 1);
+        g_assert_cmpint(there.row.reason, ==, REASON_INCOMPATIBLE);
+        g_assert_cmpstr(find(MOVE_EVENT)->text, ==, "another machine");
         g_assert_cmpint(report(&m, 1000, MOVE_EV_DIED), ==, 1);
         g_assert_cmpint(m.row.end, ==, MOVE_LOST);
         g_assert_cmpint(m.row.reason, ==, REASON_INTERNAL);
@@ -577,8 +601,15 @@ static void test_orphan(void)
         g_assert_cmpint(hear(&there, 20000, MOVE_SAYS_COPY), ==, 1); /* unless the source is at work */
         g_assert_cmpint(move_deadline(&there), ==, 50000);
         other = m;
-        g_assert_cmpint(hear(&other, 2000, MOVE_SAYS_BROKEN), ==, 1);
+        struct move_message p = {.says = MOVE_SAYS_BROKEN,
+                                 .epoch = 7,
+                                 .attempt = 2,
+                                 .reason = REASON_TIMEOUT,
+                                 .sentence = "no more came"};
+        g_assert_cmpint(step(&other, 2000, (struct move_event){.kind = MOVE_EV_MESSAGE, .message = &p}), ==,
+                        1);
         g_assert_cmpint(other.row.end, ==, MOVE_LOST);
+        g_assert_cmpint(other.row.reason, ==, REASON_INTERNAL); /* what it died of, not what came of that */
         g_assert_cmpint(find(MOVE_WRITE)->outcome, ==, MOVE_OUTCOME_ABORTED);
 }
 
@@ -645,6 +676,7 @@ int main(int argc, char **argv)
         g_test_add_func("/move-steps/answers", test_answers);
         g_test_add_func("/move-steps/return", test_return);
         g_test_add_func("/move-steps/offer", test_offer);
+        g_test_add_func("/move-steps/short", test_short);
         g_test_add_func("/move-steps/rounds", test_rounds);
         g_test_add_func("/move-steps/retries", test_retries);
         g_test_add_func("/move-steps/reason", test_reason);
