@@ -32,7 +32,7 @@
 enum op_kind { OP_PREPARE = 1, OP_BEGIN, OP_PARAMETER, OP_LOOK, OP_CANCEL, OP_ANNOUNCE };
 
 /* Between two looks at something that takes its time. */
-enum { PAUSE_MS = 10, FINAL_LOOKS = 20 };
+enum { PAUSE_MS = 10, FINAL_LOOKS = 50 };
 
 struct op {
         GList link; /* in copy->ops; link.data is this */
@@ -46,6 +46,7 @@ struct op {
         const char *parameter;
         int64_t value;
         int looks;
+        struct copy_seen seen;
         vm_done *done;
         copy_look_done *look_done;
         void *arg;
@@ -545,28 +546,40 @@ static bool see(const struct copy *c, const json_t *ret, struct copy_seen *seen)
         return seen->status != 0;
 }
 
-/* QEMU says that it has completed before it has its sums. */
-static bool is_unfinished(const struct copy *c, const struct copy_seen *seen)
+static void look_again(struct copy *c, struct op *op)
 {
-        return c->side == COPY_SOURCE && seen->status == COPY_COMPLETED && seen->total_ms == 0;
+        op->step = 0;
+        pause_for(c, PAUSE_MS);
 }
+
+/* QEMU says that it has completed before it has its sums, and before it could be told to run again. */
 
 static void next_look(struct copy *c, struct op *op, const json_t *ret, const struct err *err)
 {
-        struct copy_seen seen;
+        enum { LOOK, SEE, SETTLE };
+        bool may_look_again = op->looks < FINAL_LOOKS;
         if (err) {
                 finish(c, NULL, err);
-        } else if (op->step == 0) {
+        } else if (op->step == LOOK) {
+                op->looks++;
                 ask(c, "query-migrate", NULL);
-        } else if (!see(c, ret, &seen)) {
-                fail(c, REASON_INTERNAL, EPROTO, "the VMM's answer to query-migrate makes no sense");
-        } else if (is_unfinished(c, &seen) && ++op->looks < FINAL_LOOKS) {
-                op->step = 0;
-                pause_for(c, PAUSE_MS);
-        } else {
-                if (seen.status != COPY_IDLE && seen.status != COPY_SETUP)
+        } else if (op->step == SEE) {
+                if (!see(c, ret, &op->seen)) {
+                        fail(c, REASON_INTERNAL, EPROTO, "the VMM's answer to query-migrate makes no sense");
+                        return;
+                }
+                if (op->seen.status != COPY_IDLE && op->seen.status != COPY_SETUP)
                         key_remove(c); /* the handshake is over */
-                finish(c, &seen, NULL);
+                if (c->side != COPY_SOURCE || op->seen.status != COPY_COMPLETED)
+                        finish(c, &op->seen, NULL);
+                else if (op->seen.total_ms == 0 && may_look_again)
+                        look_again(c, op);
+                else
+                        ask(c, "query-status", NULL);
+        } else if (strcmp(pick_text(ret, "status"), "finish-migrate") == 0 && may_look_again) {
+                look_again(c, op);
+        } else {
+                finish(c, &op->seen, NULL);
         }
 }
 

@@ -87,7 +87,8 @@ void copy_begin(struct copy *c, int fd, int timeout_ms, vm_done *done, void *arg
 void copy_limit(struct copy *c, int64_t downtime_ms, int timeout_ms, vm_done *done, void *arg);
 /* Most bytes a second that the source sends while the guest runs; 0: all that it can. */
 void copy_bandwidth(struct copy *c, int64_t bytes_per_s, int timeout_ms, vm_done *done, void *arg);
-/* seen: NULL exactly where err is set. Of one that completed, its total time is known. */
+/* seen: NULL exactly where err is set. Of a source that completed, its total time is known, and it
+ * can be told to run again. */
 typedef void copy_look_done(void *arg, const struct copy_seen *seen, const struct err *err);
 void copy_look(struct copy *c, int timeout_ms, copy_look_done *done, void *arg);
 /* Done when the source runs on, with all that it had. Stale: all had gone over before. Nothing was begun:

@@ -517,6 +517,15 @@ static void test_look(void)
         copy_look(r.copy, LONG_MS, on_seen, &r);
         wait_one(&r);
         g_assert_cmpint(r.seen.status, ==, COPY_COMPLETED);
+        vmm.total_after = 0;
+        vmm.run = "finish-migrate"; /* it could not be told to run again */
+        g_string_truncate(vmm.heard, 0);
+        copy_look(r.copy, LONG_MS, on_seen, &r);
+        WAIT_FOR(vmm.heard->len > 100);
+        g_assert_cmpint(r.results, ==, 0);
+        vmm.run = "postmigrate";
+        wait_one(&r);
+        g_assert_cmpint(r.seen.status, ==, COPY_COMPLETED);
         /* Lies. */
         vmm.migration = json_pack("{s:s, s:i, s:s, s:{s:i, s:s}}", "status", "failed", "total-time", -5,
                                   "error-desc", "no\nmore", "ram", "remaining", -1, "transferred", "x");

@@ -114,7 +114,7 @@ def test_what_was_committed_is_not_cut(vmm, build):
     try:
         assert [next(words).split()[0] for _ in range(2)] == ["stopped", "yielded"]
         assert wait_until(lambda: vmm.main.run("query-migrate")["status"] == "completed", 60)
-        assert vmm.main.run("query-status")["status"] == "postmigrate"
+        assert wait_until(lambda: vmm.main.run("query-status")["status"] == "postmigrate", 30)  # a little behind
         client.sendall(b"done\n")
         assert guard.wait(60) == 0
         with open(vmm.path("outcome")) as f:
