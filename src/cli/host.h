@@ -12,6 +12,8 @@
 extern const struct verb host_verbs[];
 extern const size_t host_verbs_n;
 /* Those for other hosts and their certificates. */
+extern const struct verb move_verbs[];
+extern const size_t move_verbs_n;
 extern const struct verb pki_verbs[];
 extern const size_t pki_verbs_n;
 

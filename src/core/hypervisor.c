@@ -583,7 +583,8 @@ void hypervisor_tick(struct hypervisor *h, int64_t now_ms)
 
 /* ---- VMs ---- */
 
-int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, struct err *err)
+/* hold_ms > 0: only held for so long. */
+static int vm_begin(struct hypervisor *h, const char *name, int64_t hold_ms, int64_t now_ms, struct err *err)
 {
         struct vm_entry *v = find_vm(h, name);
         if (!v)
@@ -595,7 +596,9 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
                         return err_set(err, REASON_BUSY, EBUSY, "VM %s is stopping", name);
                 if (base->r.state == REQUEST_GRANTED)
                         effect_push(h, EFFECT_ANSWER, &base->r, now_ms);
-                return 0;
+                return hold_ms > 0 && base->r.state != REQUEST_OFFERED
+                               ? err_set(err, REASON_BUSY, EBUSY, "VM %s runs", name)
+                               : 0;
         }
         if (base) /* the run before: its row makes way */
                 entry_forget(h, base, now_ms);
@@ -639,8 +642,24 @@ int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, 
                 entry_free(e);
                 return bad;
         }
+        if (hold_ms > 0 && r->outcome == OUTCOME_GRANTED) {
+                r->outcome = OUTCOME_COUNTER_OFFERED;
+                r->offer_end_ms = now_ms + hold_ms;
+                claims_state(h, r, CLAIM_HELD);
+        }
         decided(h, e, now_ms);
         return 0;
+}
+
+int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, struct err *err)
+{
+        return vm_begin(h, name, 0, now_ms, err);
+}
+
+int hypervisor_vm_hold(struct hypervisor *h, const char *name, int64_t hold_ms, int64_t now_ms,
+                       struct err *err)
+{
+        return vm_begin(h, name, hold_ms, now_ms, err);
 }
 
 void hypervisor_vm_processes_gone(struct hypervisor *h, const char *name, const char *why, int64_t now_ms)

@@ -155,6 +155,10 @@ const struct vm_shape *hypervisor_vm(const struct hypervisor *h, const char *nam
 /* Claims the base resources: an EFFECT_ANSWER follows now (refused) or after activation.
  * Running or starting already: 0, and the answer that is due. */
 int hypervisor_vm_start(struct hypervisor *h, const char *name, int64_t now_ms, struct err *err);
+/* What it starts with is held for so long, as a counter-offer is: hypervisor_accept() of "vm:NAME" starts it.
+ * Held already: 0. REASON_BUSY: it runs. An EFFECT_ANSWER follows. */
+int hypervisor_vm_hold(struct hypervisor *h, const char *name, int64_t hold_ms, int64_t now_ms,
+                       struct err *err);
 /* The guest powered down: the VM's resources come back, but its host side may be kept (core/kept.c). Else as
  * hypervisor_release(). */
 int hypervisor_vm_stopped(struct hypervisor *h, const char *name, const char *cause, int64_t now_ms,

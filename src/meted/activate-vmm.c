@@ -12,6 +12,7 @@
 #include "base/str.h"
 #include "meted/activate-internal.h"
 #include "meted/activate.h"
+#include "meted/moves.h"
 #include "vm/argv.h"
 #include "vm/socket.h"
 
@@ -34,9 +35,8 @@ static int make_dir(const char *path, struct err *err)
 }
 
 /* QEMU would say it too, but only to its log. */
-static int find_images(const struct machine *v, struct err *err)
+int find_images(const struct meted *m, const struct api_vm_definition *d, struct err *err)
 {
-        const struct api_vm_definition *d = &v->definition;
         const struct {
                 bool is_wanted;
                 const char *what, *name;
@@ -48,7 +48,7 @@ static int find_images(const struct machine *v, struct err *err)
         for (size_t i = 0; i < ARRAY_N(files); i++) {
                 char path[PATH_MAX];
                 struct stat st;
-                (void)snprintf(path, sizeof(path), "%s/%s", v->m->config.image_dir, files[i].name);
+                (void)snprintf(path, sizeof(path), "%s/%s", m->config.image_dir, files[i].name);
                 if (files[i].is_wanted && stat(path, &st) < 0)
                         return err_set(err, REASON_NOT_FOUND, errno, "the %s %s of VM %s: %s", files[i].what,
                                        path, d->name, strerror(errno));
@@ -67,7 +67,7 @@ void vmm_prepare(struct step *s)
         if (!bad)
                 bad = make_dir(path, &err);
         if (!bad)
-                bad = find_images(v, &err);
+                bad = find_images(v->m, &v->definition, &err);
         step_done(s, bad ? &err : NULL);
 }
 
@@ -158,8 +158,11 @@ static int open_sockets(const struct machine *v, int fds[VM_FD_N], struct err *e
 static int launch(struct step *s, struct err *err)
 {
         struct machine *v = s->v;
-        struct vm_argv_options o = {
-                .image_dir = v->m->config.image_dir, .ram_dir = "@RAM@", .tap = "@TAP@", .first_fd = 3};
+        struct vm_argv_options o = {.image_dir = v->m->config.image_dir,
+                                    .ram_dir = "@RAM@",
+                                    .tap = "@TAP@",
+                                    .first_fd = 3,
+                                    .is_incoming = moves_is_arriving(v)};
         struct vm_argv argv = {0};
         int fds[VM_FD_N] = {-1, -1, -1, -1, -1, -1};
         uint32_t nodes[SHAPE_CPUS_MAX];
@@ -238,6 +241,7 @@ static void on_vm_event(void *arg, struct vm *vm, enum vm_event event, int index
 {
         struct machine *v = arg;
         (void)vm;
+        moves_vm_event(v, event, words);
         switch (event) {
         case VM_EVENT_SHUTDOWN:
                 (void)snprintf(v->ended, sizeof(v->ended), "%s",
@@ -274,6 +278,7 @@ static void on_vm_death(void *arg, struct vm *vm, const struct err *why)
 {
         struct machine *v = arg;
         (void)vm;
+        moves_vm_died(v, why->sentence);
         machine_died(v, *v->ended ? v->ended : why->sentence);
 }
 
@@ -282,7 +287,7 @@ static void on_attached(void *arg, const struct vm_result *result)
         struct machine *v = arg;
         struct step *s = v->attaching;
         v->attaching = NULL;
-        if (result->outcome == VM_DONE && !s->is_dropped)
+        if (result->outcome == VM_DONE && !s->is_dropped && !moves_is_arriving(s->v))
                 guest_connect(s->v);
         if (result->outcome == VM_DONE && s->is_attaching) {
                 s->is_attaching = false;
@@ -345,8 +350,8 @@ void vmm_confirm(struct step *s)
 {
         if (!s->v->vm)
                 step_no_vmm(s);
-        else if (vm_run(s->v->vm) == VM_RUN_RUNNING)
-                step_done(s, NULL);
+        else if (vm_run(s->v->vm) == VM_RUN_RUNNING || moves_is_arriving(s->v))
+                step_done(s, NULL); /* it runs, or is to stand until it is said to be ours */
         else
                 vm_cont(s->v->vm, PLUG_MS, step_vm_done, s);
 }
@@ -359,7 +364,7 @@ static void on_seen(void *arg, const struct vm_result *result)
                 step_vm_done(s, result);
                 return;
         }
-        bool runs = vm_run(s->v->vm) == VM_RUN_RUNNING;
+        bool runs = vm_run(s->v->vm) == VM_RUN_RUNNING || moves_is_arriving(s->v);
         if (!runs)
                 (void)err_set(&err, REASON_STALE, EPROTO, "the VMM says that it does not run but is %s",
                               vm_run_name(vm_run(s->v->vm)));

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "meted/activate-internal.h"
 #include "meted/crash.h"
+#include "meted/moves.h"
 
 enum { ADOPT_RETRY_MS = 2000, HURRY_MS = 200, FAULT_POLL_MS = 10 };
 
@@ -402,6 +403,8 @@ static void adoption_goes_on(struct step *s, const struct err *err)
                 activate_verify(v);
         step_free(s);
         start_pending(v);
+        if (v->vm)
+                moves_adopt(v->m);
 }
 
 void activate_adopt(struct machine *v)

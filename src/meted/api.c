@@ -18,6 +18,7 @@
 #include "meted/activate.h"
 #include "meted/health.h"
 #include "meted/machine.h"
+#include "meted/moves.h"
 #include "meted/metrics.h"
 #include "meted/view.h"
 #include "wire/http.h"
@@ -49,6 +50,11 @@ static void refuse_status(struct http_request *req, int status, const struct err
 static void refuse(struct http_request *req, const struct err *err)
 {
         refuse_status(req, api_http_status(err->reason), err);
+}
+
+void api_refuse(struct http_request *req, const struct err *err)
+{
+        refuse(req, err);
 }
 
 static void refuse_with(struct http_request *req, enum reason reason, const char *sentence)
@@ -540,6 +546,18 @@ static void do_online(struct meted *m, struct http_request *req, const json_t *b
         meted_changed(m);
 }
 
+/* ---- moves ---- */
+
+static void do_peer_move(struct meted *m, struct http_request *req, const json_t *body)
+{
+        struct err err = {0};
+        if (moves_hear(m, req->caller->id.name, body, &err))
+                refuse(req, &err);
+        else
+                meted_wait(m, 0, WAIT_COMMIT, answer_empty, req);
+        meted_changed(m);
+}
+
 /* ---- events ---- */
 
 static void do_events(struct meted *m, struct http_request *req, const char *query)
@@ -616,13 +634,20 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
         struct err err = {0};
         json_t *out = NULL;
         if (op == API_OPERATION_VM_SHOW || op == API_OPERATION_VM_DELETE || op == API_OPERATION_VM_START ||
-            op == API_OPERATION_VM_STOP || op == API_OPERATION_VM_KILL || op == API_OPERATION_VM_VERIFY) {
+            op == API_OPERATION_VM_STOP || op == API_OPERATION_VM_KILL || op == API_OPERATION_VM_VERIFY ||
+            op == API_OPERATION_VM_MOVE) {
                 v = machine_find(m, part);
                 if (!v) {
                         (void)err_set(&err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", part);
                         refuse(req, &err);
                         return;
                 }
+        }
+        bool is_change = op == API_OPERATION_VM_DELETE || op == API_OPERATION_VM_START ||
+                         op == API_OPERATION_VM_STOP || op == API_OPERATION_VM_KILL;
+        if (is_change && moves_check(m, v, &err)) {
+                refuse(req, &err);
+                return;
         }
         switch (op) {
         case API_OPERATION_HEALTH:
@@ -658,6 +683,24 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
         case API_OPERATION_DEFINITION_LIST:
                 out = view_definitions(m, query, &err);
                 break;
+        case API_OPERATION_MOVE_LIST:
+                out = moves_list(m, query, &err);
+                break;
+        case API_OPERATION_MOVE_SHOW:
+                out = moves_show(m, part, &err);
+                break;
+        case API_OPERATION_PEER_MOVE:
+                do_peer_move(m, req, body);
+                return;
+        case API_OPERATION_VM_MOVE:
+                moves_ask(m, req, v, body);
+                return;
+        case API_OPERATION_MOVE_CANCEL:
+                moves_cancel(m, req, part);
+                return;
+        case API_OPERATION_MOVE_ACCEPT:
+                moves_accept(m, req, part, body);
+                return;
         case API_OPERATION_VM_CREATE:
                 do_vm_create(m, req, body);
                 return;

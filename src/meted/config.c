@@ -45,6 +45,8 @@ static const struct key {
         {"net",     "network",             TEXT,      AT(network),         "lan",                          0,    0        },
         {"net",     "uplink",              TEXT,      AT(uplink),          "",                             0,    0        },
         {"net",     "rate",                RATE,      AT(link_bps),        "0",                            0,    UNITS_MAX},
+        {"move",    "rate",                RATE,      AT(move_rate_bps),   "0",                            0,    UNITS_MAX},
+        {"move",    "shared_disks",        YESNO,     AT(shares_disks),    "no",                           0,    0        },
         {"block",   "rate",                BYTES,     AT(disk_rate),       "0",                            0,    UNITS_MAX},
         {"block",   "iops",                COUNT,     AT(disk_iops),       "0",                            0,    10000000 },
         {"block",   "default",             BYTES,     AT(disk_default),    "0",                            0,    UNITS_MAX},

@@ -29,6 +29,9 @@ struct config {
         char network[64];       /* [net] network: what VMs call it */
         char uplink[16];        /* [net] uplink: the link of which may be given away */
         int64_t link_bps;       /* [net] rate */
+        int64_t move_rate_bps;  /* [move] rate: of the link to peers, where no kind net says it; 0: not known
+                                 */
+        bool shares_disks;      /* [move] disks: those in image_dir are the same on all peers */
         bool shows_all;         /* [hhi] show: all, or own */
         bool manages_resctrl;   /* [resctrl] manage */
         char resctrl[192];      /* [resctrl] path: its root; "": as it is mounted */

@@ -14,22 +14,22 @@
 #include "meted/activate.h"
 #include "meted/hhi.h"
 #include "meted/machine.h"
+#include "meted/moves.h"
 #include "vm/socket.h"
 
 enum { AGENT_RETRY_MS = 500, IDLE_OFF_MS = 10000 };
 
 /* ---- verdicts ---- */
 
-static void needs_out(const struct request *r, struct api_verdict *v)
+size_t needs_to_api(const struct need *needs, size_t n, struct api_need *ret)
 {
-        struct need needs[NEEDS_MAX];
-        request_granted_needs(r, needs);
-        v->n_needs = r->n_needs;
-        for (size_t i = 0; i < r->n_needs; i++) {
-                struct api_need *to = &v->needs[i];
+        for (size_t i = 0; i < n; i++) {
+                struct api_need *to = &ret[i];
                 memset(to, 0, sizeof(*to));
                 (void)snprintf(to->kind, sizeof(to->kind), "%s", component_kinds[needs[i].kind].name);
                 to->amount = needs[i].amount;
+                to->has_amount_max = needs[i].amount_max > needs[i].amount;
+                to->amount_max = needs[i].amount_max;
                 for (size_t p = 0; p < needs[i].n_parameters; p++) {
                         struct need_part part = need_part_of(&needs[i].parameters[p]);
                         struct api_parameter *q = &to->parameters[to->n_parameters++];
@@ -39,6 +39,25 @@ static void needs_out(const struct request *r, struct api_verdict *v)
                         q->value = part.value;
                 }
         }
+        return n;
+}
+
+int needs_from_api(const struct api_need *from, size_t n, struct need *ret, struct err *err)
+{
+        for (size_t i = 0; i < n; i++) {
+                struct need_part parts[ARRAY_N(from->parameters)];
+                for (size_t p = 0; p < from[i].n_parameters; p++) {
+                        const struct api_parameter *q = &from[i].parameters[p];
+                        parts[p] = (struct need_part){q->name, (enum relation)q->relation, q->has_value,
+                                                      q->value, q->has_word ? q->word : NULL};
+                }
+                int bad = need_from_parts(from[i].kind, from[i].amount,
+                                          from[i].has_amount_max ? from[i].amount_max : 0,
+                                          from[i].n_parameters, parts, &ret[i], err);
+                if (bad)
+                        return err_note(err, "needs[%zu]", i);
+        }
+        return 0;
 }
 
 static const enum api_outcome outcome_out[OUTCOME_N] = {
@@ -68,7 +87,9 @@ void verdict_of(const struct meted *m, const struct request *r, struct api_verdi
         }
         if (r->outcome == OUTCOME_NOT_NOW || r->outcome == OUTCOME_NEVER)
                 return;
-        needs_out(r, ret);
+        struct need needs[NEEDS_MAX];
+        request_granted_needs(r, needs);
+        ret->n_needs = needs_to_api(needs, r->n_needs, ret->needs);
         if (r->outcome == OUTCOME_COUNTER_OFFERED) {
                 int64_t left = r->offer_end_ms - loop_now_ms();
                 ret->has_valid_ms = true;
@@ -251,22 +272,14 @@ static void do_sync(struct machine *v, struct rpc_call *call, const json_t *para
         g_free(s);
 }
 
-static int needs_in(const struct api_guest_reserve *from, struct need needs[NEEDS_MAX], struct err *err)
+/* Asked again when the move is over; of the agent that is there then. */
+static bool is_moving(const struct machine *v, struct rpc_call *call)
 {
-        for (size_t i = 0; i < from->n_needs; i++) {
-                const struct api_need *n = &from->needs[i];
-                struct need_part parts[ARRAY_N(n->parameters)];
-                for (size_t p = 0; p < n->n_parameters; p++) {
-                        const struct api_parameter *q = &n->parameters[p];
-                        parts[p] = (struct need_part){q->name, (enum relation)q->relation, q->has_value,
-                                                      q->value, q->has_word ? q->word : NULL};
-                }
-                int bad = need_from_parts(n->kind, n->amount, n->has_amount_max ? n->amount_max : 0,
-                                          n->n_parameters, parts, &needs[i], err);
-                if (bad)
-                        return err_note(err, "needs[%zu]", i);
-        }
-        return 0;
+        struct err err = {0};
+        bool is_fixed = moves_is_fixed(v, &err);
+        if (is_fixed)
+                refuse(call, &err);
+        return is_fixed;
 }
 
 static void do_reserve(struct machine *v, struct rpc_call *call, const json_t *params)
@@ -291,7 +304,7 @@ static void do_reserve(struct machine *v, struct rpc_call *call, const json_t *p
                 .end_ms = LEDGER_OPEN,
         };
         struct err stale;
-        int bad = needs_in(&in, needs, &err);
+        int bad = needs_from_api(in.needs, in.n_needs, needs, &err);
         if (!bad && in.has_host_generation &&
             hhi_is_stale(v, (uint64_t)in.host_generation, needs, in.n_needs, &stale))
                 ask.stale = stale.sentence;
@@ -386,13 +399,16 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                 do_sync(v, call, params);
                 return;
         case API_GUEST_RESERVE:
-                do_reserve(v, call, params);
+                if (!is_moving(v, call))
+                        do_reserve(v, call, params);
                 return;
         case API_GUEST_ACCEPT:
-                do_accept(v, call, params);
+                if (!is_moving(v, call))
+                        do_accept(v, call, params);
                 return;
         case API_GUEST_RELEASE:
-                do_release(v, call, params);
+                if (!is_moving(v, call))
+                        do_release(v, call, params);
                 return;
         case API_GUEST_HHI_WATCH:
                 do_hhi_watch(v, call, params);

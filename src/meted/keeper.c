@@ -45,7 +45,8 @@ static void arm_deadline(struct keeper *k);
 static void call_end(struct call *c, const json_t *result, const struct err *err)
 {
         c->k->calls = g_list_remove(c->k->calls, c);
-        c->done(c->arg, result, err);
+        if (c->done)
+                c->done(c->arg, result, err);
         json_decref(c->params);
         for (size_t i = 0; i < c->n_fds; i++)
                 close(c->fds[i]);
@@ -142,6 +143,7 @@ static void connect_now(void *arg)
         struct rpc_options o = {
                 .line_max = LINE_MAX_BYTES,
                 .queue_max_bytes = 4 * LINE_MAX_BYTES,
+                .fds_max = RPC_FDS_MAX,
                 .on_lost = on_lost,
         };
         k->rpc = rpc_new(fd, &o, k, &err);
@@ -205,6 +207,20 @@ void keeper_call(struct keeper *k, enum api_keeper_method method, json_t *params
         k->calls = g_list_append(k->calls, c);
         arm_deadline(k);
         send_waiting(k);
+}
+
+void keeper_forget(struct keeper *k, const void *arg)
+{
+        for (GList *l = k ? k->calls : NULL; l; l = l->next) {
+                struct call *c = l->data;
+                if (c->arg == arg)
+                        c->done = NULL;
+        }
+}
+
+int keeper_take_fds(struct keeper *k, int *ret_fds, size_t n, struct err *err)
+{
+        return rpc_take_result_fds(k->rpc, ret_fds, n, err);
 }
 
 struct keeper *keeper_new(const char *socket_path, void (*on_change)(void *arg, bool connected), void *arg)

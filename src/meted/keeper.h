@@ -21,5 +21,9 @@ const struct api_keeper_info *keeper_info(const struct keeper *k);
 /* Takes params. The descriptors are duplicated, the caller keeps its own. */
 void keeper_call(struct keeper *k, enum api_keeper_method method, json_t *params, const int *fds,
                  size_t n_fds, int timeout_ms, keeper_done *done, void *arg);
+/* What was called with this argument is carried out, and nobody is told. */
+void keeper_forget(struct keeper *k, const void *arg);
+/* The descriptors that came with an answer; only inside its done. */
+int keeper_take_fds(struct keeper *k, int *ret_fds, size_t n, struct err *err);
 /* Of all connections to it. */
 struct rpc_counters keeper_counters(const struct keeper *k);

@@ -46,6 +46,7 @@ struct machine *machine_add(struct meted *m, const struct api_vm_definition *d, 
         v->m = m;
         v->definition = *d;
         v->uid_slot = uid_slot;
+        v->epoch = 1;
         loop_timer_init(&v->agent_retry, on_agent_retry, v);
         loop_timer_init(&v->adopt_retry, on_adopt_retry, v);
         guint at = 0;
@@ -162,11 +163,20 @@ void machine_clear_dir(const struct meted *m, const char *name)
 
 char *machine_record(const struct machine *v)
 {
-        json_t *whole = json_pack("{s:i, s:o}", "uid_slot", v->uid_slot, "definition",
-                                  api_vm_definition_emit(&v->definition));
+        json_t *whole = json_pack("{s:i, s:I, s:o}", "uid_slot", v->uid_slot, "epoch", (json_int_t)v->epoch,
+                                  "definition", api_vm_definition_emit(&v->definition));
         char *text = whole ? json_write(whole, NULL) : NULL;
         json_decref(whole);
         return text;
+}
+
+int machine_put(const struct machine *v, struct err *err)
+{
+        char *record = machine_record(v);
+        int bad = record ? store_put_document(v->m->store, STORE_VM, v->definition.name, record, err)
+                         : err_set(err, REASON_INTERNAL, ENOMEM, "no memory for its record");
+        free(record);
+        return bad;
 }
 
 int machine_load(const char *name, const char *record, void *meted, struct err *err)
@@ -180,10 +190,11 @@ int machine_load(const char *name, const char *record, void *meted, struct err *
         if (!bad)
                 bad = vm_definition_check(&d, err);
         json_int_t slot = json_integer_value(json_object_get(whole, "uid_slot"));
+        json_int_t epoch = json_integer_value(json_object_get(whole, "epoch"));
         json_decref(whole);
         if (bad)
                 return err_note(err, "the definition of VM %s", name);
-        (void)machine_add(m, &d, (int)slot);
+        machine_add(m, &d, (int)slot)->epoch = (uint64_t)epoch;
         return 0;
 }
 

@@ -17,10 +17,11 @@ struct step;
 struct machine {
         struct meted *m;
         struct api_vm_definition definition;
-        bool is_new;   /* its definition is not recorded yet */
-        int uid_slot;  /* which of the keeper's uids it has; kept in the store */
-        struct vm *vm; /* NULL: no connection to a VMM */
-        pid_t pid;     /* 0: no VMM that we know of */
+        bool is_new;    /* its definition is not recorded yet */
+        int uid_slot;   /* which of the keeper's uids it has; kept in the store */
+        uint64_t epoch; /* of its owner, who is here; 0: it is on its way here. Kept in the store */
+        struct vm *vm;  /* NULL: no connection to a VMM */
+        pid_t pid;      /* 0: no VMM that we know of */
         char ram_dir[256];
         bool is_dead;          /* its VMM is known to be gone; the way back is asked for, or soon will be */
         char ended[256];       /* how its last run ended */
@@ -65,6 +66,8 @@ void machine_path(const struct machine *v, const char *what, char *ret,
 void machine_clear_dir(const struct meted *m, const char *name);
 /* Row for the store and back. The text is malloc'ed. */
 char *machine_record(const struct machine *v);
+/* Its row is written with this turn. */
+int machine_put(const struct machine *v, struct err *err);
 int machine_load(const char *name, const char *record, void *meted, struct err *err);
 /* Its VMM is gone, seen by us or told: everything that it had is taken back. */
 void machine_died(struct machine *v, const char *why);
@@ -74,9 +77,15 @@ void machine_note(struct machine *v, const char *trace, const char *event, const
 /* A look at all that the request was granted has ended. */
 void machine_seen(struct meted *m, const struct request *r, const struct checked *checked);
 
+/* activate-vmm.c: in image_dir. */
+int find_images(const struct meted *m, const struct api_vm_definition *d, struct err *err);
+
 /* guest.c */
 void guest_connect(struct machine *v);
 void guest_disconnect(struct machine *v);
 void guest_reconnect(struct machine *v); /* soon, where there is a connection: it greets and synchronises */
 void machine_lease_ended(struct meted *m, const struct request *r, enum reason reason, const char *sentence);
+/* As the wire has them. How many. */
+size_t needs_to_api(const struct need *needs, size_t n, struct api_need *ret);
+int needs_from_api(const struct api_need *from, size_t n, struct need *ret, struct err *err);
 void verdict_of(const struct meted *m, const struct request *r, struct api_verdict *ret);

@@ -20,6 +20,7 @@
 #include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
+#include "meted/moves.h"
 #include "meted/watch.h"
 #include "vm/socket.h"
 #include "wire/peers.h"
@@ -278,6 +279,7 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
         if (is_first)
                 boot_check(m);
         hypervisor_recover(m->hv, loop_now_ms());
+        moves_adopt(m);
         if (is_first) {
                 health_settle(m);
                 watch_start(m);
@@ -523,6 +525,8 @@ static int start(struct meted *m, struct err *err)
         if (!bad)
                 bad = peers_start(m, err);
         if (!bad)
+                bad = moves_start(m, err);
+        if (!bad)
                 bad = api_start(m, err);
         if (bad)
                 return bad;
@@ -551,6 +555,7 @@ static void stop(struct meted *m)
                 loop_timer_cancel(&m->list);
                 loop_timer_cancel(&m->verify);
         }
+        moves_stop(m);
         /* First: a guest whose request is under way hears nothing, and asks the next meted. */
         for (guint i = 0; m->machines && i < m->machines->len; i++)
                 machine_detach(g_ptr_array_index(m->machines, i));

@@ -28,6 +28,7 @@ struct machine;
 struct http_server;
 struct http_request;
 struct meted;
+struct means_side;
 
 /* Somebody who waits for a request to be decided, for its release to be recorded, or for everything to be
  * back. */
@@ -84,6 +85,7 @@ struct meted {
         GList *streams; /* of struct follower, in events.c */
         json_t *hhi;    /* the machine as a document, without marks but what is off line; hhi.c */
         struct loop_timer hhi_look;
+        struct moves *moves;   /* moves.c */
         struct health *health; /* health.c */
         bool is_hhi_due;       /* the books have changed in this turn */
         struct watch *watch;   /* watch.c; NULL: the inventory is not this machine's */
@@ -126,10 +128,19 @@ unsigned peers_warn(const struct meted *m, const struct peers *peers, const stru
 int peers_check(const struct meted *m, const struct cert_id *id, struct err *err);
 json_t *peers_view(const struct meted *m, const char *query, struct err *err);
 json_t *peers_hello(const struct meted *m);
+/* Says it to that peer, if it can; the answer is dropped. */
+int peers_post(struct meted *m, const char *name, const char *path, const char *body, int64_t timeout_ms,
+               struct err *err);
+/* May a VM be moved there? REASON_NOT_FOUND, REASON_PEER_LOST, REASON_INCOMPATIBLE. */
+int peers_can(const struct meted *m, const char *name, struct err *err);
+/* What it said that it has free; of what it did not say, as much as there is here. */
+struct means_side peers_means(const struct meted *m, const char *name, const struct means_side *here);
+const struct tcp_address *peers_address(const struct meted *m, const char *name, struct err *err);
 
 /* api.c */
 int api_start(struct meted *m, struct err *err);
 void api_stop(struct meted *m);
+void api_refuse(struct http_request *req, const struct err *err);
 
 /* What this platform does in a lesser way, for answers to VM v or (v NULL) to the host (S.10). Returns how
  * many of ret were filled. */

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "core/ledger.h"
+#include "core/plan.h"
 #include "json/api.h"
 #include "json/read.h"
 #include "meted/meted.h"
@@ -270,6 +271,87 @@ int peers_check(const struct meted *m, const struct cert_id *id, struct err *err
                                "this is not the certificate of %s that is pinned in peers.conf there",
                                id->name);
         return 0;
+}
+
+/* ---- moves ---- */
+
+static struct partner *find_partner(const struct meted *m, const char *name, struct err *err)
+{
+        for (size_t i = 0; i < m->partners->n; i++)
+                if (strcmp(m->partners->list[i].entry->name, name) == 0)
+                        return &m->partners->list[i];
+        (void)err_set(err, REASON_NOT_FOUND, ENOENT, "no peer is called %s (mete peers)", name);
+        return NULL;
+}
+
+static void on_posted(void *arg, const struct http_answer *answer, const struct cert_id *peer,
+                      const struct err *err)
+{
+        struct err bad = {0};
+        (void)arg;
+        (void)peer;
+        if (!err && answer->status != 200) {
+                (void)refusal(answer, "the peer", &bad);
+                log_info("%s", bad.sentence);
+        }
+}
+
+int peers_post(struct meted *m, const char *name, const char *path, const char *body, int64_t timeout_ms,
+               struct err *err)
+{
+        const struct partner *p = find_partner(m, name, err);
+        if (!p)
+                return -ENOENT;
+        if (!p->entry->has_address)
+                return err_set(err, REASON_PEER_LOST, EHOSTUNREACH, "peers.conf has no address of %s", name);
+        if (!p->all->own.role) {
+                *err = p->all->why;
+                return -err->code;
+        }
+        struct http_target to = {.address = p->entry->address, .files = &m->config.files};
+        memcpy(to.pin, p->entry->pin, sizeof(to.pin));
+        return http_call(p->all->calls, &to, "POST", path, body, strlen(body), timeout_ms, on_posted, NULL,
+                         err)
+                       ? 0
+                       : -ENOMEM;
+}
+
+int peers_can(const struct meted *m, const char *name, struct err *err)
+{
+        const struct partner *p = find_partner(m, name, err);
+        if (!p)
+                return -ENOENT;
+        if (!p->is_reachable)
+                return err_set(err, REASON_PEER_LOST, EHOSTUNREACH, "%s is not reachable: %.160s", name,
+                               p->entry->has_address ? p->problem.sentence
+                                                     : "peers.conf has no address of it");
+        if (strcmp(p->hello.qemu, m->probe.version) != 0 ||
+            strcmp(p->hello.accelerator, api_accelerator_name(m->probe.accelerator)) != 0)
+                return err_set(err, REASON_INCOMPATIBLE, ENOEXEC,
+                               "%s has QEMU %s (%s), and this host %s (%s)", name, p->hello.qemu,
+                               p->hello.accelerator, m->probe.version,
+                               api_accelerator_name(m->probe.accelerator));
+        return 0;
+}
+
+const struct tcp_address *peers_address(const struct meted *m, const char *name, struct err *err)
+{
+        const struct partner *p = find_partner(m, name, err);
+        return p ? &p->entry->address : NULL;
+}
+
+struct means_side peers_means(const struct meted *m, const char *name, const struct means_side *here)
+{
+        const struct partner *p = find_partner(m, name, NULL);
+        struct means_side s = {.bandwidth_bps = here->bandwidth_bps};
+        for (size_t i = 0; p && i < p->hello.n_free; i++) {
+                const struct api_peer_free *f = &p->hello.free[i];
+                if (f->kind == API_COMPONENT_KIND_CPU)
+                        s.cpu_milli = f->free;
+                else if (f->kind == API_COMPONENT_KIND_NET && f->largest < s.bandwidth_bps)
+                        s.bandwidth_bps = f->largest;
+        }
+        return s;
 }
 
 /* ---- what is shown ---- */

@@ -314,6 +314,7 @@ static void carry_out(struct meted *m, const struct effect *f)
                 answer_waiters(m, f->serial, WAIT_END, NULL);
                 answer_waiters(m, f->serial, WAIT_STOP, NULL);
                 answer_waiters(m, f->serial, WAIT_CHECK, NULL);
+                r = hypervisor_request(m->hv, f->serial); /* who waited may have had its VM forgotten */
                 if (r) {
                         activate_end(m, r, false);
                         activate_end(m, r, true);

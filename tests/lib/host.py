@@ -165,7 +165,7 @@ class Host:
         for name in ("run", "state"):
             os.chown(self.path(name), self.meted_uid, self.meted_gid)
         # meted's user may not be able to look into the directory of the build
-        for program in ("keeper/mete-keeper", "meted/meted", "cli/mete"):
+        for program in ("keeper/mete-keeper", "guard/mete-guard", "meted/meted", "cli/mete"):
             shutil.copy(os.path.join(self.build, "src", program), self.path("bin"))
         self.socket = self.path("run", "meted.sock")
         self.keeper_socket = self.path("keeper", "keeper.sock")
@@ -176,7 +176,7 @@ class Host:
         with open(self.path("keeper.conf"), "w") as f:
             f.write(f"[keeper]\nrun_dir={self.path('keeper')}\nsocket={self.keeper_socket}\nram_dir={self.ram_dir}\n"
                     f"cgroup_prefix={self.name}\nscope=false\nqemu={self.qemu}\nuid_first={self.uid_first}\nuid_count={self.uid_count}\n"
-                    f"meted_user={METED_USER}\n")
+                    f"meted_user={METED_USER}\nguard={self.path('bin', 'mete-guard')}\n")
             if o["cpus"]:
                 f.write(f"cpus={o['cpus']}\n")
             if self.huge:

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* move: a VM goes to another host; and how moves stand. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "base/str.h"
+#include "base/units.h"
+#include "cli/exit.h"
+#include "cli/host.h"
+
+enum { CALL_MS = 30000, DECIDE_MS = 180000, POLL_MS = 200, BAR = 24 };
+
+static int id_path(const struct arguments *a, const char *verb, char *path, size_t size, struct err *err)
+{
+        if (!str_is_name(a->operands[0]))
+                return err_set(err, REASON_INVALID, EINVAL, "'%s' is no id of a move", a->operands[0]);
+        (void)snprintf(path, size, "/v1/moves/%s%s", a->operands[0], verb);
+        return 0;
+}
+
+static int set_ms(json_t *to, const struct arguments *a, const char *option, const char *name,
+                  struct err *err)
+{
+        const char *text = arguments_option(a, option);
+        int64_t ms;
+        if (!text)
+                return 0;
+        int bad = units_parse_ms(text, &ms, err);
+        if (bad)
+                return err_note(err, "%s %s", option, text);
+        (void)json_object_set_new(to, name, json_integer(ms));
+        return 0;
+}
+
+static int level_of(const struct arguments *a, json_t **ret, struct err *err)
+{
+        json_t *level = json_object();
+        int bad = set_ms(level, a, "--max-time", "total_ms", err);
+        if (!bad)
+                bad = set_ms(level, a, "--max-downtime", "downtime_ms", err);
+        if (bad || json_object_size(level) == 0) {
+                json_decref(level);
+                level = NULL;
+        }
+        *ret = level;
+        return bad;
+}
+
+/* ---- what is shown ---- */
+
+static bool is_over(const json_t *move)
+{
+        return json_object_get(move, "ended_ms") != NULL;
+}
+
+static const char *level_text(const json_t *move, char *ret, size_t size)
+{
+        const json_t *level = json_object_get(move, "level");
+        int64_t total = host_number(level, "total_ms"), downtime = host_number(level, "downtime_ms");
+        size_t at = 0;
+        ret[0] = '\0';
+        if (total)
+                at += (size_t)snprintf(ret, size, "time %" PRId64 "ms ", total);
+        if (downtime)
+                at += (size_t)snprintf(ret + at, size - at, "downtime %" PRId64 "ms ", downtime);
+        (void)snprintf(ret + at, size - at, "%s",
+                       json_is_true(json_object_get(move, "best_effort")) ? "best effort" : "");
+        return ret;
+}
+
+static void print_offers(const json_t *move)
+{
+        size_t i;
+        json_t *offer;
+        json_array_foreach(json_object_get(move, "offers"), i, offer)
+        {
+                const json_t *level = json_object_get(offer, "level");
+                (void)printf("  could be kept (%s):%s", host_text(offer, "kind"), "");
+                if (json_object_get(level, "total_ms"))
+                        (void)printf(" --max-time %" PRId64 "ms", host_number(level, "total_ms"));
+                if (json_object_get(level, "downtime_ms"))
+                        (void)printf(" --max-downtime %" PRId64 "ms", host_number(level, "downtime_ms"));
+                (void)printf("%s\n", i == 0 && host_number(move, "offer_ms") > 0 ? "  (held)" : "");
+        }
+        if (json_object_get(move, "limit"))
+                (void)printf("  there is too little of: %s\n", host_text(move, "limit"));
+}
+
+static void print_plan(const json_t *move)
+{
+        const json_t *plan = json_object_get(move, "plan");
+        const json_t *total = json_object_get(plan, "total_ms"),
+                     *downtime = json_object_get(plan, "downtime_ms");
+        if (total && downtime)
+                (void)printf("  predicted: %" PRId64 "ms (%" PRId64 " to %" PRId64 "), downtime %" PRId64
+                             "ms (%" PRId64 " to %" PRId64 "), %" PRId64 " bytes\n",
+                             host_number(total, "p50"), host_number(total, "p10"), host_number(total, "p90"),
+                             host_number(downtime, "p50"), host_number(downtime, "p10"),
+                             host_number(downtime, "p90"),
+                             host_number(json_object_get(plan, "sent_bytes"), "p50"));
+}
+
+static void print_move(const json_t *move)
+{
+        char level[96];
+        (void)printf("%s: %s %s %s: %s%s%s\n", host_text(move, "id"), host_text(move, "vm"),
+                     strcmp(host_text(move, "role"), "source") == 0 ? "to" : "from", host_text(move, "peer"),
+                     host_text(move, "state"), json_object_get(move, "sentence") ? ": " : "",
+                     host_text(move, "sentence"));
+        (void)printf("  asked for: %s\n", level_text(move, level, sizeof(level)));
+        print_plan(move);
+        if (json_object_get(move, "total_ms"))
+                (void)printf("  measured: %" PRId64 "ms, downtime %" PRId64 "ms\n",
+                             host_number(move, "total_ms"), host_number(move, "downtime_ms"));
+        if (strcmp(host_text(move, "state"), "countered") == 0 || json_object_get(move, "limit"))
+                print_offers(move);
+}
+
+static void print_progress(const json_t *move)
+{
+        const json_t *p = json_object_get(move, "progress");
+        char bar[BAR + 1], left[UNITS_TEXT], rate[UNITS_TEXT], dirty[UNITS_TEXT];
+        int64_t sent = host_number(p, "sent_bytes"), rest = host_number(p, "left_bytes");
+        int full = sent + rest > 0 ? (int)(BAR * sent / (sent + rest)) : 0;
+        if (!isatty(STDOUT_FILENO))
+                return;
+        for (int i = 0; i < BAR; i++)
+                bar[i] = i < full ? '#' : '.';
+        bar[BAR] = '\0';
+        if (p)
+                (void)printf("\r\033[K%s [%s] round %" PRId64 ", %s left, %s/s, dirties %s/s",
+                             host_text(move, "state"), bar, host_number(p, "round"),
+                             units_print_bytes(rest, left),
+                             units_print_bytes(host_number(p, "bytes_per_s"), rate),
+                             units_print_bytes(host_number(p, "dirty_bytes_per_s"), dirty));
+        else
+                (void)printf("\r\033[K%s", host_text(move, "state"));
+        (void)fflush(stdout);
+}
+
+static int status_of(const json_t *move)
+{
+        const char *state = host_text(move, "state");
+        if (strcmp(state, "countered") == 0)
+                return EXIT_NOT_NOW;
+        if (!is_over(move) || strcmp(state, "done") == 0 || strcmp(state, "settled") == 0)
+                return EXIT_OK;
+        enum reason r = reason_from_name(host_text(move, "reason"));
+        return r ? (int)exit_from_reason(r) : EXIT_FAILED;
+}
+
+/* ---- the verbs ---- */
+
+static int wait_for_end(const struct arguments *a, json_t **move, struct err *err)
+{
+        char path[96];
+        (void)snprintf(path, sizeof(path), "/v1/moves/%s", host_text(*move, "id"));
+        while (!is_over(*move) && strcmp(host_text(*move, "state"), "countered") != 0) {
+                const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
+                json_t *now = NULL;
+                print_progress(*move);
+                (void)nanosleep(&pause, NULL);
+                int bad = host_call(a, "GET", path, NULL, CALL_MS, &now, err);
+                if (bad)
+                        return bad;
+                json_decref(*move);
+                *move = now;
+        }
+        if (isatty(STDOUT_FILENO))
+                (void)printf("\r\033[K");
+        return 0;
+}
+
+static int run_move(const struct arguments *a)
+{
+        json_t *body = json_object(), *level = NULL, *answer = NULL;
+        struct err err = {0};
+        char path[128];
+        const char *to = arguments_option(a, "--to"), *miss = arguments_option(a, "--on-miss"),
+                   *id = arguments_option(a, "--id");
+        int bad = 0;
+        if (!str_is_name(a->operands[0]))
+                bad = err_set(&err, REASON_INVALID, EINVAL, "'%s' is no name of a VM", a->operands[0]);
+        else if (!to)
+                bad = err_set(&err, REASON_INVALID, EINVAL, "--to is missing: which peer (mete peers)?");
+        if (!bad)
+                bad = level_of(a, &level, &err);
+        if (bad) {
+                json_decref(body);
+                return verb_fail(a, &err);
+        }
+        (void)json_object_set_new(body, "to", json_string(to));
+        if (level)
+                (void)json_object_set_new(body, "level", level);
+        if (miss)
+                (void)json_object_set_new(body, "on_miss", json_string(miss));
+        if (id)
+                (void)json_object_set_new(body, "id", json_string(id));
+        if (arguments_option(a, "--best-effort"))
+                (void)json_object_set_new(body, "best_effort", json_true());
+        (void)snprintf(path, sizeof(path), "/v1/vms/%s/move", a->operands[0]);
+        if (host_call(a, "POST", path, body, DECIDE_MS, &answer, &err) < 0 ||
+            (arguments_option(a, "--wait") && wait_for_end(a, &answer, &err) < 0)) {
+                json_decref(answer);
+                return verb_fail(a, &err);
+        }
+        if (!host_json(a, answer))
+                print_move(answer);
+        int status = status_of(answer);
+        json_decref(answer);
+        return status;
+}
+
+static int run_list(const struct arguments *a)
+{
+        json_t *answer = NULL, *move;
+        struct err err = {0};
+        char level[96];
+        size_t i;
+        if (host_pages(a, "/v1/moves", &answer, &err) < 0)
+                return verb_fail(a, &err);
+        if (!host_json(a, answer)) {
+                struct table *t =
+                        table_new((const char *const[]){"ID", "VM", "ROLE", "PEER", "STATE", "LEVEL",
+                                                        ">ATTEMPT", "ASKED", "ENDED", "SENTENCE", NULL});
+                json_array_foreach(json_object_get(answer, "moves"), i, move)
+                {
+                        table_text(t, host_text(move, "id"));
+                        table_text(t, host_text(move, "vm"));
+                        table_text(t, host_text(move, "role"));
+                        table_text(t, host_text(move, "peer"));
+                        table_text(t, host_text(move, "state"));
+                        table_text(t, level_text(move, level, sizeof(level)));
+                        table_number(t, host_number(move, "attempt"));
+                        table_time(t, host_number(move, "started_ms"));
+                        table_time(t, host_number(move, "ended_ms"));
+                        table_text(t, host_text(move, "sentence"));
+                }
+                table_print(t, stdout, "no moves");
+                table_free(t);
+        }
+        json_decref(answer);
+        return EXIT_OK;
+}
+
+static int ask_about(const struct arguments *a, const char *method, const char *verb, json_t *body)
+{
+        json_t *answer = NULL;
+        struct err err = {0};
+        char path[128];
+        if (id_path(a, verb, path, sizeof(path), &err) < 0) {
+                json_decref(body);
+                return verb_fail(a, &err);
+        }
+        if (host_call(a, method, path, body, CALL_MS, &answer, &err) < 0)
+                return verb_fail(a, &err);
+        if (!host_json(a, answer))
+                print_move(answer);
+        json_decref(answer);
+        return EXIT_OK;
+}
+
+static int run_show(const struct arguments *a)
+{
+        return ask_about(a, "GET", "", NULL);
+}
+
+static int run_cancel(const struct arguments *a)
+{
+        return ask_about(a, "DELETE", "", NULL);
+}
+
+static int run_accept(const struct arguments *a)
+{
+        json_t *level = NULL;
+        struct err err = {0};
+        int bad = level_of(a, &level, &err);
+        if (!bad && !level)
+                bad = err_set(&err, REASON_INVALID, EINVAL, "which level? Say it as it was offered");
+        if (bad)
+                return verb_fail(a, &err);
+        return ask_about(a, "POST", "/accept", json_pack("{s:o}", "level", level));
+}
+
+static const struct option_row move_options[] = {
+        {"--to",                                                "PEER", "the host that is to run it, as mete peers lists it", false},
+        {"--max-time", "TIME", "longest total time, such as 30s", false},
+        {"--max-downtime",                                                     "TIME", "longest downtime, such as 100ms; an enforced bound", false},
+        {"--best-effort",                                               NULL, "move it all the same where the level cannot be kept", false},
+        {"--on-miss",                                                "abort|finish|ask", "when the total time will be missed after all (abort)", false},
+        {"--id",                                      "ID", "id of the move, for asking again; else one is drawn", false},
+        {"--wait", NULL, "until it is over, with a bar on a terminal", false},
+        {NULL                                                    },
+};
+static const struct option_row accept_options[] = {
+        {"--max-time",         "TIME", "as it was offered", false},
+        {"--max-downtime", "TIME", "as it was offered", false},
+        {NULL                   },
+};
+
+/* clang-format off */
+const struct verb move_verbs[] = {
+        {.words = "move list", .operands = "", .summary = "List moves under way, and those that ended last", .run = run_list},
+        {.words = "move show", .operands = "ID", .operands_min = 1, .operands_max = 1, .summary = "Show one move", .run = run_show},
+        {.words = "move cancel",
+         .operands = "ID",
+         .operands_min = 1,
+         .operands_max = 1,
+         .summary = "Break a move off, or decline the level that is offered",
+         .text = "The VM stays where it is, and runs. Where the outcome is being written already it is too late, and "
+                 "what is printed says what came of it.",
+         .run = run_cancel},
+        {.words = "move accept",
+         .operands = "ID",
+         .operands_min = 1,
+         .operands_max = 1,
+         .options = accept_options,
+         .summary = "Take a level that is offered",
+         .run = run_accept},
+        {.words = "move",
+         .operands = "VM",
+         .operands_min = 1,
+         .operands_max = 1,
+         .options = move_options,
+         .summary = "Move a running VM to another host",
+         .text = "What it takes is planned from what the VM's memory does, and reserved on both hosts, before anything "
+                 "starts. Where the level cannot be kept, levels that could be are printed, and the first of them is "
+                 "held for a while. A downtime that was promised is a bound: if it would be longer, the VM runs on "
+                 "where it was. Without a level the move is a best effort.",
+         .run = run_move},
+};
+/* clang-format on */
+const size_t move_verbs_n = ARRAY_N(move_verbs);
