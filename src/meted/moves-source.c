@@ -443,7 +443,7 @@ static int address_of(const struct tcp_address *a, int64_t port, struct sockaddr
 static void copy_connect(struct moving *mv)
 {
         struct sockaddr_storage to;
-        socklen_t n;
+        socklen_t n = 0;
         struct err err = {0};
         int64_t holds;
         int one = 1;
