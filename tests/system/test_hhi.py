@@ -37,6 +37,10 @@ def yours(objects, kind):
     return {i: o.get("yours", 0) for i, o in objects.items() if o["kind"] == kind and o.get("mark") == "yours"}
 
 
+def huge_pages(objects):
+    return {i: o["pages"] for i, o in objects.items() if "pages" in o}
+
+
 def differences(a, b):
     return {i: (a.get(i), b.get(i)) for i in {*a, *b} if a.get(i) != b.get(i)}
 
@@ -165,12 +169,15 @@ def test_it_is_shown_in_the_guest(host, vm):
 
 def test_over_interruptions(host, vm):
     """meted and the agent are killed: nothing goes back, and what did not change changes nothing (2.7, 2.14)."""
-    generation, objects = wait_current(host, vm)
-    host.kill_meted()
-    host.start_meted()
-    wait_for("the agent is back", lambda: vm.show().get("agent"), 60, 0.05)
-    wait_for("it was told again", lambda: told(vm)[0] > generation, 60, 0.2)
-    later, again = told(vm)
+    for _ in range(8):
+        generation, objects = wait_current(host, vm)
+        host.kill_meted()
+        host.start_meted()
+        wait_for("the agent is back", lambda: vm.show().get("agent"), 60, 0.05)
+        wait_for("it was told again", lambda g=generation: told(vm)[0] > g, 60, 0.2)
+        later, again = told(vm)
+        if huge_pages(again) == huge_pages(objects):
+            break  # else the machine is not as it was: its pools are read at the start, and others change them
     assert differences(objects, again) == {}
     assert f"is as before, generation {later}" in vm.check("cat /var/log/mete-agent.log")
     vm.check("kill -9 $(pidof mete-agent)")
