@@ -145,7 +145,8 @@ static int status_of(const json_t *move)
         const char *state = host_text(move, "state");
         if (strcmp(state, "countered") == 0)
                 return EXIT_NOT_NOW;
-        if (!is_over(move) || strcmp(state, "done") == 0 || strcmp(state, "settled") == 0)
+        if (!is_over(move) || strcmp(state, "done") == 0 || strcmp(state, "dry-run") == 0 ||
+            strcmp(state, "settled") == 0)
                 return EXIT_OK;
         enum reason r = reason_from_name(host_text(move, "reason"));
         return r ? (int)exit_from_reason(r) : EXIT_FAILED;
@@ -198,6 +199,8 @@ static int run_move(const struct arguments *a)
                 (void)json_object_set_new(body, "on_miss", json_string(miss));
         if (id)
                 (void)json_object_set_new(body, "id", json_string(id));
+        if (arguments_option(a, "--dry-run"))
+                (void)json_object_set_new(body, "dry_run", json_true());
         if (arguments_option(a, "--best-effort"))
                 (void)json_object_set_new(body, "best_effort", json_true());
         (void)snprintf(path, sizeof(path), "/v1/vms/%s/move", a->operands[0]);
@@ -290,9 +293,10 @@ static const struct option_row move_options[] = {
         {"--max-downtime",                                                     "TIME", "longest downtime, such as 100ms; an enforced bound", false},
         {"--best-effort",                                               NULL, "move it all the same where the level cannot be kept", false},
         {"--on-miss",                                                "abort|finish|ask", "when the total time will be missed after all (abort)", false},
-        {"--id",                                      "ID", "id of the move, for asking again; else one is drawn", false},
-        {"--wait", NULL, "until it is over, with a bar on a terminal", false},
-        {NULL                                                    },
+        {"--dry-run",                                      NULL, "only say what would come of it; nothing is reserved", false},
+        {"--id", "ID", "id of the move, for asking again; else one is drawn", false},
+        {"--wait",                                                     NULL, "until it is over, with a bar on a terminal", false},
+        {NULL  },
 };
 static const struct option_row accept_options[] = {
         {"--max-time",         "TIME", "as it was offered", false},

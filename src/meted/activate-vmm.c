@@ -350,7 +350,7 @@ void vmm_confirm(struct step *s)
 {
         if (!s->v->vm)
                 step_no_vmm(s);
-        else if (vm_run(s->v->vm) == VM_RUN_RUNNING || moves_is_arriving(s->v))
+        else if (vm_run(s->v->vm) == VM_RUN_RUNNING || moves_is_standing(s->v))
                 step_done(s, NULL); /* it runs, or is to stand until it is said to be ours */
         else
                 vm_cont(s->v->vm, PLUG_MS, step_vm_done, s);
@@ -364,7 +364,7 @@ static void on_seen(void *arg, const struct vm_result *result)
                 step_vm_done(s, result);
                 return;
         }
-        bool runs = vm_run(s->v->vm) == VM_RUN_RUNNING || moves_is_arriving(s->v);
+        bool runs = vm_run(s->v->vm) == VM_RUN_RUNNING || moves_is_standing(s->v);
         if (!runs)
                 (void)err_set(&err, REASON_STALE, EPROTO, "the VMM says that it does not run but is %s",
                               vm_run_name(vm_run(s->v->vm)));

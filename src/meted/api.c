@@ -455,6 +455,9 @@ static void do_reserve(struct meted *m, struct http_request *req, const json_t *
         int bad = api_reservation_create_parse(body, &in, &err);
         for (size_t i = 0; !bad && i < in.n_needs; i++)
                 texts[i] = in.needs[i];
+        if (!bad && strncmp(in.id, MOVES_RESERVE, strlen(MOVES_RESERVE)) == 0)
+                bad = err_set(&err, REASON_INVALID, EINVAL,
+                              "ids that begin with " MOVES_RESERVE " are of moves");
         if (!bad)
                 bad = needs_parse(texts, in.n_needs, needs, &err);
         if (!bad) {

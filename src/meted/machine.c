@@ -143,9 +143,9 @@ void machine_path(const struct machine *v, const char *what, char *ret, size_t s
 
 void machine_clear_dir(const struct meted *m, const char *name)
 {
-        static const char *const left[] = {"/qmp.sock",      "/oob.sock",      "/guard.sock",
-                                           "/agent.sock",    "/console.sock",  "/console.log",
-                                           "/console.log.1", "/" COPY_KEY_FILE};
+        static const char *const left[] = {"/qmp.sock",      "/oob.sock",        "/guard.sock",
+                                           "/agent.sock",    "/console.sock",    "/console.log",
+                                           "/console.log.1", "/guard-says.sock", "/" COPY_KEY_FILE};
         char path[512];
         for (size_t i = 0; i < ARRAY_N(left); i++) {
                 (void)snprintf(path, sizeof(path), "%s/vm/%s%s", m->config.run_dir, name, left[i]);
@@ -190,7 +190,8 @@ int machine_load(const char *name, const char *record, void *meted, struct err *
         if (!bad)
                 bad = vm_definition_check(&d, err);
         json_int_t slot = json_integer_value(json_object_get(whole, "uid_slot"));
-        json_int_t epoch = json_integer_value(json_object_get(whole, "epoch"));
+        const json_t *said = json_object_get(whole, "epoch"); /* of before there were moves: the first */
+        json_int_t epoch = said ? json_integer_value(said) : 1;
         json_decref(whole);
         if (bad)
                 return err_note(err, "the definition of VM %s", name);

@@ -561,6 +561,7 @@ static void stop(struct meted *m)
                 machine_detach(g_ptr_array_index(m->machines, i));
         if (m->after)
                 turns_done(m);
+        moves_free(m);
         events_done(m);
         keeper_free(m->keeper);
         /* A turn that is not finished is not recorded by halves: closing the store drops it. */

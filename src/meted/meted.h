@@ -42,6 +42,7 @@ enum wait_for {
 };
 struct waiter {
         uint64_t serial;
+        uint64_t turn; /* in which it began to wait */
         enum wait_for what;
         /* r is NULL where the answer is err, and for WAIT_COMMIT. Called once, then the waiter is freed. */
         void (*answer)(struct meted *m, void *call, const struct request *r, const struct err *err);
@@ -80,6 +81,7 @@ struct meted {
         struct err problem;
         struct err unwritten; /* code 0: none; why something of this turn is not in the store */
         struct turn commit;
+        uint64_t turn;  /* that were durable so far */
         GArray *after;  /* of struct effect: to be carried out once durable */
         GList *waiters; /* of struct waiter */
         GList *streams; /* of struct follower, in events.c */

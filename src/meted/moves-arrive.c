@@ -53,7 +53,7 @@ static int define(struct moving *mv, struct err *err)
         struct machine *v = machine_find(m, mv->vm);
         struct vm_shape shape;
         if (v && strcmp(v->definition.uuid, mv->guest->definition.uuid) == 0 && mv->is_defined)
-                return 0;
+                return machine_put(v, err); /* a turn that was not written had it, too */
         if (v)
                 return err_set(err, REASON_INCOMPATIBLE, EEXIST, "this host has another VM that is called %s",
                                mv->vm);
@@ -231,7 +231,7 @@ static void lease_next(struct moving *mv)
         struct arrival arrivals[SHAPE_SLOTS_MAX];
         struct err err = {0};
         uint64_t serial;
-        if (mv->leases == mv->guest->n_leases) {
+        if (mv->leases >= mv->guest->n_leases) {
                 plug_next(mv, NULL);
                 return;
         }
@@ -285,12 +285,21 @@ static void start(struct moving *mv)
         meted_changed(m);
 }
 
+/* Nothing of the attempt before is remembered: its leases have the ids of those that come again. */
 static void on_cleared(struct meted *m, void *call, const struct request *r, const struct err *err)
 {
-        (void)m;
+        struct moving *mv = call;
+        const struct machine *v = machine_find(m, mv->vm);
+        struct vm_shape shape;
+        struct err bad = {0};
         (void)r;
-        if (!err)
-                start(call);
+        if (err || !v)
+                return;
+        machine_shape(v, &shape);
+        if (hypervisor_vm_forget(m->hv, mv->vm, &bad) || hypervisor_vm_define(m->hv, &shape, &bad))
+                failed(mv, &bad);
+        else
+                start(mv);
 }
 
 void arrive_prepare(struct moving *mv, const struct move_effect *f)
@@ -368,6 +377,8 @@ void arrive_run(struct moving *mv, const struct move_effect *f)
         struct machine *v = machine_find(mv->m, mv->vm);
         struct err err = {0};
         mv->run_token = f->token;
+        if (v && v->pid && !v->vm)
+                return; /* nobody is attached to it yet: asked again */
         if (v && v->vm) {
                 vm_cont(v->vm, CONT_MS, on_runs, mv);
                 return;
@@ -394,22 +405,14 @@ void arrive_adopt(struct moving *mv)
 static void on_ended(struct meted *m, void *call, const struct request *r, const struct err *err)
 {
         struct moving *mv = call;
-        struct machine *v = machine_find(m, mv->vm);
-        struct err bad = {0};
+        (void)m;
         (void)r;
         if (err)
                 return; /* asked again */
-        if (v && mv->is_defined) {
-                if (hypervisor_vm_forget(m->hv, mv->vm, &bad) ||
-                    store_delete_document(m->store, STORE_VM, mv->vm, &bad)) {
-                        meted_unwritten(m, &bad);
-                        return;
-                }
-                machine_clear_dir(m, mv->vm);
-                machine_remove(v);
-                mv->is_defined = false;
-        }
-        move_report(mv, mv->release_token, MOVE_EV_RELEASED, NULL);
+        if (mv->is_defined)
+                move_forget_vm(mv);
+        else
+                move_report(mv, mv->release_token, MOVE_EV_RELEASED, NULL);
 }
 
 void arrive_release(struct moving *mv, const struct move_effect *f)

@@ -27,12 +27,13 @@ struct moving {
         char vm[64], peer[64];
         enum on_miss on_miss; /* of a source */
         bool is_best_effort;
+        bool is_dry; /* only asked what would come of it: it is in no table */
         int64_t asked_ms, ended_ms;
         int64_t took_ms, gap_ms; /* 0: not measured */
         bool was_cut;
         struct loop_timer tick;
-        unsigned reservation; /* which of its own; 0: none */
-        GList *askers;        /* of struct http_request: they wait until it is decided, or over */
+        struct loop_timer extend; /* looks whether what is reserved ends too soon */
+        GList *askers;            /* of struct http_request: they wait until it is decided, or over */
 
         /* source */
         struct profiler *profiler;
@@ -51,7 +52,9 @@ struct moving {
         struct copy_seen seen;
         struct api_peer_stream stream; /* where to, and the key */
         bool has_stream;
-        int guard_fd;  /* its control socket; -1: none */
+        int guard_fd; /* its control socket; -1: none */
+        struct loop_fd guard_says;
+        bool is_guard_awaited, has_guard_spoken, is_guard_over;
         int stream_fd; /* until the VMM has it; -1: none */
         struct loop_fd connecting;
         int64_t began_mono_us, stop_mono_us, complete_mono_us;
@@ -78,6 +81,8 @@ void move_report(struct moving *mv, uint64_t token, enum move_event_kind kind, c
 void move_happened(struct moving *mv, struct move_event *ev);
 void move_say(struct moving *mv, const char *event, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
+/* RELEASED when it is: no request, no definition, no folder. */
+void move_forget_vm(struct moving *mv);
 struct moving *move_of_vm(const struct meted *m, const char *vm);
 /* "ID.ATTEMPT": of its outcome. */
 void move_outcome_name_of(const struct moving *mv, char ret[80]);
@@ -111,9 +116,11 @@ void source_write(struct moving *mv, const struct move_effect *f);
 void source_run(struct moving *mv, const struct move_effect *f);
 void source_release(struct moving *mv, const struct move_effect *f);
 void source_vm_event(struct moving *mv, enum vm_event event, const char *words);
-void source_look(void *moving);          /* at the copy, now and then */
-void source_measured(struct moving *mv); /* it runs there */
-void source_drop(struct moving *mv);     /* all that is under way is given up */
+void source_look(void *moving);              /* at the copy, now and then */
+void source_measured(struct moving *mv);     /* it runs there */
+void source_forget(const struct moving *mv); /* nobody will ask for its outcomes */
+void source_close(struct moving *mv);
+void source_drop(struct moving *mv); /* all that is under way is given up */
 struct api_peer_vm *source_guest(const struct moving *mv);
 
 /* moves-arrive.c */

@@ -198,6 +198,8 @@ int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
 {
         struct api_peer_move *in = g_new0(struct api_peer_move, 1);
         int bad = api_peer_move_parse(body, in, err);
+        if (!bad && in->has_stream && strspn(in->stream.key, "0123456789abcdef") != 2 * COPY_KEY_BYTES)
+                bad = err_set(err, REASON_INVALID, EINVAL, "stream.key: not in hexadecimal");
         if (bad) {
                 g_free(in);
                 return bad;
@@ -293,7 +295,8 @@ json_t *move_view(const struct moving *mv)
         (void)STR_COPY(to->vm, mv->vm);
         to->role = move_is_source(&mv->core) ? API_MOVE_ROLE_SOURCE : API_MOVE_ROLE_DESTINATION;
         (void)STR_COPY(to->peer, mv->peer);
-        (void)STR_COPY(to->state, move_state_name(row->state));
+        (void)STR_COPY(to->state,
+                       mv->is_dry && row->state == MOVE_PLANNING ? "dry-run" : move_state_name(row->state));
         to->has_level = row->level.total_ms > 0 || row->level.downtime_ms > 0;
         to->level = level_out(&row->level);
         to->has_best_effort = to->best_effort = mv->is_best_effort;
@@ -307,7 +310,7 @@ json_t *move_view(const struct moving *mv)
         to->ended_ms = mv->ended_ms;
         if (mv->has_plan)
                 show_plan(&mv->plan, to);
-        to->has_offer_ms = row->state == MOVE_COUNTERED;
+        to->has_offer_ms = row->state == MOVE_COUNTERED && !mv->is_dry; /* nothing is held for a dry run */
         to->offer_ms = row->deadline_ms > loop_now_ms() ? row->deadline_ms - loop_now_ms() : 0;
         to->has_progress = mv->is_copying && mv->control.estimate.has_sample;
         if (to->has_progress)

@@ -21,7 +21,10 @@
 #include "vm/socket.h"
 
 enum { KEEPER_MS = 20000, COPY_MS = 10000, LOOK_MS = 50, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
+enum { GUARD_MS = 5000 };
 enum { SETTLE_MS = 80, HOLD_MS = 60000, GOODPUT_MILLI = 955, RESUME_US = 25000, BOUND_MAX_US = 60000000 };
+
+#define NO_PROFILE "who had measured what is to move was started again"
 
 /* ---- what is to move ---- */
 
@@ -132,9 +135,23 @@ void source_profile(struct moving *mv, uint64_t token)
         }
         (void)STR_COPY(p->vm, mv->vm);
         (void)snprintf(p->items[p->n_items++], sizeof(p->items[0]), "ram0");
-        for (int slot = 0; slot < v->definition.dimm_slots; slot++)
-                if (vm_dimm(v->vm, slot)->plugged)
+        bool is_too_much = false;
+        for (int slot = 0; slot < v->definition.dimm_slots; slot++) {
+                if (!vm_dimm(v->vm, slot)->plugged)
+                        continue;
+                is_too_much = is_too_much || p->n_items == ARRAY_N(p->items);
+                if (!is_too_much)
                         (void)snprintf(p->items[p->n_items++], sizeof(p->items[0]), "dimm%d", slot);
+        }
+        if (is_too_much) {
+                (void)err_set(&err, REASON_UNSUPPORTED, E2BIG,
+                              "%s has more pieces of memory than are measured at once (%zu)", mv->vm,
+                              ARRAY_N(p->items));
+                move_report(mv, token, MOVE_EV_FAILED, &err);
+                g_free(guest);
+                g_free(p);
+                return;
+        }
         keeper_call(mv->m->keeper, API_KEEPER_RAM_OPEN, api_keeper_ram_emit(p), NULL, 0, KEEPER_MS, on_ram,
                     mv);
         g_free(p);
@@ -149,6 +166,12 @@ void source_plan(struct moving *mv, uint64_t token)
         struct move_event ev = {.token = token, .hold_ms = HOLD_MS};
         struct level level = mv->core.row.level;
         char limit[MOVE_SENTENCE];
+        if (!mv->has_profile) {
+                struct err err = {0};
+                (void)err_set(&err, REASON_CANCELLED, ECANCELED, NO_PROFILE);
+                move_report(mv, token, MOVE_EV_FAILED, &err);
+                return;
+        }
         level.is_best_effort = mv->is_best_effort;
         mv->means = (struct means){.source = move_free_here(m),
                                    .share_min_milli = 1000,
@@ -169,7 +192,9 @@ void source_plan(struct moving *mv, uint64_t token)
                 ev.kind = MOVE_EV_PLANNED;
                 ev.vector = p->vector;
                 ev.reserve_ms = p->reserve_ms;
-                ev.copy_ms = level.total_ms && !level.is_best_effort ? level.total_ms : LEVEL_MAX_MS;
+                ev.copy_ms = level.total_ms && !level.is_best_effort && mv->on_miss != ON_MISS_FINISH
+                                     ? level.total_ms
+                                     : LEVEL_MAX_MS;
                 break;
         case PLAN_COUNTERED:
                 ev.kind = MOVE_EV_COUNTER;
@@ -208,42 +233,99 @@ void source_reserve(struct moving *mv, const struct move_effect *f)
 
 static void copy_connect(struct moving *mv);
 
-void source_guard_end(struct moving *mv)
+static void broken(struct moving *mv, enum move_event_kind kind, const struct err *err);
+
+static void guard_hang_up(struct moving *mv)
 {
-        static const char done[] = "done\n";
         if (mv->guard_fd < 0)
                 return;
-        (void)!send(mv->guard_fd, done, sizeof(done) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+        loop_fd_remove(&mv->guard_says);
         (void)close(mv->guard_fd);
         mv->guard_fd = -1;
+        mv->is_guard_awaited = mv->has_guard_spoken = false;
+}
+
+/* It hears nobody whom it has not spoken to before: it says what it is at to whoever connects. */
+static void guard_dismiss(struct moving *mv)
+{
+        static const char done[] = "done\n";
+        if (mv->has_guard_spoken)
+                (void)!send(mv->guard_fd, done, sizeof(done) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static void on_guard_says(void *arg, uint32_t events)
+{
+        struct moving *mv = arg;
+        char text[512];
+        struct err err = {0};
+        (void)events;
+        ssize_t n = recv(mv->guard_fd, text, sizeof(text) - 1, MSG_DONTWAIT);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR))
+                return;
+        if (n <= 0) {
+                bool is_needed = !mv->is_guard_over && mv->is_copying;
+                guard_hang_up(mv);
+                (void)err_set(&err, REASON_INTERNAL, ECHILD, "the guard of the move is gone");
+                if (is_needed)
+                        broken(mv, MOVE_EV_BROKEN, &err);
+                return;
+        }
+        text[n] = '\0';
+        mv->has_guard_spoken = true;
+        if (mv->is_guard_over) {
+                guard_dismiss(mv);
+        } else if (mv->is_guard_awaited && strstr(text, "watching")) {
+                mv->is_guard_awaited = false;
+                loop_timer_cancel(&mv->look);
+                copy_connect(mv);
+        }
+}
+
+static int guard_connect(struct moving *mv, struct err *err)
+{
         const struct machine *v = machine_find(mv->m, mv->vm);
         char path[512];
         if (!v)
-                return;
+                return err_set(err, REASON_STALE, ESTALE, "it is gone");
         machine_path(v, "guard-says.sock", path, sizeof(path));
-        (void)unlink(path);
+        int fd = vm_connect(path, err);
+        int bad = fd < 0 ? fd : loop_fd_add(&mv->guard_says, fd, EPOLLIN, on_guard_says, mv, err);
+        if (!bad)
+                mv->guard_fd = fd;
+        else if (fd >= 0)
+                (void)close(fd);
+        return bad;
+}
+
+/* Also one that another meted had started. It ends, and hangs up. */
+void source_guard_end(struct moving *mv)
+{
+        struct err none = {0};
+        mv->is_guard_over = true;
+        if (mv->guard_fd < 0)
+                (void)guard_connect(mv, &none);
+        else
+                guard_dismiss(mv);
 }
 
 static void on_guard(void *arg, const json_t *result, const struct err *err)
 {
         struct moving *mv = arg;
         struct api_keeper_guard guard;
-        char path[512];
         struct err bad = {0};
-        const struct machine *v = machine_find(mv->m, mv->vm);
         if (!err && api_keeper_guard_parse(result, &guard, &bad))
                 err = &bad;
         if (!err && guard.has_fallback)
                 move_say(mv, "fallback", "%s", guard.fallback);
-        if (!err && v) {
-                machine_path(v, "guard-says.sock", path, sizeof(path));
-                mv->guard_fd = vm_connect(path, &bad);
-                err = mv->guard_fd < 0 ? &bad : NULL;
+        if (!err && guard_connect(mv, &bad))
+                err = &bad;
+        if (err) {
+                broken(mv, MOVE_EV_FAILED, err);
+                return;
         }
-        if (err)
-                move_report(mv, mv->copy_token, MOVE_EV_FAILED, err);
-        else
-                copy_connect(mv);
+        mv->is_guard_over = false;
+        mv->is_guard_awaited = true; /* the copy begins when it watches */
+        loop_timer_in(&mv->look, GUARD_MS);
 }
 
 static int outcome_dir(const struct meted *m, struct err *err)
@@ -261,8 +343,13 @@ static bool guard(struct moving *mv, const struct machine *v, struct err *err)
         struct api_keeper_guard_start p = {0};
         char monitor[512], says[512], name[80];
         int fds[3] = {-1, -1, -1};
-        double run_s = mv->profile.stop.p99_s + mv->profile.run.p99_s;
-        int64_t bound_us = mv->core.row.level.downtime_ms * 1000 - RESUME_US - (int64_t)(run_s * 1e6);
+        /* What comes before the word that it stopped; and behind the bound, where it is cut, or committed
+         * just before it. */
+        const struct profile *of = &mv->profile;
+        int64_t stop_us = (int64_t)(of->stop.p99_s * 1e6);
+        int64_t end_us = (int64_t)((of->commit.p99_s + of->run.p99_s) * 1e6);
+        int64_t bound_us =
+                mv->core.row.level.downtime_ms * 1000 - stop_us - (end_us > RESUME_US ? end_us : RESUME_US);
         machine_path(v, "guard.sock", monitor, sizeof(monitor));
         machine_path(v, "guard-says.sock", says, sizeof(says));
         move_outcome_name_of(mv, name);
@@ -366,8 +453,14 @@ void source_look(void *arg)
 {
         struct moving *mv = arg;
         struct control_event ev = {.kind = CONTROL_EV_TICK};
+        struct err err = {0};
         if (!mv->is_copying || !mv->copy)
                 return;
+        if (mv->is_guard_awaited) {
+                (void)err_set(&err, REASON_TIMEOUT, ETIME, "the guard of the move does not watch");
+                broken(mv, MOVE_EV_BROKEN, &err);
+                return;
+        }
         happened(mv, &ev);
         if (!mv->is_looking && mv->is_copying && mv->copy) {
                 mv->is_looking = true;
@@ -379,6 +472,8 @@ static void on_begun(void *arg, const struct vm_result *result)
 {
         struct moving *mv = arg;
         struct control_event ev = {.kind = CONTROL_EV_STARTED};
+        if (!mv->is_copying)
+                return;
         if (result->outcome != VM_DONE) {
                 broken(mv, MOVE_EV_BROKEN, &result->err);
                 return;
@@ -394,6 +489,8 @@ static void on_prepared(void *arg, const struct vm_result *result)
 {
         struct moving *mv = arg;
         int fd = mv->stream_fd;
+        if (!mv->is_copying || fd < 0)
+                return; /* broken off meanwhile */
         if (result->outcome != VM_DONE) {
                 broken(mv, MOVE_EV_BROKEN, &result->err);
                 return;
@@ -467,20 +564,38 @@ static void copy_connect(struct moving *mv)
                 broken(mv, MOVE_EV_BROKEN, &err);
 }
 
+/* Nothing of an attempt begins any more that is on its way to begin. */
+static void copy_stop(struct moving *mv)
+{
+        keeper_forget(mv->m->keeper, mv);
+        loop_timer_cancel(&mv->look);
+        loop_fd_remove(&mv->connecting);
+        if (mv->stream_fd >= 0)
+                (void)close(mv->stream_fd);
+        mv->stream_fd = -1;
+        mv->is_copying = mv->is_looking = mv->is_guard_awaited = false;
+}
+
 void source_copy(struct moving *mv, const struct move_effect *f)
 {
         struct machine *v = machine_find(mv->m, mv->vm);
         struct err err = {0};
         char dir[512];
         mv->copy_token = f->token;
+        if (!mv->has_profile) {
+                (void)err_set(&err, REASON_CANCELLED, ECANCELED, NO_PROFILE);
+                broken(mv, MOVE_EV_FAILED, &err);
+                return;
+        }
         if (mv->is_copying && mv->copy_attempt == f->attempt)
                 return; /* under way already */
-        if (!v || !v->vm || !mv->has_stream || !mv->has_profile) {
-                /* After a restart: what is known of it is gone. It is broken off, and begun anew. */
+        if (!v || !v->vm || !mv->has_stream) {
+                /* After a restart: where it is to go is known no more. It is broken off, and begun anew. */
                 (void)err_set(&err, REASON_CANCELLED, ECANCELED, "this attempt was interrupted");
                 broken(mv, MOVE_EV_BROKEN, &err);
                 return;
         }
+        copy_stop(mv);
         copy_free(mv->copy);
         machine_path(v, "", dir, sizeof(dir));
         mv->copy = copy_new(&(struct copy_options){.vm = v->vm, .side = COPY_SOURCE, .dir = dir});
@@ -489,7 +604,9 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->stop_mono_us = 0;
         if (!mv->began_mono_us)
                 mv->began_mono_us = g_get_monotonic_time();
-        if (!mv->is_control_there)
+        guard_hang_up(mv); /* of an attempt before */
+        if (!mv->is_control_there ||
+            (mv->control.state != CONTROL_PREPARED && mv->control.state != CONTROL_BROKEN))
                 control_init(&mv->control, &mv->profile, &mv->core.row.level, &mv->means, &mv->plan,
                              mv->means.source.bandwidth_bps, mv->on_miss);
         mv->is_control_there = true;
@@ -582,6 +699,21 @@ void source_write(struct moving *mv, const struct move_effect *f)
                     bad ? &err : NULL);
 }
 
+void source_forget(const struct moving *mv)
+{
+        struct err err = {0};
+        char name[80];
+        int fd = outcome_dir(mv->m, &err);
+        for (uint32_t attempt = 1; fd >= 0 && attempt <= mv->core.row.attempt; attempt++) {
+                (void)snprintf(name, sizeof(name), "%s.%u", mv->core.row.id, attempt);
+                (void)outcome_forget(fd, name, &err);
+        }
+        if (err.reason)
+                log_warn("move %s: %s", mv->core.row.id, err.sentence);
+        if (fd >= 0)
+                (void)close(fd);
+}
+
 /* ---- here again ---- */
 
 static void on_runs(void *arg, const struct vm_result *result)
@@ -596,8 +728,10 @@ static void on_runs(void *arg, const struct vm_result *result)
 static void on_cancelled(void *arg, const struct vm_result *result)
 {
         struct moving *mv = arg;
+        if (result->err.reason == REASON_CANCELLED)
+                return; /* the copy is freed */
         struct machine *v = machine_find(mv->m, mv->vm);
-        (void)result; /* it may have completed, or never begun: cont says what is so */
+        /* Otherwise it may have completed, or never begun: cont says what is so. */
         if (v && v->vm)
                 vm_cont(v->vm, CONT_MS, on_runs, mv);
 }
@@ -606,16 +740,24 @@ void source_run(struct moving *mv, const struct move_effect *f)
 {
         struct machine *v = machine_find(mv->m, mv->vm);
         struct err err = {0};
+        struct control_event ev = {.kind = CONTROL_EV_FAILED};
         mv->run_token = f->token;
-        mv->is_copying = false;
-        loop_timer_cancel(&mv->look);
+        copy_stop(mv);
+        if (mv->is_control_there && mv->control.state != CONTROL_PREPARED)
+                happened(mv, &ev); /* the other side may have broken it off */
+        if (v && v->pid && !v->vm)
+                return; /* nobody is attached to it yet: asked again */
         if (!v || !v->vm) {
                 (void)err_set(&err, REASON_STALE, ECHILD, "its VMM is gone");
                 move_report(mv, f->token, MOVE_EV_DIED, &err);
-        } else if (mv->copy) {
-                copy_cancel(mv->copy, COPY_MS, on_cancelled, mv);
         } else {
-                vm_cont(v->vm, CONT_MS, on_runs, mv);
+                if (!mv->copy) { /* after a restart: there may be one that is under way all the same */
+                        char dir[512];
+                        machine_path(v, "", dir, sizeof(dir));
+                        mv->copy = copy_new(
+                                &(struct copy_options){.vm = v->vm, .side = COPY_SOURCE, .dir = dir});
+                }
+                copy_cancel(mv->copy, COPY_MS, on_cancelled, mv);
         }
 }
 
@@ -624,21 +766,13 @@ void source_run(struct moving *mv, const struct move_effect *f)
 static void on_ended(struct meted *m, void *call, const struct request *r, const struct err *err)
 {
         struct moving *mv = call;
-        struct err bad = {0};
         (void)r;
         if (err)
                 return; /* asked again */
-        struct machine *v = machine_find(m, mv->vm);
-        if (v && mv->core.row.owner == OWNER_DESTINATION) {
-                if (hypervisor_vm_forget(m->hv, mv->vm, &bad) ||
-                    store_delete_document(m->store, STORE_VM, mv->vm, &bad)) {
-                        meted_unwritten(m, &bad);
-                        return;
-                }
-                machine_clear_dir(m, mv->vm);
-                machine_remove(v);
-        }
-        move_report(mv, mv->release_token, MOVE_EV_RELEASED, NULL);
+        if (machine_find(m, mv->vm) && mv->core.row.owner == OWNER_DESTINATION)
+                move_forget_vm(mv);
+        else
+                move_report(mv, mv->release_token, MOVE_EV_RELEASED, NULL);
 }
 
 void source_release(struct moving *mv, const struct move_effect *f)
@@ -667,17 +801,18 @@ void source_release(struct moving *mv, const struct move_effect *f)
         meted_changed(m);
 }
 
-void source_drop(struct moving *mv)
+/* Whoever goes on with it later finds QEMU and the guard as they are. */
+void source_close(struct moving *mv)
 {
-        keeper_forget(mv->m->keeper, mv);
         meted_unwait(mv->m, mv);
+        copy_stop(mv);
         profiler_free(g_steal_pointer(&mv->profiler));
         copy_free(g_steal_pointer(&mv->copy));
-        loop_timer_cancel(&mv->look);
-        loop_fd_remove(&mv->connecting);
-        if (mv->stream_fd >= 0)
-                (void)close(mv->stream_fd);
-        mv->stream_fd = -1;
-        mv->is_copying = mv->is_looking = false;
+        guard_hang_up(mv);
+}
+
+void source_drop(struct moving *mv)
+{
         source_guard_end(mv);
+        source_close(mv);
 }

@@ -18,11 +18,25 @@
 #include "wire/http.h"
 #include "wire/peers.h"
 
-enum { MOVES_MAX = 256, FINISHED_KEPT = 64, VOID_MS = 500, SEND_MS = 5000, PAGE = 64, MOVE_ID_MAX = 57 };
+enum {
+        MOVES_MAX = 256,
+        DRY_MAX = 8,
+        FINISHED_KEPT = 64,
+        VOID_MS = 500,
+        RESERVE_MS = 60000,
+        EXTEND_MS = 10000,
+        EXTEND_BEFORE_MS = 1500,
+        EXTEND_LOOK_MS = 500,
+        SEND_MS = 5000,
+        PAGE = 64,
+        MOVE_ID_MAX = 48
+};
 
 struct moves {
         GHashTable *by_id; /* id -> struct moving, owned */
+        GList *dry;        /* of struct moving, owned: only asked what would come of it */
         struct learn learn;
+        bool is_stopping; /* what is answered now is answered as meted goes: it decides nothing */
 };
 
 /* What a step gave, to be carried out once it is durable. The move may be gone by then. */
@@ -33,6 +47,7 @@ struct batch {
 };
 
 static void apply(struct moving *mv, const struct move_effects *effects);
+static void answer(struct moving *mv);
 
 /* ---- the table ---- */
 
@@ -55,7 +70,8 @@ struct moving *move_of_vm(const struct meted *m, const char *vm)
         return NULL;
 }
 
-static void on_tick(void *arg);
+static void on_tick(void *arg), on_extend(void *arg);
+static void extend(struct moving *mv);
 
 static struct moving *moving_new(struct meted *m)
 {
@@ -63,6 +79,8 @@ static struct moving *moving_new(struct meted *m)
         mv->m = m;
         mv->guard_fd = mv->stream_fd = mv->listen_fd = -1;
         loop_timer_init(&mv->tick, on_tick, mv);
+        loop_timer_init(&mv->extend, on_extend, mv);
+        loop_timer_in(&mv->extend, EXTEND_LOOK_MS);
         loop_timer_init(&mv->look, source_look, mv);
         return mv;
 }
@@ -70,9 +88,10 @@ static struct moving *moving_new(struct meted *m)
 static void moving_free(gpointer p)
 {
         struct moving *mv = p;
-        source_drop(mv);
+        source_close(mv);
         arrive_drop(mv);
         loop_timer_cancel(&mv->tick);
+        loop_timer_cancel(&mv->extend);
         g_list_free(mv->askers);
         g_free(mv->guest);
         g_free(mv);
@@ -106,19 +125,50 @@ static void arm(struct moving *mv)
                 loop_timer_in(&mv->tick, at > now ? at - now : 0);
 }
 
-void move_happened(struct moving *mv, struct move_event *ev)
+/* Of a dry run: it is measured, then planned, then told, and nothing is left of it. */
+static void dry_happened(struct moving *mv, const struct move_event *ev)
+{
+        if (ev->kind == MOVE_EV_PROFILED) {
+                source_plan(mv, 0);
+                return;
+        }
+        mv->ended_ms = loop_now_ms();
+        if (ev->kind == MOVE_EV_FAILED) {
+                mv->core.row.state = MOVE_REFUSED;
+                mv->core.row.reason = ev->reason;
+                (void)snprintf(mv->core.row.sentence, sizeof(mv->core.row.sentence), "%s",
+                               ev->sentence ? ev->sentence : "");
+        } else if (ev->kind == MOVE_EV_COUNTER) {
+                mv->core.row.state = MOVE_COUNTERED;
+        }
+        answer(mv);
+        mv->m->moves->dry = g_list_remove(mv->m->moves->dry, mv);
+        moving_free(mv);
+}
+
+/* 1: it acted. 0: it came too late. Negative: it makes no sense here. */
+static int step(struct moving *mv, struct move_event *ev, struct err *err)
 {
         struct move_effects effects = {0};
-        struct err err = {0};
         ev->now_ms = loop_now_ms();
-        if (mv->is_void || mv->is_loaded)
-                return; /* made anew in a moment, which asks again */
-        int done = move_step(&mv->core, ev, &effects, &err);
-        if (done < 0)
-                log_warn("move %s: %s", mv->core.row.id, err.sentence);
+        if (mv->m->moves->is_stopping || mv->is_void || mv->is_loaded)
+                return 0; /* what is void is made anew in a moment, which asks again */
+        int done = move_step(&mv->core, ev, &effects, err);
         if (done > 0)
                 apply(mv, &effects);
         arm(mv);
+        return done;
+}
+
+void move_happened(struct moving *mv, struct move_event *ev)
+{
+        struct err err = {0};
+        if (mv->is_dry && mv->m->moves->is_stopping)
+                return;
+        if (mv->is_dry)
+                dry_happened(mv, ev);
+        else if (step(mv, ev, &err) < 0)
+                log_warn("move %s: %s", mv->core.row.id, err.sentence);
 }
 
 void move_report(struct moving *mv, uint64_t token, enum move_event_kind kind, const struct err *err)
@@ -139,6 +189,15 @@ static void restore(struct moving *mv)
         move_restore(&mv->core, &row, v && v->vm ? MOVE_VMM_LIVES : MOVE_VMM_GONE, loop_now_ms(), &effects);
         apply(mv, &effects);
         arm(mv);
+}
+
+static void on_extend(void *arg)
+{
+        struct moving *mv = arg;
+        if (!mv->is_void && !mv->is_loaded)
+                extend(mv);
+        if (!move_is_final(&mv->core))
+                loop_timer_in(&mv->extend, EXTEND_LOOK_MS);
 }
 
 static void on_tick(void *arg)
@@ -362,41 +421,65 @@ size_t move_needs(const struct moving *mv, int64_t bandwidth_bps, int64_t cpu_mi
         return n;
 }
 
-static void reservation_id(const struct moving *mv, char id[REQUEST_ID])
+struct reservations {
+        char prefix[REQUEST_ID];
+        GPtrArray *keys; /* of those that hold something; NULL: only their end is wanted */
+        int64_t end_ms;
+};
+
+static void take_reservation(const struct request *r, void *arg)
 {
-        (void)snprintf(id, REQUEST_ID, "%s.%u", mv->core.row.id, mv->reservation);
+        struct reservations *of = arg;
+        if (r->kind != REQUEST_RESERVATION || !request_is_live(r) || !g_str_has_prefix(r->id, of->prefix) ||
+            strchr(r->id + strlen(of->prefix), '.'))
+                return;
+        of->end_ms = r->end_ms > of->end_ms ? r->end_ms : of->end_ms;
+        if (of->keys)
+                g_ptr_array_add(of->keys, g_strdup(r->key));
+}
+
+/* They are found by their ids, so that a restart loses none. */
+static struct reservations reservations_of(const struct moving *mv, bool with_keys)
+{
+        struct reservations of = {.keys = with_keys ? g_ptr_array_new_with_free_func(g_free) : NULL};
+        (void)snprintf(of.prefix, sizeof(of.prefix), MOVES_RESERVE "%s.", mv->core.row.id);
+        hypervisor_each(mv->m->hv, take_reservation, &of);
+        return of;
 }
 
 void move_unreserve(struct moving *mv)
 {
-        char id[REQUEST_ID], key[REQUEST_KEY];
         uint64_t serial;
         struct err err = {0};
-        for (; mv->reservation > 0; mv->reservation--) {
-                reservation_id(mv, id);
-                (void)snprintf(key, sizeof(key), "reservation:%s", id);
-                (void)hypervisor_release(mv->m->hv, key, "the move needs it no longer", loop_now_ms(),
-                                         &serial, &err);
-        }
-        meted_changed(mv->m);
+        struct reservations of = reservations_of(mv, true);
+        for (guint i = 0; i < of.keys->len; i++)
+                (void)hypervisor_release(mv->m->hv, g_ptr_array_index(of.keys, i),
+                                         "the move needs it no longer", loop_now_ms(), &serial, &err);
+        if (of.keys->len)
+                meted_changed(mv->m);
+        g_ptr_array_free(of.keys, TRUE);
 }
 
-int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct err *err)
+/* An id that none had: finished ones are remembered. */
+static void reservation_id(const struct moving *mv, char id[REQUEST_ID])
+{
+        char key[REQUEST_KEY];
+        for (unsigned n = 1;; n++) {
+                (void)snprintf(id, REQUEST_ID, MOVES_RESERVE "%s.%u", mv->core.row.id, n);
+                (void)snprintf(key, sizeof(key), "reservation:%s", id);
+                if (!hypervisor_find(mv->m->hv, key))
+                        return;
+        }
+}
+
+static int reserve(struct moving *mv, const struct need *needs, size_t n, int64_t end_ms, struct err *err)
 {
         char id[REQUEST_ID];
         uint64_t serial = 0;
-        int64_t now = loop_now_ms();
-        move_unreserve(mv);
-        if (n == 0)
-                return 1;
-        mv->reservation++;
         reservation_id(mv, id);
-        struct ask ask = {.kind = REQUEST_RESERVATION,
-                          .id = id,
-                          .needs = needs,
-                          .n_needs = n,
-                          .end_ms = now + (mv->core.row.reserve_ms > 0 ? mv->core.row.reserve_ms : 60000)};
-        int bad = hypervisor_ask(mv->m->hv, &ask, now, &serial, err);
+        struct ask ask = {
+                .kind = REQUEST_RESERVATION, .id = id, .needs = needs, .n_needs = n, .end_ms = end_ms};
+        int bad = hypervisor_ask(mv->m->hv, &ask, loop_now_ms(), &serial, err);
         if (bad)
                 return bad;
         meted_changed(mv->m);
@@ -405,6 +488,68 @@ int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct e
                 return 1;
         (void)err_set(err, r ? r->reason : REASON_INTERNAL, ENOSPC, "%.200s", r ? r->sentence : "it is gone");
         return 0;
+}
+
+int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct err *err)
+{
+        int64_t for_ms = mv->core.row.reserve_ms > 0 ? mv->core.row.reserve_ms : RESERVE_MS;
+        move_unreserve(mv);
+        return n == 0 ? 1 : reserve(mv, needs, n, loop_now_ms() + for_ms, err);
+}
+
+/* It takes longer than was predicted: what is reserved stays so, where nobody else was promised it. */
+static void extend(struct moving *mv)
+{
+        const struct vector *v = &mv->core.row.vector;
+        struct need needs[NEEDS_MAX];
+        struct err err = {0};
+        int64_t now = loop_now_ms(), end_ms = reservations_of(mv, false).end_ms;
+        if (end_ms == 0 || end_ms > now + EXTEND_BEFORE_MS || move_is_final(&mv->core))
+                return;
+        size_t n =
+                move_needs(mv, v->bandwidth_bps,
+                           move_is_source(&mv->core) ? v->source_cpu_milli : v->destination_cpu_milli, needs);
+        move_unreserve(mv);
+        if (n > 0 && reserve(mv, needs, n, now + EXTEND_MS, &err) > 0) {
+                move_say(mv, "extended", "it takes longer than was predicted: what it takes is reserved on");
+        } else if (n > 0 && end_ms > now) {
+                struct err none = {0};
+                (void)reserve(mv, needs, n, end_ms, &none); /* what it had; nobody can have taken it */
+                move_say(mv, "not-extended", "what it takes is not reserved for longer: %.120s",
+                         err.sentence);
+        }
+}
+
+/* ---- the VM is not of this host ---- */
+
+static void on_forgotten(struct meted *m, void *call, const struct request *r, const struct err *err)
+{
+        g_autofree char *id = call;
+        struct moving *mv = find(m, id);
+        struct machine *v = mv ? machine_find(m, mv->vm) : NULL;
+        (void)r;
+        if (!mv || err)
+                return; /* all is as it was, and it is asked again */
+        if (v) {
+                machine_clear_dir(m, mv->vm);
+                machine_remove(v);
+        }
+        mv->is_defined = false;
+        move_report(mv, mv->release_token, MOVE_EV_RELEASED, NULL);
+}
+
+void move_forget_vm(struct moving *mv)
+{
+        struct meted *m = mv->m;
+        struct err err = {0};
+        if (hypervisor_vm_forget(m->hv, mv->vm, &err)) {
+                log_warn("move %s: %s", mv->core.row.id, err.sentence);
+                return; /* asked again */
+        }
+        if (store_delete_document(m->store, STORE_VM, mv->vm, &err))
+                meted_unwritten(m, &err);
+        meted_wait(m, 0, WAIT_COMMIT, on_forgotten, g_strdup(mv->core.row.id));
+        meted_changed(m);
 }
 
 /* ---- asked for ---- */
@@ -433,8 +578,18 @@ static void trim(struct meted *m)
                         meted_unwritten(m, &err);
                         return;
                 }
+                source_forget(oldest);
                 g_hash_table_remove(m->moves->by_id, oldest->core.row.id);
         }
+}
+
+/* It is a part of other names: of reservations, of outcomes. */
+static int check_id(const char *id, struct err *err)
+{
+        return strlen(id) <= MOVE_ID_MAX && str_is_name(id)
+                       ? 0
+                       : err_set(err, REASON_INVALID, EINVAL, "id: a name of at most %d characters is wanted",
+                                 MOVE_ID_MAX);
 }
 
 static int check_room(struct meted *m, struct err *err)
@@ -475,23 +630,30 @@ static int check_ask(struct meted *m, const struct machine *v, const struct api_
         return bad ? bad : peers_can(m, in->to, err);
 }
 
-static struct moving *begin(struct meted *m, const struct machine *v, const struct api_vm_move *in,
-                            const char *id)
+static struct moving *asked_for(struct meted *m, const struct machine *v, const struct api_vm_move *in,
+                                struct level *ret_level)
 {
         struct moving *mv = moving_new(m);
-        struct move_effects effects = {0};
-        int64_t now = loop_now_ms();
         (void)STR_COPY(mv->vm, v->definition.name);
         (void)STR_COPY(mv->peer, in->to);
         mv->on_miss = in->has_on_miss && in->on_miss == API_ON_MISS_FINISH ? ON_MISS_FINISH
                       : in->has_on_miss && in->on_miss == API_ON_MISS_ASK  ? ON_MISS_ASK
                                                                            : ON_MISS_ABORT;
-        const struct level level = {in->has_level && in->level.has_total_ms ? in->level.total_ms : 0,
+        *ret_level = (struct level){in->has_level && in->level.has_total_ms ? in->level.total_ms : 0,
                                     in->has_level && in->level.has_downtime_ms ? in->level.downtime_ms : 0,
                                     !in->has_level || (in->has_best_effort && in->best_effort)};
-        mv->is_best_effort = level.is_best_effort;
-        mv->asked_ms = now;
-        move_begin(&mv->core, id, &level, v->epoch, now, &effects);
+        mv->is_best_effort = ret_level->is_best_effort;
+        mv->asked_ms = loop_now_ms();
+        return mv;
+}
+
+static struct moving *begin(struct meted *m, const struct machine *v, const struct api_vm_move *in,
+                            const char *id)
+{
+        struct move_effects effects = {0};
+        struct level level;
+        struct moving *mv = asked_for(m, v, in, &level);
+        move_begin(&mv->core, id, &level, v->epoch, mv->asked_ms, &effects);
         g_hash_table_insert(m->moves->by_id, mv->core.row.id, mv);
         move_say(mv, "move-asked", "to %s, total %lld ms, downtime %lld ms%s", mv->peer,
                  (long long)level.total_ms, (long long)level.downtime_ms,
@@ -499,6 +661,21 @@ static struct moving *begin(struct meted *m, const struct machine *v, const stru
         apply(mv, &effects);
         arm(mv);
         return mv;
+}
+
+static void begin_dry(struct meted *m, const struct machine *v, const struct api_vm_move *in, const char *id,
+                      struct http_request *req)
+{
+        struct level level;
+        struct moving *mv = asked_for(m, v, in, &level);
+        mv->is_dry = true;
+        mv->core.row.state = MOVE_PLANNING;
+        mv->core.row.owner = OWNER_SOURCE;
+        mv->core.row.level = level;
+        (void)STR_COPY(mv->core.row.id, id);
+        mv->askers = g_list_prepend(mv->askers, req);
+        m->moves->dry = g_list_prepend(m->moves->dry, mv);
+        source_profile(mv, 0);
 }
 
 void moves_ask(struct meted *m, struct http_request *req, struct machine *v, const json_t *body)
@@ -509,24 +686,31 @@ void moves_ask(struct meted *m, struct http_request *req, struct machine *v, con
         int bad = api_vm_move_parse(body, &in, &err);
         (void)snprintf(drawn, sizeof(drawn), "m%08x%08x", g_random_int(), g_random_int());
         const char *id = in.has_id ? in.id : drawn;
-        struct moving *mv = bad ? NULL : find(m, id);
+        struct moving *mv = bad || (in.has_dry_run && in.dry_run) ? NULL : find(m, id);
         if (mv && (strcmp(mv->vm, v->definition.name) != 0 || strcmp(mv->peer, in.to) != 0))
                 bad = err_set(&err, REASON_INVALID, EEXIST, "the id %s was used before, for another move",
                               id);
         if (!bad && !mv) {
-                bad = check_ask(m, v, &in, &err);
+                bad = check_id(id, &err);
+                bad = bad ? bad : check_ask(m, v, &in, &err);
                 bad = bad ? bad : check_room(m, &err);
         }
-        if (!bad && in.has_dry_run && in.dry_run)
-                bad = err_set(&err, REASON_UNSUPPORTED, EOPNOTSUPP, "a dry run is not built yet");
+        bool is_dry = in.has_dry_run && in.dry_run;
+        if (!bad && is_dry && g_list_length(m->moves->dry) >= DRY_MAX)
+                bad = err_set(&err, REASON_BUSY, EBUSY, "%d dry runs are under way, more are not", DRY_MAX);
         if (bad) {
                 api_refuse(req, &err);
+                return;
+        }
+        if (is_dry) {
+                begin_dry(m, v, &in, id, req);
                 return;
         }
         bool is_new = mv == NULL;
         mv = mv ? mv : begin(m, v, &in, id);
         mv->askers = g_list_prepend(mv->askers, req);
-        if (!is_new && (move_is_final(&mv->core) || mv->core.row.state == MOVE_COUNTERED))
+        /* It is decided: under way, countered, or over. */
+        if (!is_new && (mv->core.row.state >= MOVE_COPYING || mv->core.row.state == MOVE_COUNTERED))
                 answer(mv);
 }
 
@@ -578,10 +762,13 @@ void moves_cancel(struct meted *m, struct http_request *req, const char *id)
         struct moving *mv = asked(m, req, id);
         struct move_event ev = {
                 .kind = MOVE_EV_CANCEL, .reason = REASON_CANCELLED, .sentence = "it was cancelled"};
+        struct err err = {0};
         if (!mv)
                 return;
-        move_happened(mv, &ev);
-        tell_later(mv, req);
+        if (step(mv, &ev, &err) < 0)
+                api_refuse(req, &err);
+        else
+                tell_later(mv, req); /* too late: what came of it */
 }
 
 void moves_accept(struct meted *m, struct http_request *req, const char *id, const json_t *body)
@@ -645,20 +832,41 @@ json_t *moves_list(const struct meted *m, const char *query, struct err *err)
 
 /* ---- the other side ---- */
 
-/* What is known of who owns it: of moves that are remembered, and of one that is here. */
-static uint64_t least_epoch(const struct meted *m, const char *vm)
+/* The epoch below which a word about this VM is an old one: it was here since. */
+static uint64_t least_epoch(const struct meted *m, const struct api_peer_vm *guest)
 {
-        const struct machine *v = machine_find((struct meted *)(uintptr_t)m, vm);
-        uint64_t least = v ? v->epoch + 1 : 0;
+        uint64_t least = 0;
         GHashTableIter i;
         gpointer p;
         g_hash_table_iter_init(&i, m->moves->by_id);
         while (g_hash_table_iter_next(&i, NULL, &p)) {
                 const struct moving *mv = p;
-                if (strcmp(mv->vm, vm) == 0 && mv->core.row.epoch > least)
+                if (mv->guest && strcmp(mv->guest->definition.uuid, guest->definition.uuid) == 0 &&
+                    mv->core.row.epoch > least)
                         least = mv->core.row.epoch;
         }
         return least;
+}
+
+/* It is told why, as nobody reads the status of an answer. */
+static void say_dropped(struct meted *m, const char *to, const char *vm, const struct move_message *said,
+                        const struct err *why)
+{
+        struct move_message out = {.says = MOVE_SAYS_DROPPED,
+                                   .epoch = said->epoch,
+                                   .attempt = said->attempt,
+                                   .reason = why->reason};
+        struct moving nobody = {.m = m, .core.row.state = MOVE_DROPPED};
+        struct err err = {0};
+        (void)STR_COPY(out.id, said->id);
+        (void)snprintf(out.sentence, sizeof(out.sentence), "%s", why->sentence);
+        (void)STR_COPY(nobody.vm, vm);
+        json_t *v = move_message_emit(&nobody, &out);
+        char *text = v ? json_write(v, NULL) : NULL;
+        json_decref(v);
+        if (text)
+                (void)peers_post(m, to, "/v1/peer/moves", text, SEND_MS, &err);
+        free(text);
 }
 
 /* A move that comes here begins with what its source wants reserved. */
@@ -668,7 +876,11 @@ static int admit(struct meted *m, const char *from, const char *vm, const struct
         struct move_effects effects = {0};
         if (!*guest || strcmp((*guest)->definition.name, vm) != 0)
                 return err_set(err, REASON_INVALID, EINVAL, "it does not say what is to move");
-        int bad = check_room(m, err);
+        int bad = check_id(said->id, err);
+        bad = bad ? bad : check_room(m, err);
+        if (!bad && (machine_find(m, vm) || move_of_vm(m, vm)))
+                bad = err_set(err, REASON_INCOMPATIBLE, EEXIST, "%s has a VM that is called %s already",
+                              m->config.name, vm);
         if (bad)
                 return bad;
         struct moving *mv = moving_new(m);
@@ -676,7 +888,7 @@ static int admit(struct meted *m, const char *from, const char *vm, const struct
         (void)STR_COPY(mv->peer, from);
         mv->asked_ms = loop_now_ms();
         mv->guest = g_steal_pointer(guest);
-        bad = move_admit(&mv->core, said, least_epoch(m, vm), mv->asked_ms, &effects, err);
+        bad = move_admit(&mv->core, said, least_epoch(m, mv->guest), mv->asked_ms, &effects, err);
         if (bad < 0) {
                 moving_free(mv);
                 return bad;
@@ -715,21 +927,25 @@ int moves_hear(struct meted *m, const char *from, const json_t *body, struct err
                 bad = err_set(err, REASON_DENIED, EPERM, "the move %s is none of %s's", said.id, from);
         } else if (!bad && !mv && said.says == MOVE_SAYS_RESERVE) {
                 bad = admit(m, from, vm, &said, &guest, err);
+                if (bad && err->reason)
+                        say_dropped(m, from, vm, &said, err);
         } else if (!bad && !mv) {
                 answer_unknown(m, from, vm, &said);
         } else if (!bad) {
                 struct move_effects effects = {0};
                 struct move_event ev = {.kind = MOVE_EV_MESSAGE, .now_ms = loop_now_ms(), .message = &said};
-                if (stream && said.attempt == mv->core.row.attempt) {
+                bool is_of_now = said.attempt >= mv->core.row.attempt;
+                enum move_state before = mv->core.row.state;
+                int done = mv->is_void || mv->is_loaded ? 0 : move_step(&mv->core, &ev, &effects, err);
+                if (done > 0 && stream && is_of_now) {
                         mv->stream = *stream;
                         mv->has_stream = true;
                 }
-                if (guest && mv->guest) {
+                if (done > 0 && guest && mv->guest && is_of_now &&
+                    strcmp(guest->definition.uuid, mv->guest->definition.uuid) == 0) {
                         g_free(mv->guest);
                         mv->guest = g_steal_pointer(&guest);
                 }
-                enum move_state before = mv->core.row.state;
-                int done = mv->is_void || mv->is_loaded ? 0 : move_step(&mv->core, &ev, &effects, err);
                 if (before == MOVE_COMMITTED && mv->core.row.state == MOVE_FINISHING)
                         source_measured(mv); /* first: it is part of the record */
                 if (done > 0)
@@ -750,6 +966,27 @@ int moves_check(const struct meted *m, const struct machine *v, struct err *err)
         return mv ? err_set(err, REASON_BUSY, EBUSY, "the VM %s is being moved: %s", v->definition.name,
                             mv->core.row.id)
                   : 0;
+}
+
+bool moves_is_standing(const struct machine *v)
+{
+        const struct moving *mv = move_of_vm(v->m, v->definition.name);
+        if (!mv)
+                return false;
+        if (!move_is_source(&mv->core))
+                return mv->core.row.owner == OWNER_SOURCE;
+        switch ((int)mv->core.row.state) {
+        case MOVE_COPYING:
+        case MOVE_ORPHANED:
+        case MOVE_COMMITTING:
+        case MOVE_COMMITTED:
+        case MOVE_RETURNING:
+        case MOVE_RESUMING:
+        case MOVE_FINISHING:
+                return true;
+        default:
+                return false;
+        }
 }
 
 bool moves_is_fixed(const struct machine *v, struct err *err)
@@ -800,7 +1037,9 @@ static int load(const char *id, const char *text, void *arg, struct err *err)
         }
         mv->durable = mv->written = mv->core.row;
         mv->is_durable = mv->is_loaded = true;
-        mv->is_defined = !move_is_source(&mv->core);
+        const struct machine *v = machine_find(m, mv->vm);
+        mv->is_defined = v && mv->guest && v->epoch == 0 &&
+                         strcmp(v->definition.uuid, mv->guest->definition.uuid) == 0;
         g_hash_table_insert(m->moves->by_id, mv->core.row.id, mv);
         return 0;
 }
@@ -842,9 +1081,22 @@ void moves_adopt(struct meted *m)
 
 void moves_stop(struct meted *m)
 {
+        GHashTableIter i;
+        gpointer p;
+        if (!m->moves)
+                return;
+        m->moves->is_stopping = true;
+        g_hash_table_iter_init(&i, m->moves->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &p))
+                copy_free(g_steal_pointer(&((struct moving *)p)->copy)); /* before the VMs it is of */
+}
+
+void moves_free(struct meted *m)
+{
         if (!m->moves)
                 return;
         g_hash_table_destroy(m->moves->by_id);
+        g_list_free_full(m->moves->dry, moving_free);
         g_free(m->moves);
         m->moves = NULL;
 }

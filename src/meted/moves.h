@@ -17,6 +17,9 @@ struct moves;
  * there: moves_adopt(). */
 int moves_start(struct meted *m, struct err *err);
 void moves_adopt(struct meted *m);
+/* All ids of their reservations begin with it, and no others. */
+#define MOVES_RESERVE "move:"
+void moves_free(struct meted *m); /* when the VMs are detached */
 void moves_stop(struct meted *m); /* what is under way goes on with the next meted */
 
 /* Of managers and operators; they answer. */
@@ -32,6 +35,8 @@ int moves_hear(struct meted *m, const char *from, const json_t *body, struct err
 int moves_check(const struct meted *m, const struct machine *v, struct err *err);
 /* What its guest has is not to change just now: it was said to the other side. */
 bool moves_is_fixed(const struct machine *v, struct err *err);
+/* Whether it may run is decided by its move alone. */
+bool moves_is_standing(const struct machine *v);
 /* It is on its way here: it must not run yet, and its guest is not asked. */
 bool moves_is_arriving(const struct machine *v);
 void moves_vm_event(struct machine *v, enum vm_event event, const char *words);

@@ -51,8 +51,10 @@ void meted_wait(struct meted *m, uint64_t serial, enum wait_for what,
                 void *call)
 {
         struct waiter *w = g_new0(struct waiter, 1);
-        *w = (struct waiter){serial, what, answer, call};
+        *w = (struct waiter){.serial = serial, .turn = m->turn, .what = what, .answer = answer, .call = call};
         m->waiters = g_list_append(m->waiters, w);
+        if (what == WAIT_COMMIT)
+                loop_turn_request(&m->commit); /* also where nothing is written */
 }
 
 void meted_unwait(struct meted *m, const void *call)
@@ -98,6 +100,13 @@ static bool is_same(const struct meted *m, const struct waiter *w, const void *a
         const struct waiter *wanted = arg;
         (void)m;
         return !wanted->what || (w->serial == wanted->serial && w->what == wanted->what);
+}
+
+/* What is waited for since it is carried out is durable with the next turn, not with this one. */
+static bool is_durable(const struct meted *m, const struct waiter *w, const void *arg)
+{
+        (void)arg;
+        return w->what == WAIT_COMMIT && w->turn < m->turn;
 }
 
 /* what 0: everyone. */
@@ -357,10 +366,14 @@ static void carry_out_all(struct meted *m)
         /* Carrying out may decide more, which queues up for the next turn. */
         GArray *now = m->after;
         m->after = g_array_new(FALSE, FALSE, sizeof(struct effect));
+        m->turn++;
         for (guint i = 0; i < now->len; i++)
                 carry_out(m, &g_array_index(now, struct effect, i));
         g_array_free(now, TRUE);
-        answer_waiters(m, 0, WAIT_COMMIT, NULL);
+        GList *mine = take_waiters(m, is_durable, NULL);
+        for (GList *l = mine; l; l = l->next)
+                answer_one(m, l->data, NULL);
+        g_list_free(mine);
         events_publish(m);
         if (m->is_hhi_due)
                 hhi_changed(m);

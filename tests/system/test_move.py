@@ -130,6 +130,19 @@ def test_a_level_is_kept_or_another_offered(site, vm):
         vm.wait_agent()
 
 
+def test_a_dry_run_changes_nothing(site, running):
+    """4.3, 4.10: what would be promised, and what another level would take; nothing is reserved or remembered."""
+    before = claims(site.a), claims(site.b), site.a.mete_json("move", "list")
+    said = json.loads(site.a.mete("move", running.name, "--to", "b", "--dry-run", "--max-time", "60s", "--max-downtime", "2s",
+                                  "--json").stdout)
+    assert said["state"] == "dry-run" and said["plan"]["vector"]["bandwidth_bps"] > 0, said
+    assert 0 < said["plan"]["total_ms"]["p10"] <= said["plan"]["total_ms"]["p90"] <= 60000
+    p = site.a.mete("move", running.name, "--to", "b", "--dry-run", "--max-time", "10ms", "--max-downtime", "10ms", "--json", check=False)
+    said = json.loads(p.stdout)
+    assert said["state"] in ("countered", "refused") and said["limit"] and "offer_ms" not in said
+    assert (claims(site.a), claims(site.b), site.a.mete_json("move", "list")) == before
+
+
 BAD = {
     "no such peer": (["--to", "nobody"], 66, "no peer is called nobody"),
     "this host": (["--to", "a"], 65, "is this host"),
