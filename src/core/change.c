@@ -420,6 +420,79 @@ struct host_toll hypervisor_host_changed(struct hypervisor *h, const struct host
         return all;
 }
 
+/* ---- another part of the machine ---- */
+
+/* Who claims some of it, for the sentence. */
+static const char *claimant(const struct hypervisor *h, uint32_t component)
+{
+        for (const struct entry *e = h->oldest; e; e = e->newer)
+                for (size_t i = 0; request_is_live(&e->r) && i < e->r.n_definitions; i++)
+                        if (e->r.definitions[i].component == component ||
+                            e->r.definitions[i].from == component + 1)
+                                return e->r.key;
+        return "what was granted";
+}
+
+static int64_t owned_as(const struct hypervisor *h, uint32_t component, int64_t owned)
+{
+        struct component c = h->components[component];
+        c.owned = owned;
+        return component_owned(&c);
+}
+
+/* What is to go must be free at every instant to come. */
+static int check_shrink(struct hypervisor *h, uint32_t i, int64_t owned, int64_t now_ms, struct err *err)
+{
+        int64_t less = ledger_owned(h->ledger, i) - owned;
+        if (less <= 0 || less <= ledger_free_over(h->ledger, i, now_ms, LEDGER_OPEN))
+                return 0;
+        return err_set(err, REASON_UNREASSIGNABLE, EBUSY, "%s is claimed by %.100s, and cannot be taken away",
+                       h->components[i].id, claimant(h, i));
+}
+
+/* Kept sets have no claims, but what they are made of is bound. Looked at with what will be owned. */
+static bool has_room_for_kept(struct hypervisor *h, const int64_t *owned, int64_t now_ms)
+{
+        bool has_room = true;
+        for (uint32_t i = 0; i < h->n_components; i++) {
+                int64_t before = ledger_owned(h->ledger, i), after = owned_as(h, i, owned[i]);
+                if (after >= before)
+                        continue;
+                ledger_set_owned(h->ledger, i, after);
+                has_room = kept_leaves_room(h, i, "the service processor takes it away", now_ms) && has_room;
+                ledger_set_owned(h->ledger, i, before);
+        }
+        return has_room;
+}
+
+int hypervisor_repartition(struct hypervisor *h, const int64_t *owned, const char *trace, const char *cause,
+                           int64_t now_ms, struct err *err)
+{
+        hypervisor_tick(h, now_ms);
+        for (uint32_t i = 0; i < h->n_components; i++) {
+                assert(owned[i] >= 0 && owned[i] <= h->components[i].capacity);
+                int bad = check_shrink(h, i, owned_as(h, i, owned[i]), now_ms, err);
+                if (bad)
+                        return bad;
+        }
+        if (!has_room_for_kept(h, owned, now_ms))
+                return err_set(err, REASON_BUSY, EBUSY,
+                               "what is kept of stopped VMs there is being taken back; ask again");
+        for (uint32_t i = 0; i < h->n_components; i++) {
+                struct component *c = &h->components[i];
+                if (c->owned == owned[i])
+                        continue;
+                hypervisor_note(h, now_ms, trace, c->id, "repartitioned",
+                                "of %s %lld %s may be given away here, before it was %lld: %s", c->id,
+                                (long long)owned[i], component_kinds[c->kind].unit, (long long)c->owned,
+                                cause);
+                c->owned = owned[i];
+                ledger_set_owned(h->ledger, i, component_owned(c));
+        }
+        walks_go_on(h, now_ms); /* what came may be what somebody waits for */
+        return 0;
+}
+
 bool hypervisor_is_moving(const struct hypervisor *h, const char *vm)
 {
         const struct vm_entry *v = find_vm(h, vm);

@@ -270,6 +270,23 @@ static void cancel(struct control *c, struct control_effects *out)
         effect(out, CONTROL_CANCEL, 0);
 }
 
+/* As if from now on there were what was reserved, at least: a link that stutters, or is silent for a while,
+ * may come back, and until then nothing is lost by going on. */
+static struct control restored(const struct control *c)
+{
+        struct control r = *c;
+        r.estimate.bytes_per_s = fmax(c->estimate.bytes_per_s, c->estimate.reserved_bytes_per_s);
+        return r;
+}
+
+/* Without a total time nothing else would end it: then the bandwidth is what it is. */
+static bool is_certain_to_miss(const struct control *c)
+{
+        struct control r = c->level.total_ms > 0 ? restored(c) : *c;
+        int64_t most_ms = limit_most_ms(&r, r.share_milli);
+        return !is_in_time(&r, c->goal_ms > most_ms ? c->goal_ms : most_ms, c->share_milli, PLAN_OPTIMISTIC);
+}
+
 /* More likely than not it will be missed, whatever is done; and not by one odd sample. */
 static void missed(struct control *c, int64_t now_ms, struct control_effects *out)
 {
@@ -284,7 +301,7 @@ static void missed(struct control *c, int64_t now_ms, struct control_effects *ou
                         c->goal_ms = CONTROL_FORCE_MS;
                         release(c, now_ms, out);
                 }
-        } else if (c->on_miss == ON_MISS_ABORT && !is_in_time(c, c->goal_ms, c->share_milli, PLAN_OPTIMISTIC))
+        } else if (c->on_miss == ON_MISS_ABORT && is_certain_to_miss(c))
                 cancel(c, out);
 }
 
@@ -292,7 +309,8 @@ static void missed(struct control *c, int64_t now_ms, struct control_effects *ou
 static void watch_total(struct control *c, int64_t now_ms, struct control_effects *out)
 {
         int64_t most_ms = limit_most_ms(c, c->share_milli);
-        int64_t downtime_ms = (int64_t)ceil(bound_s(c, (double)c->goal_ms / 1000, c->share_milli) * 1000);
+        struct control r = restored(c); /* with no bandwidth the guest would stand for ever */
+        int64_t downtime_ms = (int64_t)ceil(bound_s(&r, (double)c->goal_ms / 1000, c->share_milli) * 1000);
         int64_t left_ms = c->started_ms + c->level.total_ms - now_ms - downtime_ms;
         if (total_most_ms(c) == 0 || c->goal_ms == CONTROL_FORCE_MS || left_ms > LAST_CALL_MS)
                 return;

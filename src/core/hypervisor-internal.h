@@ -179,6 +179,8 @@ void walk_retry(struct hypervisor *h, struct entry *e, int64_t now_ms);
 bool kept_begin(struct hypervisor *h, struct entry *e, int64_t now_ms);
 /* For the next run of the same VM: its claims are what was kept, where nobody else has that by now. */
 bool kept_take_over(struct hypervisor *h, struct entry *e, int64_t now_ms);
+/* What is bound of a component leaves room for what is claimed of it; else some of it is reclaimed. */
+bool kept_leaves_room(struct hypervisor *h, uint32_t component, const char *why, int64_t now_ms);
 /* May this activation begin? What is in its way is being reclaimed; false: it is to wait for that. */
 bool kept_makes_room(struct hypervisor *h, const struct entry *e, int64_t now_ms);
 /* The host turned out to have less room for this than the books say. Something of the same kind is being

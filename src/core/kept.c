@@ -274,7 +274,7 @@ static int64_t bound(const struct entry *k, uint32_t component, int64_t *claimed
 }
 
 /* true: what is bound of it leaves room for what is claimed. */
-static bool component_has_room(struct hypervisor *h, uint32_t component, const char *why, int64_t now_ms)
+bool kept_leaves_room(struct hypervisor *h, uint32_t component, const char *why, int64_t now_ms)
 {
         int64_t all = 0, coming = 0, held = 0;
         for (const struct entry *k = h->kept_first; k; k = k->kept_next) {
@@ -310,7 +310,7 @@ bool kept_makes_room(struct hypervisor *h, const struct entry *e, int64_t now_ms
         char why[REQUEST_SENTENCE];
         (void)snprintf(why, sizeof(why), "%.140s needs what it keeps", r->key);
         for (size_t i = 0; i < r->n_definitions; i++)
-                if (!component_has_room(h, r->definitions[i].component, why, now_ms))
+                if (!kept_leaves_room(h, r->definitions[i].component, why, now_ms))
                         has_room = false;
         return has_room;
 }

@@ -75,7 +75,7 @@ const int8_t move_destination_reports[MOVE_STATE_N][MOVE_DESTINATION_REPORTS] = 
         [MOVE_CONFIRMING] = { BAD,           BAD,        BAD,           BAD,             LATE,            BAD,          LATE,          MOVE_SETTLING, BAD,        LATE,          LATE           },
         [MOVE_SETTLING]   = { BAD,           BAD,        BAD,           BAD,             LATE,            MOVE_SETTLED, LATE,          STAY,          BAD,        LATE,          LATE           },
         [MOVE_DROPPING]   = { BAD,           BAD,        BAD,           BAD,             LATE,            MOVE_DROPPED, LATE,          STAY,          BAD,        LATE,          LATE           },
-        [MOVE_SETTLED]    = { BAD,           BAD,        BAD,           BAD,             LATE,            BAD,          LATE,          LATE,          BAD,        LATE,          LATE           },
+        [MOVE_SETTLED]    = { BAD,           BAD,        BAD,           BAD,             LATE,            BAD,          LATE,          STAY,          BAD,        LATE,          LATE           },
         [MOVE_DROPPED]    = { BAD,           BAD,        BAD,           BAD,             LATE,            BAD,          LATE,          LATE,          BAD,        LATE,          LATE           },
   /* clang-format on */
 };
@@ -127,7 +127,7 @@ const struct move_state_row move_states[MOVE_STATE_N] = {
         [MOVE_PREPARING_THERE] = {"preparing-there",                                                 .says = MOVE_SAYS_PREPARE,                                                                       .repeat_ms = 500,
                             .wait_ms = 60000, .text = "the destination makes ready"},
         [MOVE_COPYING] = {"copying",
-                            {MOVE_GUARD_START, MOVE_COPY_START},
+                            {MOVE_COPY_START},
                             MOVE_SAYS_COPY,                                                                                                                                                                                   .is_once = true,
                             .repeat_ms = 1000,
                             .text = "it is copied"},
@@ -162,7 +162,7 @@ const struct move_state_row move_states[MOVE_STATE_N] = {
         [MOVE_DROPPING_THERE] = {"dropping-there", .says = MOVE_SAYS_DROP,                    .repeat_ms = 500,                                                                                                                   .wait_ms = 10000,
                             .text = "the destination is to drop it"},
         [MOVE_FINISHING] = {"finishing",
-                            {MOVE_VMM_QUIT, MOVE_RELEASE},
+                            {MOVE_RELEASE},
                             .repeat_ms = 2000,
                             .wait_ms = 30000,
                             .text = "it runs at the destination; what is left here ends"},
@@ -208,10 +208,7 @@ const struct move_state_row move_states[MOVE_STATE_N] = {
                             .repeat_ms = 200,
                             .wait_ms = 10000,
                             .text = "all of it is here, and stands until the outcome is known"},
-        [MOVE_BROKEN] = {"broken",
-                            {MOVE_VMM_QUIT},
-                            MOVE_SAYS_BROKEN,                                                                                                                                                              .is_once = true,
-                            .wait_ms = 60000,
+        [MOVE_BROKEN] = {"broken",                                                                 .says = MOVE_SAYS_BROKEN,                                                                            .is_once = true,                                                                                                                                                              .wait_ms = 60000,
                             .text = "the attempt is over"},
         [MOVE_RUNNING] = {"running",
                             {MOVE_VMM_CONT},
@@ -227,11 +224,12 @@ const struct move_state_row move_states[MOVE_STATE_N] = {
                             .wait_ms = 30000,
                             .text = "what was reserved for the move is given back"},
         [MOVE_DROPPING] = {"dropping",
-                            {MOVE_VMM_QUIT, MOVE_RELEASE},
+                            {MOVE_RELEASE},
                             .repeat_ms = 2000,
                             .wait_ms = 30000,
                             .text = "everything of it is given back"},
-        [MOVE_SETTLED] = {"settled",                .says = MOVE_SAYS_RUNNING,.is_quiet = true,                                                                                                                                                             .text = "it is here"},
+        [MOVE_SETTLED] = {"settled",                .says = MOVE_SAYS_RUNNING,.repeat_ms = 5000,
+                            .wait_ms = 24 * 3600 * 1000, .text = "it is here"},
         [MOVE_DROPPED] = {"dropped",                                                        .says = MOVE_SAYS_DROPPED, .text = "nothing of it is here"},
 };
 
@@ -258,23 +256,11 @@ static const char *const says_names[MOVE_SAYS_N] = {
 };
 
 static const char *const effect_names[MOVE_EFFECT_N] = {
-        [MOVE_PERSIST] = "persist",
-        [MOVE_EVENT] = "event",
-        [MOVE_ADOPT] = "adopt",
-        [MOVE_SEND] = "send",
-        [MOVE_ANSWER] = "answer",
-        [MOVE_PROFILE] = "profile",
-        [MOVE_PLAN] = "plan",
-        [MOVE_RESERVE] = "reserve",
-        [MOVE_GUARD_START] = "guard-start",
-        [MOVE_COPY_START] = "copy-start",
-        [MOVE_GUARD_END] = "guard-end",
-        [MOVE_WRITE] = "write",
-        [MOVE_VMM_PREPARE] = "vmm-prepare",
-        [MOVE_VMM_WATCH] = "vmm-watch",
-        [MOVE_VMM_CONT] = "vmm-cont",
-        [MOVE_VMM_QUIT] = "vmm-quit",
-        [MOVE_RELEASE] = "release",
+        [MOVE_PERSIST] = "persist",     [MOVE_EVENT] = "event",       [MOVE_ADOPT] = "adopt",
+        [MOVE_SEND] = "send",           [MOVE_ANSWER] = "answer",     [MOVE_PROFILE] = "profile",
+        [MOVE_PLAN] = "plan",           [MOVE_RESERVE] = "reserve",   [MOVE_COPY_START] = "copy-start",
+        [MOVE_GUARD_END] = "guard-end", [MOVE_WRITE] = "write",       [MOVE_VMM_PREPARE] = "vmm-prepare",
+        [MOVE_VMM_WATCH] = "vmm-watch", [MOVE_VMM_CONT] = "vmm-cont", [MOVE_RELEASE] = "release",
 };
 
 const char *move_state_name(enum move_state s)

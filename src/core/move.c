@@ -52,7 +52,7 @@ bool move_state_has(enum move_state s, enum move_effect_kind e)
         if (e == MOVE_PERSIST || e == MOVE_EVENT)
                 return true;
         if (e == MOVE_ADOPT)
-                return s == MOVE_RUNNING;
+                return s == MOVE_RUNNING || s == MOVE_RETURNING;
         return e == MOVE_SEND ? row->says != 0 : row->effects[0] == e || row->effects[1] == e;
 }
 
@@ -104,9 +104,15 @@ static void act(const struct move *m, struct move_effects *out)
                                                                            : MOVE_OUTCOME_ABORTED;
 }
 
+/* Is there anybody to hear from still? */
+static bool is_heard(const struct move_row *r)
+{
+        return r->state != MOVE_SETTLED || !r->is_told;
+}
+
 static void set_repeat(struct move *m, int64_t now_ms)
 {
-        int64_t every_ms = move_states[m->row.state].repeat_ms;
+        int64_t every_ms = is_heard(&m->row) ? move_states[m->row.state].repeat_ms : 0;
         for (uint32_t i = 0; i < m->repeats && every_ms < REPEAT_MAX_MS; i++)
                 every_ms *= 2;
         m->repeat_ms =
@@ -116,7 +122,7 @@ static void set_repeat(struct move *m, int64_t now_ms)
 static void set_deadline(struct move *m, int64_t now_ms)
 {
         struct move_row *r = &m->row;
-        int64_t wait_ms = move_states[r->state].wait_ms;
+        int64_t wait_ms = is_heard(r) ? move_states[r->state].wait_ms : 0;
         if (r->state == MOVE_COUNTERED || r->state == MOVE_RESERVED)
                 wait_ms = r->hold_ms;
         else if (r->state == MOVE_COPYING)
@@ -132,7 +138,7 @@ static void begin(struct move *m, int64_t now_ms, struct move_effects *out)
         m->repeats = 0;
         m->is_lost_said = false;
         set_repeat(m, now_ms);
-        if (row->says && !row->is_quiet)
+        if (row->says && !row->is_quiet && is_heard(&m->row))
                 say(out, m);
         act(m, out);
 }
@@ -171,7 +177,7 @@ static void enter(struct move *m, enum move_state to, const struct cause *why, s
         effect(out, m, MOVE_PERSIST);
         bool is_back = r->reason && to != MOVE_DONE && to != MOVE_COMMITTED && to != MOVE_FINISHING;
         note(out, m, move_states[to].name, is_back ? r->sentence : move_states[to].text);
-        if (to == MOVE_RUNNING)
+        if (move_state_has(to, MOVE_ADOPT))
                 effect(out, m, MOVE_ADOPT);
         begin(m, why->now_ms, out);
 }
@@ -326,6 +332,11 @@ static int accept_level(struct move *m, const struct move_event *ev, struct err 
         struct move_row *r = &m->row;
         if (r->state == MOVE_COPYING) { /* what core/control.h has offered */
                 loosen(&r->level, &ev->level);
+                int64_t copy_ms = r->level.total_ms > 0 ? r->level.total_ms : LEVEL_MAX_MS;
+                if (copy_ms > r->copy_ms) {
+                        r->deadline_ms += copy_ms - r->copy_ms;
+                        r->copy_ms = copy_ms;
+                }
                 return 0;
         }
         if (ev->now_ms >= r->deadline_ms)
@@ -361,7 +372,12 @@ static int take(struct move *m, const struct move_event *ev, struct err *err)
 static int stay(struct move *m, const struct cause *why, struct move_effects *out)
 {
         struct move_row *r = &m->row;
-        if (why->kind == MOVE_EV_TIMEOUT) {
+        if (why->kind == MOVE_EV_TIMEOUT && r->state == MOVE_SETTLED) {
+                r->is_told = true; /* it is here, and who gave it away has been gone for too long */
+                set_repeat(m, why->now_ms);
+                set_deadline(m, why->now_ms);
+                effect(out, m, MOVE_PERSIST);
+        } else if (why->kind == MOVE_EV_TIMEOUT) {
                 m->is_lost_said = true;
                 note(out, m, move_states[r->state].says ? "peer-lost" : "overdue",
                      move_states[r->state].text);
@@ -500,6 +516,9 @@ static int destination_message(struct move *m, const struct move_message *p, int
         if (at == MOVE_GETS_FINISHED && !r->is_told) {
                 r->is_told = true;
                 if (to == MOVE_LATE) {
+                        set_repeat(m, now_ms);
+                        if (!is_heard(r))
+                                set_deadline(m, now_ms);
                         effect(out, m, MOVE_PERSIST);
                         return 1;
                 }
@@ -631,8 +650,8 @@ int move_admit(struct move *m, const struct move_message *first, uint64_t least_
 
 /* A copy that was under way has nobody any more who knows how far it is: nothing was decided of it, so the
  * source may run, and try again. Where its VMM died meanwhile, the destination may have had all of it before;
- * but if it may have run again since, what is there is not what it was. */
-void move_restore(struct move *m, const struct move_row *row, enum move_vmm vmm, int64_t now_ms,
+ * but it may have run again since, and what is there is not what it was. */
+void move_restore(struct move *m, const struct move_row *row, bool has_vmm, int64_t now_ms,
                   struct move_effects *ret)
 {
         struct cause why = {MOVE_EV_DIED, 0, 0, NULL, now_ms};
@@ -640,15 +659,15 @@ void move_restore(struct move *m, const struct move_row *row, enum move_vmm vmm,
         assert(row->state > 0 && row->state < MOVE_STATE_N);
         ret->n = 0;
         if (row->state != MOVE_COPYING) {
-                if (row->state != MOVE_COUNTERED && row->state != MOVE_RESERVED)
+                if (row->state != MOVE_COUNTERED && row->state != MOVE_RESERVED && row->state != MOVE_SETTLED)
                         set_deadline(m, now_ms);
                 begin(m, now_ms, ret);
-        } else if (vmm == MOVE_VMM_LIVES) {
+        } else if (has_vmm) {
                 why.kind = MOVE_EV_BROKEN;
                 why.reason = REASON_INTERNAL;
                 why.sentence = "who moved it was started again";
                 (void)go(m, MOVE_RESUMING, &why, ret);
         } else {
-                (void)go(m, vmm == MOVE_VMM_STOOD ? MOVE_ORPHANED : MOVE_CLOSING, &why, ret);
+                (void)go(m, MOVE_CLOSING, &why, ret);
         }
 }

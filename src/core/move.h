@@ -164,7 +164,7 @@ struct move_row {
         uint32_t rounds, tries;
         uint64_t step; /* the token of this state's effects */
         bool is_offer; /* the level is not what was asked for, but what is offered */
-        bool is_told;  /* destination: the source has nothing more to ask */
+        bool is_told;  /* destination: the source has nothing more to ask, or is waited for no longer */
         bool is_short; /* at the destination there is, or was, less than was asked for: */
         struct means_side has;
         struct level level; /* asked for, or offered: never stricter than it was */
@@ -192,24 +192,22 @@ struct move {
 enum move_effect_kind {
         MOVE_PERSIST = 1, /* the row */
         MOVE_EVENT,       /* a line in the log */
-        MOVE_ADOPT,       /* destination: the claims of the VM become its base request */
+        MOVE_ADOPT,       /* the VM is this side's, from this epoch on; destination: its claims, too */
         MOVE_SEND,        /* the message; it may get lost */
         MOVE_ANSWER,      /* source: the asker is told of an offer, or of the end */
         MOVE_PROFILE,     /* PROFILED, FAILED */
         MOVE_PLAN,        /* PLANNED, COUNTER, FAILED: `has` is what the destination said, if it was short */
         MOVE_RESERVE, /* RESERVED, SHORT: what is reserved for this move is exactly `vector`, for reserve_ms
                        */
-        MOVE_GUARD_START,
-        MOVE_COPY_START,  /* COPIED, BROKEN, FAILED: once the guard watches */
+        MOVE_COPY_START,  /* COPIED, BROKEN, FAILED: once a guard, which it starts, watches */
         MOVE_GUARD_END,   /* it is dismissed */
         MOVE_WRITE,       /* COMMITTED, ABORTED, UNKNOWN: the outcome of this attempt, if there is none yet */
         MOVE_VMM_PREPARE, /* PREPARED, FAILED: one for this attempt listens; what is left of others has ended
                            */
         MOVE_VMM_WATCH,   /* INCOMING, COMPLETED, DIED: of this attempt, as it comes, or is already */
         MOVE_VMM_CONT,    /* RUNS, DIED, FAILED: a copy that is under way is cancelled; it runs */
-        MOVE_VMM_QUIT,    /* it ends */
-        MOVE_RELEASE,     /* RELEASED: the VMM has ended, if it is to; what was reserved for the move, and
-                           * claimed by a VM that is not here, is given back */
+        MOVE_RELEASE,     /* RELEASED: the VMM that is not to run here has ended; what was reserved for the
+                           * move, and claimed by a VM that is not here, is given back */
         MOVE_EFFECT_N
 };
 
@@ -247,14 +245,8 @@ void move_begin(struct move *m, const char *id, const struct level *level, uint6
  * that the move is forgotten again is refused by it. -EPROTO: it begins none. */
 int move_admit(struct move *m, const struct move_message *first, uint64_t least_epoch, int64_t now_ms,
                struct move_effects *ret, struct err *err);
-/* What is known of a source's VMM after a restart. */
-enum move_vmm {
-        MOVE_VMM_LIVES = 1,
-        MOVE_VMM_STOOD, /* it is dead, and certain not to have run again once it had stopped for the copy */
-        MOVE_VMM_GONE
-};
-/* From its row, after a restart; vmm: of a source. */
-void move_restore(struct move *m, const struct move_row *row, enum move_vmm vmm, int64_t now_ms,
+/* From its row, after a restart; has_vmm: of a source, that its VMM is there. */
+void move_restore(struct move *m, const struct move_row *row, bool has_vmm, int64_t now_ms,
                   struct move_effects *ret);
 /* What a message gets for an answer that is about a move which is not known (any more), nor begins one.
  * false: none. */

@@ -22,6 +22,7 @@ static struct profile the_profile(void)
 struct change {
         double at_s;
         double bandwidth, dirt; /* times what it was */
+        double back_s;          /* the bandwidth is what it was again; 0: never */
 };
 
 struct world {
@@ -157,7 +158,7 @@ static int64_t stop(struct world *w, int64_t now_ms)
 static void run_for(struct world *w, const struct change *change, double most_s)
 {
         int64_t now_ms = w->began_ms = 1000000, attempt_ms = now_ms;
-        bool is_changed = false;
+        bool is_changed = false, is_back = false;
         begin(w, now_ms);
         while (w->control.state != CONTROL_DONE && w->control.state != CONTROL_FAILED &&
                (double)(now_ms - w->began_ms) < most_s * 1000) {
@@ -170,6 +171,12 @@ static void run_for(struct world *w, const struct change *change, double most_s)
                         w->plant.switch_bytes_per_s = w->plant.bytes_per_s;
                         w->plant.dirt *= change->dirt;
                         is_changed = true;
+                }
+                if (is_changed && !is_back && change->back_s > 0 &&
+                    (double)(now_ms - w->began_ms) >= change->back_s * 1000) {
+                        w->plant.bytes_per_s /= change->bandwidth;
+                        w->plant.switch_bytes_per_s = w->plant.bytes_per_s;
+                        is_back = true;
                 }
                 if (w->control.state == CONTROL_CANCELLING) {
                         step(w, now_ms, (struct control_event){.kind = CONTROL_EV_FAILED});
@@ -288,6 +295,34 @@ static void test_bandwidth_drop(void)
         g_assert_cmpint(w.effects[CONTROL_CANCEL], ==, 1);
         g_assert_cmpint(w.effects[CONTROL_MISS], ==, 1);
         g_assert_cmpint(w.total_ms, <=, l.total_ms); /* the source runs again, inside the time */
+}
+
+/* A tenth is left for some seconds: with that it would never end, but there is time. */
+static void test_bandwidth_comes_back(void)
+{
+        struct profile p = the_profile();
+        struct means m = some_means();
+        struct level l = {60000, 300, false};
+        struct change change = {.at_s = 2, .bandwidth = 0.1, .dirt = 1, .back_s = 8};
+        struct world w;
+        prepare(&w, &p, &m, &l, 0, ON_MISS_ABORT, 1, 1);
+        run(&w, &change);
+        g_assert_cmpint(w.control.state, ==, CONTROL_DONE);
+        g_assert_cmpint(w.total_ms, <=, l.total_ms);
+        g_assert_cmpint(w.downtime_ms, <=, l.downtime_ms);
+
+        change.bandwidth = 1e-6; /* cut */
+        prepare(&w, &p, &m, &l, 0, ON_MISS_ABORT, 1, 1);
+        run(&w, &change);
+        g_assert_cmpint(w.control.state, ==, CONTROL_DONE);
+        g_assert_cmpint(w.total_ms, <=, l.total_ms);
+
+        change.bandwidth = 0.1;
+        change.back_s = 0; /* it does not come back */
+        prepare(&w, &p, &m, &l, 0, ON_MISS_ABORT, 1, 1);
+        run(&w, &change);
+        g_assert_cmpint(w.control.state, ==, CONTROL_FAILED);
+        g_assert_cmpint(w.total_ms, <=, l.total_ms);
 }
 
 /* The guest dirties twice as fast. What policy allows is used, and no more than that. */
@@ -669,6 +704,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/control/kept", test_kept);
         g_test_add_func("/core/control/kept-random", test_kept_random);
         g_test_add_func("/core/control/bandwidth-drop", test_bandwidth_drop);
+        g_test_add_func("/core/control/bandwidth-comes-back", test_bandwidth_comes_back);
         g_test_add_func("/core/control/dirt-doubles", test_dirt_doubles);
         g_test_add_func("/core/control/disturbed", test_disturbed);
         g_test_add_func("/core/control/never-ends", test_never_ends);

@@ -71,10 +71,10 @@ static struct move in_state(enum move_state s)
                 row.end = MOVE_ABORTED;
         if (s == MOVE_COPYING) { /* which a restart does not go on with */
                 row.state = MOVE_PREPARING_THERE;
-                move_restore(&m, &row, MOVE_VMM_LIVES, 1000, &out);
+                move_restore(&m, &row, true, 1000, &out);
                 g_assert_cmpint(hear(&m, 1000, MOVE_SAYS_READY), ==, 1);
         } else {
-                move_restore(&m, &row, MOVE_VMM_LIVES, 1000, &out);
+                move_restore(&m, &row, true, 1000, &out);
         }
         g_assert_cmpint(m.row.state, ==, s);
         return m;
@@ -120,7 +120,7 @@ static void test_reports(void)
                         if (e == MOVE_EV_TIMEOUT) { /* the driver never says so; the time does */
                                 g_assert_cmpint(report(&m, 1000, MOVE_EV_TIMEOUT), ==, -EPROTO);
                                 g_assert_cmpint(cell, !=, MOVE_BAD);
-                                if (move_is_final(&m)) { /* nothing is waited for */
+                                if (move_is_final(&m) && s != MOVE_SETTLED) { /* nothing is waited for */
                                         g_assert_cmpint(cell, ==, MOVE_LATE);
                                         g_assert_cmpint(move_deadline(&m), ==, INT64_MAX);
                                         continue;
@@ -267,7 +267,6 @@ static void test_hostile(void)
                         g_assert_cmpint(is_source, ==, move_is_source(&m));
                         if (before.row.state >= MOVE_RUNNING && before.row.state <= MOVE_SETTLED &&
                             before.row.state != MOVE_DROPPING) { /* nobody takes away what runs */
-                                g_assert_null(find(MOVE_VMM_QUIT));
                                 g_assert_null(find(MOVE_VMM_PREPARE));
                         }
                         if (find(MOVE_VMM_CONT))
@@ -354,6 +353,7 @@ static void test_return(void)
         g_assert_cmpint(hear(&m, 1000, MOVE_SAYS_BROKEN), ==, 1);
         g_assert_cmpuint(m.row.epoch, ==, 9);
         g_assert_cmpint(m.row.owner, ==, OWNER_SOURCE);
+        g_assert_nonnull(find(MOVE_ADOPT)); /* in that epoch, or its next move would be an old one's word */
         g_assert_nonnull(find(MOVE_VMM_CONT));
         p = (struct move_message){.says = MOVE_SAYS_RUNNING, .epoch = 8, .attempt = 2};
         g_assert_cmpint(step(&m, 1000, (struct move_event){.kind = MOVE_EV_MESSAGE, .message = &p}), ==, 0);
@@ -411,7 +411,7 @@ static void test_offer(void)
         /* A restart does not make it last longer. */
         m = countered();
         struct move_row row = m.row;
-        move_restore(&m, &row, MOVE_VMM_LIVES, 1500, &out);
+        move_restore(&m, &row, true, 1500, &out);
         g_assert_cmpint(move_deadline(&m), ==, 2000);
 }
 
@@ -425,7 +425,7 @@ static void test_short(void)
         g_assert_cmpint(step(&m, 1000, ev), ==, 1);
         g_assert_cmpint(find(MOVE_SEND)->message.has.bandwidth_bps, ==, 77);
         struct move_row row = m.row;
-        move_restore(&m, &row, MOVE_VMM_LIVES, 1000, &out);
+        move_restore(&m, &row, true, 1000, &out);
         g_assert_cmpint(find(MOVE_SEND)->message.has.cpu_milli, ==, 88);
 }
 
@@ -533,13 +533,10 @@ static void test_restore(void)
 {
         struct move m = in_state(MOVE_COPYING);
         struct move_row row = m.row;
-        move_restore(&m, &row, MOVE_VMM_LIVES, 5000,
-                     &out); /* nothing is journalled that keeps it from running */
+        move_restore(&m, &row, true, 5000, &out); /* nothing is journalled that keeps it from running */
         g_assert_cmpint(m.row.state, ==, MOVE_RESUMING);
         g_assert_nonnull(find(MOVE_VMM_CONT));
-        move_restore(&m, &row, MOVE_VMM_STOOD, 5000, &out);
-        g_assert_cmpint(m.row.state, ==, MOVE_ORPHANED);
-        move_restore(&m, &row, MOVE_VMM_GONE, 5000, &out);
+        move_restore(&m, &row, false, 5000, &out);
         g_assert_cmpint(m.row.state, ==, MOVE_CLOSING);
         g_assert_cmpint(m.row.end, ==, MOVE_LOST);
 
@@ -549,7 +546,7 @@ static void test_restore(void)
                 if (s == MOVE_COPYING)
                         continue;
                 for (int i = 0; i < 2; i++) { /* as often as one likes */
-                        move_restore(&m, &row, MOVE_VMM_LIVES, 5000, &out);
+                        move_restore(&m, &row, true, 5000, &out);
                         row.deadline_ms = m.row.deadline_ms;
                         g_assert_cmpmem(&row, sizeof(row), &m.row, sizeof(row));
                         for (int k = 0; k < 2; k++)
@@ -648,6 +645,63 @@ static void test_unknown(void)
         g_assert_cmpint(move_admit(&m, &p, 0, 0, &out, NULL), ==, -EPROTO);
 }
 
+/* One that is here says so until it hears that the source is through, or for as long as that may be away. */
+static void test_settled(void)
+{
+        const int64_t day_ms = 24 * 3600 * 1000;
+        for (int is_heard = 0; is_heard < 2; is_heard++) {
+                struct move m = in_state(MOVE_SETTLING);
+                int says = 0;
+                int64_t now_ms = 1000;
+                g_assert_cmpint(report(&m, now_ms, MOVE_EV_RELEASED), ==, 1);
+                g_assert_cmpint(m.row.state, ==, MOVE_SETTLED);
+                g_assert_nonnull(find(MOVE_SEND));
+                while (!m.row.is_told && (!is_heard || says < 9)) {
+                        now_ms = move_deadline(&m);
+                        g_assert_cmpint(now_ms, <=, 1000 + day_ms);
+                        g_assert_false(move_may_be_forgotten(&m));
+                        struct move_row row = m.row; /* a restart is no news */
+                        move_restore(&m, &row, true, now_ms - 1, &out);
+                        g_assert_cmpint(m.row.deadline_ms, ==, 1000 + day_ms);
+                        g_assert_cmpint(find(MOVE_SEND)->message.says, ==, MOVE_SAYS_RUNNING);
+                        m.row = row;
+                        m.repeat_ms = now_ms;
+                        g_assert_cmpint(step(&m, now_ms, (struct move_event){.kind = MOVE_EV_TICK}), ==, 1);
+                        says += find(MOVE_SEND) != NULL;
+                }
+                g_assert_cmpint(says, >=, 9);
+                if (is_heard)
+                        g_assert_cmpint(hear(&m, now_ms, MOVE_SAYS_FINISHED), ==, 1);
+                g_assert_nonnull(find(MOVE_PERSIST));
+                g_assert_true(move_may_be_forgotten(&m));
+                g_assert_cmpint(move_deadline(&m), ==, INT64_MAX);
+                struct move_row row = m.row;
+                move_restore(&m, &row, true, now_ms, &out);
+                g_assert_null(find(MOVE_SEND));
+                g_assert_cmpint(move_deadline(&m), ==, INT64_MAX);
+        }
+}
+
+/* A level that is taken while it is copied is what it is copied in. */
+static void test_accept_while_copying(void)
+{
+        struct move m = in_state(MOVE_COPYING);
+        int64_t deadline_ms = m.row.deadline_ms;
+        struct move_event ev = {
+                .kind = MOVE_EV_ACCEPT, .level = {12000, 100, false}
+        };
+        g_assert_cmpint(step(&m, 3000, ev), ==, 1);
+        g_assert_nonnull(find(MOVE_PERSIST));
+        g_assert_cmpint(m.row.level.total_ms, ==, 12000);
+        g_assert_cmpint(m.row.copy_ms, ==, 12000);
+        g_assert_cmpint(m.row.deadline_ms, ==, deadline_ms + 4000);
+        g_assert_cmpint(step(&m, deadline_ms, (struct move_event){.kind = MOVE_EV_TICK}), >=, 0);
+        g_assert_cmpint(m.row.state, ==, MOVE_COPYING);
+        ev.level.total_ms = 100; /* never stricter */
+        g_assert_cmpint(step(&m, 3000, ev), ==, 1);
+        g_assert_cmpint(m.row.deadline_ms, ==, deadline_ms + 4000);
+}
+
 static void test_names(void)
 {
         for (int s = 1; s < MOVE_STATE_N; s++) {
@@ -683,6 +737,8 @@ int main(int argc, char **argv)
         g_test_add_func("/move-steps/restore", test_restore);
         g_test_add_func("/move-steps/orphan", test_orphan);
         g_test_add_func("/move-steps/unknown", test_unknown);
+        g_test_add_func("/move-steps/settled", test_settled);
+        g_test_add_func("/move-steps/accept-while-copying", test_accept_while_copying);
         g_test_add_func("/move-steps/names", test_names);
         return g_test_run();
 }

@@ -296,6 +296,22 @@ static void kill_destination(struct world *w)
 
 /* ---- what drivers do ---- */
 
+/* With what it claimed. */
+static void end_vmm(struct world *w, const struct item *op)
+{
+        bool is_there = w->sides[op->side].disk.owner == OWNER_DESTINATION;
+        if (op->side == SOURCE && is_there) {
+                enum move_state d = w->sides[DESTINATION].disk.state;
+                CHECK(w->has_run_there || (d >= MOVE_RUNNING && d != MOVE_DROPPING && d != MOVE_DROPPED));
+                w->source = VMM_DEAD;
+        } else if (op->side == DESTINATION && !is_there) {
+                CHECK(w->destination != VMM_RUNS);
+                if (w->destination_attempt <= op->attempt)
+                        w->destination = VMM_NONE;
+                copy_break(w);
+        }
+}
+
 static void carry_out(struct world *w, const struct item *op)
 {
         struct side *s = &w->sides[op->side];
@@ -311,14 +327,13 @@ static void carry_out(struct world *w, const struct item *op)
         } else if (op->what == MOVE_RESERVE) {
                 s->is_reserved = true;
                 n = MOVE_EV_RESERVED;
-        } else if (op->what == MOVE_GUARD_START) {
-                if (w->source != VMM_DEAD)
-                        w->guard_attempt = op->attempt;
         } else if (op->what == MOVE_GUARD_END) {
                 if (w->guard_attempt <= op->attempt)
                         w->guard_attempt = 0;
         } else if (op->what == MOVE_COPY_START) {
                 CHECK(s->is_reserved); /* 4.5 */
+                if (w->source != VMM_DEAD)
+                        w->guard_attempt = op->attempt;
                 w->copy_token = op->token;
                 w->copy_attempt = op->attempt;
                 w->copy = COPY_NONE;
@@ -368,16 +383,8 @@ static void carry_out(struct world *w, const struct item *op)
                         w->has_run_there = true;
                         check_runners(w);
                 }
-        } else if (op->what == MOVE_VMM_QUIT && is_source) {
-                enum move_state d = w->sides[DESTINATION].disk.state;
-                CHECK(w->has_run_there || (d >= MOVE_RUNNING && d != MOVE_DROPPING && d != MOVE_DROPPED));
-                w->source = VMM_DEAD;
-        } else if (op->what == MOVE_VMM_QUIT) {
-                CHECK(w->destination != VMM_RUNS);
-                if (w->destination_attempt <= op->attempt)
-                        w->destination = VMM_NONE;
-                copy_break(w);
         } else if (op->what == MOVE_RELEASE) {
+                end_vmm(w, op);
                 s->is_reserved = false;
                 s->is_adopted = s->is_adopted && s->disk.owner == OWNER_DESTINATION;
                 n = MOVE_EV_RELEASED;
@@ -572,12 +579,10 @@ static void start(struct world *w, int side)
                 w->is_unsure = true;
                 w->is_excused = w->is_excused || w->destination == VMM_DEAD;
         }
-        enum move_vmm vmm = w->source != VMM_DEAD                               ? MOVE_VMM_LIVES
-                            : w->is_fresh && (!w->is_random || is_chance(w, 2)) ? MOVE_VMM_STOOD
-                                                                                : MOVE_VMM_GONE;
-        if (side == SOURCE && s->disk.state == MOVE_COPYING && vmm == MOVE_VMM_GONE)
+        bool has_vmm = w->source != VMM_DEAD;
+        if (side == SOURCE && s->disk.state == MOVE_COPYING && !has_vmm)
                 w->is_excused = true;
-        move_restore(&s->move, &s->disk, vmm, w->now_ms, &effects);
+        move_restore(&s->move, &s->disk, has_vmm, w->now_ms, &effects);
         carry_out_turn(w, side);
 }
 

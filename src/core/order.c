@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Model: the state says what is under way at the host, and with it which call is to be made when it is due or
+ * after a restart (wake()). An answer moves on, or leaves it as it is; what is no answer to that state is
+ * looked at again. Nothing is begun in a state in which something of an earlier round may be left: the ways
+ * to another round lead over declining, or from a move that its host says is over. */
+#include "core/order.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/str.h"
+
+static const char *const names[ORDER_STATE_N] = {
+        [ORDER_ASKING] = "asking",       [ORDER_MOVING] = "moving",     [ORDER_ACCEPTING] = "accepting",
+        [ORDER_DECLINING] = "declining", [ORDER_WAITING] = "waiting",   [ORDER_CANCELLING] = "cancelling",
+        [ORDER_DONE] = "done",           [ORDER_DECLINED] = "declined", [ORDER_FAILED] = "failed",
+        [ORDER_CANCELLED] = "cancelled",
+};
+
+const char *order_state_name(enum order_state s)
+{
+        return s > 0 && s < ORDER_STATE_N ? names[s] : "none";
+}
+
+bool order_is_over(const struct order *o)
+{
+        return o->state >= ORDER_DONE;
+}
+
+const char *order_host(const struct order *o)
+{
+        return o->to[o->at];
+}
+
+const char *order_move_id(const struct order *o, char ret[ORDER_MOVE_ID])
+{
+        (void)snprintf(ret, ORDER_MOVE_ID, "%s.%u", o->id, o->round);
+        return ret;
+}
+
+static bool has_bound(const struct level *l)
+{
+        return l->total_ms > 0 || l->downtime_ms > 0;
+}
+
+const struct level *order_level(const struct order *o)
+{
+        return has_bound(&o->taken) ? &o->taken : &o->level;
+}
+
+/* 0: whatever it is. */
+static bool is_within(int64_t offered_ms, int64_t asked_ms, int64_t floor_ms)
+{
+        int64_t least = floor_ms > asked_ms ? floor_ms : asked_ms;
+        return asked_ms == 0 || (offered_ms > 0 && offered_ms <= least);
+}
+
+bool order_may_take(const struct order *o, const struct level *offer)
+{
+        return has_bound(offer) && is_within(offer->total_ms, o->level.total_ms, o->floor.total_ms) &&
+               is_within(offer->downtime_ms, o->level.downtime_ms, o->floor.downtime_ms);
+}
+
+/* ---- moving on ---- */
+
+static void settle(struct order *o, enum order_state to, int64_t now_ms, struct order_effects *ret)
+{
+        o->state = to;
+        o->lost_ms = o->due_ms = o->next_ms = 0;
+        if (order_is_over(o))
+                o->ended_ms = now_ms;
+        ret->is_changed = true;
+}
+
+__attribute__((format(printf, 4, 5))) static void say(struct order *o, enum reason reason,
+                                                      struct order_effects *ret, const char *format, ...)
+{
+        va_list args;
+        va_start(args, format);
+        (void)vsnprintf(o->sentence, sizeof(o->sentence), format, args);
+        va_end(args);
+        o->reason = reason;
+        ret->is_changed = ret->is_decided = true;
+}
+
+static const char *level_text(const struct level *l, char ret[96])
+{
+        size_t n = 0;
+        ret[0] = '\0';
+        if (l->total_ms > 0)
+                n = (size_t)snprintf(ret, 96, "time %lld ms", (long long)l->total_ms);
+        if (l->downtime_ms > 0)
+                (void)snprintf(ret + n, 96 - n, "%sdowntime %lld ms", n ? ", " : "",
+                               (long long)l->downtime_ms);
+        return ret;
+}
+
+static void ask(struct order *o, int64_t now_ms, struct order_effects *ret)
+{
+        o->accepts = 0;
+        settle(o, ORDER_ASKING, now_ms, ret);
+        ret->call = ORDER_CALL_ASK;
+}
+
+static bool has_round(const struct order *o)
+{
+        return o->round < ORDER_ROUNDS_MAX;
+}
+
+static bool may_wait(const struct order *o, int64_t now_ms)
+{
+        return has_round(o) && now_ms < o->until_ms;
+}
+
+/* Reasons that may be gone with time. */
+static bool may_pass(enum reason r)
+{
+        return r == REASON_NO_CAPACITY || r == REASON_BUSY || r == REASON_TIMEOUT || r == REASON_PEER_LOST ||
+               r == REASON_NO_OFFERS;
+}
+
+/* Reasons that are those of the host to which it was to go, so that another may do. */
+static bool is_of_host(enum reason r)
+{
+        return may_pass(r) || r == REASON_INCOMPATIBLE || r == REASON_UNSUPPORTED || r == REASON_NOT_FOUND;
+}
+
+/* ORDER_RETRY_FIRST_MS, twice as long each time. */
+static int64_t pause_ms(const struct order *o)
+{
+        int64_t ms = ORDER_RETRY_FIRST_MS;
+        for (unsigned i = 1; i < o->round && ms < ORDER_RETRY_MAX_MS; i++)
+                ms *= 2;
+        return ms < ORDER_RETRY_MAX_MS ? ms : ORDER_RETRY_MAX_MS;
+}
+
+/* Nothing is left of this round. Another host, a better time, or the end: as failed where it was under way or
+ * could not be asked for, else as declined. */
+static void next_round(struct order *o, int64_t now_ms, enum order_state end, struct order_effects *ret)
+{
+        if (has_round(o) && is_of_host(o->reason) && o->at + 1 < o->n_to) {
+                o->taken = (struct level){0};
+                o->at++;
+                o->round++;
+                ask(o, now_ms, ret);
+        } else if (may_pass(o->reason) && may_wait(o, now_ms)) {
+                int64_t next = now_ms + pause_ms(o);
+                o->taken = (struct level){0};
+                settle(o, ORDER_WAITING, now_ms, ret);
+                o->next_ms = o->due_ms = next < o->until_ms ? next : o->until_ms;
+        } else {
+                settle(o, end, now_ms, ret);
+        }
+}
+
+/* The host offers other levels, and holds the first. */
+static void decide(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        char text[96] = "nothing";
+        for (size_t i = 0; i < ev->n_offers; i++) {
+                if (!order_may_take(o, &ev->offers[i]))
+                        continue;
+                settle(o, ORDER_ACCEPTING, ev->now_ms, ret);
+                o->taken = ev->offers[i];
+                say(o, 0, ret, "%s offers %s, which is not below the floor: accepted", o->from,
+                    level_text(&o->taken, text));
+                ret->call = ORDER_CALL_ACCEPT;
+                return;
+        }
+        settle(o, ORDER_DECLINING, ev->now_ms, ret);
+        if (ev->n_offers > 0)
+                (void)level_text(&ev->offers[0], text);
+        say(o, REASON_NO_CAPACITY, ret, "%s offers %s to %s, which policy does not accept: declined%s%.80s",
+            o->from, text, order_host(o), *ev->sentence ? "; " : "", ev->sentence);
+        ret->call = ORDER_CALL_BREAK;
+}
+
+/* It is over, and not done. Offers that nobody holds are asked for. */
+static void ended(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        bool was_begun = o->state == ORDER_MOVING;
+        char text[96];
+        for (size_t i = 0; i < ev->n_offers && !was_begun && has_round(o); i++) {
+                if (!order_may_take(o, &ev->offers[i]) || has_bound(&o->taken))
+                        continue;
+                o->taken = ev->offers[i];
+                o->round++;
+                say(o, 0, ret, "%s could keep %s, which is not below the floor: asked for", o->from,
+                    level_text(&o->taken, text));
+                ask(o, ev->now_ms, ret);
+                return;
+        }
+        say(o, ev->reason ? ev->reason : REASON_INTERNAL, ret, "%s: %.200s", o->from,
+            *ev->sentence ? ev->sentence : "it was not done, and no reason was given");
+        next_round(o, ev->now_ms,
+                   was_begun || o->reason != REASON_NO_CAPACITY ? ORDER_FAILED : ORDER_DECLINED, ret);
+}
+
+static void done(struct order *o, int64_t now_ms, struct order_effects *ret)
+{
+        settle(o, ORDER_DONE, now_ms, ret);
+        say(o, 0, ret, "it runs on %s", order_host(o));
+}
+
+/* ---- what is heard ---- */
+
+/* Whether a move was begun is not known, so nothing else is begun; what cannot be found out is said. */
+static void lost(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        bool is_first = o->lost_ms == 0;
+        char id[ORDER_MOVE_ID];
+        if (is_first)
+                o->lost_ms = ev->now_ms > 0 ? ev->now_ms : 1;
+        o->due_ms = ev->now_ms + ORDER_RETRY_FIRST_MS;
+        if (o->state != ORDER_MOVING && ev->now_ms - o->lost_ms > ORDER_LOST_MS &&
+            ev->now_ms >= o->until_ms) {
+                (void)order_move_id(o, id);
+                settle(o, ORDER_FAILED, ev->now_ms, ret);
+                say(o, REASON_PEER_LOST, ret, "%s does not answer: what became of move %s there is not known",
+                    o->from, id);
+        } else if (is_first) {
+                say(o, ev->reason ? ev->reason : REASON_PEER_LOST, ret, "%s: %.200s", o->from, ev->sentence);
+        }
+}
+
+static void unknown(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        switch (o->state) {
+        case ORDER_ASKING:
+                ret->call = ORDER_CALL_ASK;
+                o->lost_ms = 0;
+                break;
+        case ORDER_DECLINING:
+                next_round(o, ev->now_ms, ORDER_DECLINED, ret);
+                break;
+        case ORDER_CANCELLING:
+                settle(o, ORDER_CANCELLED, ev->now_ms, ret);
+                break;
+        case ORDER_MOVING:
+        case ORDER_ACCEPTING:
+                settle(o, ORDER_FAILED, ev->now_ms, ret);
+                say(o, REASON_STALE, ret, "%s knows nothing any more of what it had begun", o->from);
+                break;
+        case ORDER_WAITING:
+        case ORDER_DONE:
+        case ORDER_DECLINED:
+        case ORDER_FAILED:
+        case ORDER_CANCELLED:
+        case ORDER_STATE_N:
+                break;
+        }
+}
+
+static void refused(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        if (o->state == ORDER_ASKING) {
+                say(o, ev->reason ? ev->reason : REASON_INTERNAL, ret, "%s refuses: %.200s", o->from,
+                    ev->sentence);
+                next_round(o, ev->now_ms, ORDER_FAILED, ret);
+        } else {
+                lost(o, ev, ret); /* it is there, and says nothing of the move: looked at again */
+        }
+}
+
+static void going(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        /* It may not have heard that it is to be broken off. */
+        if (o->state == ORDER_CANCELLING && o->lost_ms > 0)
+                ret->call = ORDER_CALL_BREAK;
+        o->lost_ms = 0;
+        if (o->state == ORDER_ASKING || o->state == ORDER_ACCEPTING) {
+                settle(o, ORDER_MOVING, ev->now_ms, ret);
+                say(o, 0, ret, "under way from %s to %s", o->from, order_host(o));
+        }
+        o->due_ms = ev->now_ms + ORDER_POLL_MS;
+}
+
+static void countered(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        o->lost_ms = 0;
+        if (o->state == ORDER_ASKING || o->state == ORDER_MOVING) {
+                decide(o, ev, ret);
+        } else if (o->state == ORDER_ACCEPTING && o->accepts < ORDER_ACCEPTS) {
+                o->accepts++;
+                ret->is_changed = true;
+                ret->call = ORDER_CALL_ACCEPT;
+        } else if (o->state == ORDER_ACCEPTING) {
+                settle(o, ORDER_DECLINING, ev->now_ms, ret);
+                say(o, REASON_STALE, ret, "%s does not take up what it offered", o->from);
+                ret->call = ORDER_CALL_BREAK;
+        } else {
+                o->due_ms = ev->now_ms + ORDER_POLL_MS;
+                ret->call = ORDER_CALL_BREAK;
+        }
+}
+
+static void over(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        if (o->state == ORDER_CANCELLING)
+                settle(o, ORDER_CANCELLED, ev->now_ms, ret);
+        else if (o->state == ORDER_DECLINING)
+                next_round(o, ev->now_ms, ORDER_DECLINED, ret);
+        else
+                ended(o, ev, ret);
+}
+
+static void seen(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        switch (ev->seen) {
+        case ORDER_SEEN_UNKNOWN:
+                unknown(o, ev, ret);
+                break;
+        case ORDER_SEEN_REFUSED:
+                refused(o, ev, ret);
+                break;
+        case ORDER_SEEN_LOST:
+                lost(o, ev, ret);
+                break;
+        case ORDER_SEEN_GOING:
+                going(o, ev, ret);
+                break;
+        case ORDER_SEEN_COUNTERED:
+                countered(o, ev, ret);
+                break;
+        case ORDER_SEEN_DONE: /* too late to decline it, or to cancel it */
+                done(o, ev->now_ms, ret);
+                break;
+        case ORDER_SEEN_ENDED:
+                over(o, ev, ret);
+                break;
+        case ORDER_SEEN_N:
+                break;
+        }
+}
+
+static void cancel(struct order *o, int64_t now_ms, struct order_effects *ret)
+{
+        bool is_nowhere = o->state == ORDER_WAITING;
+        if (o->state == ORDER_CANCELLING)
+                return;
+        settle(o, is_nowhere ? ORDER_CANCELLED : ORDER_CANCELLING, now_ms, ret);
+        say(o, REASON_CANCELLED, ret, "it was cancelled");
+        if (!is_nowhere)
+                ret->call = ORDER_CALL_BREAK;
+}
+
+static void wake(struct order *o, int64_t now_ms, bool is_restart, struct order_effects *ret)
+{
+        if (o->state != ORDER_WAITING) {
+                o->due_ms = 0;
+                o->lost_ms = is_restart ? 0 : o->lost_ms; /* nobody asked meanwhile */
+                ret->call = is_restart && o->state == ORDER_CANCELLING ? ORDER_CALL_BREAK : ORDER_CALL_LOOK;
+        } else if (now_ms < o->next_ms) {
+                o->due_ms = o->next_ms;
+        } else {
+                o->round++;
+                o->at = 0;
+                ask(o, now_ms, ret);
+        }
+}
+
+void order_begin(struct order *o, int64_t now_ms, struct order_effects *ret)
+{
+        assert(o->state == 0 && o->n_to > 0 && o->n_to <= ORDER_TO_MAX);
+        *ret = (struct order_effects){0};
+        o->asked_ms = now_ms;
+        o->round = 1;
+        ask(o, now_ms, ret);
+}
+
+void order_step(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        assert(o->state > 0 && o->state < ORDER_STATE_N && ev->kind > 0 && ev->kind < ORDER_EV_N);
+        *ret = (struct order_effects){0};
+        if (order_is_over(o))
+                return; /* late */
+        switch (ev->kind) {
+        case ORDER_EV_SEEN:
+                if (o->state != ORDER_WAITING)
+                        seen(o, ev, ret);
+                break;
+        case ORDER_EV_CANCEL:
+                cancel(o, ev->now_ms, ret);
+                break;
+        case ORDER_EV_TIME:
+        case ORDER_EV_RESTART:
+                wake(o, ev->now_ms, ev->kind == ORDER_EV_RESTART, ret);
+                break;
+        case ORDER_EV_N:
+                break;
+        }
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Another part of the machine is a hypervisor's: what is free comes and goes, what is claimed stays. */
+#include "core/hypervisor.h"
+
+#include <glib.h>
+#include <string.h>
+
+enum { MIB = 1024 * 1024, N = 4, CPU1 = 1, NODE0 = 2 };
+
+/* clang-format off */
+static const struct component machine[N] = {
+        {.id = "cpu:0", .kind = COMPONENT_CPU, .os_index = 0, .capacity = 1000, .owned = 1000, .healthy = true},
+        {.id = "cpu:1", .kind = COMPONENT_CPU, .os_index = 1, .capacity = 1000, .owned = 1000, .healthy = true},
+        {.id = "memory:node0", .kind = COMPONENT_MEMORY, .capacity = 2048L * MIB, .owned = 1024L * MIB, .healthy = true},
+        {.id = "net:eth0", .kind = COMPONENT_NET, .capacity = 100, .owned = 100, .healthy = true},
+};
+/* clang-format on */
+
+static struct hypervisor *here;
+static int64_t part[N];
+static unsigned events;
+
+static void run(void)
+{
+        struct effect f;
+        while (hypervisor_next_effect(here, &f)) {
+                if (f.kind == EFFECT_STEP)
+                        hypervisor_step_done(here, f.serial, f.token, NULL, NULL, 2000);
+                events += f.kind == EFFECT_EVENT && strcmp(f.event, "repartitioned") == 0;
+        }
+        g_assert_true(hypervisor_is_sound(here));
+}
+
+static void begin(void)
+{
+        struct err err = {0};
+        const struct hypervisor_config config = {.cpu_overcommit = 1,
+                                                 .offer_ms = 1000,
+                                                 .live_max = 100,
+                                                 .live_per_vm_max = 8,
+                                                 .finished_max = 64,
+                                                 .retry_first_ms = 100,
+                                                 .retry_max_ms = 1000,
+                                                 .keeps = true,
+                                                 .reclaim_ms = 20000,
+                                                 .first_serial = 1};
+        const struct vm_shape shape = {.name = "v",
+                                       .cpus = 1,
+                                       .cpus_max = 1,
+                                       .share_milli = 200,
+                                       .memory_bytes = 512L * MIB,
+                                       .memory_max_bytes = 512L * MIB,
+                                       .unit_bytes = 128L * MIB,
+                                       .memory_slots = 4};
+        here = hypervisor_new(&config, machine, N, 1000);
+        for (size_t i = 0; i < N; i++)
+                part[i] = machine[i].owned;
+        g_assert_cmpint(hypervisor_vm_define(here, &shape, &err), ==, 0);
+        g_assert_cmpint(hypervisor_vm_start(here, "v", 1000, &err), ==, 0);
+        run();
+        g_assert_cmpint(hypervisor_find(here, "vm:v")->state, ==, REQUEST_GRANTED);
+        events = 0;
+}
+
+static int set(struct err *err)
+{
+        int bad = hypervisor_repartition(here, part, "r1", "by the service processor, epoch 2", 2000, err);
+        run();
+        return bad;
+}
+
+static int64_t owned(uint32_t component)
+{
+        size_t n;
+        g_assert_cmpint(hypervisor_components(here, &n)[component].owned, ==,
+                        ledger_owned(hypervisor_ledger(here), component));
+        return ledger_owned(hypervisor_ledger(here), component);
+}
+
+static int reserve(const char *id, const char *text, int64_t start_ms)
+{
+        struct need need;
+        struct err err = {0};
+        uint64_t serial;
+        const char *const words[] = {text};
+        g_assert_cmpint(needs_parse(words, 1, &need, &err), ==, 0);
+        struct ask a = {.kind = REQUEST_RESERVATION,
+                        .id = id,
+                        .needs = &need,
+                        .n_needs = 1,
+                        .start_ms = start_ms,
+                        .end_ms = LEDGER_OPEN};
+        g_assert_cmpint(hypervisor_ask(here, &a, 2000, &serial, &err), ==, 0);
+        run();
+        return hypervisor_request(here, serial)->outcome;
+}
+
+static void test_free(void)
+{
+        struct err err = {0};
+        begin();
+        part[NODE0] = 512L * MIB;
+        part[3] = 0;
+        g_assert_cmpint(set(&err), ==, 0);
+        g_assert_cmpint(events, ==, 2); /* one a component that changed */
+        g_assert_cmpint(owned(NODE0), ==, 512L * MIB);
+        g_assert_cmpint(owned(3), ==, 0);
+        g_assert_cmpint(reserve("r", "memory:128M", 0), ==, OUTCOME_NOT_NOW);
+        part[NODE0] = 2048L * MIB;
+        g_assert_cmpint(set(&err), ==, 0);
+        g_assert_cmpint(reserve("s", "memory:1500M", 0), ==, OUTCOME_GRANTED);
+        g_assert_cmpint(set(&err), ==, 0);
+        g_assert_cmpint(events, ==, 3);
+        hypervisor_free(here);
+}
+
+/* All or nothing: also what could have been changed is not. */
+static void test_claimed(void)
+{
+        struct err err = {0};
+        begin();
+        uint32_t cpu = CPU1;
+        const struct request *base = hypervisor_find(here, "vm:v");
+        for (size_t i = 0; i < base->n_definitions; i++)
+                cpu = base->definitions[i].kind == VIRTUAL_VCPU ? base->definitions[i].component : cpu;
+        part[!cpu] = 0;
+        part[cpu] = 0;
+        g_assert_cmpint(set(&err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_UNREASSIGNABLE);
+        g_assert_nonnull(strstr(err.sentence, "claimed by vm:v"));
+        g_assert_cmpint(owned(!cpu), ==, 1000);
+        part[cpu] = 1000;
+        part[NODE0] = 511L * MIB;
+        g_assert_cmpint(set(&err), <, 0);
+        g_assert_cmpint(owned(!cpu), ==, 1000);
+        g_assert_cmpint(events, ==, 0);
+        part[NODE0] = 512L * MIB;
+        g_assert_cmpint(set(&err), ==, 0);
+        hypervisor_free(here);
+}
+
+/* A window that has not begun stands in the way, too. */
+static void test_future(void)
+{
+        struct err err = {0};
+        begin();
+        g_assert_cmpint(reserve("later", "memory:256M", 1000000), ==, OUTCOME_GRANTED);
+        part[NODE0] = 600L * MIB;
+        g_assert_cmpint(set(&err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_UNREASSIGNABLE);
+        part[NODE0] = 768L * MIB;
+        g_assert_cmpint(set(&err), ==, 0);
+        hypervisor_free(here);
+}
+
+/* What is kept of a stopped VM goes first, and the asker comes again. */
+static void test_kept(void)
+{
+        struct err err = {0};
+        uint64_t serial;
+        begin();
+        g_assert_cmpint(hypervisor_vm_stopped(here, "v", "powered down", 2000, &serial, &err), ==, 0);
+        run();
+        g_assert_nonnull(hypervisor_kept(here, "v"));
+        part[NODE0] = 512L * MIB; /* room enough */
+        g_assert_cmpint(set(&err), ==, 0);
+        g_assert_nonnull(hypervisor_kept(here, "v"));
+        part[NODE0] = 256L * MIB;
+        g_assert_cmpint(set(&err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_BUSY);
+        g_assert_cmpint(owned(NODE0), ==, 512L * MIB);
+        g_assert_null(hypervisor_kept(here, "v"));
+        g_assert_cmpint(set(&err), ==, 0);
+        g_assert_cmpint(owned(NODE0), ==, 256L * MIB);
+        hypervisor_free(here);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/repartition/free", test_free);
+        g_test_add_func("/repartition/claimed", test_claimed);
+        g_test_add_func("/repartition/future", test_future);
+        g_test_add_func("/repartition/kept", test_kept);
+        return g_test_run();
+}
