@@ -100,7 +100,7 @@ static void add_memory(struct builder *b, const struct api_vm_definition *d, con
         /* Huge pages are taken as a whole: one that somebody else took meanwhile would be a SIGBUS later. */
         add(b, "memory-backend-file,id=ram0,size=%jdM,mem-path=%s/ram0,share=on,prealloc=%s%s",
             (intmax_t)(d->memory_bytes >> 20), escaped(d->has_page_bytes ? o->huge_dir : o->ram_dir, dir),
-            d->prealloc || d->has_page_bytes ? "on" : "off", nodes);
+            (d->prealloc || d->has_page_bytes) && !o->is_sharing ? "on" : "off", nodes);
         add(b, "-numa");
         add(b, "node,nodeid=%d,memdev=ram0", VM_NUMA_NODE);
         add(b, "-numa");
@@ -196,7 +196,7 @@ int vm_argv_make(const struct api_vm_definition *d, const struct vm_argv_options
         add_channels(&b, d, o->first_fd);
         add_boot(&b, d, o);
         add_net(&b, d, o->tap);
-        if (o->is_incoming) {
+        if (o->is_incoming || o->is_sharing) {
                 add(&b, "-incoming");
                 add(&b, "defer");
         }

@@ -32,6 +32,8 @@ struct vm_argv_options {
         const uint32_t *host_nodes; /* NUMA nodes of the host to which base memory is bound */
         size_t n_host_nodes;        /* 0: it lies anywhere */
         bool is_incoming; /* it waits for a VM that runs elsewhere (vm/copy.h), instead of beginning anew */
+        bool is_sharing;  /* likewise, and its RAM files are those of a VMM that runs (vm/transfer.h): none is
+                             touched before */
 };
 
 /* Commas in values are doubled, as QEMU wants it. */

@@ -66,6 +66,8 @@ struct copy {
         int key_dir_fd;
         int socket_fd; /* of a source; what is still in it is asked here, and here it can be cut off */
         bool has_key_file;
+        int64_t thread;     /* copy_seen.thread */
+        bool is_thread_off; /* this VMM does not say it */
 };
 
 static void op_next(struct copy *c, struct op *op, const json_t *ret, const struct err *err);
@@ -507,6 +509,16 @@ const char *copy_status_name(enum copy_status s)
         return s > 0 && s < COPY_STATUS_N ? names[s] : "none";
 }
 
+enum copy_status copy_status_from_name(const char *name)
+{
+        if (!*name)
+                return COPY_IDLE; /* it says nothing where nothing was begun */
+        for (size_t i = 0; i < ARRAY_N(status_rows); i++)
+                if (strcmp(name, status_rows[i].name) == 0)
+                        return status_rows[i].status;
+        return 0;
+}
+
 static bool is_over(enum copy_status s)
 {
         return s == COPY_IDLE || s == COPY_COMPLETED || s == COPY_CANCELLED || s == COPY_FAILED;
@@ -522,15 +534,11 @@ static int64_t figure(const json_t *object, const char *key)
 static bool see(const struct copy *c, const json_t *ret, struct copy_seen *seen)
 {
         const json_t *ram = json_object_get(ret, "ram");
-        const char *status = pick_text(ret, "status");
         int queued = 0;
         *seen = (struct copy_seen){0};
         if (!json_is_object(ret))
                 return false;
-        seen->status = *status ? 0 : COPY_IDLE; /* it says nothing where nothing was begun */
-        for (size_t i = 0; i < ARRAY_N(status_rows); i++)
-                if (strcmp(status, status_rows[i].name) == 0)
-                        seen->status = status_rows[i].status;
+        seen->status = copy_status_from_name(pick_text(ret, "status"));
         seen->total_ms = figure(ret, "total-time");
         seen->setup_ms = figure(ret, "setup-time");
         seen->downtime_ms = figure(ret, "downtime");
@@ -552,13 +560,25 @@ static void look_again(struct copy *c, struct op *op)
         pause_for(c, PAUSE_MS);
 }
 
-/* QEMU says that it has completed before it has its sums, and before it could be told to run again. */
+/* There is one, as the stream is one: no multifd. */
+static void see_thread(struct copy *c, const json_t *ret, const struct err *err)
+{
+        const json_t *first = json_array_get(ret, 0);
+        c->is_thread_off = err != NULL;
+        if (!err && json_is_object(first))
+                (void)pick_integer(first, "thread-id", 1, INT32_MAX, &c->thread);
+}
 
+/* QEMU says that it has completed before it has its sums, and before it could be told to run again. */
 static void next_look(struct copy *c, struct op *op, const json_t *ret, const struct err *err)
 {
         enum { LOOK, SEE, SETTLE };
         bool may_look_again = op->looks < FINAL_LOOKS;
-        if (err) {
+        if (op->step == SETTLE && op->seen.status == COPY_ACTIVE && !is_fatal(err)) {
+                see_thread(c, ret, err);
+                op->seen.thread = c->thread;
+                finish(c, &op->seen, NULL);
+        } else if (err) {
                 finish(c, NULL, err);
         } else if (op->step == LOOK) {
                 op->looks++;
@@ -570,7 +590,11 @@ static void next_look(struct copy *c, struct op *op, const json_t *ret, const st
                 }
                 if (op->seen.status != COPY_IDLE && op->seen.status != COPY_SETUP)
                         key_remove(c); /* the handshake is over */
-                if (c->side != COPY_SOURCE || op->seen.status != COPY_COMPLETED)
+                op->seen.thread = c->thread;
+                if (c->side == COPY_SOURCE && op->seen.status == COPY_ACTIVE && !c->thread &&
+                    !c->is_thread_off)
+                        ask(c, "query-migrationthreads", NULL);
+                else if (c->side != COPY_SOURCE || op->seen.status != COPY_COMPLETED)
                         finish(c, &op->seen, NULL);
                 else if (op->seen.total_ms == 0 && may_look_again)
                         look_again(c, op);

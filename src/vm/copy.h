@@ -51,6 +51,7 @@ struct copy_seen {
         int64_t total_ms, setup_ms, downtime_ms; /* 0: not yet known */
         int64_t throttle_percent;
         struct sample sample; /* of a source that sends, or did */
+        int64_t thread;       /* of a source that sends: the VMM's thread that does so; 0: not known */
         char why[160];        /* of one that failed, in QEMU's words; "" */
 };
 
@@ -105,3 +106,5 @@ void copy_announce(struct copy *c, int timeout_ms, vm_done *done, void *arg);
 int copy_socket_bound(int fd, int64_t *ret_bytes, struct err *err);
 
 const char *copy_status_name(enum copy_status s); /* as QEMU names it, where there is one name */
+/* Of what a VMM says; 0: nothing known. */
+enum copy_status copy_status_from_name(const char *name);

@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/str.h"
 #include "json/read.h"
 #include "vm/pick.h"
@@ -60,6 +61,7 @@ struct qmp {
         unsigned stale; /* lines before the greeting */
         unsigned depth;
         bool doomed;
+        int64_t event_us;
         struct qmp_counters counters;
 };
 
@@ -387,6 +389,22 @@ static void on_greeting(struct qmp *q, const json_t *message)
         qmp_execute(q, "qmp_capabilities", arguments, timeout_ms, on_negotiated, q);
 }
 
+static int64_t stamp_us(const struct qmp *q, const json_t *message)
+{
+        const json_t *stamp = json_object_get(message, "timestamp");
+        int64_t now = g_get_monotonic_time(), s, us;
+        if (!pick_integer(stamp, "seconds", 0, INT64_C(100000000000), &s) ||
+            !pick_integer(stamp, "microseconds", 0, 999999, &us))
+                return now;
+        int64_t at = clock_mono_of_real_us(s * G_USEC_PER_SEC + us);
+        return at > now ? now : at < q->event_us ? q->event_us : at;
+}
+
+int64_t qmp_event_us(const struct qmp *q)
+{
+        return q->event_us;
+}
+
 static void on_event(struct qmp *q, const json_t *message)
 {
         char name[EVENT_NAME];
@@ -395,6 +413,7 @@ static void on_event(struct qmp *q, const json_t *message)
                 return;
         }
         q->counters.events++;
+        q->event_us = stamp_us(q, message);
         if (q->state == QMP_READY && q->options.on_event != NULL)
                 q->options.on_event(q->arg, name, json_object_get(message, "data"));
 }

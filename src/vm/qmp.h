@@ -58,6 +58,10 @@ struct qmp *qmp_new(int fd, const struct qmp_options *options, void *arg);
 void qmp_free(struct qmp *q);
 
 bool qmp_is_ready(const struct qmp *q);
+/* When the last event was, in microseconds of the monotonic clock, by the stamp that the VMM gave it: however
+ * late it is read here. Not in the future, and not before the event that came before it, whatever the stamp
+ * says; without one it is when it was read. 0: there was none. */
+int64_t qmp_event_us(const struct qmp *q);
 /* Takes arguments (may be NULL). timeout_ms > 0. done may be NULL. */
 void qmp_execute(struct qmp *q, const char *command, json_t *arguments, int timeout_ms, qmp_done *done,
                  void *arg);

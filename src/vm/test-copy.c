@@ -33,6 +33,7 @@ static struct {
         json_t *capabilities, *parameters, *creds;
         char key[128];              /* as it was found when its object came */
         const char *status, *later; /* of its migration; what it becomes after so many looks */
+        int64_t thread;             /* that sends */
         int looks, total_after;
         const char *run;
         json_t *migration; /* the whole answer, instead */
@@ -126,6 +127,10 @@ static json_t *vmm_do(const char *command, const json_t *arguments)
                 return json_pack("{s:s}", "UUID", "4f0a3c1e-1111-4222-8333-444455556666");
         if (is(command, "query-status"))
                 return json_pack("{s:s}", "status", vmm.run);
+        if (is(command, "query-migrationthreads"))
+                return vmm.thread ? json_pack("[{s:s, s:I}]", "thread-name", "live_migration", "thread-id",
+                                              (json_int_t)vmm.thread)
+                                  : json_array();
         if (g_str_has_prefix(command, "query-") && !strstr(command, "migrate"))
                 return json_array();
         if (is(command, "object-add"))
@@ -503,6 +508,14 @@ static void test_look(void)
         g_assert_cmpint(r.seen.sample.normal_pages, ==, 7);
         g_assert_cmpint(r.seen.sample.zero_pages, ==, 9);
         g_assert_cmpint(r.seen.sample.syncs, ==, 3);
+        /* Which thread sends: not yet, nonsense, and from then on. */
+        for (size_t i = 0; i < 4; i++) {
+                static const int64_t says[] = {0, -4711, 4711, 4712}, is[] = {0, 0, 4711, 4711};
+                vmm.thread = says[i];
+                copy_look(r.copy, LONG_MS, on_seen, &r);
+                wait_one(&r);
+                g_assert_cmpint(r.seen.thread, ==, is[i]);
+        }
         /* It has completed, and has no sums yet. */
         vmm.status = "completed";
         vmm.total_after = 3;

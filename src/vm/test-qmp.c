@@ -22,6 +22,7 @@ struct fixture {
         struct err lost_err, answer_err;
         json_t *answer;
         char event[64];
+        int64_t event_us;
         bool free_on_answer, free_on_event, free_on_lost, call_on_lost;
 };
 
@@ -44,6 +45,7 @@ static void on_event(void *arg, const char *name, const json_t *data)
         struct fixture *f = arg;
         f->events++;
         snprintf(f->event, sizeof(f->event), "%s", name);
+        f->event_us = qmp_event_us(f->q);
         if (f->free_on_event)
                 drop(f);
 }
@@ -397,6 +399,41 @@ static void test_event_flood(void)
         closed(&f);
 }
 
+/* The VMM's stamp counts, as far as it can be. */
+static void test_event_stamp(void)
+{
+        static const char *const nonsense[] = {
+                "\"seconds\": 99999999999, \"microseconds\": 0",
+                "\"seconds\": -1, \"microseconds\": -1",
+                "\"seconds\": \"x\"",
+        };
+        enum { LATE_US = 700000 };
+        struct fixture f;
+        open_ready(&f, false);
+        int64_t real_us = g_get_real_time() - LATE_US, before = g_get_monotonic_time();
+        g_autofree char *line =
+                g_strdup_printf("{\"event\": \"STOP\", \"timestamp\": {\"seconds\": %" G_GINT64_FORMAT
+                                ", \"microseconds\": %" G_GINT64_FORMAT "}}\n",
+                                real_us / G_USEC_PER_SEC, real_us % G_USEC_PER_SEC);
+        say(&f, line);
+        run_until(&f.events, 1, 2000);
+        g_assert_cmpint(f.event_us, <, before);
+        g_assert_cmpint(f.event_us, >, before - 2 * LATE_US);
+        int64_t last = f.event_us;
+        say(&f, "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5, \"microseconds\": 5}}\n");
+        run_until(&f.events, 2, 2000);
+        g_assert_cmpint(f.event_us, ==, last);
+        for (size_t i = 0; i < G_N_ELEMENTS(nonsense); i++) {
+                g_autofree char *bad =
+                        g_strdup_printf("{\"event\": \"STOP\", \"timestamp\": {%s}}\n", nonsense[i]);
+                say(&f, bad);
+                run_until(&f.events, 3 + (int)i, 2000);
+                g_assert_cmpint(f.event_us, >=, before);
+                g_assert_cmpint(f.event_us, <=, g_get_monotonic_time());
+        }
+        closed(&f);
+}
+
 /* The owner lets go from within each callback. */
 static void test_free_within(void)
 {
@@ -464,6 +501,7 @@ int main(int argc, char **argv)
         g_test_add_func("/qmp/early-and-oob", test_early_and_oob);
         g_test_add_func("/qmp/limits", test_limits);
         g_test_add_func("/qmp/event-flood", test_event_flood);
+        g_test_add_func("/qmp/event-stamp", test_event_stamp);
         g_test_add_func("/qmp/free-within", test_free_within);
         return g_test_run();
 }

@@ -70,6 +70,7 @@ struct vm {
         struct vm_options options;        /* its pointers to text are not used after vm_attach() */
         void *arg;
         char ram_dir[256];
+        bool is_sharing;
         GMainContext *context;
         struct qmp *main, *oob;
         struct qmp_counters *sum;
@@ -467,7 +468,7 @@ static void add_backend(struct vm *vm, struct op *op)
                  (intmax_t)(op->bytes >> 20));
         json_t *memory = json_pack("{s:s, s:s, s:I, s:s, s:b, s:b, s:b}", "qom-type", "memory-backend-file",
                                    "id", id, "size", (json_int_t)op->bytes, "mem-path", path, "share", 1,
-                                   "prealloc", *dir != 0, "discard-data", 1);
+                                   "prealloc", *dir != 0 && !vm->is_sharing, "discard-data", !vm->is_sharing);
         int node = vm->dimm_node[op->slot];
         if (node) {
                 json_object_set_new(memory, "host-nodes", json_pack("[i]", node - 1));
@@ -777,6 +778,7 @@ struct vm *vm_attach(const struct vm_options *o, int timeout_ms, vm_done *done, 
         vm->view.run = VM_RUN_UNKNOWN;
         vm->context = g_main_context_ref_thread_default();
         g_queue_init(&vm->ops);
+        vm->is_sharing = o->is_sharing;
         if (!STR_COPY(vm->ram_dir, o->ram_dir))
                 err_set(err, REASON_INVALID, ENAMETOOLONG, "%.100s...: too long for a directory of RAM files",
                         o->ram_dir);
@@ -845,6 +847,12 @@ const struct vm_dimm *vm_dimm(const struct vm *vm, int slot)
         return &vm->view.dimms[slot];
 }
 
+int64_t vm_event_us(const struct vm *vm)
+{
+        const struct qmp *q = vm_monitor(vm);
+        return q ? qmp_event_us(q) : 0;
+}
+
 const struct vm_disk *vm_disk(const struct vm *vm)
 {
         return &vm->view.disk;
@@ -853,6 +861,11 @@ const struct vm_disk *vm_disk(const struct vm *vm)
 struct qmp *vm_monitor(const struct vm *vm)
 {
         return vm->identified && !vm->doomed ? vm->main : NULL;
+}
+
+struct qmp *vm_oob_monitor(const struct vm *vm)
+{
+        return vm->identified && !vm->doomed ? vm->oob : NULL;
 }
 
 size_t vm_operations(const struct vm *vm)

@@ -71,6 +71,9 @@ struct vm_options {
         const struct api_vm_definition *definition; /* copied */
         const char *qmp_path, *oob_path;            /* sockets on which the VMM accepts; copied */
         const char *ram_dir;                        /* of its RAM files, as the VMM sees it; copied */
+        /* They are those of another VMM, which the guest runs on (vm/transfer.h): what is plugged here has
+         * its content, which stays when this VMM ends. */
+        bool is_sharing;
         void (*on_event)(void *arg, struct vm *vm, enum vm_event event, int index, const char *words);
         /* Once: the VMM is dead or no longer to be reached. Unfinished operations were answered before.
          * Also when it comes during vm_attach(), after the answer to that. */
@@ -87,6 +90,7 @@ void vm_free(struct vm *vm);
 
 /* What is known now; all refreshed by every operation. */
 enum vm_run vm_run(const struct vm *vm);
+int64_t vm_event_us(const struct vm *vm); /* of the event that on_event() tells: qmp_event_us() */
 const char *vm_qemu_version(
         const struct vm *vm); /* of the VMM that runs, which may be another than at creation */
 struct vm_cpu {

@@ -29,7 +29,7 @@ struct http_call {
         struct curl_slist *headers;
         struct http_text answer;
         bool is_too_large;
-        char where[TCP_TEXT], detail[CURL_ERROR_SIZE], *body;
+        char where[128], detail[CURL_ERROR_SIZE], *body;
         http_call_done_fn *done;
         void *arg;
 };
@@ -71,8 +71,10 @@ static void finish(struct http_call *call, CURLcode code)
         bool is_new = http_curl_peer(call->curl, &peer);
         struct http_answer answer = {.body = call->answer.data, .body_n = call->answer.n};
         long status = 0;
-        const char *type = NULL;
+        const char *type = NULL, *from = NULL;
         (void)curl_easy_getinfo(call->curl, CURLINFO_RESPONSE_CODE, &status);
+        (void)curl_easy_getinfo(call->curl, CURLINFO_PRIMARY_IP, &from);
+        (void)STR_COPY(answer.from, from ? from : "");
         (void)curl_easy_getinfo(call->curl, CURLINFO_CONTENT_TYPE, &type);
         answer.status = (int)status;
         (void)STR_COPY(answer.content_type, type ? type : "");
@@ -203,12 +205,14 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
 {
         struct http_call *call = g_new0(struct http_call, 1);
         char text[TCP_TEXT];
-        g_autofree char *url = g_strdup_printf("https://%s%s", tcp_address_text(&to->address, text), path);
+        const char *where = to->socket ? to->socket : tcp_address_text(&to->address, text);
+        g_autofree char *url = to->socket ? g_strdup_printf("http://localhost%s", path)
+                                          : g_strdup_printf("https://%s%s", where, path);
         call->calls = c;
         call->answer.max = HTTP_CALL_ANSWER_MAX;
         call->done = done;
         call->arg = arg;
-        (void)STR_COPY(call->where, text);
+        (void)g_strlcpy(call->where, where, sizeof(call->where));
         call->curl = curl_easy_init();
         call->headers = curl_slist_append(NULL, "Content-Type: application/json");
         if (!call->curl || !call->headers) {
@@ -218,7 +222,10 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
         }
         CURL *h = call->curl;
         http_curl_prepare(h, url);
-        http_curl_tls(h, to);
+        if (to->socket)
+                curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, to->socket);
+        else
+                http_curl_tls(h, to);
         curl_easy_setopt(h, CURLOPT_HTTPHEADER, call->headers);
         curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, method);
         curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)timeout_ms);

@@ -20,7 +20,8 @@ struct http_client {
         CURL *curl;
         char path[sizeof(((struct sockaddr_un *)NULL)->sun_path)]; /* or, by TLS, the address as text */
         struct http_target to;
-        bool is_tls;
+        bool is_tls, has_peer;
+        struct cert_id peer; /* of the connection that was made last */
         char detail[CURL_ERROR_SIZE];
         /* Of the request in progress: */
         struct http_text body;
@@ -254,10 +255,18 @@ static int perform(struct http_client *c, const char *path, struct curl_slist *h
         prepare(c, url, headers);
         more(c, arg);
         int r = finish(c, curl_easy_perform(c->curl), ret, err);
+        c->has_peer = (c->is_tls && http_curl_peer(c->curl, &c->peer)) || c->has_peer;
         curl_easy_setopt(c->curl, CURLOPT_HTTPHEADER, NULL);
         curl_slist_free_all(headers);
         free(url);
         return r;
+}
+
+bool http_client_peer(const struct http_client *c, struct cert_id *ret)
+{
+        if (c->has_peer)
+                *ret = c->peer;
+        return c->has_peer;
 }
 
 struct request {

@@ -14,7 +14,8 @@ enum { HTTP_ANSWER_MAX_BYTES = 16 << 20 };
 struct http_client;
 
 struct http_answer {
-        int status; /* as the server gave it: 404 is an answer, not an error */
+        int status;    /* as the server gave it: 404 is an answer, not an error */
+        char from[64]; /* of http_call(): the address that its name was looked up to, or "" */
         char content_type[64];
         char *body; /* owned, NUL-terminated, never NULL after success */
         size_t body_n;
@@ -22,8 +23,10 @@ struct http_answer {
 
 /* Another daemon, and what we show it. */
 struct http_target {
+        const char *socket; /* of one on this machine: nothing else counts then; borrowed. http-call.h only */
         struct tcp_address address;
-        char pin[CERT_PIN];             /* of its certificate; nobody else is spoken to */
+        char pin[CERT_PIN];             /* of its certificate; nobody else is spoken to. "": whoever our
+                                           authority signed; who it is, is then the caller's to look at */
         const struct cert_files *files; /* borrowed */
 };
 
@@ -39,6 +42,8 @@ void http_client_free(struct http_client *c); /* NULL-safe */
  * REASON_TIMEOUT, REASON_INVALID (an answer of more than 16 MiB, or what is not HTTP). */
 int http_client_do(struct http_client *c, const char *method, const char *path, const char *body,
                    size_t body_n, int64_t timeout_ms, struct http_answer *ret, struct err *err);
+/* By TLS: who is at the other end. false: there is no connection that was made since the client was. */
+bool http_client_peer(const struct http_client *c, struct cert_id *ret);
 void http_answer_done(struct http_answer *a); /* idempotent */
 
 struct http_event {

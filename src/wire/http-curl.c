@@ -71,7 +71,7 @@ void http_curl_tls(CURL *h, const struct http_target *to)
         curl_easy_setopt(h, CURLOPT_CAPATH, NULL);
         curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 1L);
         curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 0L);
-        curl_easy_setopt(h, CURLOPT_PINNEDPUBLICKEY, to->pin);
+        curl_easy_setopt(h, CURLOPT_PINNEDPUBLICKEY, *to->pin ? to->pin : NULL);
         curl_easy_setopt(h, CURLOPT_SSL_SESSIONID_CACHE, 0L);
         curl_easy_setopt(h, CURLOPT_CERTINFO, 1L);
 }

@@ -51,7 +51,7 @@ struct conn {
         struct conn *next, *prev;
         struct http_server *server;
         struct unix_peer peer;
-        struct in6_addr from; /* TLS: the part of its address that counts */
+        struct in6_addr from, whence; /* TLS: the part of its address that counts; all of it */
         struct http_caller caller;
         bool is_read, is_displaced; /* TLS: caller is filled in; it is being closed for a newer one */
         int fd;                     /* MHD's; valid until it says that the connection is closed */
@@ -281,6 +281,7 @@ static void admit(struct http_server *s, int fd, const struct in6_addr *from)
         *c = (struct conn){.server = s,
                            .peer = peer,
                            .from = address,
+                           .whence = *from,
                            .fd = fd,
                            .next = &s->conns,
                            .prev = s->conns.prev};
@@ -465,6 +466,7 @@ static void identify(struct request *req)
         c->is_read = true;
         (void)http_caller_is_known(&c->caller, loop_now_ms());
         req->pub.caller = &c->caller;
+        req->pub.from = c->whence;
 }
 
 static enum MHD_Result on_complete(struct request *req)

@@ -20,6 +20,7 @@
  * No callback is made from within http_reply(), http_stream(), http_stream_send() or http_stream_end().
  * http_server_free() and http_stream_end() are safe inside every callback. */
 #pragma once
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -60,6 +61,7 @@ struct http_request {
         size_t body_n;
         struct unix_peer peer;
         const struct http_caller *caller; /* by TLS; then peer says nothing. NULL on a Unix socket */
+        struct in6_addr from;             /* by TLS: whence, an IPv4 address as its IPv6 form */
         void *arg;                        /* the handler's own */
 };
 
