@@ -113,7 +113,8 @@ class UnixConnection(http.client.HTTPConnection):
 
 class Host:
     def __init__(self, cpus=None, memory="4G", cpu_overcommit=1, offer="5s", source="live", qemu=None, build=None,
-                 meted_env=None, extra="", keep=False, title="testhost", vms=UID_COUNT, net=None, huge=None, tree=None):
+                 meted_env=None, extra="", keep=False, title="testhost", vms=UID_COUNT, net=None, huge=None, tree=None,
+                 inside=()):
         self.build = os.path.join(ROOT, build or os.environ.get("METE_BUILD") or "build/debug")
         self.release = os.path.join(ROOT, os.environ.get("METE_RELEASE") or "build/release")
         self.qemu = qemu or os.environ.get("METE_QEMU") or "/usr/bin/qemu-system-x86_64"
@@ -122,6 +123,7 @@ class Host:
         self.extra = extra
         self.huge = huge  # a Huge (huge.py): memory may be on huge pages
         self.net = net  # a Network (netns.py): the keeper and its VMMs live in it
+        self.inside = list(inside)  # words before both daemons: where they are to live
         self.tree = tree  # a MadeUpTree (resctrl.py): classes of service, none of which has an effect
         self.keep = keep or bool(os.environ.get("METE_KEEP"))
         self.meted_env = dict(meted_env or {})
@@ -227,13 +229,13 @@ class Host:
             log.close()
 
     def start_keeper(self, wait=True):
-        prefix = self.net.prefix if self.net else []
+        prefix = self.net.prefix if self.net else self.inside
         self.keeper = self._spawn("keeper", [*prefix, self.path("bin", "mete-keeper"), "--config", self.path("keeper.conf")], {})
         if wait:
             self._wait_socket(self.keeper, "mete-keeper", self.keeper_socket)
 
     def start_meted(self, env=None, wait=True):
-        argv = ["setpriv", "--reuid", str(self.meted_uid), "--regid", str(self.meted_gid), *kvm_group(),
+        argv = [*self.inside, "setpriv", "--reuid", str(self.meted_uid), "--regid", str(self.meted_gid), *kvm_group(),
                 "--inh-caps=-all", "--no-new-privs", "--", self.path("bin", "meted"), "--config",
                 self.path("mete.conf")]
         self.meted = self._spawn("meted", argv, {**self.meted_env, **(env or {})})

@@ -17,7 +17,7 @@ WORK = 40  # offset of what the host may write: how many vCPUs are to work
 SIZE = 64 + 64 * CPUS_MAX
 
 Board = collections.namedtuple("Board", "cpus_max cpus ms tsc_khz area_first area_bytes dirtied_pages passes work "
-                                        "rounds starts")
+                                        "wrong_pages rounds starts")
 
 
 def program(release=None):
@@ -49,7 +49,7 @@ def parse(data):
     if words[1] != VERSION:
         raise ValueError(f"the payload's board has version {words[1]}, not {VERSION}")
     cpus = [struct.unpack_from("<3I", data, 64 + 64 * i) for i in range(min(words[2], CPUS_MAX))]
-    return Board(*words[2:11], [c[1] if c[0] else None for c in cpus], [c[2] for c in cpus])
+    return Board(*words[2:12], [c[1] if c[0] else None for c in cpus], [c[2] for c in cpus])
 
 
 def read(path):

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the grid as a table in markdown. Pure."""
+import statistics
+
+
+def line(row):
+    """One row for whoever watches."""
+    name = f"fault {row['fault']} {row['kind']}/{row['phase']}" if "fault" in row else f"cell {row['cell']}"
+    if "error" in row:
+        return f"{name}: error: {row['error']}"
+    level = row["kept_level"]
+    return (f"{name}: {row['mbit']} Mbit/s, {row['populated_mib']} MiB, {row['dirty_mib_s']} MiB/s in {row['area_mib']}: {row['answer']}, "
+            f"{row['verdict']}; time {row.get('time_ms')} of {level.get('total_ms')} ({expected(row, 'total_ms')}), "
+            f"downtime {row['downtime_ms']} of {level.get('downtime_ms')} ({expected(row, 'downtime_ms')}), "
+            f"attempts {row['said'].get('attempt')}, late {row.get('late_ms')}{' DISTURBED' if row['disturbed'] else ''}"
+            f"{' WRONG ' + str(row['wrong']) if row['wrong'] else ''}")
+
+
+def last_of(rows, what):
+    """For each cell the row that counts: the last one that was not disturbed, else the last one."""
+    found = {}
+    for row in rows:
+        if what not in row or "error" in row:
+            continue
+        old = found.get(row[what])
+        if old is None or old["disturbed"] or not row["disturbed"]:
+            found[row[what]] = row
+    return [found[k] for k in sorted(found)]
+
+
+def percentile(values, p):
+    """The smallest value that so many percent do not exceed."""
+    values = sorted(values)
+    return values[min(len(values) - 1, max(0, -(-len(values) * p // 100) - 1))]
+
+
+def spread(values):
+    return f"{statistics.median(values):.1f} % / {percentile(values, 95):.1f} % (n={len(values)})" if values else "-"
+
+
+def expected(row, key):
+    """p50 of the plan; of an offer that was taken, of the offer. None where nothing was expected."""
+    if row["answer"] == "countered":
+        return row["offers"][0].get(key.replace("_ms", "_p50_ms"))
+    return row.get("plan", {}).get(key, {}).get("p50")
+
+
+def errors(rows, key, measured, condition=lambda row: True):
+    """Of what was expected, in percent of what was measured. An expected time counts what is reserved, not what may be free beside it."""
+    return [abs(expected(r, key) - r[measured]) / r[measured] * 100 for r in rows
+            if r["state"] == "done" and r.get(measured) and expected(r, key) and condition(r)]
+
+
+def is_whole_link(row):
+    """Whether the plan took nearly all that the link has, as every offer does: then what was sent is no faster than what was planned."""
+    return row["answer"] == "countered" or row["plan"]["vector"]["bandwidth_bps"] >= 0.8 * row["mbit"] * 1e6
+
+
+def within(rows, key, measured):
+    some = [r for r in rows if r["state"] == "done" and r.get(measured) and key in r.get("plan", {})]
+    return f"{sum(r[measured] <= r['plan'][key]['p90'] for r in some)} of {len(some)}"
+
+
+def table(rows):
+    return "\n".join(grid_table(rows) + fault_table(rows))
+
+
+def grid_table(all_rows):
+    rows = last_of(all_rows, "cell")
+    if not rows:
+        return []
+    tried = [r for r in all_rows if "cell" in r and "error" not in r]
+    disturbed = sum(r["disturbed"] for r in rows)
+    accepted = [r for r in rows if r["answer"] not in ("countered", "refused")]
+    taken = [r for r in rows if r["answer"] == "countered" and r.get("granted")]
+    granted = accepted + taken
+
+    def count(some, verdict):
+        return sum(r["verdict"] == verdict for r in some)
+    kept = count(granted, "met")
+    overruns = [r for r in granted if any(s["ms"] is not None and s["ms"] > r["kept_level"].get("downtime_ms", 1e9) for s in r["stops"])]
+    commits = sorted({r["commit"] for r in rows})
+    out = [f"Cells with a row: {len(rows)}; moves: {len(tried)}; commits: {', '.join(commits)}; errors of the harness: "
+           f"{sum('error' in r for r in all_rows)}.",
+           f"Disturbed to the last: {disturbed} ({disturbed / len(rows):.0%})" + ("; more than 5 %: THIS RUN IS INVALID" if disturbed > 0.05 * len(rows) else "") +
+           f". The sentinel ran with {'/'.join(sorted({r.get('priority', '?') for r in rows}))} priority; an ordinary thread was late by "
+           f"{statistics.median(r.get('ordinary_late_ms', 0) for r in rows):.0f} ms at the median of the moves' worst; load average "
+           f"{min(r['load'] for r in rows)} to {max(r['load'] for r in rows)}.", "",
+           "| | asked for and accepted | countered, taken unchanged | together |", "|---|---|---|---|"]
+    for name, of in (("moves", len), ("met", lambda s: count(s, "met")), ("missed", lambda s: count(s, "missed")),
+                     ("broken off: by the guard", lambda s: count(s, "cut")), ("broken off: before it was missed, or otherwise", lambda s: count(s, "broken-off"))):
+        out.append(f"| {name} | {of(accepted)} | {of(taken)} | {of(granted)} |")
+    out += ["", f"- refused: {count(rows, 'refused')}; countered: {sum(r['answer'] == 'countered' for r in rows)}, "
+            f"of which granted when asked for unchanged: {len(taken)}",
+            f"- accepted levels kept: {kept} of {len(granted)}" + (f" ({kept / len(granted):.1%}; aim 100 %)" if granted else ""),
+            f"- a guest that stood longer than its level, wherever it ran then: {len(overruns)} (aim 0)"
+            + "".join(f"; cell {r['cell']}: {max(s['ms'] or 0 for s in r['stops'])} of {r['kept_level']['downtime_ms']} ms" for r in overruns),
+            f"- moves with something wrong in the guest's memory, its runners or the ledgers: {sum(bool(r['wrong']) for r in rows)} (aim 0)",
+            f"- error of the expected time, median / 95th percentile: {spread(errors(granted, 'total_ms', 'time_ms'))}; where the plan takes the whole link: "
+            f"{spread(errors(granted, 'total_ms', 'time_ms', is_whole_link))} (aims 4 %, 12 %); not above p90: {within(granted, 'total_ms', 'time_ms')}",
+            f"- error of the expected downtime: {spread(errors(granted, 'downtime_ms', 'downtime_ms'))}; where the plan takes the whole link: "
+            f"{spread(errors(granted, 'downtime_ms', 'downtime_ms', is_whole_link))} (aim 10 % at the median); not above p90: {within(granted, 'downtime_ms', 'downtime_ms')}", ""]
+    out += ["| cell | Mbit/s | MiB | working set | MiB/s | asked: time, downtime ms | answer | kept to: time, downtime | expected: time, downtime | measured: time, downtime | guest silent | attempts | verdict |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        kept_to = r["kept_level"]
+        out.append(f"| {r['cell']} | {r['mbit']} | {r['populated_mib']} | {r['area_mib']} | {r['dirty_mib_s']} | {r['level'].get('total_ms')}, {r['level'].get('downtime_ms')} | "
+                   f"{r['answer'] if r['answer'] in ('countered', 'refused') else 'accepted'} | {kept_to.get('total_ms')}, {kept_to.get('downtime_ms')} | "
+                   f"{expected(r, 'total_ms')}, {expected(r, 'downtime_ms')} | {r.get('time_ms')}, {r['downtime_ms']} | {r.get('guest_gap_ms')} | "
+                   f"{r['said'].get('attempt')} | {r['verdict']}{' (disturbed)' if r['disturbed'] else ''}{' WRONG' if r['wrong'] else ''} |")
+    return out + [""]
+
+
+def fault_table(all_rows):
+    rows = last_of(all_rows, "fault")
+    if not rows:
+        return []
+    out = [f"Faults: {len(rows)}; disturbed to the last: {sum(r['disturbed'] for r in rows)}.", "",
+           "| fault | phase | n | while the guest stood | it went | it stayed | ran on at the source: how often, longest downtime, above the level | ran on at the destination: the same | anything wrong |", "|---|---|---|---|---|---|---|---|---|"]
+
+    def stood(some, there):
+        times = [(s["ms"] or 0, r["kept_level"]["downtime_ms"]) for r in some for s in r["stops"] if s["there"] == there]
+        return f"{len(times)}, {max((t for t, _ in times), default=0)} ms, {sum(t > level for t, level in times)}"
+    for kind, phase in sorted({(r["kind"], r["phase"]) for r in rows}):
+        some = [r for r in rows if (r["kind"], r["phase"]) == (kind, phase)]
+        went, stayed = [r for r in some if r["state"] == "done"], [r for r in some if r["state"] != "done"]
+        out.append(f"| {kind} | {phase} | {len(some)} | {sum(r.get('hit', False) for r in some)} | {len(went)} | {len(stayed)} | {stood(some, False)} | {stood(some, True)} | {sum(bool(r['wrong']) for r in some)} |")
+    return out + [""]

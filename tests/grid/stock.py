@@ -1,0 +1,132 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""The same cells and levels with QEMU alone, driven by hand: how many of what mete granted these would have met.
+
+    tests/grid/stock.py --cells 0..40        as root, behind tests/grid/grid.py, whose rows it reads; resumable
+
+defaults: 128 MiB/s, downtime-limit 300. tuned: no bandwidth limit, downtime-limit as the level has it. auto-converge: the same, and
+the guest is slowed. The same QEMU, machine, guest, link and CPUs. Whatever is not over after the level's total time is a miss; it is
+then cancelled. A row of build/grid/stock.jsonl for each."""
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path[:0] = [os.path.join(ROOT, "tests", n) for n in ("lib", "platform", "grid")]
+import payload  # noqa: E402
+from grid import range_of, read_rows  # noqa: E402
+from link import ADDRESS, Link  # noqa: E402
+from linked_hosts import qemu10  # noqa: E402
+from qmp import Monitor, wait_until  # noqa: E402
+from report import last_of  # noqa: E402
+from seen_move import populate  # noqa: E402
+
+PORT = 4444
+METHODS = {
+    "defaults": lambda level: ({}, []),
+    "tuned": lambda level: ({"max_bandwidth": 0, "downtime_limit": level["downtime_ms"]}, []),
+    "auto-converge": lambda level: ({"max_bandwidth": 0, "downtime_limit": level["downtime_ms"]}, ["auto-converge"]),
+}
+
+
+class Vmm:
+    """A VMM at one end of the link, on the CPU that the host there has."""
+
+    def __init__(self, qemu, link, name, cell, more):
+        self.dir = tempfile.mkdtemp(prefix="mete-stock-", dir="/dev/shm")
+        self.ram = f"{self.dir}/ram0"
+        try:
+            self.process = subprocess.Popen(
+                [*link.spaces[name].prefix, "taskset", "-c", str("ab".index(name)), qemu, "-machine", "q35,memory-backend=ram0", "-accel", "tcg",
+                 "-cpu", "max", "-nodefaults", "-display", "none", "-m", str(cell["memory_mib"]), "-smp", "1", "-object",
+                 f"memory-backend-file,id=ram0,size={cell['memory_mib']}M,mem-path={self.ram},share=on", "-kernel", payload.program(), "-append",
+                 f"work=0 say=0 tick=1 dirty={cell['dirty_mib_s']} area={cell['area_mib']}", "-qmp", f"unix:{self.dir}/qmp,server=on,wait=off", *more],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            if not wait_until(lambda: os.path.exists(f"{self.dir}/qmp")):
+                raise RuntimeError("QEMU has no monitor")
+            self.qmp = Monitor(f"{self.dir}/qmp")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.dir)
+
+    def at(self, name):
+        """Seconds of the events of that name."""
+        self.qmp.ask("query-status")  # what came before the answer has been read with it
+        return [e["timestamp"]["seconds"] + e["timestamp"]["microseconds"] / 1e6 for e in self.qmp.events if e["event"] == name]
+
+
+def run(qemu, link, cell, level, method):
+    parameters, capabilities = METHODS[method](level)
+    with contextlib.ExitStack() as stack:
+        source = Vmm(qemu, link, "a", cell, [])
+        stack.callback(source.close)
+        destination = Vmm(qemu, link, "b", cell, ["-incoming", f"tcp:{ADDRESS['b']}:{PORT}"])
+        stack.callback(destination.close)
+        if not wait_until(lambda: payload.read(source.ram), 60):
+            raise RuntimeError("the payload does not come up")
+        populate(source.ram, cell["area_mib"], max(cell["populated_mib"], cell["area_mib"]))
+        for name in capabilities:
+            source.qmp.run("migrate-set-capabilities", capabilities=[{"capability": name, "state": True}])
+        if parameters:
+            source.qmp.run("migrate-set-parameters", **parameters)
+        before, began = payload.read(source.ram), time.time()
+        source.qmp.run("migrate", uri=f"tcp:{ADDRESS['b']}:{PORT}")
+        end = began + level["total_ms"] / 1000 + 1
+        while time.time() < end and source.qmp.run("query-migrate")["status"] not in ("completed", "failed"):
+            time.sleep(0.1)
+        took = time.time() - began
+        wait_until(lambda: destination.at("RESUME") or source.qmp.run("query-migrate")["status"] != "completed")
+        row = {"status": source.qmp.run("query-migrate")["status"]}
+        after = payload.read(destination.ram if row["status"] == "completed" else source.ram)
+        wanted = cell["dirty_mib_s"] * 256 * took
+        row["speed"] = round((after.dirtied_pages - before.dirtied_pages) / wanted, 3) if wanted else None
+        stops, resumes = source.at("STOP"), destination.at("RESUME")
+        if row["status"] == "completed" and resumes:
+            row.update(downtime_ms=round((resumes[-1] - stops[-1]) * 1000, 1), time_ms=round((resumes[-1] - began) * 1000, 1))
+        row["met"] = row.get("time_ms", 1e9) <= level["total_ms"] and row.get("downtime_ms", 1e9) <= level["downtime_ms"]
+        return row
+
+
+def main():
+    o = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    o.add_argument("--cells", default="..", help="a..b, b excluded")
+    o.add_argument("--rows", default=os.path.join(ROOT, "build", "grid", "rows.jsonl"))
+    o.add_argument("--out", default=os.path.join(ROOT, "build", "grid", "stock.jsonl"))
+    a = o.parse_args()
+    cells = [r for r in last_of(read_rows(a.rows), "cell") if r["cell"] in range_of(a.cells) and (r["answer"] != "refused" and r.get("granted", True))]
+    done = {(r["cell"], r["method"]) for r in read_rows(a.out)}
+    qemu = qemu10()
+    with Link() as link:
+        for cell in cells:
+            link.set_rate(cell["mbit"])
+            for method in METHODS:
+                if (cell["cell"], method) in done:
+                    continue
+                row = {"cell": cell["cell"], "method": method, "mete": cell["verdict"], "level": cell["kept_level"],
+                       **run(qemu, link, cell, cell["kept_level"], method)}
+                print(row, flush=True)
+                with open(a.out, "a", encoding="utf-8") as f:
+                    f.write(json.dumps(row) + "\n")
+    rows = read_rows(a.out)
+    print("\n| method | levels | met | longer downtime | the guest's speed meanwhile, least |\n|---|---|---|---|---|")
+    for method in METHODS:
+        mine = [r for r in rows if r["method"] == method]
+        over = sum(r.get("downtime_ms", 0) > r["level"]["downtime_ms"] for r in mine)
+        print(f"| {method} | {len(mine)} | {sum(r['met'] for r in mine)} | {over} | {min((r['speed'] for r in mine if r['speed'] is not None), default='-')} |")
+    cells_done = {r["cell"]: r["mete"] for r in rows}
+    print(f"| mete | {len(cells_done)} | {sum(v == 'met' for v in cells_done.values())} | | |")
+
+
+if __name__ == "__main__":
+    main()
