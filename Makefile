@@ -8,6 +8,9 @@ PREFIX  ?= /usr/local
 B       ?=
 # system: another QEMU than the one in PATH
 QEMU    ?=
+# grid: which of its moves and faults, a..b; all that have no row yet
+GRID_CELLS  ?=
+GRID_FAULTS ?=
 # fuzz: which target, for how long
 T       ?= need
 SECS    ?= 60
@@ -17,7 +20,7 @@ ARGS    ?=
 MESON_TEST = meson test -C $(BUILD) --no-rebuild --timeout-multiplier 5 --print-errorlogs
 C_FILES    = $(shell find src include fuzz bench tests -name '*.[ch]' -not -path '*/corpus/*')
 
-.PHONY: all release test check system nested bench fuzz format lint cover man docs help clean install
+.PHONY: all release test check system nested grid bench fuzz format lint cover man docs help clean install
 
 all: $(BUILD)/build.ninja ## debug build with ASan and UBSan
 	@ninja -C $(BUILD)
@@ -37,6 +40,9 @@ system: all release ## tests with real guests, as root; QEMU=PATH for another QE
 
 nested: release ## host side of mete in a guest with NUMA nodes and cgroup v2; no root; ARGS= for pytest
 	@METE_RELEASE=$(RELEASE) $(PYTHON) -B -m pytest -p no:cacheprovider tests/nested $(ARGS)
+
+grid: release ## 240 moves and 100 faults over a shaped link, as root, resumable; GRID_CELLS=a..b GRID_FAULTS=a..b
+	@METE_RELEASE=$(RELEASE) GRID_CELLS="$(GRID_CELLS)" GRID_FAULTS="$(GRID_FAULTS)" $(PYTHON) -B tests/grid/grid.py
 
 bench: release ## BENCH name value unit, and build/bench/NAME.json; B=PREFIX for a part
 	@METE_RELEASE=$(RELEASE) $(PYTHON) -B tools/bench "$(B)"

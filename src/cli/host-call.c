@@ -13,13 +13,33 @@
 
 enum { CALL_MS = 30000, PAGES_MAX = 100000 };
 
+/* Verbs of a server as a whole go to its service processor. */
+static bool is_for_sp(const struct arguments *a)
+{
+        return strncmp(a->verb->words, "server ", 7) == 0;
+}
+
 const char *host_socket(const struct arguments *a)
 {
         const char *path = arguments_option(a, "--socket");
 
         if (path == NULL)
-                path = getenv("METE_SOCKET");
-        return path != NULL && path[0] != '\0' ? path : HOST_SOCKET;
+                path = getenv(is_for_sp(a) ? "METE_SP_SOCKET" : "METE_SOCKET");
+        if (path != NULL && path[0] != '\0')
+                return path;
+        return is_for_sp(a) ? HOST_SP_SOCKET : HOST_SOCKET;
+}
+
+/* What goes on without it is the answer to the question that comes next. */
+static int no_sp(const char *socket, struct err *err)
+{
+        if (err->reason != REASON_PEER_LOST)
+                return err_note(err, "mete-sp at %.100s", socket);
+        return err_set(
+                err, REASON_PEER_LOST, ENOENT,
+                "mete-sp is not running, or not at %.80s (--socket, METE_SP_SOCKET): without it there is "
+                "no configuration; hypervisors, VMs and local grants go on",
+                socket);
 }
 
 /* An error object becomes *err; anything else that is no answer is a fault of the other side. */
@@ -28,7 +48,7 @@ static int refused(int status, const json_t *answer, struct err *err)
         enum reason reason = reason_from_name(host_text(answer, "reason"));
 
         if (reason == 0)
-                return err_set(err, REASON_INTERNAL, EPROTO, "meted answered with status %d and no reason",
+                return err_set(err, REASON_INTERNAL, EPROTO, "it answered with status %d and no reason",
                                status);
         return err_set(err, reason, EREMOTEIO, "%s", host_text(answer, "message"));
 }
@@ -57,7 +77,7 @@ static int take_answer(const struct http_answer *answer, const char *method, con
         json_t *value = json_read(answer->body, answer->body_n, err);
 
         if (value == NULL)
-                return err_note(err, "meted answered %s %.60s with status %d and no JSON", method, path,
+                return err_note(err, "%s %.60s was answered with status %d and no JSON", method, path,
                                 answer->status);
         if (answer->status < 200 || answer->status > 299) {
                 int r = refused(answer->status, value, err);
@@ -71,16 +91,23 @@ static int take_answer(const struct http_answer *answer, const char *method, con
 int host_call(const struct arguments *a, const char *method, const char *path, json_t *body, int timeout_ms,
               json_t **ret, struct err *err)
 {
+        const char *manager = host_manager(a);
         size_t request_n = 0;
         char *request = body != NULL ? json_write(body, &request_n) : NULL;
         struct http_answer answer = {0};
-        struct http_client *client = http_client_new(host_socket(a), err);
-        int r = client != NULL ? 0 : unreachable(host_socket(a), err);
+        struct http_client *client = manager != NULL ? host_manager_connect(manager, a, err)
+                                                     : http_client_new(host_socket(a), err);
+        int r = client != NULL ? 0 : manager != NULL ? -err->code : unreachable(host_socket(a), err);
 
         json_decref(body);
         if (r == 0) {
                 r = http_client_do(client, method, path, request, request_n, timeout_ms, &answer, err);
-                r = r < 0 ? unreachable(host_socket(a), err) : take_answer(&answer, method, path, ret, err);
+                if (r == 0)
+                        r = take_answer(&answer, method, path, ret, err);
+                else
+                        r = manager != NULL ? err_note(err, "the manager")
+                            : is_for_sp(a)  ? no_sp(host_socket(a), err)
+                                            : unreachable(host_socket(a), err);
         }
         http_answer_done(&answer);
         http_client_free(client);
@@ -134,6 +161,16 @@ int host_pages(const struct arguments *a, const char *path, json_t **ret, struct
         json_object_del(all, "next");
         *ret = all;
         return 0;
+}
+
+bool host_json_line(const struct arguments *a, const json_t *event)
+{
+        if (arguments_option(a, "--json") == NULL)
+                return false;
+        char *text = json_write(event, NULL);
+        (void)printf("%s\n", text != NULL ? text : "");
+        free(text);
+        return true;
 }
 
 bool host_json(const struct arguments *a, const json_t *answer)

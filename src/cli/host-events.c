@@ -24,11 +24,29 @@ struct listing {
         bool is_json;
 };
 
-static void clean(char *text)
+void host_print_line(char *text)
 {
-        for (; *text != '\0'; text++)
-                if ((unsigned char)*text < ' ' || *text == 0x7f)
-                        *text = '?';
+        for (char *c = text; *c != '\0'; c++)
+                if ((unsigned char)*c < ' ' || *c == 0x7f)
+                        *c = '?';
+        (void)puts(text);
+}
+
+void host_print_event(const json_t *event, int trace_width, int subject_width)
+{
+        char at[32] = "";
+        char line[1024];
+        int64_t at_ms = host_number(event, "at_ms");
+        time_t seconds = (time_t)(at_ms / 1000);
+        struct tm tm;
+
+        if (localtime_r(&seconds, &tm) != NULL)
+                (void)strftime(at, sizeof(at), "%F %T", &tm);
+        (void)snprintf(line, sizeof(line), "%6" PRId64 " %s.%03d %-*s %-*s %-17s %s",
+                       host_number(event, "seq"), at, (int)(at_ms % 1000), trace_width,
+                       host_text(event, "trace"), subject_width, host_text(event, "subject"),
+                       host_text(event, "event"), host_text(event, "text"));
+        host_print_line(line);
 }
 
 static void widen(int *width, const char *text)
@@ -46,26 +64,13 @@ static void make_room(struct listing *l, const json_t *event)
 
 static void print_event(struct listing *l, const json_t *event)
 {
-        char at[32] = "";
-        char line[1024];
-        int64_t at_ms = host_number(event, "at_ms");
-        time_t seconds = (time_t)(at_ms / 1000);
-        struct tm tm;
-
         l->after = host_number(event, "seq");
         if (l->is_json) {
                 char *text = json_write(event, NULL);
                 (void)printf("%s\n", text != NULL ? text : "");
                 free(text);
         } else {
-                if (localtime_r(&seconds, &tm) != NULL)
-                        (void)strftime(at, sizeof(at), "%F %T", &tm);
-                (void)snprintf(line, sizeof(line), "%6" PRId64 " %s.%03d %-*s %-*s %-17s %s", l->after, at,
-                               (int)(at_ms % 1000), l->trace_width, host_text(event, "trace"),
-                               l->subject_width, host_text(event, "subject"), host_text(event, "event"),
-                               host_text(event, "text"));
-                clean(line);
-                (void)puts(line);
+                host_print_event(event, l->trace_width, l->subject_width);
         }
         (void)fflush(stdout);
 }

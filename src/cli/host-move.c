@@ -55,9 +55,15 @@ static bool is_over(const json_t *move)
         return json_object_get(move, "ended_ms") != NULL;
 }
 
+/* A manager's, which is about a move at a host. */
+static bool is_order(const json_t *move)
+{
+        return json_object_get(move, "round") != NULL;
+}
+
 static const char *level_text(const json_t *move, char *ret, size_t size)
 {
-        const json_t *level = json_object_get(move, "level");
+        const json_t *level = json_object_get(move, json_object_get(move, "taken") ? "taken" : "level");
         int64_t total = host_number(level, "total_ms"), downtime = host_number(level, "downtime_ms");
         size_t at = 0;
         ret[0] = '\0';
@@ -102,9 +108,24 @@ static void print_plan(const json_t *move)
                              host_number(json_object_get(plan, "sent_bytes"), "p50"));
 }
 
-static void print_move(const json_t *move)
+static const char *order_to(const json_t *order)
+{
+        size_t at = (size_t)host_number(order, "at");
+        const char *to = json_string_value(json_array_get(json_object_get(order, "to"), at));
+        return to ? to : "";
+}
+
+void host_print_move(const json_t *move)
 {
         char level[96];
+        if (is_order(move)) {
+                (void)printf("%s: %s from %s to %s: %s%s%s\n", host_text(move, "id"), host_text(move, "vm"),
+                             host_text(move, "from"), order_to(move), host_text(move, "state"),
+                             json_object_get(move, "sentence") ? ": " : "", host_text(move, "sentence"));
+                if (json_object_get(move, "move"))
+                        host_print_move(json_object_get(move, "move"));
+                return;
+        }
         (void)printf("%s: %s %s %s: %s%s%s\n", host_text(move, "id"), host_text(move, "vm"),
                      strcmp(host_text(move, "role"), "source") == 0 ? "to" : "from", host_text(move, "peer"),
                      host_text(move, "state"), json_object_get(move, "sentence") ? ": " : "",
@@ -114,13 +135,18 @@ static void print_move(const json_t *move)
         if (json_object_get(move, "total_ms"))
                 (void)printf("  measured: %" PRId64 "ms, downtime %" PRId64 "ms\n",
                              host_number(move, "total_ms"), host_number(move, "downtime_ms"));
-        if (strcmp(host_text(move, "state"), "countered") == 0 || json_object_get(move, "limit"))
+        size_t i;
+        json_t *fallback;
+        json_array_foreach(json_object_get(move, "fallbacks"), i, fallback)(void)
+                printf("  fallback: %s\n", json_string_value(fallback));
+        if (strcmp(host_text(move, "state"), "countered") == 0 || json_object_get(move, "limit") ||
+            json_object_get(move, "offer_ms"))
                 print_offers(move);
 }
 
 static void print_progress(const json_t *move)
 {
-        const json_t *p = json_object_get(move, "progress");
+        const json_t *p = json_object_get(is_order(move) ? json_object_get(move, "move") : move, "progress");
         char bar[BAR + 1], left[UNITS_TEXT], rate[UNITS_TEXT], dirty[UNITS_TEXT];
         int64_t sent = host_number(p, "sent_bytes"), rest = host_number(p, "left_bytes");
         int full = sent + rest > 0 ? (int)(BAR * sent / (sent + rest)) : 0;
@@ -143,7 +169,7 @@ static void print_progress(const json_t *move)
 static int status_of(const json_t *move)
 {
         const char *state = host_text(move, "state");
-        if (strcmp(state, "countered") == 0)
+        if (strcmp(state, "countered") == 0 || strcmp(state, "declined") == 0)
                 return EXIT_NOT_NOW;
         if (!is_over(move) || strcmp(state, "done") == 0 || strcmp(state, "dry-run") == 0 ||
             strcmp(state, "settled") == 0)
@@ -158,10 +184,22 @@ static int wait_for_end(const struct arguments *a, json_t **move, struct err *er
 {
         char path[96];
         (void)snprintf(path, sizeof(path), "/v1/moves/%s", host_text(*move, "id"));
+        bool is_said = false;
         while (!is_over(*move) && strcmp(host_text(*move, "state"), "countered") != 0) {
                 const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
                 json_t *now = NULL;
                 print_progress(*move);
+                if (json_object_get(*move, "offer_ms") && !is_said) {
+                        int64_t ms = host_number(
+                                json_object_get(json_array_get(json_object_get(*move, "offers"), 0), "level"),
+                                "total_ms");
+                        (void)fprintf(
+                                stderr,
+                                "%sits time will be missed; it could be kept to another: mete move accept "
+                                "%s --max-time %" PRId64 "ms\n",
+                                isatty(STDERR_FILENO) ? "\r\033[K" : "", host_text(*move, "id"), ms);
+                        is_said = true;
+                }
                 (void)nanosleep(&pause, NULL);
                 int bad = host_call(a, "GET", path, NULL, CALL_MS, &now, err);
                 if (bad)
@@ -172,6 +210,27 @@ static int wait_for_end(const struct arguments *a, json_t **move, struct err *er
         if (isatty(STDOUT_FILENO))
                 (void)printf("\r\033[K");
         return 0;
+}
+
+static int set_policy(json_t *body, const struct arguments *a, struct err *err)
+{
+        json_t *floor = json_object();
+        int bad = set_ms(floor, a, "--floor-time", "total_ms", err);
+        if (!bad)
+                bad = set_ms(floor, a, "--floor-downtime", "downtime_ms", err);
+        if (!bad)
+                bad = set_ms(body, a, "--wait-for", "wait_ms", err);
+        bool is_said = json_object_size(floor) > 0 || json_object_get(body, "wait_ms") != NULL;
+        if (!bad && is_said && !host_manager(a))
+                bad = err_set(err, REASON_INVALID, EINVAL,
+                              "--floor-time, --floor-downtime and --wait-for are a manager's (--manager)");
+        else if (!bad && host_manager(a) && arguments_option(a, "--dry-run"))
+                bad = err_set(err, REASON_UNSUPPORTED, EINVAL,
+                              "a dry run is asked of the VM's own host, without --manager");
+        if (json_object_size(floor) > 0)
+                (void)json_object_set(body, "floor", floor);
+        json_decref(floor);
+        return bad;
 }
 
 static int run_move(const struct arguments *a)
@@ -188,7 +247,10 @@ static int run_move(const struct arguments *a)
                 bad = err_set(&err, REASON_INVALID, EINVAL, "--to is missing: which peer (mete peers)?");
         if (!bad)
                 bad = level_of(a, &level, &err);
+        if (!bad)
+                bad = set_policy(body, a, &err);
         if (bad) {
+                json_decref(level);
                 json_decref(body);
                 return verb_fail(a, &err);
         }
@@ -210,7 +272,7 @@ static int run_move(const struct arguments *a)
                 return verb_fail(a, &err);
         }
         if (!host_json(a, answer))
-                print_move(answer);
+                host_print_move(answer);
         int status = status_of(answer);
         json_decref(answer);
         return status;
@@ -226,18 +288,23 @@ static int run_list(const struct arguments *a)
                 return verb_fail(a, &err);
         if (!host_json(a, answer)) {
                 struct table *t =
-                        table_new((const char *const[]){"ID", "VM", "ROLE", "PEER", "STATE", "LEVEL",
-                                                        ">ATTEMPT", "ASKED", "ENDED", "SENTENCE", NULL});
+                        host_manager(a) ? table_new((const char *const[]){"ID", "VM", "FROM", "TO", "STATE",
+                                                                          "LEVEL", ">ROUND", "ASKED", "ENDED",
+                                                                          "SENTENCE", NULL})
+                                        : table_new((const char *const[]){"ID", "VM", "ROLE", "PEER", "STATE",
+                                                                          "LEVEL", ">ATTEMPT", "ASKED",
+                                                                          "ENDED", "SENTENCE", NULL});
                 json_array_foreach(json_object_get(answer, "moves"), i, move)
                 {
+                        bool is_manager = is_order(move);
                         table_text(t, host_text(move, "id"));
                         table_text(t, host_text(move, "vm"));
-                        table_text(t, host_text(move, "role"));
-                        table_text(t, host_text(move, "peer"));
+                        table_text(t, host_text(move, is_manager ? "from" : "role"));
+                        table_text(t, is_manager ? order_to(move) : host_text(move, "peer"));
                         table_text(t, host_text(move, "state"));
                         table_text(t, level_text(move, level, sizeof(level)));
-                        table_number(t, host_number(move, "attempt"));
-                        table_time(t, host_number(move, "started_ms"));
+                        table_number(t, host_number(move, is_manager ? "round" : "attempt"));
+                        table_time(t, host_number(move, is_manager ? "asked_ms" : "started_ms"));
                         table_time(t, host_number(move, "ended_ms"));
                         table_text(t, host_text(move, "sentence"));
                 }
@@ -260,7 +327,7 @@ static int ask_about(const struct arguments *a, const char *method, const char *
         if (host_call(a, method, path, body, CALL_MS, &answer, &err) < 0)
                 return verb_fail(a, &err);
         if (!host_json(a, answer))
-                print_move(answer);
+                host_print_move(answer);
         json_decref(answer);
         return EXIT_OK;
 }
@@ -288,16 +355,23 @@ static int run_accept(const struct arguments *a)
 }
 
 static const struct option_row move_options[] = {
-        {"--to",                                                "PEER", "the host that is to run it, as mete peers lists it", false},
+        {"--to",                                                                           "PEER", "the host that is to run it, as mete peers lists it; with a manager also 'any'",
+         false},
         {"--max-time", "TIME", "longest total time, such as 30s", false},
-        {"--max-downtime",                                                     "TIME", "longest downtime, such as 100ms; an enforced bound", false},
-        {"--best-effort",                                               NULL, "move it all the same where the level cannot be kept", false},
-        {"--on-miss",                                                "abort|finish|ask", "when the total time will be missed after all (abort)", false},
-        {"--dry-run",                                      NULL, "only say what would come of it; nothing is reserved", false},
-        {"--id", "ID", "id of the move, for asking again; else one is drawn", false},
-        {"--wait",                                                     NULL, "until it is over, with a bar on a terminal", false},
-        {NULL  },
+        {"--max-downtime",                                                                                "TIME", "longest downtime, such as 100ms; an enforced bound", false},
+        {"--best-effort",                                                                          NULL, "move it all the same where the level cannot be kept", false},
+        {"--on-miss",                                                                           "abort|finish|ask", "when the total time will be missed after all (abort)", false},
+        {"--dry-run",                                                                 NULL, "only say what would come of it; nothing is reserved", false},
+        {"--id",                            "ID", "id of the move, for asking again; else one is drawn", false},
+        {"--wait",                                                                                NULL, "until it is over, with a bar on a terminal", false},
+        {"--floor-time",   "TIME",
+         "with a manager: the longest total time that is accepted where the level cannot be kept", false},
+        {"--floor-downtime",                                                                           "TIME", "with a manager: likewise, the longest downtime", false},
+        {"--wait-for",                                                                      "TIME", "with a manager: for so long it asks again where neither can be kept", false},
+        HOST_MANAGER_OPTIONS,
+        {NULL                         },
 };
+static const struct option_row about_options[] = {HOST_MANAGER_OPTIONS, {NULL}};
 static const struct option_row accept_options[] = {
         {"--max-time",         "TIME", "as it was offered", false},
         {"--max-downtime", "TIME", "as it was offered", false},
@@ -306,15 +380,16 @@ static const struct option_row accept_options[] = {
 
 /* clang-format off */
 const struct verb move_verbs[] = {
-        {.words = "move list", .operands = "", .summary = "List moves under way, and those that ended last", .run = run_list},
-        {.words = "move show", .operands = "ID", .operands_min = 1, .operands_max = 1, .summary = "Show one move", .run = run_show},
+        {.words = "move list", .operands = "", .options = about_options, .summary = "List moves under way, and those that ended last", .run = run_list},
+        {.words = "move show", .operands = "ID", .operands_min = 1, .operands_max = 1, .options = about_options, .summary = "Show one move", .run = run_show},
         {.words = "move cancel",
          .operands = "ID",
+         .options = about_options,
          .operands_min = 1,
          .operands_max = 1,
          .summary = "Break a move off, or decline the level that is offered",
-         .text = "The VM stays where it is, and runs. Where the outcome is being written already it is too late, and "
-                 "what is printed says what came of it.",
+         .text = "The VM stays where it is, and runs. Where the outcome is being written already it is too late "
+                 "(stale): mete move show says what came of it.",
          .run = run_cancel},
         {.words = "move accept",
          .operands = "ID",
@@ -332,7 +407,8 @@ const struct verb move_verbs[] = {
          .text = "What it takes is planned from what the VM's memory does, and reserved on both hosts, before anything "
                  "starts. Where the level cannot be kept, levels that could be are printed, and the first of them is "
                  "held for a while. A downtime that was promised is a bound: if it would be longer, the VM runs on "
-                 "where it was. Without a level the move is a best effort.",
+                 "where it was. Without a level the move is a best effort. With --manager the VM may be on any host of "
+                 "the fleet, and what could be kept instead is accepted, waited for or declined as policy says.",
          .run = run_move},
 };
 /* clang-format on */

@@ -115,6 +115,12 @@ const struct verb host_verbs[] = {
          "update-needed or no-update-needed (of its allocation), moving, moved, withdrawn (a lease ended for "
          "it), no-place; hhi-changed (whose view of the host has changed), and hhi-told. "
          "--follow ends when meted does, with status 69.",                                                                                                                                                                      host_events         },
+        {"why",             "NAME",    1, 1, false, NULL,            "Say what was decided of something, and why",
+         "NAME is a request (build-42, or web/build-42 of one VM), a reservation, a VM, a move or a "
+         "component (cpu:3). Prints "
+         "what became of it, by the event log without the single steps of activation, and what is held now. "
+         "Where it was "
+         "refused: what everybody holds, and what others gave back since.",                                                                                                                                                     host_why            },
         {"doctor",          "",        0, 0, false, NULL,
          "Say what this machine can do, what is missing, and which fallbacks there are",                                           "Works without meted. The exit status is 0 if nothing is missing, and all grants are held.",
          host_doctor                                                                                                                                                                                                                                },

@@ -7,15 +7,34 @@
 #include "cli/table.h"
 #include "cli/verb.h"
 
-#define HOST_SOCKET "/run/mete/meted.sock"
+#define HOST_SOCKET    "/run/mete/meted.sock"
+#define HOST_SP_SOCKET "/run/mete-sp/sp.sock"
 
 extern const struct verb host_verbs[];
 extern const size_t host_verbs_n;
 /* Those for other hosts and their certificates. */
 extern const struct verb move_verbs[];
 extern const size_t move_verbs_n;
+extern const struct verb server_verbs[];
+extern const size_t server_verbs_n;
 extern const struct verb pki_verbs[];
 extern const size_t pki_verbs_n;
+
+/* Verbs that a manager has, too, take these: then it is asked, and not the meted of this host. */
+#define HOST_MANAGER_OPTIONS                                                                                 \
+        {"--manager", "URL",                                                                                 \
+         "ask this mete-manager: https://HOST[:PORT], or the path of its socket (METE_MANAGER)", false},     \
+                {"--cert", "FILE", "certificate to show it (METE_CERT; default /etc/mete/operator.crt)",     \
+                 false},                                                                                     \
+                {"--key", "FILE", "its key (METE_KEY; as the certificate, ending in .key)", false},          \
+        {                                                                                                    \
+                "--ca", "FILE", "the authority (METE_CA; ca.crt beside the certificate)", false              \
+        }
+/* NULL: none is named. Borrowed. */
+const char *host_manager(const struct arguments *a);
+struct http_client;
+/* A connection to it. Asked over TLS, it has shown a manager's certificate. */
+struct http_client *host_manager_connect(const char *url, const struct arguments *a, struct err *err);
 
 /* --socket, METE_SOCKET, or the default. Borrowed. */
 const char *host_socket(const struct arguments *a);
@@ -29,6 +48,8 @@ int host_pages(const struct arguments *a, const char *path, json_t **ret, struct
 
 /* Whether --json was given. If so, prints the answer. */
 bool host_json(const struct arguments *a, const json_t *answer);
+/* The same on one line, of one entry of many. */
+bool host_json_line(const struct arguments *a, const json_t *event);
 /* Fields of an answer; "" or 0 where absent. */
 const char *host_text(const json_t *object, const char *name);
 int64_t host_number(const json_t *object, const char *name);
@@ -41,6 +62,12 @@ const char *host_amount_text(const char *component, int64_t amount, char ret[HOS
 /* "off line, by an operator, until 2026-01-02 10:05:00"; "usable". Returns ret. */
 enum { HOST_STATE = 192 };
 const char *host_state_text(const json_t *component, char ret[HOST_STATE]);
+
+/* One line of what others have said: control characters become '?'. */
+void host_print_line(char *text);
+/* As `mete events` has it, with two columns of at least these widths. */
+void host_print_event(const json_t *event, int trace_width, int subject_width);
+void host_print_move(const json_t *move);
 
 /* The verbs, by file. */
 int host_vm_create(const struct arguments *a);
@@ -64,7 +91,10 @@ int host_leases(const struct arguments *a);
 int host_reserve(const struct arguments *a);
 int host_unreserve(const struct arguments *a);
 int host_events(const struct arguments *a);
+int host_why(const struct arguments *a);
 int host_doctor(const struct arguments *a);
 int host_peers(const struct arguments *a);
+extern const struct verb manager_verbs[];
+extern const size_t manager_verbs_n;
 /* "its certificate is valid for 12 days", of a host or of a peer. false: it is not known. */
 bool host_certificate_ends(const json_t *object, char *text, size_t size, int64_t *ret_days);

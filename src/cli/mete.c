@@ -18,10 +18,16 @@ int main(int argc, char **argv)
 {
         const struct verb_table on_host = {"On a host", host_verbs, host_verbs_n};
         const struct verb_table in_guest = {"In a guest", guest_verbs, guest_verbs_n};
+        const struct verb_table server = {"Several hypervisors on one server", server_verbs, server_verbs_n};
         const struct verb_table moves = {"Moves", move_verbs, move_verbs_n};
+        const struct verb_table manager = {"A fleet, by its manager", manager_verbs, manager_verbs_n};
         const struct verb_table other_hosts = {"Other hosts", pki_verbs, pki_verbs_n};
-        const struct verb_table tables[] = {is_guest() ? in_guest : on_host, is_guest() ? on_host : in_guest,
-                                            moves, other_hosts};
+        const struct verb_table tables[] = {is_guest() ? in_guest : on_host,
+                                            is_guest() ? on_host : in_guest,
+                                            moves,
+                                            manager,
+                                            server,
+                                            other_hosts};
 
         return verb_main(tables, ARRAY_N(tables), argc, argv);
 }

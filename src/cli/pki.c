@@ -289,7 +289,7 @@ static int make_member(const struct pki_member *m, int days, const struct pair *
                 r = gnutls_x509_crt_set_key_usage(p->crt, GNUTLS_KEY_DIGITAL_SIGNATURE);
         if (r >= 0)
                 r = gnutls_x509_crt_set_key_purpose_oid(p->crt, GNUTLS_KP_TLS_WWW_CLIENT, 0);
-        if (r >= 0 && m->role == CERT_HYPERVISOR)
+        if (r >= 0 && m->role != CERT_OPERATOR)
                 r = gnutls_x509_crt_set_key_purpose_oid(p->crt, GNUTLS_KP_TLS_WWW_SERVER, 0);
         if (r >= 0)
                 r = add_name(p->crt, GNUTLS_SAN_URI, uri, strlen(uri));

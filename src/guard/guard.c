@@ -6,11 +6,15 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "base/str.h"
+
+/* QEMU refuses to go on for as long as it is still about to finish, which are milliseconds. */
+enum { RUN_AGAIN_US = 1000, RUN_ASKS_MAX = 5000 };
 
 static const char capabilities[] =
         "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]},\"id\":\"guard\"}\n";
@@ -21,17 +25,10 @@ static const char aborted[] = "aborted guard\n";
 
 const char *guard_state_name(enum guard_state s)
 {
-        static const char *const names[GUARD_STATE_N] = {NULL,        "greeting", "negotiating", "watching",
-                                                         "stopped",   "cut",      "yielded",     "resumed",
-                                                         "dismissed", "gone"};
+        static const char *const names[GUARD_STATE_N] = {NULL,      "greeting",  "negotiating", "watching",
+                                                         "stopped", "cut",       "yielded",     "resumed",
+                                                         "over",    "dismissed", "gone"};
         return s > 0 && s < GUARD_STATE_N ? names[s] : "";
-}
-
-static int64_t now_us(void)
-{
-        struct timespec t;
-        (void)clock_gettime(CLOCK_MONOTONIC, &t);
-        return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
 /* ---- who started it ---- */
@@ -107,31 +104,45 @@ static void tell_vmm(struct guard *g, const char *line)
 /* The source holds all of it still, and its outcome is ours: it is to run. */
 static void run_again(struct guard *g)
 {
-        if (g->is_complete && !g->is_running_asked) {
+        g->run_again_us = 0;
+        if (g->is_complete && !g->is_running_asked && g->run_asks < RUN_ASKS_MAX) {
                 g->is_running_asked = true;
+                g->run_asks++;
                 tell_vmm(g, go_on);
         }
 }
 
+/* Whoever wrote it, the source is to run. */
+static bool is_aborted(struct guard *g)
+{
+        static const char word[] = "aborted";
+        char text[sizeof(word) - 1];
+        int fd = openat(g->o.dir_fd, g->outcome, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text));
+        if (fd >= 0)
+                (void)close(fd);
+        return n == (ssize_t)sizeof(text) && memcmp(text, word, sizeof(text)) == 0;
+}
+
 static void on_bound(struct guard *g)
 {
-        if (linkat(g->o.dir_fd, g->mine, g->o.dir_fd, g->outcome, 0) < 0) {
+        if (linkat(g->o.dir_fd, g->mine, g->o.dir_fd, g->outcome, 0) < 0 &&
+            (errno != EEXIST || !is_aborted(g))) {
                 /* Also where it cannot be written at all: who cannot say that it is aborted must not act as
                  * if. */
                 become(g, GUARD_YIELDED);
                 return;
         }
+        g->cut_us = clock_mono_us();
         tell_vmm(g, cut);
         if (g->state == GUARD_GONE)
                 return;
-        g->cut_us = now_us();
-        run_again(g);
-        if (g->state == GUARD_GONE)
-                return;
-        /* Behind the cut, which cannot wait for a disk, and before anybody is told of it: who has heard it
-         * finds it again after whatever crash. The source may have been lost in that one; it alone has it. */
+        /* Behind the cut, which cannot wait for a disk, and before it is told to run or anybody is told of
+         * it: who has seen it finds it again after whatever crash. */
         (void)fsync(g->o.dir_fd);
-        become(g, GUARD_CUT);
+        run_again(g);
+        if (g->state != GUARD_GONE)
+                become(g, GUARD_CUT);
 }
 
 static bool has(const char *line, const char *text)
@@ -139,27 +150,59 @@ static bool has(const char *line, const char *text)
         return strstr(line, text) != NULL;
 }
 
+static bool read_figure(const char *line, const char *name, int64_t below, int64_t *ret)
+{
+        const char *at = strstr(line, name);
+        char *end;
+        if (!at)
+                return false;
+        at += strlen(name);
+        errno = 0;
+        long long v = strtoll(at, &end, 10);
+        *ret = v;
+        return errno == 0 && end != at && v >= 0 && v < below;
+}
+
+/* When it was, as the VMM has it, on our clock: who reads late does not begin to count late. The VMM may say
+ * anything, and the clock of the day may have been set meanwhile: it was after what the VMM had said before,
+ * and not in the future. */
+static int64_t event_us(const struct guard *g, const char *line)
+{
+        int64_t s, us, now = clock_mono_us();
+        if (!read_figure(line, "\"seconds\": ", INT64_C(100000000000), &s) ||
+            !read_figure(line, "\"microseconds\": ", 1000000, &us))
+                return now;
+        int64_t at = clock_mono_of_real_us(s * 1000000 + us);
+        return at > now ? now : at < g->heard_us ? g->heard_us : at;
+}
+
+static void on_migration(struct guard *g, const char *line)
+{
+        bool is_over = has(line, "\"status\": \"failed\"") || has(line, "\"status\": \"cancelled\"");
+        g->is_complete = has(line, "\"status\": \"completed\"");
+        if (g->state == GUARD_CUT)
+                run_again(g);
+        else if (g->state == GUARD_WATCHING && is_over)
+                become(g, GUARD_OVER);
+}
+
 static void on_event(struct guard *g, const char *line)
 {
         if (has(line, "\"event\": \"STOP\"")) {
                 if (g->state == GUARD_WATCHING) {
-                        g->stopped_us = now_us();
+                        g->stopped_us = event_us(g, line);
                         become(g, GUARD_STOPPED);
                 }
         } else if (has(line, "\"event\": \"RESUME\"")) {
                 if (g->state == GUARD_CUT) {
-                        g->resumed_us = now_us();
+                        int64_t at = event_us(g, line);
+                        g->resumed_us = at < g->cut_us ? g->cut_us : at;
                         become(g, GUARD_RESUMED);
                 } else if (g->state == GUARD_STOPPED || g->state == GUARD_YIELDED) {
-                        g->stopped_us = 0;
-                        g->is_complete = false;
-                        become(g, GUARD_WATCHING); /* an attempt that somebody else broke off: there may be
-                                                      another */
+                        become(g, GUARD_OVER); /* somebody else broke it off */
                 }
         } else if (has(line, "\"event\": \"MIGRATION\"")) {
-                g->is_complete = has(line, "\"status\": \"completed\"");
-                if (g->state == GUARD_CUT)
-                        run_again(g);
+                on_migration(g, line);
         }
 }
 
@@ -176,8 +219,10 @@ static void on_line(struct guard *g, const char *line)
                 if (has(line, "\"id\": \"guard\""))
                         become(g, has(line, "\"return\":") ? GUARD_WATCHING : GUARD_GONE);
         } else {
-                if (has(line, "\"id\": \"run\"") && has(line, "\"error\":"))
-                        g->is_running_asked = false; /* asked once more with the next word of it */
+                if (has(line, "\"id\": \"run\"") && has(line, "\"error\":")) {
+                        g->is_running_asked = false;
+                        g->run_again_us = clock_mono_us() + RUN_AGAIN_US;
+                }
                 if (has(line, "\"event\":"))
                         on_event(g, line);
         }
@@ -185,7 +230,7 @@ static void on_line(struct guard *g, const char *line)
 
 static bool is_final(const struct guard *g)
 {
-        return g->state == GUARD_RESUMED || g->state == GUARD_DISMISSED || g->state == GUARD_GONE;
+        return g->state >= GUARD_RESUMED;
 }
 
 static void hear_vmm(struct guard *g)
@@ -196,6 +241,9 @@ static void hear_vmm(struct guard *g)
                         become(g, GUARD_GONE);
                 return;
         }
+        if (g->in_n == 0 && !g->is_skipping) /* what comes now is all newer than that */
+                g->heard_us = g->read_us;
+        g->read_us = clock_mono_us();
         g->in_n += (size_t)n;
         g->in[g->in_n] = '\0';
         char *line = g->in, *end;
@@ -237,6 +285,7 @@ int guard_prepare(struct guard *g, const struct guard_options *o, struct err *er
         g->o = *o;
         g->client_fd = -1;
         g->state = GUARD_GREETING;
+        g->read_us = clock_mono_us();
         int r = 0, n = snprintf(g->mine, sizeof(g->mine), "%s.guard%ld", o->move, (long)getpid());
         if (n < 0 || (size_t)n >= sizeof(g->mine) || !STR_COPY(g->outcome, o->move) ||
             !str_is_name(o->move)) {
@@ -253,6 +302,14 @@ int guard_prepare(struct guard *g, const struct guard_options *o, struct err *er
         return r;
 }
 
+/* When something is due without a word of anybody's; 0: nothing is. */
+static int64_t due_us(const struct guard *g)
+{
+        if (g->state == GUARD_STOPPED)
+                return g->stopped_us + g->o.bound_us;
+        return g->state == GUARD_CUT ? g->run_again_us : 0;
+}
+
 enum guard_state guard_run(struct guard *g)
 {
         while (!is_final(g)) {
@@ -262,8 +319,8 @@ enum guard_state guard_run(struct guard *g)
                         {.fd = g->client_fd,    .events = POLLIN}
                 };
                 struct timespec left = {0}, *wait = NULL;
-                if (g->state == GUARD_STOPPED) {
-                        int64_t us = g->stopped_us + g->o.bound_us - now_us();
+                if (due_us(g)) {
+                        int64_t us = due_us(g) - clock_mono_us();
                         if (us > 0)
                                 left = (struct timespec){.tv_sec = us / 1000000,
                                                          .tv_nsec = us % 1000000 * 1000};
@@ -275,8 +332,12 @@ enum guard_state guard_run(struct guard *g)
                 }
                 if (p[0].revents) /* first: it may run already */
                         hear_vmm(g);
-                if (g->state == GUARD_STOPPED && now_us() >= g->stopped_us + g->o.bound_us)
-                        on_bound(g);
+                if (due_us(g) && clock_mono_us() >= due_us(g)) {
+                        if (g->state == GUARD_STOPPED)
+                                on_bound(g);
+                        else
+                                run_again(g);
+                }
                 if (!is_final(g) && p[2].revents)
                         hear_client(g);
                 if (!is_final(g) && p[1].revents)

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* guard/guard.h - the downtime of one move is a bound (4.16): whoever else is busy, dead or late.
  *
- * It has an out-of-band monitor of the source's VMM to itself. When the guest stops, the clock starts; when
- * the bound is over and the guest does not run, the guard writes the outcome of the move, `aborted`, and only
- * if that was not written before (link(2) to a name that must not exist; the first writer wins) cuts the
- * stream, which is the one thing that a VMM does while it holds its main loop for the rest of the memory. The
- * source then runs again by itself; where all had gone over already it is told to. Nothing else is ever done
- * here.
+ * It has an out-of-band monitor of the source's VMM to itself. The clock starts when the VMM says that the
+ * guest stopped, not when that is read here; when the bound is over and the guest does not run, the guard
+ * writes the outcome of the move, `aborted`, and only if no other was written before (link(2) to a name that
+ * must not exist; the first writer wins) cuts the stream, which is the one thing that a VMM does while it
+ * holds its main loop for the rest of the memory. The source then runs again by itself; where all had gone
+ * over already it is told to, until it does. It ends with its attempt. Nothing else is ever done here.
  *
  * After guard_prepare() nothing is allocated, and all of it is locked in memory. */
 #pragma once
@@ -25,6 +25,7 @@ enum guard_state {
         GUARD_CUT,          /* it was over, the outcome is ours, and the guest is to run again */
         GUARD_YIELDED,      /* the outcome is somebody else's: theirs to go on */
         GUARD_RESUMED,      /* final: it ran again after the cut */
+        GUARD_OVER,         /* final: the attempt ended without it; another one has another guard */
         GUARD_DISMISSED,    /* final: whoever started it needs it no longer */
         GUARD_GONE,         /* final: the VMM is gone, or speaks otherwise */
         GUARD_STATE_N
@@ -34,8 +35,8 @@ const char *guard_state_name(enum guard_state s); /* "stopped" */
 struct guard_options {
         int monitor_fd;   /* connected, and nobody else's; taken */
         int control_fd;   /* listens; whoever connects is told, and may say "done"; taken. -1: nobody may */
-        int64_t bound_us; /* from the word that the guest stopped until it is cut off; what comes before and
-                           * after is taken off by who sets it */
+        int64_t bound_us; /* from when the VMM said that the guest stopped until it is cut off; what comes
+                           * before and after is taken off by who sets it */
         int dir_fd;       /* folder of outcomes, open for reading; taken */
         const char *move; /* its id; names the file there that says what became of it */
 };
@@ -45,9 +46,12 @@ struct guard {
         enum guard_state state;
         char outcome[GUARD_NAME_MAX], mine[GUARD_NAME_MAX];
         int client_fd;
-        bool is_complete; /* all of it was sent: the source stands until it is told to run */
-        bool is_running_asked;
+        bool is_complete;      /* all of it was sent: the source stands until it is told to run */
+        bool is_running_asked; /* and not answered yet */
+        int run_asks;
+        int64_t run_again_us;                   /* when it is asked once more; 0: not */
         int64_t stopped_us, cut_us, resumed_us; /* on the monotonic clock; 0: not */
+        int64_t read_us, heard_us; /* when the VMM's words came; before which it had said nothing of these */
         char in[GUARD_LINE_MAX];
         size_t in_n;
         bool is_skipping; /* a line that is too long */

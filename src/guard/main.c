@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 #include "base/log.h"
 #include "guard/guard.h"
@@ -71,6 +72,7 @@ int main(int argc, char **argv)
         if (o.bound_us < 1 || !o.move)
                 return usage(stderr, EXIT_USAGE);
         (void)signal(SIGPIPE, SIG_IGN);
+        (void)prctl(PR_SET_DUMPABLE, 0); /* its user is meted's: nobody else of that may hold it up */
         if (guard_prepare(&guard, &o, &err)) {
                 log_error("%s", err.sentence);
                 return 1;

@@ -17,7 +17,7 @@
 #define RESUME   "{\"timestamp\": {}, \"event\": \"RESUME\"}"
 #define MIGRATION(status)                                                                                    \
         "{\"timestamp\": {}, \"event\": \"MIGRATION\", \"data\": {\"status\": \"" status "\"}}"
-enum { LONG_US = 2000000000, SHORT_US = 20000 };
+enum { LONG_US = 2000000000, SHORT_US = 20000, LATE_US = 250000 };
 
 struct world {
         struct guard guard;
@@ -98,7 +98,8 @@ static struct world *begin(int64_t bound_us)
 
 static void finish(struct world *w, enum guard_state wanted)
 {
-        g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(w->thread)), ==, wanted);
+        if (w->thread)
+                g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(w->thread)), ==, wanted);
         guard_done(&w->guard);
         guard_done(&w->guard);
         close(w->client);
@@ -149,8 +150,12 @@ static void test_complete(void)
                 expect(w->vmm, "yank");
                 if (is_late)
                         say(w, MIGRATION("completed"));
-                expect(w->vmm, "\"execute\":\"cont\"");
-                say(w, "{\"return\": {}, \"id\": \"run\"}");
+                for (int i = 0; i < 5; i++) { /* it is about to finish still, and says nothing when it has */
+                        expect(w->vmm, "\"execute\":\"cont\"");
+                        g_assert_true(is_outcome(w, "aborted guard\n"));
+                        say(w,
+                            i < 4 ? "{\"error\": {}, \"id\": \"run\"}" : "{\"return\": {}, \"id\": \"run\"}");
+                }
                 say(w, RESUME);
                 finish(w, GUARD_RESUMED);
         }
@@ -172,20 +177,87 @@ static void test_yields(void)
         finish(w, GUARD_GONE);
 }
 
-/* It ran again in time, as often as it likes; whoever started it may come again, and dismisses it. */
+/* Somebody else has decided that it is to run here: at the bound it is, also if nobody else sees to it. */
+static void test_aborted_before(void)
+{
+        struct world *w = begin(SHORT_US);
+        g_assert_true(g_file_set_contents(w->outcome, "aborted source\n", -1, NULL));
+        say(w, STOP);
+        expect(w->vmm, "yank");
+        say(w, MIGRATION("failed"));
+        say(w, RESUME);
+        finish(w, GUARD_RESUMED);
+}
+
+/* It counts from when the guest stopped, however late that is heard; and believes no nonsense. */
+static void test_late(void)
+{
+        static const char *const nonsense[] = {"",
+                                               "\"seconds\": -1, \"microseconds\": -1",
+                                               "\"seconds\": 99999999999, \"microseconds\": 0",
+                                               "\"seconds\": 1, \"microseconds\": 99999999999999999999",
+                                               "\"seconds\": 0, \"microseconds\": 0",
+                                               "\"seconds\": x"};
+        for (size_t i = 0; i <= G_N_ELEMENTS(nonsense); i++) {
+                bool is_true = i == G_N_ELEMENTS(nonsense);
+                struct world *w = begin(SHORT_US);
+                int64_t begun_us = g_get_monotonic_time();
+                if (is_true)
+                        g_usleep(LATE_US + LATE_US / 5);
+                int64_t at_us = g_get_real_time() - LATE_US;
+                g_autofree char *stamp = g_strdup_printf("\"seconds\": %" G_GINT64_FORMAT
+                                                         ", \"microseconds\": %" G_GINT64_FORMAT,
+                                                         at_us / 1000000, at_us % 1000000);
+                g_autofree char *stop = g_strdup_printf("{\"timestamp\": {%s}, \"event\": \"STOP\"}",
+                                                        is_true ? stamp : nonsense[i]);
+                say(w, stop);
+                expect(w->vmm, "yank");
+                say(w, RESUME);
+                struct guard *g = &w->guard;
+                g_assert_cmpint(GPOINTER_TO_INT(g_thread_join(w->thread)), ==, GUARD_RESUMED);
+                g_assert_cmpint(g->cut_us - g->stopped_us, >=, is_true ? LATE_US : SHORT_US);
+                g_assert_cmpint(g->stopped_us, >=, is_true ? begun_us : begun_us - G_USEC_PER_SEC * 60);
+                g_assert_cmpint(g->resumed_us, >=, g->cut_us);
+                w->thread = NULL;
+                finish(w, GUARD_RESUMED);
+        }
+}
+
+/* The attempt ends without it, and so does it. */
+static void test_over(void)
+{
+        for (int i = 0; i < 4; i++) {
+                struct world *w = begin(i == 3 ? SHORT_US : LONG_US);
+                if (i == 0) {
+                        say(w, MIGRATION("failed"));
+                } else if (i == 1) {
+                        say(w, MIGRATION("cancelled"));
+                } else {
+                        if (i == 3)
+                                g_assert_true(g_file_set_contents(w->outcome, "committed\n", -1, NULL));
+                        say(w, STOP);
+                        expect(w->client, "stopped");
+                        if (i == 3)
+                                expect(w->client, "yielded");
+                        else
+                                say(w, MIGRATION("failed"));
+                        say(w, RESUME);
+                }
+                expect(w->client, "over");
+                finish(w, GUARD_OVER);
+        }
+}
+
+/* Whoever started it may come again, and dismisses it. */
 static void test_in_time(void)
 {
         struct world *w = begin(LONG_US);
-        for (int i = 0; i < 3; i++) {
-                say(w, STOP);
-                expect(w->client, "stopped");
-                say(w, MIGRATION("failed"));
-                say(w, RESUME);
-                expect(w->client, "watching");
-        }
+        say(w, MIGRATION("active"));
+        say(w, STOP);
+        expect(w->client, "stopped");
         close(w->client);
         connect_to(w);
-        expect(w->client, "watching");
+        expect(w->client, "stopped");
         g_assert_false(g_file_test(w->outcome, G_FILE_TEST_EXISTS));
         g_assert_cmpint(send(w->client, "nonsense that is long\nno\n", 25, MSG_NOSIGNAL), ==, 25);
         dismiss(w);
@@ -224,6 +296,9 @@ int main(int argc, char **argv)
         g_test_add_func("/guard/cut", test_cut);
         g_test_add_func("/guard/complete", test_complete);
         g_test_add_func("/guard/yields", test_yields);
+        g_test_add_func("/guard/aborted-before", test_aborted_before);
+        g_test_add_func("/guard/late", test_late);
+        g_test_add_func("/guard/over", test_over);
         g_test_add_func("/guard/in-time", test_in_time);
         g_test_add_func("/guard/hostile", test_hostile);
         for (enum guard_state s = GUARD_GREETING; s < GUARD_STATE_N; s++)

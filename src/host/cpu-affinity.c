@@ -138,6 +138,16 @@ static int vm_enter(const struct cpu_host *h, const char *vm, pid_t pid, struct 
         return hold_aside(h, pid, 0, err);
 }
 
+/* Which threads it is about is noted nowhere, and vCPUs may be on the same CPUs: the first one alone. */
+static void vacate(const struct cpu_host *h, const char *vm, const char *item, pid_t pid)
+{
+        struct cpulist noted, now = {0};
+        if (pid > 0 && read_note(h, vm, item, &noted, NULL) == 0 &&
+            sched_getaffinity(pid, sizeof(now.bits), (cpu_set_t *)now.bits) >= 0 &&
+            cpulist_is_equal(&now, &noted))
+                (void)hold_aside(h, pid, 0, NULL);
+}
+
 static int park(const struct cpu_host *h, const char *vm, pid_t tid, struct err *err)
 {
         return hold_aside(h, tid, 19, err);
@@ -194,6 +204,7 @@ const struct cpu_provider cpu_affinity = {
         .park = park,
         .hold = hold_item,
         .bind = bind,
+        .vacate = vacate,
         .let_go = let_go,
         .read = read_item,
         .give_back = give_back,

@@ -438,10 +438,10 @@ static void group_of(const struct cpu_host *h, const struct cpu_tree *tree, long
 
 /* An item is one thread's: who else is of its VMM goes where that is, a stranger where he would have been
  * born. */
-static void evict(const struct cpu_host *h, const char *vm, const char *group, pid_t tid)
+static void evict(const struct cpu_host *h, const char *vm, const char *group, pid_t tid, long own)
 {
         char emulator[CPU_GROUP_NAME];
-        long parent, own = process_of(tid, &parent);
+        long parent;
         (void)cpu_group_name(emulator, "emulator", vm);
         for (size_t i = 0; i < h->n_trees; i++) {
                 char dir[CGROUPFS_PATH], home[CGROUPFS_PATH], text[CPU_THREADS_MAX * 12], *save;
@@ -471,12 +471,21 @@ static int bind(const struct cpu_host *h, const char *vm, const char *item, pid_
         int r = cpu_group_is_there(h, cpu_group_name(group, item, vm))
                         ? cpu_group_move(h, vm, group, tid, err)
                         : not_there(vm, item, err);
+        long parent;
         if (r == 0)
-                evict(h, vm, group, tid);
+                evict(h, vm, group, tid, process_of(tid, &parent));
         if (r == 0)
                 (void)cpu_group_sweep(h, vm, CPU_REMOVE_BUT_ITEMS, group, NULL);
         (void)pthread_mutex_unlock(m);
         return r;
+}
+
+static void vacate(const struct cpu_host *h, const char *vm, const char *item, pid_t pid)
+{
+        char group[CPU_GROUP_NAME];
+        pthread_mutex_t *m = lock(vm);
+        evict(h, vm, cpu_group_name(group, item, vm), 0, pid);
+        (void)pthread_mutex_unlock(m);
 }
 
 /* Asked before anything is removed, so that an item in use stays whole. */
@@ -641,6 +650,7 @@ const struct cpu_provider cpu_cgroup = {
         .park = park,
         .hold = hold,
         .bind = bind,
+        .vacate = vacate,
         .let_go = let_go,
         .read = read_item,
         .give_back = give_back,

@@ -107,6 +107,9 @@ struct cpu_provider {
         int (*bind)(const struct cpu_host *h, const char *vm, const char *item, pid_t tid, struct err *err);
         /* -EBUSY: a thread is in it. Not there: no error. */
         int (*let_go)(const struct cpu_host *h, const char *vm, const char *item, struct err *err);
+        /* Before let_go(): the process's threads in it go where those are that are in no item, and strangers
+         * where they would have been born. No such item: nothing to do. */
+        void (*vacate)(const struct cpu_host *h, const char *vm, const char *item, pid_t pid);
         /* tid 0: of no thread in particular. REASON_NOT_FOUND: there is no such item. */
         int (*read)(const struct cpu_host *h, const char *vm, const char *item, pid_t tid,
                     struct cpu_live *ret, struct err *err);

@@ -11,7 +11,7 @@
 static char part[ROUTE_PART];
 static struct err err;
 
-static enum api_operation find(const char *method, const char *path)
+static int find(const char *method, const char *path)
 {
         const struct api_route *r =
                 route_find(api_meted_routes, api_meted_routes_n, method, path, part, &err);

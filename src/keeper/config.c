@@ -5,6 +5,7 @@
 #include <net/if.h>
 #include <pwd.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include "base/str.h"
 #include "base/units.h"
@@ -100,9 +101,8 @@ static int read_number(GKeyFile *f, const char *key, guint64 otherwise, guint64 
         return 0;
 }
 
-static int read_user(GKeyFile *f, struct keeper_config *c, struct err *err)
+static int read_user(const char *name, struct keeper_config *c, struct err *err)
 {
-        g_autofree char *name = text_of(f, KEEPER, "meted_user", "mete");
         guint64 uid;
         struct passwd *p = g_ascii_string_to_unsigned(name, 10, 0, G_MAXUINT32 - 1, &uid, NULL)
                                    ? getpwuid((uid_t)uid)
@@ -110,9 +110,33 @@ static int read_user(GKeyFile *f, struct keeper_config *c, struct err *err)
         if (!p)
                 return err_set(err, REASON_INVALID, ENOENT, "[keeper] meted_user: there is no user \"%.60s\"",
                                name);
-        c->meted_uid = p->pw_uid;
-        c->meted_gid = p->pw_gid;
+        for (size_t i = 0; i < c->n_users; i++)
+                if (c->users[i].uid == p->pw_uid)
+                        return err_set(err, REASON_INVALID, EEXIST,
+                                       "[keeper] meted_user: \"%.60s\" is there twice", name);
+        struct keeper_user *u = &c->users[c->n_users];
+        *u = (struct keeper_user){.uid = p->pw_uid, .gid = p->pw_gid};
+        if (c->n_users > 0 &&
+            (!str_is_name(p->pw_name) || strlen(p->pw_name) + sizeof("..") > sizeof(u->prefix)))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "[keeper] meted_user: \"%.60s\" is too long, or no name of ours", p->pw_name);
+        if (c->n_users > 0)
+                (void)snprintf(u->prefix, sizeof(u->prefix), "%s..", p->pw_name);
+        c->n_users++;
         return 0;
+}
+
+static int read_users(GKeyFile *f, struct keeper_config *c, struct err *err)
+{
+        g_autofree char *text = text_of(f, KEEPER, "meted_user", "mete");
+        g_auto(GStrv) names = g_strsplit(text, ";", -1);
+        int r = 0;
+        if (g_strv_length(names) > KEEPER_USERS_MAX)
+                return err_set(err, REASON_INVALID, E2BIG, "[keeper] meted_user: at most %d",
+                               KEEPER_USERS_MAX);
+        for (char **n = names; *n && r == 0; n++)
+                r = read_user(g_strstrip(*n), c, err);
+        return r;
 }
 
 static int read_qemu(GKeyFile *f, struct keeper_config *c, struct err *err)
@@ -203,7 +227,7 @@ static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
                 r = read_path(f, KEEPER, "guard", METE_LIBEXECDIR "/mete-guard", KEEPER_PATH_MAX, &c->guard,
                               err);
         if (r == 0)
-                r = read_user(f, c, err);
+                r = read_users(f, c, err);
         /* Above Debian's and systemd's own ranges, below the first subordinate uid. */
         if (r == 0)
                 r = read_number(f, "uid_first", 70000, 1000, INT32_MAX - KEEPER_SLOTS_MAX, &first, err);
@@ -213,8 +237,11 @@ static int fill(GKeyFile *f, struct keeper_config *c, struct err *err)
                 return r;
         c->uid_first = (uid_t)first;
         c->uid_count = (unsigned)count;
-        if (c->meted_uid >= c->uid_first && c->meted_uid - c->uid_first < c->uid_count)
-                return bad(err, KEEPER, "uid_first", "the uids for VMs include meted's own");
+        for (size_t i = 0; i < c->n_users; i++)
+                if (c->users[i].uid >= c->uid_first && c->users[i].uid - c->uid_first < c->uid_count)
+                        return bad(err, KEEPER, "uid_first", "the uids for VMs include meted's own");
+        if (c->n_users > 1 && c->uid_count < KEEPER_USERS_MAX)
+                return bad(err, KEEPER, "uid_count", "must be 8 at least where there are several meted_user");
         c->cgroup_prefix = text_of(f, KEEPER, "cgroup_prefix", "mete");
         c->cpus = text_of(f, KEEPER, "cpus", NULL);
         c->housekeeping = text_of(f, KEEPER, "housekeeping", NULL);

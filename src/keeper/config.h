@@ -15,6 +15,15 @@ enum {
         KEEPER_SOCKET_MAX = 107, /* what a socket's address holds */
 };
 
+enum { KEEPER_USERS_MAX = 8, KEEPER_PREFIX = 40 };
+
+/* A meted that may speak to us, by its user; keeper/space.h. */
+struct keeper_user {
+        uid_t uid;
+        gid_t gid;
+        char prefix[KEEPER_PREFIX]; /* of the names of its VMs here; "" of the first */
+};
+
 struct keeper_config {
         char *run_dir;       /* records, logs, the lock: root's */
         char *socket;        /* default: RUN_DIR/keeper.sock */
@@ -27,8 +36,8 @@ struct keeper_config {
         char **qemu;         /* paths that may be started */
         char *guard;         /* path of mete-guard */
         bool is_best_effort; /* shares may be promised where only affinity is had */
-        uid_t meted_uid;
-        gid_t meted_gid;
+        struct keeper_user users[KEEPER_USERS_MAX];
+        size_t n_users;
         uid_t uid_first; /* slot 0 */
         unsigned uid_count;
         bool manages_net;      /* [net] manage */

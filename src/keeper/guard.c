@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "keeper/launch.h"
+#include "keeper/space.h"
 #include "loop/loop.h"
 
 struct child {
@@ -68,7 +69,7 @@ static int take_lock(int dir_fd, const char *vm, struct err *err)
 static void make_prompt(pid_t pid, struct api_keeper_guard *ret)
 {
         const struct sched_param p = {.sched_priority = 1};
-        if (sched_setscheduler(pid, SCHED_FIFO, &p) == 0)
+        if (sched_setscheduler(pid, SCHED_FIFO | SCHED_RESET_ON_FORK, &p) == 0)
                 return;
         ret->has_fallback = true;
         (void)snprintf(ret->fallback, sizeof(ret->fallback), "the guard has no real-time priority: %s",
@@ -79,14 +80,15 @@ static int run(struct guards *g, const struct api_keeper_guard_start *s, const i
                struct child *c, struct api_keeper_guard *ret, struct err *err)
 {
         const struct keeper_config *config = g->vmms->config;
+        const struct keeper_user *user = space_of_vm(config, s->vm);
         char bound[24], word_bound[] = "--bound-us", word_move[] = "--move", move[64];
         (void)snprintf(bound, sizeof(bound), "%" PRId64, s->bound_us);
         (void)STR_COPY(move, s->move);
         char *const argv[] = {config->guard, word_bound, bound, word_move, move, NULL};
         const struct launch_options o = {.argv = argv,
-                                         .uid = config->meted_uid,
+                                         .uid = user->uid,
                                          .has_gid = true,
-                                         .gid = config->meted_gid,
+                                         .gid = user->gid,
                                          .is_guard = true,
                                          .fds = fds,
                                          .n_fds = n_fds,

@@ -94,6 +94,8 @@ static int cpu_prepare(const struct hold *h, struct err *err)
 
 static int cpu_deactivate(const struct hold *h, struct err *err)
 {
+        if (h->is_back)
+                h->cpu->provider->vacate(h->cpu, h->vmm.vm, h->item, h->vmm.pid);
         return h->cpu->provider->let_go(h->cpu, h->vmm.vm, h->item, err);
 }
 

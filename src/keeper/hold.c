@@ -234,6 +234,7 @@ static int take_item(struct hold_job *j, const json_t *params, uint64_t *ret_act
         j->hold.kind = p.kind;
         j->hold.has_tid = p.has_tid;
         j->hold.tid = p.tid;
+        j->hold.is_back = p.has_back && p.back;
         return 0;
 }
 

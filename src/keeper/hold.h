@@ -55,6 +55,7 @@ struct hold {
         enum api_host_kind kind;
         bool has_tid;
         int64_t tid;
+        bool is_back;         /* host-deactivate: threads in it go back to the VMM's others */
         struct cpu_hold what; /* host-activate from here on */
         int64_t bytes, node;  /* node -1: any */
         int64_t page_bytes;   /* 0: ordinary pages */

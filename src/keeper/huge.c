@@ -13,6 +13,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 #include "base/str.h"
+#include "keeper/space.h"
 #include "base/units.h"
 
 static const char default_dir[] = "/dev/hugepages";
@@ -83,7 +84,7 @@ static int init(struct huge *h, const struct keeper_config *c, bool is_check, st
 int huge_init(struct huge *h, const struct keeper_config *config, const struct memory_host *memory,
               struct err *err)
 {
-        *h = (struct huge){.memory = memory, .gid = config->meted_gid};
+        *h = (struct huge){.memory = memory, .config = config};
         return init(h, config, false, err);
 }
 
@@ -108,7 +109,8 @@ int huge_make(const struct huge *h, const char *vm, uid_t uid, bool is_wanted, c
 {
         int r = 0;
         for (size_t i = 0; r == 0 && i < h->n; i++)
-                r = is_wanted ? ramdir_make(h->sizes[i].fd, vm, uid, h->gid, 0, keep, err)
+                r = is_wanted ? ramdir_make(h->sizes[i].fd, vm, uid, space_of_vm(h->config, vm)->gid, 0, keep,
+                                            err)
                               : ramdir_drop(h->sizes[i].fd, vm, err);
         return r;
 }
@@ -178,7 +180,7 @@ static int fill(const struct huge *h, const struct huge_size *size, const char *
         char name[RAMDIR_NAME + 24];
         (void)snprintf(name, sizeof(name), "%s-%jdM", item, (intmax_t)(bytes >> 20));
         (void)pthread_mutex_lock(&places);
-        int r = ramdir_ensure(size->fd, vm, uid, h->gid, err);
+        int r = ramdir_ensure(size->fd, vm, uid, space_of_vm(h->config, vm)->gid, err);
         int fd = r < 0 ? r : ramdir_create(size->fd, vm, name, err);
         (void)pthread_mutex_unlock(&places);
         if (fd < 0)

@@ -17,8 +17,8 @@
 enum { HUGE_SIZES = 4, HUGE_DIR = KEEPER_PATH_MAX + 72 };
 
 struct huge {
-        const struct memory_host *memory; /* NULL: no pools can be found */
-        gid_t gid;                        /* meted's, which may look */
+        const struct memory_host *memory;   /* NULL: no pools can be found */
+        const struct keeper_config *config; /* borrowed: whose VM's meted may look */
         size_t n;
         struct huge_size {
                 int fd; /* of dir; owned */

@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "base/log.h"
 #include "base/str.h"
+#include "keeper/flow.h"
 #include "keeper/nic-record.h"
 
 /* ---- the host ---- */
@@ -48,8 +49,7 @@ void nics_say(struct nics *n, struct nic_said *ret)
         (void)pthread_mutex_unlock(&n->said_lock);
 }
 
-/* Enough to look at what there is, and to remove it. */
-static int find_host(struct nics *n, struct err *err)
+int nics_find_host(struct nics *n, struct err *err)
 {
         struct net_host_options o = options_of(n->config);
         int r = n->is_ready ? 0 : net_host_init(&n->net, &o, err);
@@ -88,17 +88,18 @@ static int start(struct nics *n, bool is_found_before, struct err *err)
                 return r;
         n->is_started = true;
         (void)nic_records_each(n->dir_fd, make_again, n);
+        flows_make_again(n);
         return 0;
 }
 
 /* The uplink's queueing discipline can go at any time, with the guarantees of all VMs: whoever adds to them
  * makes it again first, with them. So does the first call of a keeper, of whose predecessor it may have been
  * taken. */
-static int begin(struct nics *n, struct err *err)
+int nics_begin(struct nics *n, struct err *err)
 {
         char difference[NET_SENTENCE] = "";
         bool is_found_before = n->is_ready;
-        int r = find_host(n, err);
+        int r = nics_find_host(n, err);
         if (r < 0 || !n->config->manages_net)
                 return r;
         if (n->is_started && net_host_verify(&n->net, difference, err) == 0)
@@ -110,9 +111,9 @@ static int begin(struct nics *n, struct err *err)
         return r;
 }
 
-static int open_dir(const struct keeper_config *c, struct err *err)
+static int open_dir(const struct keeper_config *c, const char *name, struct err *err)
 {
-        g_autofree char *path = g_build_filename(c->run_dir, "nic", NULL);
+        g_autofree char *path = g_build_filename(c->run_dir, name, NULL);
         if (g_mkdir_with_parents(path, 0700) < 0)
                 return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
         int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
@@ -127,13 +128,17 @@ static void close_tap(void *fd)
 int nics_init(struct nics *n, const struct keeper_config *config, struct err *err)
 {
         struct err why = {0};
-        *n = (struct nics){.config = config, .dir_fd = -1};
-        if (config->manages_net && (n->dir_fd = open_dir(config, err)) < 0)
+        *n = (struct nics){.config = config, .dir_fd = -1, .flow_fd = -1};
+        if (config->manages_net && (n->dir_fd = open_dir(config, "nic", err)) < 0)
                 return n->dir_fd;
+        if (config->manages_net && (n->flow_fd = open_dir(config, "flow", err)) < 0) {
+                (void)close(n->dir_fd);
+                return n->flow_fd;
+        }
         n->taps = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, close_tap);
         (void)pthread_mutex_init(&n->lock, NULL);
         (void)pthread_mutex_init(&n->said_lock, NULL);
-        if (begin(n, &why) < 0)
+        if (nics_begin(n, &why) < 0)
                 log_error("no VM has bandwidth, it is tried again when one wants some: %s", why.sentence);
         else if (config->manages_net && *n->net.fallback)
                 log_warn("%s", n->net.fallback);
@@ -154,8 +159,10 @@ void nics_done(struct nics *n)
                 return;
         if (n->dir_fd >= 0) {
                 unsigned bad = nic_records_each(n->dir_fd, count, &left);
+                bad += nic_records_each(n->flow_fd, count, &left);
                 left += bad;
                 (void)close(n->dir_fd);
+                (void)close(n->flow_fd);
         }
         g_hash_table_unref(n->taps);
         n->taps = NULL;
@@ -257,14 +264,20 @@ static void add(const struct nic_record *r, void *arg)
                 s->rate_bytes += nic_record_rate(r).rate_bps / 8;
 }
 
-/* Promised is what is in records, also to a VM that has no class on the uplink at the moment. */
-static int check_room(const struct nics *n, const struct nic_record *r, struct err *err)
+/* Promised is what is in records, also to a VM that has no class on the uplink at the moment. Flows compete
+ * for it as VMs do. */
+int nics_check_room(const struct nics *n, const struct nic_record *r, int dir_fd, struct err *err)
 {
-        struct sum s = {.but = r->vm};
+        const int dirs[] = {n->dir_fd, n->flow_fd};
+        struct sum s = {.rate_bytes = 0};
+        unsigned bad = 0;
         uint64_t asked_bytes = nic_record_rate(r).rate_bps / 8, room_bytes = net_host_room_bps(&n->net) / 8;
-        if (!n->net.is_holding_share)
-                return 0;
-        if (nic_records_each(n->dir_fd, add, &s) > 0)
+        for (size_t i = 0; i < ARRAY_N(dirs); i++) {
+                s.but = dirs[i] == dir_fd ? r->vm : "";
+                if (dirs[i] == n->flow_fd || n->net.is_holding_share)
+                        bad += nic_records_each(dirs[i], add, &s);
+        }
+        if (bad)
                 return err_set(err, REASON_INTERNAL, EIO,
                                "a record of a network card cannot be read, so what is promised is not known");
         if (s.rate_bytes + asked_bytes <= room_bytes)
@@ -275,11 +288,16 @@ static int check_room(const struct nics *n, const struct nic_record *r, struct e
                        n->net.uplink, s.rate_bytes * 8, room_bytes * 8, asked_bytes * 8, r->vm);
 }
 
+static int check_room(const struct nics *n, const struct nic_record *r, struct err *err)
+{
+        return n->net.is_holding_share ? nics_check_room(n, r, n->dir_fd, err) : 0;
+}
+
 static int hold(struct nics *n, const char *vm, const char *item, const struct net_rate *rate,
                 bool is_running, struct err *err)
 {
         struct nic_record before = {0}, now;
-        int had, r = begin(n, err);
+        int had, r = nics_begin(n, err);
         if (r < 0 || (r = had = find(n, vm, &before, err)) < 0)
                 return r;
         now = before;
@@ -310,7 +328,7 @@ static int hold(struct nics *n, const char *vm, const char *item, const struct n
 static int check_not_held(struct nics *n, const struct nic_record *r, struct err *err)
 {
         enum net_tap_state state = NET_TAP_NONE;
-        int done = find_host(n, err);
+        int done = nics_find_host(n, err);
         if (done == 0 && !g_hash_table_contains(n->taps, r->vm))
                 done = net_tap_look(&n->net, r->tap, &state, err);
         if (done == 0 && state == NET_TAP_HELD)
@@ -322,7 +340,7 @@ static int check_not_held(struct nics *n, const struct nic_record *r, struct err
 /* Its tap, its rates, its record. */
 static int remove_all(struct nics *n, const struct nic_record *r, struct err *err)
 {
-        int done = find_host(n, err);
+        int done = nics_find_host(n, err);
         if (done == 0)
                 done = net_vm_deactivate(&n->net, r->tap, err);
         if (done == 0)
@@ -347,7 +365,7 @@ static int let_go(struct nics *n, const char *vm, const char *item, struct err *
         }
         struct net_vm_rates rates = rates_of(&r);
         enum net_tap_state state;
-        done = begin(n, err);
+        done = nics_begin(n, err);
         if (done == 0)
                 done = net_tap_look(&n->net, r.tap, &state, err);
         if (done == 0) /* where its VMM has ended, the tap has too */
@@ -384,7 +402,7 @@ static int read_back(struct nics *n, const char *vm, const char *item, struct ni
         if (done == 0 || !nic_record_has(&r, item, &live.rate_bps))
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "it is not activated");
         struct net_vm_rates rates = rates_of(&r);
-        done = find_host(n, err);
+        done = nics_find_host(n, err);
         if (done == 0) /* where that cannot be said, the rest says more */
                 done = net_host_verify(&n->net, difference, &why) == 1;
         if (done == 0)
@@ -406,7 +424,7 @@ static int read_back(struct nics *n, const char *vm, const char *item, struct ni
 static int make_tap_ready(struct nics *n, const struct nic_record *r, struct err *err)
 {
         enum net_tap_state state = NET_TAP_NONE;
-        int done = begin(n, err);
+        int done = nics_begin(n, err);
         if (done == 0)
                 done = net_tap_look(&n->net, r->tap, &state, err);
         if (done < 0 || (state == NET_TAP_HELD && g_hash_table_contains(n->taps, r->vm)))

@@ -29,6 +29,7 @@ struct nics {
         bool is_ready;    /* net_host_init() succeeded once */
         bool is_started;  /* net_host_start() did */
         int dir_fd;       /* of the records; owned; -1 where nothing is managed */
+        int flow_fd;      /* likewise, of flows (keeper/flow.h) */
         GHashTable *taps; /* name of a VM -> descriptor, for those that no VMM has taken yet */
         pthread_mutex_t lock;
         pthread_mutex_t said_lock;

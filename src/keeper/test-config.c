@@ -18,7 +18,7 @@ static void test_defaults(void)
         g_assert_null(c.cpus);
         g_assert_cmpuint(c.uid_first, ==, 70000);
         g_assert_cmpuint(c.uid_count, ==, 1024);
-        g_assert_cmpuint(c.meted_uid, ==, 0);
+        g_assert_cmpuint(c.users[0].uid, ==, 0);
         g_assert_true(c.wants_scope);
         keeper_config_done(&c);
         keeper_config_done(&c);

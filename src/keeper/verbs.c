@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "json/api.h"
+#include "keeper/space.h"
+#include "keeper/flow.h"
 #include "wire/rpc.h"
 #include "wire/unix.h"
 
@@ -30,7 +32,8 @@ struct client {
         struct verbs *verbs;
         struct rpc *rpc;
         struct unix_peer peer;
-        int fd; /* the rpc's, open while requests are handed out */
+        const struct keeper_user *user; /* whose space it is in */
+        int fd;                         /* the rpc's, open while requests are handed out */
 };
 
 static void client_free(struct client *c)
@@ -76,8 +79,9 @@ static void say_classes(struct classes *classes, struct api_keeper_info *info)
         info->classes_left = said.left;
 }
 
-static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
+static void hello(const struct client *c, struct rpc_call *call, const json_t *params)
 {
+        struct verbs *v = c->verbs;
         struct api_keeper_hello h;
         struct err err = {0};
         if (api_keeper_hello_parse(params, &h, &err) < 0) {
@@ -93,7 +97,7 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
         }
         struct api_keeper_info info = {.version = API_KEEPER_VERSION,
                                        .cpu_provider = held_by[v->cpu->id],
-                                       .vm_slots = v->config->uid_count};
+                                       .vm_slots = space_slots(v->config)};
         (void)STR_COPY(info.keeper, METE_VERSION);
         char cpus[CPULIST_TEXT];
         info.has_cpus = STR_COPY(info.cpus, cpulist_print(&v->cpu->usable, cpus));
@@ -127,8 +131,19 @@ static void hello(struct verbs *v, struct rpc_call *call, const json_t *params)
         rpc_reply(call, api_keeper_info_emit(&info));
 }
 
-static void vmm_start(struct verbs *v, struct rpc_call *call, const json_t *params)
+/* As its meted calls it; false: it is gone, or another's. */
+static bool describe(const struct client *c, const struct vmm *vmm, struct api_keeper_vmm *ret)
 {
+        const char *name = space_name(c->verbs->config, c->user, vmm->record.vm);
+        if (!name || !vmm_describe(vmm, ret))
+                return false;
+        (void)STR_COPY(ret->vm, name);
+        return true;
+}
+
+static void vmm_start(const struct client *c, struct rpc_call *call, const json_t *params)
+{
+        struct verbs *v = c->verbs;
         static struct api_keeper_vmm_start s; /* 64 KiB: not on the stack */
         struct err err = {0};
         int fds[RPC_FDS_MAX];
@@ -151,7 +166,7 @@ static void vmm_start(struct verbs *v, struct rpc_call *call, const json_t *para
         r = vmms_start(v->vmms, &s, fds, n, &vmm, &err);
         for (size_t i = 0; i < n; i++)
                 (void)close(fds[i]);
-        answer(call, r, r == 0 && vmm_describe(vmm, &described) ? api_keeper_vmm_emit(&described) : NULL,
+        answer(call, r, r == 0 && describe(c, vmm, &described) ? api_keeper_vmm_emit(&described) : NULL,
                &err);
 }
 
@@ -174,6 +189,48 @@ static void guard_start(struct verbs *v, struct rpc_call *call, const json_t *pa
         answer(call, r, r == 0 ? api_keeper_guard_emit(&guard) : NULL, &err);
 }
 
+static void move_hold(struct verbs *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_keeper_move_hold p;
+        struct api_keeper_move_held held = {.has_fallback = false};
+        struct err err = {0};
+        char lacking[NET_SENTENCE] = "";
+        int fd = -1;
+        if (api_keeper_move_hold_parse(params, &p, &err) < 0) {
+                wrong_params(call, &err);
+                return;
+        }
+        const struct net_rate rate = {(uint64_t)p.rate_bps, p.has_ceiling_bps ? (uint64_t)p.ceiling_bps : 0};
+        const struct vmm *vmm = g_hash_table_lookup(v->vmms->by_name, p.vm);
+        int r = p.fds ? rpc_take_fds(call, &fd, 1, &err) : 0;
+        if (r == 0 && (!vmm || vmm->pid_fd < 0)) /* nobody would tell when it is to go */
+                r = err_set(&err, REASON_NOT_FOUND, ESRCH, "%s does not run", p.vm);
+        if (r == 0)
+                r = flow_hold(v->vmms->nics, p.vm, &rate, fd, lacking, &err);
+        if (fd >= 0)
+                (void)close(fd);
+        (void)snprintf(held.held_by, sizeof(held.held_by), "%s", r == 1 ? "htb" : "nothing");
+        held.has_fallback = r == 0;
+        (void)snprintf(held.fallback, sizeof(held.fallback), "%.126s", lacking);
+        answer(call, r, r >= 0 ? api_keeper_move_held_emit(&held) : NULL, &err);
+}
+
+static void move_drop(struct verbs *v, struct rpc_call *call, const json_t *params)
+{
+        struct api_keeper_vm p;
+        struct api_keeper_move_dropped dropped = {.has_sent_bytes = false};
+        struct err err = {0};
+        uint64_t sent_bytes = 0;
+        if (api_keeper_vm_parse(params, &p, &err) < 0) {
+                wrong_params(call, &err);
+                return;
+        }
+        int r = flow_drop(v->vmms->nics, p.vm, &sent_bytes, &err);
+        dropped.has_sent_bytes = r == 1;
+        dropped.sent_bytes = (int64_t)sent_bytes;
+        answer(call, r, r >= 0 ? api_keeper_move_dropped_emit(&dropped) : NULL, &err);
+}
+
 static void vmm_kill(struct verbs *v, struct rpc_call *call, const struct api_keeper_vm *p)
 {
         struct err err = {0};
@@ -187,20 +244,24 @@ static void vmm_kill(struct verbs *v, struct rpc_call *call, const struct api_ke
 
 static void on_gone(void *arg, struct vmm *vmm)
 {
+        uint64_t sent_bytes;
+        struct err err = {0};
+        if (vmm->pid_fd < 0 && flow_drop(vmm->owner->nics, vmm->record.vm, &sent_bytes, &err) < 0)
+                log_error("%s: the class of its move stays: %s", vmm->record.vm, err.sentence);
         for (GSList *each = vmm->waiting; each; each = each->next)
                 rpc_reply(each->data, NULL);
         g_slist_free(vmm->waiting);
         vmm->waiting = NULL;
 }
 
-static void vmm_list(struct verbs *v, struct rpc_call *call)
+static void vmm_list(const struct client *c, struct rpc_call *call)
 {
         struct api_keeper_vmm_list *list = g_new0(struct api_keeper_vmm_list, 1);
         GHashTableIter i;
         void *value;
-        g_hash_table_iter_init(&i, v->vmms->by_name);
+        g_hash_table_iter_init(&i, c->verbs->vmms->by_name);
         while (g_hash_table_iter_next(&i, NULL, &value) && list->n_vmms < ARRAY_N(list->vmms))
-                list->n_vmms += vmm_describe(value, &list->vmms[list->n_vmms]);
+                list->n_vmms += describe(c, value, &list->vmms[list->n_vmms]);
         rpc_reply(call, api_keeper_vmm_list_emit(list));
         g_free(list);
 }
@@ -253,25 +314,17 @@ static bool has_hung_up(const struct client *c)
         return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR));
 }
 
-static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const char *method,
-                       const json_t *params)
+static void do_request(struct client *c, struct rpc_call *call, const char *method, const json_t *params)
 {
-        struct client *c = arg;
         struct verbs *v = c->verbs;
         struct api_empty nothing;
         struct err err = {0};
-        if (has_hung_up(c)) {
-                log_warn("%s of process %d is not done: it has hung up", method, (int)c->peer.pid);
-                (void)err_set(&err, REASON_CANCELLED, ECANCELED, "the caller has hung up");
-                rpc_refuse(call, RPC_REFUSED, &err);
-                return;
-        }
         switch (api_keeper_method_find(method)) {
         case API_KEEPER_HELLO:
-                hello(v, call, params);
+                hello(c, call, params);
                 return;
         case API_KEEPER_VMM_START:
-                vmm_start(v, call, params);
+                vmm_start(c, call, params);
                 return;
         case API_KEEPER_VMM_KILL:
                 kill_verb(v, call, params);
@@ -280,13 +333,19 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
                 if (api_empty_parse(params, &nothing, &err) < 0)
                         wrong_params(call, &err);
                 else
-                        vmm_list(v, call);
+                        vmm_list(c, call);
                 return;
         case API_KEEPER_RAM_OPEN:
                 ram_open(v, call, params);
                 return;
         case API_KEEPER_GUARD_START:
                 guard_start(v, call, params);
+                return;
+        case API_KEEPER_MOVE_HOLD:
+                move_hold(v, call, params);
+                return;
+        case API_KEEPER_MOVE_DROP:
+                move_drop(v, call, params);
                 return;
         case API_KEEPER_VM_DROP:
                 hold_drop(&v->holds, c, call, params);
@@ -307,6 +366,25 @@ static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const 
         rpc_refuse_unknown(call, method);
 }
 
+static void on_request(void *arg, struct rpc *rpc, struct rpc_call *call, const char *method,
+                       const json_t *params)
+{
+        struct client *c = arg;
+        struct err err = {0};
+        if (has_hung_up(c)) {
+                log_warn("%s of process %d is not done: it has hung up", method, (int)c->peer.pid);
+                (void)err_set(&err, REASON_CANCELLED, ECANCELED, "the caller has hung up");
+                rpc_refuse(call, RPC_REFUSED, &err);
+                return;
+        }
+        json_t *ours = space_enter(c->verbs->config, c->user, params, &err);
+        if (ours || !params)
+                do_request(c, call, method, ours);
+        else
+                rpc_refuse(call, RPC_REFUSED, &err);
+        json_decref(ours);
+}
+
 static void on_lost(void *arg, struct rpc *rpc, const struct err *err)
 {
         struct client *c = arg;
@@ -316,15 +394,18 @@ static void on_lost(void *arg, struct rpc *rpc, const struct err *err)
         client_free(c);
 }
 
-static int admit(const struct verbs *v, int fd, struct unix_peer *ret, struct err *err)
+static int admit(const struct verbs *v, int fd, struct client *c, struct err *err)
 {
-        int r = unix_peer_get(fd, ret, err);
+        int r = unix_peer_get(fd, &c->peer, err), n = 0;
         if (r < 0)
                 return r;
-        if (ret->uid != 0 && ret->uid != v->config->meted_uid)
+        c->user = space_of_uid(v->config, c->peer.uid);
+        if (!c->user)
                 return err_set(err, REASON_DENIED, EPERM, "uid %u may not speak to the keeper",
-                               (unsigned)ret->uid);
-        if (g_slist_length(v->clients) >= VERBS_CLIENTS_MAX)
+                               (unsigned)c->peer.uid);
+        for (GSList *each = v->clients; each; each = each->next)
+                n += ((const struct client *)each->data)->user == c->user;
+        if (n >= VERBS_CLIENTS_MAX)
                 return err_set(err, REASON_BUSY, EBUSY, "%d connections are open already", VERBS_CLIENTS_MAX);
         return 0;
 }
@@ -375,7 +456,7 @@ static void on_client(void *arg, uint32_t events)
         struct client *c = g_new0(struct client, 1);
         c->verbs = v;
         c->fd = fd;
-        int r = fd < 0 ? fd : admit(v, fd, &c->peer, &err);
+        int r = fd < 0 ? fd : admit(v, fd, c, &err);
         if (r == 0 && !(c->rpc = rpc_new(fd, &options, c, &err)))
                 r = -err.code;
         if (r < 0) {
@@ -404,8 +485,9 @@ int verbs_init(struct verbs *v, struct vmms *vmms, const char *home_fallback, st
                 holds_done(&v->holds);
                 return v->listen_fd;
         }
-        if (chown(v->config->socket, (uid_t)-1, v->config->meted_gid) < 0 ||
-            chmod(v->config->socket, 0660) < 0)
+        /* Several have no group in common; whoever is none of them is refused before anything is read. */
+        if (chown(v->config->socket, (uid_t)-1, v->config->users[0].gid) < 0 ||
+            chmod(v->config->socket, v->config->n_users > 1 ? 0666 : 0660) < 0)
                 r = err_set(err, REASON_INTERNAL, errno, "%s: %s", v->config->socket, strerror(errno));
         else
                 r = loop_fd_add(&v->watch, v->listen_fd, EPOLLIN, on_client, v, err);

@@ -8,7 +8,7 @@
 #include "keeper/vmm.h"
 #include "loop/loop.h"
 
-enum { VERBS_CLIENTS_MAX = 4, VERBS_PAUSE_MS = 200 };
+enum { VERBS_CLIENTS_MAX = 4 /* of one user */, VERBS_PAUSE_MS = 200 };
 
 struct verbs {
         struct vmms *vmms;

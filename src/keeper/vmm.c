@@ -17,9 +17,11 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "keeper/argv.h"
+#include "keeper/flow.h"
 #include "keeper/guard.h"
 #include "keeper/launch.h"
 #include "keeper/ramdir.h"
+#include "keeper/space.h"
 
 static void vmm_free(void *arg)
 {
@@ -112,7 +114,7 @@ int vmms_init(struct vmms *v, const struct keeper_config *config, const struct c
         v->by_name = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, vmm_free);
         int r = v->record_fd = open_dir(records, 0700, 0, err);
         if (r >= 0)
-                r = v->log_fd = open_dir(logs, 0750, config->meted_gid, err);
+                r = v->log_fd = open_dir(logs, config->n_users > 1 ? 0751 : 0750, config->users[0].gid, err);
         if (r >= 0)
                 r = v->ram_fd = ramdir_open_base(config->ram_dir, err);
         if (r >= 0)
@@ -174,8 +176,8 @@ static void reopen_outlet(struct vmm *m)
         if (at >= 0)
                 (void)close(at);
         struct err err = {.sentence = "its end is not there any more"};
-        if (fd < 0 || outlet_open(&m->outlet, m->owner->log_fd, m->record.vm, m->owner->config->meted_gid, fd,
-                                  false, &err) < 0)
+        if (fd < 0 || outlet_open(&m->outlet, m->owner->log_fd, m->record.vm,
+                                  space_of_vm(m->owner->config, m->record.vm)->gid, fd, false, &err) < 0)
                 log_warn("%s: what its VMM says is not kept any more: %s", m->record.vm, err.sentence);
 }
 
@@ -197,6 +199,12 @@ static bool adopt(struct vmms *v, const struct record *r)
         return true;
 }
 
+static bool is_running(const char *vm, void *arg)
+{
+        const struct vmm *m = g_hash_table_lookup(((struct vmms *)arg)->by_name, vm);
+        return m && m->pid_fd >= 0;
+}
+
 unsigned vmms_adopt(struct vmms *v)
 {
         unsigned n = 0;
@@ -215,6 +223,7 @@ unsigned vmms_adopt(struct vmms *v)
                         n += adopt(v, &r);
         }
         (void)closedir(d);
+        flows_sweep(v->nics, is_running, v);
         return n;
 }
 
@@ -262,8 +271,8 @@ static int make_outlet(struct vmm *m, int *ret_write_fd, struct err *err)
         int fds[2];
         if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
                 return err_set(err, REASON_INTERNAL, errno, "pipe: %s", strerror(errno));
-        int r = outlet_open(&m->outlet, m->owner->log_fd, m->record.vm, m->owner->config->meted_gid, fds[0],
-                            true, err);
+        int r = outlet_open(&m->outlet, m->owner->log_fd, m->record.vm,
+                            space_of_vm(m->owner->config, m->record.vm)->gid, fds[0], true, err);
         if (r < 0)
                 (void)close(fds[1]);
         else
@@ -312,7 +321,7 @@ static int prepare_and_run(struct vmm *m, struct launch_options *o, const struct
         struct vmms *v = m->owner;
         const char *vm = m->record.vm;
         int64_t huge_bytes = s->has_huge_bytes ? s->huge_bytes : 0;
-        int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, v->config->meted_gid,
+        int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, space_of_vm(v->config, vm)->gid,
                                       memory_bytes > huge_bytes ? memory_bytes - huge_bytes : 0, &keep, err);
         if (r == 0)
                 r = huge_make(v->huge, vm, o->uid, huge_bytes > 0, &keep, err);

@@ -20,6 +20,7 @@
 #include "meted/machine.h"
 #include "meted/moves.h"
 #include "meted/metrics.h"
+#include "meted/partition.h"
 #include "meted/view.h"
 #include "wire/http.h"
 #include "wire/tcp.h"
@@ -554,7 +555,7 @@ static void do_online(struct meted *m, struct http_request *req, const json_t *b
 static void do_peer_move(struct meted *m, struct http_request *req, const json_t *body)
 {
         struct err err = {0};
-        if (moves_hear(m, req->caller->id.name, body, &err))
+        if (moves_hear(m, req->caller->id.name, &req->from, body, &err))
                 refuse(req, &err);
         else
                 meted_wait(m, 0, WAIT_COMMIT, answer_empty, req);
@@ -692,6 +693,12 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
         case API_OPERATION_MOVE_SHOW:
                 out = moves_show(m, part, &err);
                 break;
+        case API_OPERATION_PARTITION_SHOW:
+                out = partition_view(m);
+                break;
+        case API_OPERATION_PARTITION_SET:
+                partition_set(m, req, body);
+                return;
         case API_OPERATION_PEER_MOVE:
                 do_peer_move(m, req, body);
                 return;

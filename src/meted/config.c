@@ -34,6 +34,7 @@ static const struct key {
         {"listen",  "peers",               TEXT,      AT(peers),           "/etc/mete/peers.conf",         0,    0        },
         {"listen",  "hello",               MS,        AT(hello_ms),        "10s",                          100,  3600000  },
         {"keeper",  "socket",              TEXT,      AT(keeper_socket),   "/run/mete-keeper/keeper.sock", 0,    0        },
+        {"server",  "managed",             YESNO,     AT(is_managed),      "no",                           0,    0        },
         {"host",    "source",              TEXT,      AT(source),          "live",                         0,    0        },
         {"host",    "cpus",                TEXT,      AT(cpus),            "",                             0,    0        },
         {"host",    "memory",              BYTES,     AT(memory_bytes),    "0",                            0,    UNITS_MAX},
@@ -46,6 +47,8 @@ static const struct key {
         {"net",     "uplink",              TEXT,      AT(uplink),          "",                             0,    0        },
         {"net",     "rate",                RATE,      AT(link_bps),        "0",                            0,    UNITS_MAX},
         {"move",    "rate",                RATE,      AT(move_rate_bps),   "0",                            0,    UNITS_MAX},
+        {"move",    "ports",               TEXT,      AT(move_ports),      "",                             0,    0        },
+        {"move",    "vcpu_least",          COUNT,     AT(vcpu_milli),      "1000",                         100,  1000     },
         {"move",    "shared_disks",        YESNO,     AT(shares_disks),    "no",                           0,    0        },
         {"block",   "rate",                BYTES,     AT(disk_rate),       "0",                            0,    UNITS_MAX},
         {"block",   "iops",                COUNT,     AT(disk_iops),       "0",                            0,    10000000 },
@@ -199,6 +202,35 @@ static int check_listen(struct config *c, struct err *err)
         return 0;
 }
 
+static int check_move(struct config *c, struct err *err)
+{
+        int64_t first = 0, last = 0;
+        char text[sizeof(c->move_ports)], *end;
+        (void)STR_COPY(text, c->move_ports);
+        end = strchr(text, '-');
+        if (end)
+                *end++ = '\0';
+        if (*c->move_ports &&
+            (!end || units_parse_count(text, &first, NULL) || units_parse_count(end, &last, NULL) ||
+             first < 1 || last < first || last > UINT16_MAX))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "[move] ports: two ports from 1 to 65535 are wanted, such as 49152-49215");
+        c->move_port_first = (int)first;
+        c->move_port_last = (int)last;
+        return 0;
+}
+
+/* There is one who says what is whose. */
+static int check_server(const struct config *c, struct err *err)
+{
+        if (c->is_managed && (*c->cpus || c->memory_bytes))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "[host] %s: under a service processor ([server] managed=yes) the partition is "
+                               "not this file's to say: take it out, and see 'mete server init'",
+                               *c->cpus ? "cpus" : "memory");
+        return 0;
+}
+
 /* What nobody spoke for is a fiftieth of the whole, in whole units. */
 static int check_block(struct config *c, struct err *err)
 {
@@ -240,7 +272,11 @@ int config_read(const char *path, struct config *ret, struct err *err)
         if (!bad)
                 bad = check_listen(&c, err);
         if (!bad)
+                bad = check_server(&c, err);
+        if (!bad)
                 bad = check_net(&c, err);
+        if (!bad)
+                bad = check_move(&c, err);
         if (!bad)
                 bad = check_block(&c, err);
         if (bad) {

@@ -20,6 +20,7 @@ struct config {
         char peers[256];                /* [listen] peers: peers.conf(5) */
         int64_t hello_ms;               /* [listen] hello: how often each peer is asked */
         char keeper_socket[256];        /* [keeper] socket */
+        bool is_managed;                /* [server] managed: what it gives away the service processor says */
         char source[512];               /* [host] source: "live", "xml:PATH", "synthetic:TEXT" */
         char cpus[256];                 /* [host] cpus: those that may be given away; "" for all */
         int64_t memory_bytes;   /* [host] memory: how much may be given away; 0 for all but the reserve */
@@ -31,10 +32,13 @@ struct config {
         int64_t link_bps;       /* [net] rate */
         int64_t move_rate_bps;  /* [move] rate: of the link to peers, where no kind net says it; 0: not known
                                  */
-        bool shares_disks;      /* [move] disks: those in image_dir are the same on all peers */
-        bool shows_all;         /* [hhi] show: all, or own */
-        bool manages_resctrl;   /* [resctrl] manage */
-        char resctrl[192];      /* [resctrl] path: its root; "": as it is mounted */
+        char move_ports[16];    /* [move] ports: at which the memory of VMs comes, "FIRST-LAST"; "": any */
+        int move_port_first, move_port_last;
+        bool shares_disks;    /* [move] disks: those in image_dir are the same on all peers */
+        bool shows_all;       /* [hhi] show: all, or own */
+        bool manages_resctrl; /* [resctrl] manage */
+        char resctrl[192];    /* [resctrl] path: its root; "": as it is mounted */
+        int64_t vcpu_milli;   /* [move] vcpu_least: of their time that is left to vCPUs */
         int64_t disk_rate; /* [block] rate: bytes a second that may be given away; 0: there is no kind block
                             */
         int64_t disk_iops; /* [block] iops: operations a second that go with them; 0: not held */

@@ -12,18 +12,27 @@
 void crash_point(const char *name)
 {
         static long passed, at = -1;
+        static const char *at_name;
         static int log_fd = -1;
         if (at < 0) {
                 const char *n = getenv("METE_CRASH_AT"), *path = getenv("METE_CRASH_LOG");
                 at = n ? strtol(n, NULL, 10) : 0;
+                at_name = n && at == 0 ? n : "";
                 if (path)
                         log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
         }
         passed++;
         if (log_fd >= 0)
                 (void)!dprintf(log_fd, "%ld %s\n", passed, name);
-        if (passed == at)
+        if (passed == at || strcmp(name, at_name) == 0)
                 (void)raise(SIGKILL);
+}
+
+void crash_point_of(const char *what, const char *state, const char *when)
+{
+        char name[96];
+        (void)snprintf(name, sizeof(name), "%s %s %s", what, state, when);
+        crash_point(name);
 }
 
 static const char *faults_path(void)

@@ -2,8 +2,9 @@
 /* meted/crash.h - places where a crash would hurt most.
  *
  * In builds of the type debug, METE_CRASH_AT=N makes the process kill itself with SIGKILL as it passes the
- * Nth of them, and METE_CRASH_LOG=PATH gets the name of each that is passed: so a test can walk all of them
- * and knows which it reached. In other builds this is nothing. */
+ * Nth of them, METE_CRASH_AT=NAME as it passes the one of that name first, and METE_CRASH_LOG=PATH gets the
+ * name of each that is passed: so a test can walk all of them and knows which it reached. In other builds
+ * this is nothing. */
 #pragma once
 #include <stdbool.h>
 
@@ -21,6 +22,7 @@ enum fault { FAULT_NONE, FAULT_ERROR, FAULT_LATE, FAULT_DIE, FAULT_HOLD };
 
 #ifdef METE_CRASH_POINTS
 void crash_point(const char *name);
+void crash_point_of(const char *what, const char *state, const char *when); /* "what state when" */
 enum fault fault_point(const char *name);
 bool fault_is_held(void);
 void fault_die(void);
@@ -40,5 +42,11 @@ static inline void fault_die(void)
 static inline void crash_point(const char *name)
 {
         (void)name;
+}
+static inline void crash_point_of(const char *what, const char *state, const char *when)
+{
+        (void)what;
+        (void)state;
+        (void)when;
 }
 #endif

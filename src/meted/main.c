@@ -21,6 +21,7 @@
 #include "meted/machine.h"
 #include "meted/meted.h"
 #include "meted/moves.h"
+#include "meted/partition.h"
 #include "meted/watch.h"
 #include "vm/socket.h"
 #include "wire/peers.h"
@@ -115,6 +116,12 @@ size_t meted_fallbacks(const struct meted *m, const struct machine *v, char (*re
                 add(&l, "%s", watch_late(m));
         if (!v && watch_blind(m))
                 add(&l, "%s", watch_blind(m));
+        if (!v && partition_lacks(m))
+                add(&l, "%s", partition_lacks(m));
+        if (m->config.is_managed &&
+            (m->config.manages_net || m->config.disk_rate || m->config.manages_resctrl))
+                add(&l,
+                    "links, disks and caches are in no partition of a server: nothing of them is given away");
         if (m->config.cpu_overcommit > 1)
                 add(&l, "CPUs are overcommitted %d times where no share is stated", m->config.cpu_overcommit);
         if (strcmp(m->config.source, "live") != 0)
@@ -380,7 +387,8 @@ static int read_inventory(struct meted *m, struct err *err)
                 .source = INVENTORY_LIVE,
                 .cpus = *m->config.cpus ? m->config.cpus : NULL,
                 .memory_bytes = m->config.memory_bytes,
-                .reserve_bytes = m->config.reserve_bytes,
+                /* of a server that is managed the service processor leaves it to the host */
+                .reserve_bytes = m->config.is_managed ? 0 : m->config.reserve_bytes,
         };
         if (strncmp(source, "xml:", 4) == 0) {
                 o.source = INVENTORY_XML;
@@ -562,6 +570,7 @@ static void stop(struct meted *m)
         if (m->after)
                 turns_done(m);
         moves_free(m);
+        partition_done(m);
         events_done(m);
         keeper_free(m->keeper);
         /* A turn that is not finished is not recorded by halves: closing the store drops it. */

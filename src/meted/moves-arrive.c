@@ -3,21 +3,15 @@
  *
  * What the VM has comes about as ever, by its base request and one for each of its leases, but that the guest
  * is asked nothing while its memory is on its way (moves_is_arriving()). */
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/in.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/str.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
-#include "wire/tcp.h"
 
-enum { COPY_MS = 10000, CONT_MS = 15000, PLUG_MS = 15000 };
+enum { COPY_MS = 10000, LOOK_MS = 30000, LOOK_AGAIN_MS = 100, CONT_MS = 15000, PLUG_MS = 15000 };
 
 /* ---- is it to be had here? ---- */
 
@@ -113,34 +107,18 @@ static void failed(struct moving *mv, const struct err *err)
         move_report(mv, mv->prepare_token, MOVE_EV_FAILED, err);
 }
 
-static void on_accept(void *arg, uint32_t events);
-
 static void on_ready(void *arg, const struct vm_result *result)
 {
         struct moving *mv = arg;
         struct err err = {0};
-        struct tcp_address at = mv->m->config.tls_address;
-        struct sockaddr_in6 here;
-        socklen_t n = sizeof(here);
         if (result->outcome != VM_DONE) {
                 failed(mv, &result->err);
-                return;
-        }
-        at.port = 0;
-        int fd = tcp_listen(&at, &err);
-        if (fd < 0) {
+        } else if (listener_open(mv, &err)) {
                 failed(mv, &err);
-                return;
+        } else {
+                mv->prepared = mv->core.row.attempt;
+                move_report(mv, mv->prepare_token, MOVE_EV_PREPARED, NULL);
         }
-        mv->listen_fd = fd;
-        if (getsockname(fd, (struct sockaddr *)&here, &n) < 0 ||
-            loop_fd_add(&mv->listening, fd, EPOLLIN, on_accept, mv, &err)) {
-                failed(mv, &err);
-                return;
-        }
-        mv->port = ntohs(here.sin6_port); /* in the same place for IPv4 */
-        mv->prepared = mv->core.row.attempt;
-        move_report(mv, mv->prepare_token, MOVE_EV_PREPARED, NULL);
 }
 
 static void on_receiving(void *arg, const struct vm_result *result)
@@ -150,39 +128,37 @@ static void on_receiving(void *arg, const struct vm_result *result)
                 log_warn("move %s: %s", mv->core.row.id, result->err.sentence);
 }
 
-static void on_accept(void *arg, uint32_t events)
+void arrive_stream(struct moving *mv, int fd)
 {
-        struct moving *mv = arg;
         struct move_event ev = {.kind = MOVE_EV_INCOMING, .attempt = mv->prepared};
-        struct in6_addr from;
         struct err err = {0};
         int64_t holds;
-        (void)events;
-        int fd = tcp_accept(mv->listen_fd, &from, &err);
-        if (fd < 0)
-                return;
-        /* The first one is it: who has not the key ends this attempt, and nothing else. */
-        loop_fd_remove(&mv->listening);
-        (void)close(mv->listen_fd);
-        mv->listen_fd = -1;
         (void)copy_socket_bound(fd, &holds, &err);
+        const struct machine *v = machine_find(mv->m, mv->vm);
+        if (v && v->pid)
+                hold_thread(mv, v->pid); /* the first one takes it in */
         copy_begin(mv->copy, fd, COPY_MS, on_receiving, mv);
         move_happened(mv, &ev);
+}
+
+static struct copy *copy_of(const struct machine *v)
+{
+        char dir[512];
+        machine_path(v, "", dir, sizeof(dir));
+        return copy_new(&(struct copy_options){.vm = v->vm, .side = COPY_DESTINATION, .dir = dir});
 }
 
 static void listen_for_it(struct moving *mv)
 {
         struct machine *v = machine_find(mv->m, mv->vm);
         struct err err = {0};
-        char dir[512];
         if (!v || !v->vm) {
                 (void)err_set(&err, REASON_STALE, ECHILD, "its VMM is gone");
                 failed(mv, &err);
                 return;
         }
         copy_free(mv->copy);
-        machine_path(v, "", dir, sizeof(dir));
-        mv->copy = copy_new(&(struct copy_options){.vm = v->vm, .side = COPY_DESTINATION, .dir = dir});
+        mv->copy = copy_of(v);
         if (copy_key_make(&mv->key, &err))
                 failed(mv, &err);
         else
@@ -335,7 +311,37 @@ static void complete(struct moving *mv)
 {
         struct move_event ev = {.kind = MOVE_EV_COMPLETED, .attempt = mv->prepared};
         mv->is_complete = true;
+        hold_end(mv);
         move_happened(mv, &ev);
+}
+
+/* After a restart: what its VMM was given goes on coming, or came; who had yet to connect finds nobody who
+ * listens. */
+static void on_found(void *arg, const struct copy_seen *seen, const struct err *err)
+{
+        struct moving *mv = arg;
+        struct move_event ev = {.kind = MOVE_EV_DIED,
+                                .attempt = mv->prepared,
+                                .reason = REASON_STALE,
+                                .sentence = "who waited for the memory was started again before it came"};
+        if (err) { /* nobody is attached to it yet, or it is busy */
+                if (err->reason != REASON_CANCELLED)
+                        loop_timer_in(&mv->look, LOOK_AGAIN_MS);
+        } else if (seen->status == COPY_COMPLETED) {
+                complete(mv);
+        } else if (seen->status == COPY_SETUP || seen->status == COPY_ACTIVE ||
+                   seen->status == COPY_FINISHING) {
+                ev.kind = MOVE_EV_INCOMING;
+                move_happened(mv, &ev);
+        } else {
+                move_happened(mv, &ev);
+        }
+}
+
+void arrive_look(struct moving *mv)
+{
+        if (mv->copy)
+                copy_look(mv->copy, LOOK_MS, on_found, mv);
 }
 
 void arrive_watch(struct moving *mv, const struct move_effect *f)
@@ -345,10 +351,14 @@ void arrive_watch(struct moving *mv, const struct move_effect *f)
                                 .attempt = f->attempt,
                                 .reason = REASON_STALE,
                                 .sentence = "its VMM is gone"};
-        if (!v || !v->vm || mv->prepared != f->attempt)
+        if (!v || !v->vm || mv->prepared != f->attempt) {
                 move_happened(mv, &ev);
-        else if (mv->is_complete)
+        } else if (mv->is_complete) {
                 complete(mv);
+        } else if (!mv->copy) {
+                mv->copy = copy_of(v);
+                arrive_look(mv);
+        }
 }
 
 void arrive_vm_event(struct moving *mv, enum vm_event event, const char *words)
@@ -377,6 +387,7 @@ void arrive_run(struct moving *mv, const struct move_effect *f)
         struct machine *v = machine_find(mv->m, mv->vm);
         struct err err = {0};
         mv->run_token = f->token;
+        hold_end(mv); /* of a meted before this one */
         if (v && v->pid && !v->vm)
                 return; /* nobody is attached to it yet: asked again */
         if (v && v->vm) {
@@ -385,19 +396,6 @@ void arrive_run(struct moving *mv, const struct move_effect *f)
         }
         (void)err_set(&err, REASON_STALE, ECHILD, "its VMM is gone");
         move_report(mv, f->token, MOVE_EV_DIED, &err);
-}
-
-/* With the record that says who owns it. */
-void arrive_adopt(struct moving *mv)
-{
-        struct machine *v = machine_find(mv->m, mv->vm);
-        struct err err = {0};
-        if (!v)
-                return;
-        v->epoch = mv->core.row.epoch;
-        (void)STR_COPY(v->boot_id, mv->guest->boot_id);
-        if (machine_put(v, &err))
-                meted_unwritten(mv->m, &err);
 }
 
 /* ---- the end ---- */
@@ -442,9 +440,7 @@ void arrive_drop(struct moving *mv)
 {
         meted_unwait(mv->m, mv);
         copy_free(g_steal_pointer(&mv->copy));
-        loop_fd_remove(&mv->listening);
-        if (mv->listen_fd >= 0)
-                (void)close(mv->listen_fd);
-        mv->listen_fd = -1;
+        loop_timer_cancel(&mv->look);
+        listener_close(mv);
         mv->is_complete = false;
 }

@@ -2,6 +2,7 @@
 /* meted/moves-internal.h - shared by the files of moves.h only. */
 #pragma once
 #include <glib.h>
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "core/control.h"
@@ -14,6 +15,25 @@
 #include "meted/meted.h"
 #include "vm/copy.h"
 #include "vm/profiler.h"
+
+enum { MOVE_FALLBACK = 128, MOVE_FALLBACKS_MAX = 6 };
+
+/* Somebody who connected, until it has said its word. */
+enum { KNOCKS_MAX = 4, MOVE_WORD = 64 };
+struct knock {
+        struct moving *mv;
+        int fd; /* -1: nobody */
+        struct loop_fd watch;
+        struct loop_timer deadline;
+        char word[MOVE_WORD];
+        size_t n;
+};
+struct listener {
+        int fd; /* -1: it is waited for no more */
+        struct loop_fd watch;
+        unsigned refused, next;
+        struct knock knocks[KNOCKS_MAX];
+};
 
 /* One move, on this side of it. What core/move.h decides is journalled in `core.row`; all else here can be
  * had again. */
@@ -31,12 +51,18 @@ struct moving {
         int64_t asked_ms, ended_ms;
         int64_t took_ms, gap_ms; /* 0: not measured */
         bool was_cut;
+        size_t n_fallbacks;
+        char fallbacks[MOVE_FALLBACKS_MAX][MOVE_FALLBACK]; /* what is not held of what was reserved (S.10) */
+        int64_t raised_bps; /* reserved of the link since, beside the vector; 0: nothing */
         struct loop_timer tick;
         struct loop_timer extend; /* looks whether what is reserved ends too soon */
         GList *askers;            /* of struct http_request: they wait until it is decided, or over */
 
         /* source */
         struct profiler *profiler;
+        int ram_fds[PROFILER_FILES_MAX]; /* of what it is to look at, as they come */
+        size_t ram_n;
+        int ram_slot; /* of the next DIMM that is asked for; -1: base memory */
         uint64_t profile_token;
         struct profile profile;
         struct means means;
@@ -54,11 +80,26 @@ struct moving {
         bool has_stream;
         int guard_fd; /* its control socket; -1: none */
         struct loop_fd guard_says;
-        bool is_guard_awaited, has_guard_spoken, is_guard_over;
+        bool is_guard_awaited, has_guard_spoken, is_guard_over, is_guard_lost;
         int stream_fd; /* until the VMM has it; -1: none */
         struct loop_fd connecting;
+        int64_t activation;    /* of its calls to the keeper; 0: none yet */
+        unsigned hold_pending; /* of them, those without an answer */
+        bool is_hold_lost;     /* one of them was not answered: the keeper is away */
+        int64_t thread;        /* that is held by what is reserved of CPU; 0: none */
+        bool is_touched;       /* the VM's vCPUs may have something else than what was granted */
+        bool is_inherited;     /* by a meted before this one */
+        bool is_lifting, is_lifted;
+        int64_t share_milli;            /* that they are throttled to; 0: they are not */
+        int64_t pending_limit_ms;       /* QEMU's, once all is lifted; 0: none */
+        bool is_stream_held;            /* the kernel guarantees its rate */
+        bool is_release_awaited;        /* nothing is held any more: what RELEASE waits for */
+        int64_t stream_bps, held_bytes; /* the rate; what went through its class, by the kernel's count */
         int64_t began_mono_us, stop_mono_us, complete_mono_us;
         int64_t predicted_total_ms, predicted_downtime_ms, missed_total_ms, missed_downtime_ms;
+        struct level offer; /* while it is copied, in place of the level that will be missed */
+        bool has_offer;
+        int offers; /* so many were made while it was copied */
         uint64_t run_token, release_token;
 
         /* destination */
@@ -68,8 +109,8 @@ struct moving {
         uint32_t prepared;         /* the attempt for which a VMM listens; 0: none */
         uint64_t prepare_token;
         size_t leases; /* so many of the guest's are asked for already */
-        int listen_fd;
-        struct loop_fd listening;
+        struct listener listener;
+        struct in6_addr peer_at; /* whence its source spoke to us last */
         struct copy_key key;
         uint16_t port;
         bool is_watched;
@@ -89,6 +130,12 @@ void move_outcome_name_of(const struct moving *mv, char ret[80]);
 /* A reservation with just this in it, in place of the one before. 1: it is there. 0: there is less. */
 int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct err *err);
 void move_unreserve(struct moving *mv);
+/* More of the link is reserved on this side, where it is free. */
+bool move_raise(struct moving *mv, int64_t bandwidth_bps);
+/* As the ledger has it. */
+int64_t move_rate_bps(int64_t bandwidth_bps);
+/* The CPUs that are reserved on this side, by the kernel's numbers; how many, and of each how much. */
+size_t move_cpus(const struct moving *mv, int64_t *ret, size_t max, int64_t *ret_share_milli);
 /* What a vector takes on this side, as needs; how many. */
 size_t move_needs(const struct moving *mv, int64_t bandwidth_bps, int64_t cpu_milli,
                   struct need ret[NEEDS_MAX]);
@@ -106,8 +153,12 @@ int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
                       struct api_peer_vm **ret_guest, struct api_peer_stream **ret_stream, struct err *err);
 json_t *move_view(const struct moving *mv);
 
-/* moves-source.c */
+/* moves-profile.c */
 void source_profile(struct moving *mv, uint64_t token);
+void source_profile_close(struct moving *mv); /* what was opened for it */
+struct api_peer_vm *source_guest(const struct moving *mv);
+
+/* moves-source.c */
 void source_plan(struct moving *mv, uint64_t token);
 void source_reserve(struct moving *mv, const struct move_effect *f);
 void source_guard_end(struct moving *mv);
@@ -116,12 +167,40 @@ void source_write(struct moving *mv, const struct move_effect *f);
 void source_run(struct moving *mv, const struct move_effect *f);
 void source_release(struct moving *mv, const struct move_effect *f);
 void source_vm_event(struct moving *mv, enum vm_event event, const char *words);
-void source_look(void *moving);              /* at the copy, now and then */
+void source_look(void *moving); /* at the copy, now and then */
+/* The level that is offered while it is copied is taken: 1. Negative: none is, or not that. */
+int source_accept(struct moving *mv, struct level *level, struct err *err);
+void source_accepted(struct moving *mv);     /* and recorded */
 void source_measured(struct moving *mv);     /* it runs there */
 void source_forget(const struct moving *mv); /* nobody will ask for its outcomes */
 void source_close(struct moving *mv);
 void source_drop(struct moving *mv); /* all that is under way is given up */
-struct api_peer_vm *source_guest(const struct moving *mv);
+
+/* The socket was given what it is to have of the link, or that is said to be impossible. */
+void source_stream_is_held(struct moving *mv);
+void source_nothing_is_held(struct moving *mv);
+/* No vCPU is under a quota, or put aside. NULL: it may be stopped now. */
+void source_is_lifted(struct moving *mv, const struct err *err);
+
+/* moves-hold.c */
+void move_fallback(struct moving *mv, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* source_stream_is_held() follows, unless keeper_forget() comes first. fd is borrowed. */
+void hold_stream(struct moving *mv, int fd);
+void hold_more_of_link(struct moving *mv, int64_t bandwidth_bps);
+/* A thread of the VMM runs on the CPU that is reserved on this side; again after what is reserved changed. */
+void hold_thread(struct moving *mv, int64_t tid);
+void hold_thread_again(struct moving *mv);
+/* Least share of its time that policy leaves a vCPU of this VM. */
+int64_t hold_share_min(const struct moving *mv);
+/* The vCPUs are throttled, source_is_lifted() does not follow; they are lifted, it does. */
+void hold_throttle(struct moving *mv, int64_t share_milli);
+bool hold_has_to_lift(const struct moving *mv);
+void hold_lift(struct moving *mv);
+/* No answer is to come any more. */
+void hold_forget(struct moving *mv);
+/* Nothing is held for this move any more, and what the vCPUs were granted is as it was;
+ * source_nothing_is_held() follows where a release waits for it. */
+void hold_end(struct moving *mv);
 
 /* moves-arrive.c */
 void arrive_reserve(struct moving *mv, const struct move_effect *f);
@@ -129,6 +208,14 @@ void arrive_prepare(struct moving *mv, const struct move_effect *f);
 void arrive_watch(struct moving *mv, const struct move_effect *f);
 void arrive_run(struct moving *mv, const struct move_effect *f);
 void arrive_release(struct moving *mv, const struct move_effect *f);
-void arrive_adopt(struct moving *mv);
+void arrive_look(struct moving *mv); /* at what came, after a restart */
 void arrive_vm_event(struct moving *mv, enum vm_event event, const char *words);
 void arrive_drop(struct moving *mv);
+void arrive_stream(struct moving *mv, int fd); /* of its source; taken */
+
+/* moves-listen.c */
+void listener_init(struct moving *mv);
+int listener_open(struct moving *mv, struct err *err); /* sets mv->port */
+void listener_close(struct moving *mv);
+/* What a source says before the stream. */
+void move_stream_word(const struct copy_key *key, char ret[MOVE_WORD + 1]);

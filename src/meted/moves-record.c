@@ -245,7 +245,8 @@ static struct api_move_level level_out(const struct level *l)
                                        .downtime_ms = l->downtime_ms};
 }
 
-static void show_plan(const struct plan *p, struct api_move *to)
+/* n_offers: of a move that is under way only the first is held; one that is only asked for holds none. */
+static void show_plan(const struct plan *p, size_t n_offers, struct api_move *to)
 {
         to->has_plan = p->outcome == PLAN_KEPT || p->outcome == PLAN_BEST_EFFORT;
         to->plan = (struct api_move_plan){.vector = vector_out(&p->vector),
@@ -261,7 +262,7 @@ static void show_plan(const struct plan *p, struct api_move *to)
         to->has_limit = p->limit != 0;
         if (to->has_limit)
                 (void)STR_COPY(to->limit, plan_limit_name(p->limit));
-        for (size_t i = 0; i < p->n_offers; i++) {
+        for (size_t i = 0; i < p->n_offers && i < n_offers; i++) {
                 struct api_move_offer *o = &to->offers[to->n_offers++];
                 o->level = level_out(&p->offers[i].level);
                 (void)STR_COPY(o->kind, offer_names[p->offers[i].kind]);
@@ -309,9 +310,15 @@ json_t *move_view(const struct moving *mv)
         to->has_ended_ms = mv->ended_ms > 0;
         to->ended_ms = mv->ended_ms;
         if (mv->has_plan)
-                show_plan(&mv->plan, to);
-        to->has_offer_ms = row->state == MOVE_COUNTERED && !mv->is_dry; /* nothing is held for a dry run */
+                show_plan(&mv->plan, mv->is_dry ? PLAN_OFFERS_MAX : 1, to);
+        to->has_offer_ms = (row->state == MOVE_COUNTERED && !mv->is_dry) /* nothing is held for a dry run */
+                           || mv->has_offer;
         to->offer_ms = row->deadline_ms > loop_now_ms() ? row->deadline_ms - loop_now_ms() : 0;
+        if (mv->has_offer) {
+                to->n_offers = 1;
+                to->offers[0] = (struct api_move_offer){.level = level_out(&mv->offer)};
+                (void)STR_COPY(to->offers[0].kind, "least-total");
+        }
         to->has_progress = mv->is_copying && mv->control.estimate.has_sample;
         if (to->has_progress)
                 show_progress(mv, &to->progress);
@@ -319,6 +326,10 @@ json_t *move_view(const struct moving *mv)
         to->total_ms = mv->took_ms;
         to->has_downtime_ms = mv->gap_ms > 0;
         to->downtime_ms = mv->gap_ms;
+        to->has_held_bytes = mv->held_bytes > 0;
+        to->held_bytes = mv->held_bytes;
+        for (size_t i = 0; i < mv->n_fallbacks; i++)
+                (void)STR_COPY(to->fallbacks[to->n_fallbacks++], mv->fallbacks[i]);
         to->has_cut = to->cut = mv->was_cut;
         to->has_reason = row->reason != 0;
         to->reason = row->reason;

@@ -15,148 +15,16 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "fleet/outcome.h"
-#include "meted/hhi.h"
+#include "meted/crash.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
 #include "vm/socket.h"
 
 enum { KEEPER_MS = 20000, COPY_MS = 10000, LOOK_MS = 50, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
-enum { GUARD_MS = 5000 };
+enum { GUARD_MS = 5000, AHEAD_S = 1, AHEAD_LOOKS = 20 };
 enum { SETTLE_MS = 80, HOLD_MS = 60000, GOODPUT_MILLI = 955, RESUME_US = 25000, BOUND_MAX_US = 60000000 };
 
 #define NO_PROFILE "who had measured what is to move was started again"
-
-/* ---- what is to move ---- */
-
-struct collect {
-        const struct machine *v;
-        struct api_peer_vm *to;
-        bool is_busy;
-};
-
-static void collect_lease(const struct request *r, void *arg)
-{
-        struct collect *c = arg;
-        if (strcmp(r->vm, c->v->definition.name) != 0 || r->kind != REQUEST_APP || !request_is_live(r) ||
-            r->state == REQUEST_OFFERED)
-                return;
-        if (r->state != REQUEST_GRANTED || c->to->n_leases == ARRAY_N(c->to->leases)) {
-                c->is_busy = true;
-                return;
-        }
-        struct api_peer_lease *l = &c->to->leases[c->to->n_leases++];
-        (void)STR_COPY(l->request, r->id);
-        (void)STR_COPY(l->application, r->application);
-        l->n_needs = needs_to_api(r->needs, r->n_needs, l->needs);
-        l->has_accepts_less = l->accepts_less = r->accepts_less;
-        l->has_end_ms = r->end_ms != LEDGER_OPEN;
-        l->end_ms = r->end_ms;
-        for (size_t i = 0; i < r->n_definitions; i++) {
-                const struct definition *d = &r->definitions[i];
-                if (d->kind != VIRTUAL_VCPU && d->kind != VIRTUAL_DIMM)
-                        continue;
-                struct api_peer_item *item = &l->items[l->n_items++];
-                item->kind = d->kind == VIRTUAL_VCPU ? API_PEER_ITEM_KIND_VCPU : API_PEER_ITEM_KIND_DIMM;
-                item->slot = d->slot;
-                item->bytes = d->kind == VIRTUAL_DIMM ? d->amount : 0;
-        }
-}
-
-/* NULL: it is changing just now. */
-static struct api_peer_vm *guest_of(const struct machine *v)
-{
-        struct api_peer_vm *to = g_new0(struct api_peer_vm, 1);
-        struct collect c = {.v = v, .to = to};
-        to->definition = v->definition;
-        (void)STR_COPY(to->boot_id, v->boot_id);
-        to->hhi_generation = (int64_t)hhi_known(v);
-        hypervisor_each(v->m->hv, collect_lease, &c);
-        for (int slot = 0; v->vm && slot < v->definition.cpus_max; slot++)
-                if (vm_cpu(v->vm, slot)->plugged)
-                        to->plugged[to->n_plugged++] = slot;
-        if (c.is_busy)
-                g_clear_pointer(&to, g_free);
-        return to;
-}
-
-struct api_peer_vm *source_guest(const struct moving *mv)
-{
-        const struct machine *v = machine_find(mv->m, mv->vm);
-        return v ? guest_of(v) : NULL;
-}
-
-/* ---- the profile ---- */
-
-static void on_profile(void *arg, const struct profiler_result *r, const struct err *err)
-{
-        struct moving *mv = arg;
-        uint64_t token = mv->profile_token;
-        if (!err) {
-                profiler_fill(r, &mv->profile);
-                mv->has_profile = true;
-        }
-        /* Freed by the next one, or with the move: not within its own call. */
-        move_report(mv, token, err ? MOVE_EV_FAILED : MOVE_EV_PROFILED, err);
-}
-
-static void on_ram(void *arg, const json_t *result, const struct err *err)
-{
-        struct moving *mv = arg;
-        struct api_keeper_ram_files *files = g_new0(struct api_keeper_ram_files, 1);
-        int fds[PROFILER_FILES_MAX];
-        struct err bad = {0};
-        if (!err && (api_keeper_ram_files_parse(result, files, &bad) ||
-                     keeper_take_fds(mv->m->keeper, fds, files->n_files, &bad)))
-                err = &bad;
-        if (!err) {
-                profiler_free(mv->profiler);
-                mv->profiler = profiler_new(fds, files->n_files, NULL, on_profile, mv, &bad);
-                for (size_t i = 0; !mv->profiler && i < files->n_files; i++)
-                        (void)close(fds[i]);
-                err = mv->profiler ? NULL : &bad;
-        }
-        g_free(files);
-        if (err)
-                move_report(mv, mv->profile_token, MOVE_EV_FAILED, err);
-}
-
-void source_profile(struct moving *mv, uint64_t token)
-{
-        const struct machine *v = machine_find(mv->m, mv->vm);
-        struct api_keeper_ram *p = g_new0(struct api_keeper_ram, 1);
-        struct err err = {0};
-        struct api_peer_vm *guest = v && v->vm ? guest_of(v) : NULL;
-        mv->profile_token = token;
-        if (!guest) {
-                (void)err_set(&err, REASON_BUSY, EBUSY, "what %s has is being changed just now", mv->vm);
-                move_report(mv, token, MOVE_EV_FAILED, &err);
-                g_free(p);
-                return;
-        }
-        (void)STR_COPY(p->vm, mv->vm);
-        (void)snprintf(p->items[p->n_items++], sizeof(p->items[0]), "ram0");
-        bool is_too_much = false;
-        for (int slot = 0; slot < v->definition.dimm_slots; slot++) {
-                if (!vm_dimm(v->vm, slot)->plugged)
-                        continue;
-                is_too_much = is_too_much || p->n_items == ARRAY_N(p->items);
-                if (!is_too_much)
-                        (void)snprintf(p->items[p->n_items++], sizeof(p->items[0]), "dimm%d", slot);
-        }
-        if (is_too_much) {
-                (void)err_set(&err, REASON_UNSUPPORTED, E2BIG,
-                              "%s has more pieces of memory than are measured at once (%zu)", mv->vm,
-                              ARRAY_N(p->items));
-                move_report(mv, token, MOVE_EV_FAILED, &err);
-                g_free(guest);
-                g_free(p);
-                return;
-        }
-        keeper_call(mv->m->keeper, API_KEEPER_RAM_OPEN, api_keeper_ram_emit(p), NULL, 0, KEEPER_MS, on_ram,
-                    mv);
-        g_free(p);
-        g_free(guest);
-}
 
 /* ---- the plan ---- */
 
@@ -174,7 +42,7 @@ void source_plan(struct moving *mv, uint64_t token)
         }
         level.is_best_effort = mv->is_best_effort;
         mv->means = (struct means){.source = move_free_here(m),
-                                   .share_min_milli = 1000,
+                                   .share_min_milli = hold_share_min(mv),
                                    .goodput = GOODPUT_MILLI / 1000.0,
                                    .goodput_error = 0.05,
                                    .queued_bytes = 4 * COPY_SOCKET_BYTES,
@@ -257,17 +125,15 @@ static void on_guard_says(void *arg, uint32_t events)
 {
         struct moving *mv = arg;
         char text[512];
-        struct err err = {0};
         (void)events;
         ssize_t n = recv(mv->guard_fd, text, sizeof(text) - 1, MSG_DONTWAIT);
         if (n < 0 && (errno == EAGAIN || errno == EINTR))
                 return;
         if (n <= 0) {
-                bool is_needed = !mv->is_guard_over && mv->is_copying;
+                mv->is_guard_lost = !mv->is_guard_over && mv->is_copying;
                 guard_hang_up(mv);
-                (void)err_set(&err, REASON_INTERNAL, ECHILD, "the guard of the move is gone");
-                if (is_needed)
-                        broken(mv, MOVE_EV_BROKEN, &err);
+                if (mv->is_guard_lost) /* it may be over, which QEMU says as well, and what of */
+                        loop_timer_in(&mv->look, LOOK_MS);
                 return;
         }
         text[n] = '\0';
@@ -316,7 +182,7 @@ static void on_guard(void *arg, const json_t *result, const struct err *err)
         if (!err && api_keeper_guard_parse(result, &guard, &bad))
                 err = &bad;
         if (!err && guard.has_fallback)
-                move_say(mv, "fallback", "%s", guard.fallback);
+                move_fallback(mv, "%s", guard.fallback);
         if (!err && guard_connect(mv, &bad))
                 err = &bad;
         if (err) {
@@ -376,13 +242,83 @@ static void broken(struct moving *mv, enum move_event_kind kind, const struct er
         move_report(mv, mv->copy_token, kind, err);
 }
 
-static void happened(struct moving *mv, struct control_event *ev);
-
 static void ignore(void *arg, const struct vm_result *result)
 {
         (void)arg;
         if (result->outcome == VM_FAILED && result->err.reason != REASON_CANCELLED)
                 log_warn("a copy: %s", result->err.sentence);
+}
+
+static void happened(struct moving *mv, struct control_event *ev);
+
+/* Of what could be kept only another total time is offered: the guard keeps the downtime that was asked for,
+ * and a best effort asks nobody. Until the old time is over it can be taken; nothing to offer is a no. */
+static void offer(struct moving *mv, const struct control_effect *f)
+{
+        struct control_event ev = {.kind = CONTROL_EV_DECLINED};
+        mv->has_offer = false;
+        for (size_t i = 0; i < f->n_levels && !mv->has_offer && mv->offers < MOVE_ROUNDS; i++) {
+                mv->has_offer = f->levels[i].downtime_ms == mv->core.row.level.downtime_ms &&
+                                f->levels[i].total_ms > mv->core.row.level.total_ms;
+                mv->offer = f->levels[i];
+        }
+        if (!mv->has_offer) {
+                happened(mv, &ev);
+                return;
+        }
+        mv->offers++;
+        move_say(mv, "move-offered", "instead of %lld ms, %lld ms could be kept: until the former are over",
+                 (long long)mv->core.row.level.total_ms, (long long)mv->offer.total_ms);
+}
+
+int source_accept(struct moving *mv, struct level *level, struct err *err)
+{
+        if (!mv->has_offer || !mv->is_copying || !mv->control.is_asking)
+                return err_set(err, REASON_STALE, EPROTO, "move %s: no level is offered", mv->core.row.id);
+        if (level->total_ms > 0 && level->total_ms < mv->offer.total_ms)
+                return err_set(err, REASON_INVALID, EPROTO, "move %s: a stricter level than was offered",
+                               mv->core.row.id);
+        if (level->downtime_ms > 0 && level->downtime_ms != mv->offer.downtime_ms)
+                return err_set(err, REASON_INVALID, EPROTO,
+                               "move %s: its downtime stays what was asked for while it is copied",
+                               mv->core.row.id);
+        level->downtime_ms = mv->offer.downtime_ms;
+        return 1;
+}
+
+void source_accepted(struct moving *mv)
+{
+        struct control_event ev = {.kind = CONTROL_EV_ACCEPTED, .level = mv->core.row.level};
+        mv->has_offer = false;
+        happened(mv, &ev);
+}
+
+/* A guest that is to stop waits for the slowest of its vCPUs: none is under a quota or put aside then, also
+ * not by its own definition. Until that is so QEMU is not to stop it at all. */
+static void set_limit(struct moving *mv, int64_t limit_ms)
+{
+        bool is_held = !mv->is_lifted && hold_has_to_lift(mv);
+        mv->pending_limit_ms = is_held && limit_ms > CONTROL_HOLD_MS ? limit_ms : 0;
+        copy_limit(mv->copy, is_held ? 0 : limit_ms, COPY_MS, ignore, mv);
+        if (mv->pending_limit_ms)
+                hold_lift(mv);
+}
+
+void source_is_lifted(struct moving *mv, const struct err *err)
+{
+        int64_t limit_ms = mv->pending_limit_ms;
+        mv->pending_limit_ms = 0;
+        if (!mv->is_copying || !mv->copy)
+                return;
+        if (err) {
+                broken(mv, MOVE_EV_BROKEN, err);
+                return;
+        }
+        if (fault_point("move lifted") == FAULT_DIE)
+                fault_die();
+        move_say(mv, "lifted", "no vCPU is under a quota or put aside: it may be stopped");
+        if (limit_ms)
+                copy_limit(mv->copy, limit_ms, COPY_MS, ignore, mv);
 }
 
 static void carry_out(struct moving *mv, const struct control_effects *effects)
@@ -391,13 +327,16 @@ static void carry_out(struct moving *mv, const struct control_effects *effects)
                 const struct control_effect *f = &effects->list[i];
                 switch (f->kind) {
                 case CONTROL_LIMIT:
-                        copy_limit(mv->copy, f->value, COPY_MS, ignore, mv);
+                        set_limit(mv, f->value);
                         break;
                 case CONTROL_BANDWIDTH:
-                        copy_bandwidth(mv->copy, f->value / 8, COPY_MS, ignore, mv);
+                        hold_more_of_link(mv, f->value); /* QEMU sends all that it can anyway */
                         break;
-                case CONTROL_SHARE: /* the vector never has one: nothing may be throttled yet */
+                case CONTROL_SHARE:
+                        hold_throttle(mv, f->value);
+                        break;
                 case CONTROL_LIFT:
+                        hold_lift(mv);
                         break;
                 case CONTROL_SWITCH:
                         move_say(mv, "move-switching", "at most %lld ms", (long long)f->value);
@@ -414,6 +353,7 @@ static void carry_out(struct moving *mv, const struct control_effects *effects)
                                  (long long)f->other);
                         break;
                 case CONTROL_RENEGOTIATE:
+                        offer(mv, f);
                         break;
                 case CONTROL_CANCEL:
                         copy_cancel(mv->copy, COPY_MS, ignore, mv);
@@ -434,6 +374,18 @@ static void happened(struct moving *mv, struct control_event *ev)
         carry_out(mv, &effects);
 }
 
+/* With nothing left at all QEMU stops the guest whatever its limit: so all is lifted a while before the first
+ * pass is through. A guest that the controller throttles has something left. */
+static void look_ahead(struct moving *mv, const struct sample *before, const struct sample *now)
+{
+        double left = (double)now->remaining_bytes, per_s = mv->control.estimate.bytes_per_s;
+        double drop = (double)(before->remaining_bytes - now->remaining_bytes);
+        bool is_near = now->syncs > 1 || left < AHEAD_S * per_s || left < AHEAD_LOOKS * drop;
+        if (is_near && now->transferred_bytes > 0 && mv->share_milli == 0 && !mv->is_lifted &&
+            !mv->is_lifting && hold_has_to_lift(mv))
+                hold_lift(mv);
+}
+
 static void on_look(void *arg, const struct copy_seen *seen, const struct err *err)
 {
         struct moving *mv = arg;
@@ -442,7 +394,11 @@ static void on_look(void *arg, const struct copy_seen *seen, const struct err *e
                 return;
         if (!err) {
                 struct control_event ev = {.kind = CONTROL_EV_SAMPLE, .sample = seen->sample};
+                if (seen->status == COPY_ACTIVE)
+                        look_ahead(mv, &mv->seen.sample, &seen->sample);
                 mv->seen = *seen;
+                if (seen->thread && mv->thread != seen->thread)
+                        hold_thread(mv, seen->thread);
                 if (seen->status == COPY_ACTIVE)
                         happened(mv, &ev);
         }
@@ -454,8 +410,15 @@ void source_look(void *arg)
         struct moving *mv = arg;
         struct control_event ev = {.kind = CONTROL_EV_TICK};
         struct err err = {0};
+        if (!move_is_source(&mv->core))
+                arrive_look(mv);
         if (!mv->is_copying || !mv->copy)
                 return;
+        if (mv->is_guard_lost) {
+                (void)err_set(&err, REASON_INTERNAL, ECHILD, "the guard of the move is gone");
+                broken(mv, MOVE_EV_BROKEN, &err);
+                return;
+        }
         if (mv->is_guard_awaited) {
                 (void)err_set(&err, REASON_TIMEOUT, ETIME, "the guard of the move does not watch");
                 broken(mv, MOVE_EV_BROKEN, &err);
@@ -489,6 +452,9 @@ static void on_prepared(void *arg, const struct vm_result *result)
 {
         struct moving *mv = arg;
         int fd = mv->stream_fd;
+        struct copy_key key;
+        char word[MOVE_WORD + 1];
+        struct err err = {0};
         if (!mv->is_copying || fd < 0)
                 return; /* broken off meanwhile */
         if (result->outcome != VM_DONE) {
@@ -496,6 +462,15 @@ static void on_prepared(void *arg, const struct vm_result *result)
                 return;
         }
         mv->stream_fd = -1;
+        (void)STR_COPY(key.hex, mv->stream.key);
+        move_stream_word(&key, word);
+        if (send(fd, word, MOVE_WORD, MSG_NOSIGNAL | MSG_DONTWAIT) != MOVE_WORD) {
+                (void)err_set(&err, REASON_PEER_LOST, EPIPE, "%s hung up on the memory of %s", mv->peer,
+                              mv->vm);
+                (void)close(fd);
+                broken(mv, MOVE_EV_BROKEN, &err);
+                return;
+        }
         copy_begin(mv->copy, fd, COPY_MS, on_begun, mv);
 }
 
@@ -503,7 +478,6 @@ static void on_connected(void *arg, uint32_t events)
 {
         struct moving *mv = arg;
         struct err err = {0};
-        struct copy_key key;
         int code = 0;
         socklen_t size = sizeof(code);
         (void)events;
@@ -516,11 +490,19 @@ static void on_connected(void *arg, uint32_t events)
                 broken(mv, MOVE_EV_BROKEN, &err);
                 return;
         }
+        hold_stream(mv, mv->stream_fd);
+}
+
+void source_stream_is_held(struct moving *mv)
+{
+        struct copy_key key = {.hex = ""};
+        if (!mv->is_copying || mv->stream_fd < 0 || !mv->copy)
+                return; /* broken off meanwhile */
         (void)STR_COPY(key.hex, mv->stream.key);
         copy_prepare(mv->copy, &key, COPY_MS, on_prepared, mv);
 }
 
-/* peers.conf has an address, or a name, which is looked up at once: it blocks, but not on a name server. */
+/* Where it answered last, which is an address, whatever peers.conf has. */
 static int address_of(const struct tcp_address *a, int64_t port, struct sockaddr_storage *ret,
                       socklen_t *ret_n, struct err *err)
 {
@@ -530,7 +512,7 @@ static int address_of(const struct tcp_address *a, int64_t port, struct sockaddr
         (void)snprintf(service, sizeof(service), "%d", (int)port);
         if (getaddrinfo(a->host, service, &hints, &found) != 0)
                 return err_set(err, REASON_UNSUPPORTED, EADDRNOTAVAIL,
-                               "peers.conf names %s by a name: for moves it takes an address", a->host);
+                               "%s has no address yet: it never answered", a->host);
         memcpy(ret, found->ai_addr, found->ai_addrlen);
         *ret_n = found->ai_addrlen;
         freeaddrinfo(found);
@@ -567,13 +549,14 @@ static void copy_connect(struct moving *mv)
 /* Nothing of an attempt begins any more that is on its way to begin. */
 static void copy_stop(struct moving *mv)
 {
-        keeper_forget(mv->m->keeper, mv);
+        hold_forget(mv);
+        mv->has_offer = false;
         loop_timer_cancel(&mv->look);
         loop_fd_remove(&mv->connecting);
         if (mv->stream_fd >= 0)
                 (void)close(mv->stream_fd);
         mv->stream_fd = -1;
-        mv->is_copying = mv->is_looking = mv->is_guard_awaited = false;
+        mv->is_copying = mv->is_looking = mv->is_guard_awaited = mv->is_guard_lost = false;
 }
 
 void source_copy(struct moving *mv, const struct move_effect *f)
@@ -618,8 +601,8 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         }
 }
 
-/* From the stop of the guest here until it was heard that it runs there, which is a little more than it was.
- */
+/* From the stop of the guest here, by the VMM's own stamp, until it was heard that it runs there, which is a
+ * little more than it was. */
 void source_measured(struct moving *mv)
 {
         const struct machine *v = machine_find(mv->m, mv->vm);
@@ -633,7 +616,10 @@ void source_measured(struct moving *mv)
         for (enum learn_cost c = LEARN_SETUP; c < LEARN_COST_N; c++)
                 learnt.cost[c] = -1;
         learnt.cost[0] = -1;
-        learnt.cost[LEARN_COMMIT] = (double)(now_us - mv->complete_mono_us) / 1e6;
+        /* Longer than what the guard allows it was because the two sides did not reach each other: that is
+         * not what a commit costs, and would spoil every plan with this peer for long. */
+        if (mv->core.row.level.downtime_ms == 0 || mv->gap_ms <= mv->core.row.level.downtime_ms)
+                learnt.cost[LEARN_COMMIT] = (double)(now_us - mv->complete_mono_us) / 1e6;
         (void)learn_add(moves_learn(mv->m), mv->peer, v ? v->definition.machine : "?", &learnt, evicted);
         moves_learnt(mv->m, mv->peer);
         if (*evicted && strcmp(evicted, mv->peer) != 0)
@@ -645,17 +631,19 @@ void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
 {
         struct control_event ev = {.kind = CONTROL_EV_STOP};
         struct err err = {0};
-        if (!mv->is_copying || !mv->copy)
+        const struct machine *v = machine_find(mv->m, mv->vm);
+        if (!mv->is_copying || !mv->copy || !v || !v->vm)
                 return;
         if (event == VM_EVENT_STOP) {
-                mv->stop_mono_us = g_get_monotonic_time();
+                mv->stop_mono_us = vm_event_us(v->vm);
                 happened(mv, &ev);
         } else if (event == VM_EVENT_MIGRATION && strcmp(words, "completed") == 0) {
                 ev.kind = CONTROL_EV_COMPLETED;
                 happened(mv, &ev);
                 mv->is_copying = false;
                 loop_timer_cancel(&mv->look);
-                mv->complete_mono_us = g_get_monotonic_time();
+                mv->complete_mono_us = vm_event_us(v->vm);
+                hold_end(mv);
                 move_report(mv, mv->copy_token, MOVE_EV_COPIED, NULL);
         } else if (event == VM_EVENT_MIGRATION &&
                    (strcmp(words, "failed") == 0 || strcmp(words, "cancelled") == 0)) {
@@ -743,6 +731,7 @@ void source_run(struct moving *mv, const struct move_effect *f)
         struct control_event ev = {.kind = CONTROL_EV_FAILED};
         mv->run_token = f->token;
         copy_stop(mv);
+        hold_end(mv);
         if (mv->is_control_there && mv->control.state != CONTROL_PREPARED)
                 happened(mv, &ev); /* the other side may have broken it off */
         if (v && v->pid && !v->vm)
@@ -777,16 +766,23 @@ static void on_ended(struct meted *m, void *call, const struct request *r, const
 
 void source_release(struct moving *mv, const struct move_effect *f)
 {
+        mv->release_token = f->token;
+        source_drop(mv);
+        move_unreserve(mv);
+        mv->is_release_awaited = true;
+        hold_end(mv); /* also of a meted before this one */
+}
+
+void source_nothing_is_held(struct moving *mv)
+{
         struct meted *m = mv->m;
         struct machine *v = machine_find(m, mv->vm);
         struct err err = {0};
         char key[REQUEST_KEY];
         uint64_t serial;
-        mv->release_token = f->token;
-        source_drop(mv);
-        move_unreserve(mv);
+        mv->is_release_awaited = false;
         if (mv->core.row.owner != OWNER_DESTINATION || !v) {
-                move_report(mv, f->token, MOVE_EV_RELEASED, NULL);
+                move_report(mv, mv->release_token, MOVE_EV_RELEASED, NULL);
                 return;
         }
         (void)snprintf(key, sizeof(key), "vm:%s", mv->vm);
@@ -807,6 +803,7 @@ void source_close(struct moving *mv)
         meted_unwait(mv->m, mv);
         copy_stop(mv);
         profiler_free(g_steal_pointer(&mv->profiler));
+        source_profile_close(mv);
         copy_free(g_steal_pointer(&mv->copy));
         guard_hang_up(mv);
 }

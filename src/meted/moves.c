@@ -13,6 +13,7 @@
 #include "base/str.h"
 #include "fleet/learnt.h"
 #include "json/read.h"
+#include "meted/crash.h"
 #include "meted/moves-internal.h"
 #include "wire/http-call.h"
 #include "wire/http.h"
@@ -42,7 +43,7 @@ struct moves {
 /* What a step gave, to be carried out once it is durable. The move may be gone by then. */
 struct batch {
         char id[MOVE_ID];
-        uint64_t step; /* of the row: a later one makes it void */
+        enum move_state state; /* that was entered; 0: none was */
         struct move_effects effects;
 };
 
@@ -77,7 +78,8 @@ static struct moving *moving_new(struct meted *m)
 {
         struct moving *mv = g_new0(struct moving, 1);
         mv->m = m;
-        mv->guard_fd = mv->stream_fd = mv->listen_fd = -1;
+        mv->guard_fd = mv->stream_fd = -1;
+        listener_init(mv);
         loop_timer_init(&mv->tick, on_tick, mv);
         loop_timer_init(&mv->extend, on_extend, mv);
         loop_timer_in(&mv->extend, EXTEND_LOOK_MS);
@@ -186,7 +188,7 @@ static void restore(struct moving *mv)
         const struct machine *v = machine_find(mv->m, mv->vm);
         const struct move_row row = mv->durable;
         mv->is_void = false;
-        move_restore(&mv->core, &row, v && v->vm ? MOVE_VMM_LIVES : MOVE_VMM_GONE, loop_now_ms(), &effects);
+        move_restore(&mv->core, &row, v && v->vm, loop_now_ms(), &effects);
         apply(mv, &effects);
         arm(mv);
 }
@@ -212,7 +214,7 @@ static void on_tick(void *arg)
 
 /* ---- what is said to the other side ---- */
 
-static void send(struct moving *mv, const struct move_message *said)
+static void tell(struct moving *mv, const struct move_message *said)
 {
         struct err err = {0};
         json_t *v = move_message_emit(mv, said);
@@ -260,7 +262,7 @@ static void carry_out(struct moving *mv, const struct move_effect *f)
         case MOVE_ADOPT:
                 break; /* done, with the transaction */
         case MOVE_SEND:
-                send(mv, &f->message);
+                tell(mv, &f->message);
                 break;
         case MOVE_ANSWER:
                 answer(mv);
@@ -274,8 +276,6 @@ static void carry_out(struct moving *mv, const struct move_effect *f)
         case MOVE_RESERVE:
                 (is_source ? source_reserve : arrive_reserve)(mv, f);
                 break;
-        case MOVE_GUARD_START:
-                break; /* with the copy, which begins when the guard is there */
         case MOVE_GUARD_END:
                 source_guard_end(mv);
                 break;
@@ -295,8 +295,6 @@ static void carry_out(struct moving *mv, const struct move_effect *f)
         case MOVE_VMM_CONT:
                 (is_source ? source_run : arrive_run)(mv, f);
                 break;
-        case MOVE_VMM_QUIT:
-                break; /* RELEASE follows it, and ends what holds claims */
         case MOVE_RELEASE:
                 (is_source ? source_release : arrive_release)(mv, f);
                 break;
@@ -319,8 +317,12 @@ static void on_durable(struct meted *m, void *call, const struct request *r, con
         } else if (mv && !err && !mv->is_void) {
                 mv->durable = mv->written;
                 mv->is_durable = true;
+                if (b->state)
+                        crash_point_of("move", move_state_name(b->state), "recorded");
                 for (size_t i = 0; i < b->effects.n && (mv = find(m, b->id)); i++)
                         carry_out(mv, &b->effects.list[i]);
+                if (b->state)
+                        crash_point_of("move", move_state_name(b->state), "done");
         }
         g_free(b);
 }
@@ -338,6 +340,20 @@ static int put(struct moving *mv)
         return bad;
 }
 
+/* With the record that says who owns it. */
+static void adopt(struct moving *mv)
+{
+        struct machine *v = machine_find(mv->m, mv->vm);
+        struct err err = {0};
+        if (!v)
+                return;
+        v->epoch = mv->core.row.epoch;
+        if (mv->guest)
+                (void)STR_COPY(v->boot_id, mv->guest->boot_id);
+        if (machine_put(v, &err))
+                meted_unwritten(mv->m, &err);
+}
+
 static void apply(struct moving *mv, const struct move_effects *effects)
 {
         struct batch *b = g_new0(struct batch, 1);
@@ -350,10 +366,14 @@ static void apply(struct moving *mv, const struct move_effects *effects)
                 if (f->kind == MOVE_EVENT)
                         move_say(mv, f->event, "%s", f->text);
                 else if (f->kind == MOVE_ADOPT)
-                        arrive_adopt(mv);
+                        adopt(mv);
                 else if (f->kind == MOVE_PERSIST)
                         (void)put(mv);
+                if (f->kind == MOVE_PERSIST)
+                        b->state = mv->core.row.state;
         }
+        if (b->state)
+                crash_point_of("move", move_state_name(b->state), "decided");
         meted_wait(mv->m, 0, WAIT_COMMIT, on_durable, b);
         meted_changed(mv->m);
 }
@@ -396,6 +416,12 @@ void moves_learnt(struct meted *m, const char *peer)
         free(text);
 }
 
+int64_t move_rate_bps(int64_t bandwidth_bps)
+{
+        int64_t bps = (bandwidth_bps + NET_UNIT_BPS - 1) / NET_UNIT_BPS * NET_UNIT_BPS;
+        return bps < NET_LEAST_BPS ? NET_LEAST_BPS : bps;
+}
+
 size_t move_needs(const struct moving *mv, int64_t bandwidth_bps, int64_t cpu_milli,
                   struct need ret[NEEDS_MAX])
 {
@@ -413,10 +439,8 @@ size_t move_needs(const struct moving *mv, int64_t bandwidth_bps, int64_t cpu_mi
                         .parameters = {{PARAMETER_SHARE, RELATION_AT_LEAST, (cpu_milli + cpus - 1) / cpus}}};
         }
         if (has_net && bandwidth_bps > 0) {
-                int64_t bps = (bandwidth_bps + NET_UNIT_BPS - 1) / NET_UNIT_BPS * NET_UNIT_BPS;
-                ret[n++] = (struct need){.kind = COMPONENT_NET,
-                                         .amount = bps < NET_LEAST_BPS ? NET_LEAST_BPS : bps,
-                                         .amount_max = bps < NET_LEAST_BPS ? NET_LEAST_BPS : bps};
+                int64_t bps = move_rate_bps(bandwidth_bps);
+                ret[n++] = (struct need){.kind = COMPONENT_NET, .amount = bps, .amount_max = bps};
         }
         return n;
 }
@@ -445,6 +469,37 @@ static struct reservations reservations_of(const struct moving *mv, bool with_ke
         (void)snprintf(of.prefix, sizeof(of.prefix), MOVES_RESERVE "%s.", mv->core.row.id);
         hypervisor_each(mv->m->hv, take_reservation, &of);
         return of;
+}
+
+struct cpus {
+        const struct moving *mv;
+        char prefix[REQUEST_ID];
+        int64_t *cpus, share_milli;
+        size_t n, max;
+};
+
+static void take_cpus(const struct request *r, void *arg)
+{
+        struct cpus *of = arg;
+        if (r->kind != REQUEST_RESERVATION || !request_is_live(r) || !g_str_has_prefix(r->id, of->prefix) ||
+            strchr(r->id + strlen(of->prefix), '.'))
+                return;
+        for (size_t i = 0; i < r->n_definitions && of->n < of->max; i++) {
+                const struct component *c = &of->mv->m->inventory.components[r->definitions[i].component];
+                if (c->kind != COMPONENT_CPU)
+                        continue;
+                of->cpus[of->n++] = c->os_index;
+                of->share_milli = r->definitions[i].amount;
+        }
+}
+
+size_t move_cpus(const struct moving *mv, int64_t *ret, size_t max, int64_t *ret_share_milli)
+{
+        struct cpus of = {.mv = mv, .cpus = ret, .max = max};
+        (void)snprintf(of.prefix, sizeof(of.prefix), MOVES_RESERVE "%s.", mv->core.row.id);
+        hypervisor_each(mv->m->hv, take_cpus, &of);
+        *ret_share_milli = of.share_milli;
+        return of.n;
 }
 
 void move_unreserve(struct moving *mv)
@@ -497,6 +552,31 @@ int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct e
         return n == 0 ? 1 : reserve(mv, needs, n, loop_now_ms() + for_ms, err);
 }
 
+static size_t all_needs(const struct moving *mv, int64_t bandwidth_bps, struct need ret[NEEDS_MAX])
+{
+        const struct vector *v = &mv->core.row.vector;
+        return move_needs(mv, bandwidth_bps,
+                          move_is_source(&mv->core) ? v->source_cpu_milli : v->destination_cpu_milli, ret);
+}
+
+bool move_raise(struct moving *mv, int64_t bandwidth_bps)
+{
+        struct need needs[NEEDS_MAX];
+        struct err err = {0};
+        int64_t end_ms = reservations_of(mv, false).end_ms;
+        if (end_ms <= loop_now_ms())
+                return false;
+        move_unreserve(mv);
+        if (reserve(mv, needs, all_needs(mv, bandwidth_bps, needs), end_ms, &err) > 0) {
+                mv->raised_bps = bandwidth_bps;
+                hold_thread_again(mv);
+                return true;
+        }
+        (void)reserve(mv, needs, all_needs(mv, mv->core.row.vector.bandwidth_bps, needs), end_ms, &err);
+        hold_thread_again(mv);
+        return false; /* what it had; nobody can have taken it */
+}
+
 /* It takes longer than was predicted: what is reserved stays so, where nobody else was promised it. */
 static void extend(struct moving *mv)
 {
@@ -507,14 +587,15 @@ static void extend(struct moving *mv)
         if (end_ms == 0 || end_ms > now + EXTEND_BEFORE_MS || move_is_final(&mv->core))
                 return;
         size_t n =
-                move_needs(mv, v->bandwidth_bps,
-                           move_is_source(&mv->core) ? v->source_cpu_milli : v->destination_cpu_milli, needs);
+                all_needs(mv, mv->raised_bps > v->bandwidth_bps ? mv->raised_bps : v->bandwidth_bps, needs);
         move_unreserve(mv);
         if (n > 0 && reserve(mv, needs, n, now + EXTEND_MS, &err) > 0) {
+                hold_thread_again(mv); /* it may be other CPUs */
                 move_say(mv, "extended", "it takes longer than was predicted: what it takes is reserved on");
         } else if (n > 0 && end_ms > now) {
                 struct err none = {0};
                 (void)reserve(mv, needs, n, end_ms, &none); /* what it had; nobody can have taken it */
+                hold_thread_again(mv);
                 move_say(mv, "not-extended", "what it takes is not reserved for longer: %.120s",
                          err.sentence);
         }
@@ -710,7 +791,8 @@ void moves_ask(struct meted *m, struct http_request *req, struct machine *v, con
         mv = mv ? mv : begin(m, v, &in, id);
         mv->askers = g_list_prepend(mv->askers, req);
         /* It is decided: under way, countered, or over. */
-        if (!is_new && (mv->core.row.state >= MOVE_COPYING || mv->core.row.state == MOVE_COUNTERED))
+        if (!is_new && (mv->core.row.tries > 0 || mv->core.row.state >= MOVE_COPYING ||
+                        mv->core.row.state == MOVE_COUNTERED))
                 answer(mv);
 }
 
@@ -748,8 +830,19 @@ static void on_told(struct meted *m, void *call, const struct request *r, const 
         g_free(t);
 }
 
-static void tell_later(struct moving *mv, struct http_request *req)
+/* done: what came of the word. Where it was too late nothing was done, and that is said. */
+static void tell_later(struct moving *mv, struct http_request *req, int done, struct err *err)
 {
+        const struct move_row *row = &mv->core.row;
+        if (done == 0)
+                (void)err_set(err, mv->is_void || mv->is_loaded ? REASON_BUSY : REASON_STALE, EALREADY,
+                              mv->is_void || mv->is_loaded ? "the move %s is being found again: ask again"
+                                                           : "the move %s is %s: it is too late for that",
+                              row->id, move_state_name(row->state));
+        if (done <= 0) {
+                api_refuse(req, err);
+                return;
+        }
         struct told *t = g_new0(struct told, 1);
         t->req = req;
         (void)STR_COPY(t->id, mv->core.row.id);
@@ -765,10 +858,10 @@ void moves_cancel(struct meted *m, struct http_request *req, const char *id)
         struct err err = {0};
         if (!mv)
                 return;
-        if (step(mv, &ev, &err) < 0)
-                api_refuse(req, &err);
-        else
-                tell_later(mv, req); /* too late: what came of it */
+        int done = step(mv, &ev, &err);
+        if (mv->core.row.reason == REASON_CANCELLED && move_is_final(&mv->core))
+                done = 1; /* it is as it was wanted */
+        tell_later(mv, req, done, &err);
 }
 
 void moves_accept(struct meted *m, struct http_request *req, const char *id, const json_t *body)
@@ -787,8 +880,12 @@ void moves_accept(struct meted *m, struct http_request *req, const char *id, con
                 .level = {in.level.has_total_ms ? in.level.total_ms : 0,
                           in.level.has_downtime_ms ? in.level.downtime_ms : 0, mv->is_best_effort}
         };
-        move_happened(mv, &ev);
-        tell_later(mv, req);
+        bool is_copied = mv->core.row.state == MOVE_COPYING;
+        int done = is_copied ? source_accept(mv, &ev.level, &err) : 1;
+        done = done > 0 ? step(mv, &ev, &err) : done;
+        if (is_copied && done > 0)
+                source_accepted(mv);
+        tell_later(mv, req, done, &err);
 }
 
 json_t *moves_show(const struct meted *m, const char *id, struct err *err)
@@ -915,7 +1012,8 @@ static void answer_unknown(struct meted *m, const char *from, const char *vm, co
         free(text);
 }
 
-int moves_hear(struct meted *m, const char *from, const json_t *body, struct err *err)
+int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, const json_t *body,
+               struct err *err)
 {
         struct move_message said;
         struct api_peer_vm *guest = NULL;
@@ -929,6 +1027,7 @@ int moves_hear(struct meted *m, const char *from, const json_t *body, struct err
                 bad = admit(m, from, vm, &said, &guest, err);
                 if (bad && err->reason)
                         say_dropped(m, from, vm, &said, err);
+                mv = bad ? NULL : find(m, said.id);
         } else if (!bad && !mv) {
                 answer_unknown(m, from, vm, &said);
         } else if (!bad) {
@@ -953,6 +1052,8 @@ int moves_hear(struct meted *m, const char *from, const json_t *body, struct err
                 arm(mv);
                 bad = done < 0 ? done : 0;
         }
+        if (!bad && mv)
+                mv->peer_at = *at;
         g_free(guest);
         g_free(stream);
         return bad;
@@ -1037,6 +1138,10 @@ static int load(const char *id, const char *text, void *arg, struct err *err)
         }
         mv->durable = mv->written = mv->core.row;
         mv->is_durable = mv->is_loaded = true;
+        /* No VMM of an attempt before is left once one was prepared for this. */
+        if (mv->core.row.state >= MOVE_READY && mv->core.row.state <= MOVE_CONFIRMING)
+                mv->prepared = mv->core.row.attempt;
+        mv->is_touched = mv->is_inherited = move_is_source(&mv->core);
         const struct machine *v = machine_find(m, mv->vm);
         mv->is_defined = v && mv->guest && v->epoch == 0 &&
                          strcmp(v->definition.uuid, mv->guest->definition.uuid) == 0;

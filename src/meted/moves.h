@@ -29,7 +29,9 @@ void moves_accept(struct meted *m, struct http_request *req, const char *id, con
 json_t *moves_show(const struct meted *m, const char *id, struct err *err);
 json_t *moves_list(const struct meted *m, const char *query, struct err *err);
 /* The other side says something. `from`: by its certificate. */
-int moves_hear(struct meted *m, const char *from, const json_t *body, struct err *err);
+struct in6_addr;
+int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, const json_t *body,
+               struct err *err);
 
 /* A VM that moves is not to be started, stopped, deleted or asked for more: why, or 0. */
 int moves_check(const struct meted *m, const struct machine *v, struct err *err);

@@ -26,6 +26,7 @@ enum { HELLO_MS = 5000, PAGE = 64 };
 #define SOON_MS (30 * DAY_MS)
 
 struct partner {
+        struct tcp_address at; /* where it answered last, by address; \"\": it never did */
         const struct peer_entry *entry;
         struct partners *all;
         struct loop_timer ask;
@@ -96,6 +97,9 @@ static int take_hello(struct partner *p, const struct http_answer *answer, struc
                 return err_set(err, REASON_INVALID, EPROTO, "%s calls itself %s", p->entry->name, hello.name);
         p->hello = hello;
         p->heard_ms = loop_now_ms();
+        p->at = p->entry->address;
+        if (*answer->from && !strchr(p->at.host, '%')) /* a name was looked up for this call */
+                (void)STR_COPY(p->at.host, answer->from);
         p->round_trip_ms = loop_mono_ms() - p->asked_mono_ms;
         p->clock_ahead_ms = hello.now_ms - (p->heard_ms - p->round_trip_ms / 2);
         return 0;
@@ -337,7 +341,7 @@ int peers_can(const struct meted *m, const char *name, struct err *err)
 const struct tcp_address *peers_address(const struct meted *m, const char *name, struct err *err)
 {
         const struct partner *p = find_partner(m, name, err);
-        return p ? &p->entry->address : NULL;
+        return !p ? NULL : *p->at.host ? &p->at : &p->entry->address;
 }
 
 struct means_side peers_means(const struct meted *m, const char *name, const struct means_side *here)

@@ -16,6 +16,7 @@
 #include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
+#include "meted/partition.h"
 
 enum { RETRY_MAX_MS = 60000, MEND_MS = 500, TRIM_EVERY = 1000, FINISHED_MAX = 1024 };
 
@@ -414,7 +415,9 @@ int meted_load(struct meted *m, struct err *err)
                 .keeps = m->config.keep,
                 .reclaim_ms = m->config.activation_ms,
         };
-        bad = health_load(m, err);
+        bad = partition_load(m, err);
+        if (!bad)
+                bad = health_load(m, err);
         if (bad)
                 return bad;
         int64_t now = loop_now_ms();

@@ -38,6 +38,9 @@ enum store_document {
         STORE_VM = 1, /* a definition and what belongs to it, by the VM's name */
         STORE_MOVE,   /* by its id */
         STORE_LEARNT, /* what moves to a peer cost, by its name */
+        STORE_ORDER,  /* of the manager, by its id; likewise the next */
+        STORE_DRAIN,
+        STORE_SERVER, /* the partition of a server: of all of it, or one hypervisor's */
         STORE_DOCUMENT_N
 };
 

@@ -3,7 +3,7 @@
 """Holds the manual pages to the programs. man.py SOURCE BUILD; prints TAP, one line a rule.
 
 Rules:
-  keys        mete.conf(5) has each key of src/meted/config.c and src/keeper/config.c, with its default, and no other;
+  keys        mete.conf(5) has each key of src/meted/config.c, src/keeper/config.c, src/manager/config.c and src/sp/config.c, with its default, and no other;
               so have the samples under dist/
   options     each page of a daemon has the options that its --help has, and no other
   functions   libmete(3) has each function of include/mete.h, and no other
@@ -16,7 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-DAEMONS = {"meted.8": "src/meted/meted", "mete-keeper.8": "src/keeper/mete-keeper", "mete-agent.8": "src/agent/mete-agent"}
+DAEMONS = {"meted.8": "src/meted/meted", "mete-keeper.8": "src/keeper/mete-keeper", "mete-agent.8": "src/agent/mete-agent",
+           "mete-manager.8": "src/manager/mete-manager", "mete-sp.8": "src/sp/mete-sp"}
 
 
 def plain(text):
@@ -25,18 +26,22 @@ def plain(text):
 
 def keys_of_source(source):
     """{file: {(section, key): default or None where the source has no table of them}}"""
-    meted = {(g, n): d for g, n, d in re.findall(
-        r'\{"(\w+)",\s*"(\w+)",\s*[A-Z0-9]+,\s*(?:AT\([\w.]+\)|0,\s*0),\s*"([^"]*)"', (source / "src/meted/config.c").read_text())}
+    meted, manager = ({(g, n): d for g, n, d in re.findall(
+        r'\{"(\w+)",\s*"(\w+)",\s*[A-Z0-9]+,\s*(?:AT\([\w.]+\)|0,\s*0),\s*"([^"]*)"', (source / name).read_text())}
+        for name in ("src/meted/config.c", "src/manager/config.c"))
+    sp = {(g, n): d.replace('METE_SBINDIR "', "/usr/sbin").strip('"') for g, n, d in re.findall(
+        r'\{"(\w+)",\s*"(\w+)",\s*[A-Z]+,\s*(?:AT\(\w+\)|0,\s*0),\s*((?:METE_SBINDIR )?"[^"]*")', (source / "src/sp/config.c").read_text())}
     text = (source / "src/keeper/config.c").read_text()
     rows = re.findall(r'\{"(\w+)",\s*"(\w+)"\s*\}', text[text.index("keys[] = {"):text.index("};", text.index("keys[] = {"))])
-    return {"mete.conf": meted, "keeper.conf": {row: None for row in rows}}
+    return {"mete.conf": meted, "keeper.conf": {row: None for row in rows}, "manager.conf": manager, "sp.conf": sp}
 
 
 def keys_of_page(text):
-    found, file, section = {"mete.conf": {}, "keeper.conf": {}}, None, None
+    found, file, section = {"mete.conf": {}, "keeper.conf": {}, "manager.conf": {}, "sp.conf": {}}, None, None
     for line in plain(text).splitlines():
         if line.startswith(".SH "):
-            file = {".SH METE.CONF": "mete.conf", ".SH KEEPER.CONF": "keeper.conf"}.get(line)
+            file = {".SH METE.CONF": "mete.conf", ".SH KEEPER.CONF": "keeper.conf", ".SH MANAGER.CONF": "manager.conf",
+                    ".SH SP.CONF": "sp.conf"}.get(line)
         elif line.startswith(".SS ["):
             section = line[5:-1]
         else:

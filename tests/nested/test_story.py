@@ -10,7 +10,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
 from console import Console  # noqa: E402
-from host import build_image, wait_for  # noqa: E402
+from host import HostError, build_image, wait_for  # noqa: E402
 from nested import CannotRun, NestedHost  # noqa: E402
 
 IMAGES = "var/lib/mete/images"
@@ -63,6 +63,13 @@ class Guest:
         wait_for(what, is_so, 300, 2)
         return seen
 
+    def until_logged(self, what, text):
+        """Waits until its agent has said that; what it said instead goes with the failure."""
+        try:
+            wait_for(what, lambda: text in self.check("cat /var/log/mete-agent.log"), 300, 2)
+        except HostError as e:
+            raise HostError(f"{e}; the agent said:\n{self.check('tail -n 30 /var/log/mete-agent.log')}") from e
+
 
 def marked(objects, mark, kind="cpu"):
     return {i for i, o in objects.items() if o["kind"] == kind and o.get("mark") == mark}
@@ -110,7 +117,7 @@ def test_the_story(host):
     host.mete_check("reserve", "others", "--need", "cpu:2")
     guest.until("it knows", lambda o: marked(o, "taken") == {"cpu:1", "cpu:3"})
     guest.check("mete declare --need cpu:2 --at +0m --for 2h --name batch; echo --project 2s >/etc/agent.args; kill $(pidof mete-agent)")
-    wait_for("it has looked for one", lambda: "the host has nothing of it free" in guest.check("cat /var/log/mete-agent.log"), 300, 2)
+    guest.until_logged("it has looked for one", "the host has nothing of it free")
     assert "id=" not in json.dumps(host.mete_json("leases"))
 
     # They give back both, one on each node: that is a change (2.3), it compares, and asks for the one near its memory.

@@ -34,7 +34,8 @@ struct board {
         uint32_t dirtied_pages; /* written so far, one word of each */
         uint32_t passes;        /* over the whole area; the word written is the pass that wrote it, from 1 */
         uint32_t work;          /* vCPUs 0 to work - 1 work, the others sleep: the host may change it */
-        uint32_t unused[5];
+        uint32_t wrong_pages;   /* that were not as the pass before had left them */
+        uint32_t unused[4];
         struct board_cpu cpu[BOARD_CPUS_MAX]; /* by APIC id, which is the vCPU's slot */
 };
 

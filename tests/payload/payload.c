@@ -384,7 +384,10 @@ static void dirty(uint32_t now)
         uint32_t most =
                 option.work ? DIRTY_AT_ONCE : option.dirty_mib_per_s * (MIB / PAGE) * option.tick_ms / 500;
         for (uint32_t i = 0; i < due && i <= most; i++) {
-                put((uint32_t *)(uintptr_t)(board.area_first + next), board.passes + 1);
+                volatile uint32_t *word = (volatile uint32_t *)(uintptr_t)(board.area_first + next);
+                if (*word != board.passes)
+                        put(&board.wrong_pages, board.wrong_pages + 1);
+                *word = board.passes + 1;
                 next += PAGE;
                 if (next >= board.area_bytes) {
                         next = 0;

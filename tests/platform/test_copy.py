@@ -24,6 +24,10 @@ READS = {
 }
 
 
+# What is asked where it is there, and done without where it is not: Debian's 7.2 has none, 10.0 calls it deprecated and has no other.
+OPTIONAL = {"query-migrationthreads: there is no such command", "query-migrationthreads: deprecated"}
+
+
 def commands_in_source():
     with open(f"{ROOT}/src/vm/copy.c", encoding="utf-8") as f:
         text = f.read()
@@ -50,4 +54,4 @@ def test_copy(qemu, build, tmp_path):
     faults = [f for m in messages for f in schema.check_command(m, None)]
     faults += schema.check_command({"execute": "closefd", "arguments": {"fdname": "x"}}, None)
     faults += [f for name, paths in READS.items() for path in paths for f in schema.check_path(name, path)]
-    assert not faults, "\n".join(sorted(set(faults)))
+    assert set(faults) <= OPTIONAL, "\n".join(sorted(set(faults)))

@@ -86,7 +86,7 @@ def test_it_keeps_the_bound_without_a_privilege(keeper):  # noqa: F811
         assert "real-time priority" in guard.answer["fallback"]
         assert os.sched_getscheduler(guard.pid) == os.SCHED_OTHER
     else:
-        assert os.sched_getscheduler(guard.pid) == os.SCHED_FIFO
+        assert os.sched_getscheduler(guard.pid) == os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
     assert {int(n) for n in os.listdir(f"/proc/{guard.pid}/fd")} <= set(range(9))  # 7, 8: its word, whoever listens
     qmp.run("stop")
     assert [guard.said(), guard.said()] == ["stopped", "cut"]

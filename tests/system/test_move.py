@@ -4,15 +4,19 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
+import threading
 
 import pytest
 from app import App
 from host import Host, HostError, ROOT, wait_for
+from monitor import Monitor
 from site_of_two import Pki, Site, address, listen
 
 MIB = 1 << 20
+PORTS = range(28441, 28444)
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +29,8 @@ def site():
     pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={address(0)}", "--hypervisor", f"b={address(1)}", "--hypervisor", "c")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base)
-        hosts = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(),
-                      extra=listen(pki, n, name, f"peers-{name}.conf") + "[move]\nrate=1G\n") for n, name in enumerate("ab")]
+        hosts = [Host(memory="3G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(),
+                      extra=listen(pki, n, name, f"peers-{name}.conf") + f"[move]\nrate=1G\nports={PORTS[0]}-{PORTS[-1]}\n") for n, name in enumerate("ab")]
         s = Site(pki, *hosts)
         for host in hosts:
             s.usual(host)
@@ -130,6 +134,40 @@ def test_a_level_is_kept_or_another_offered(site, vm):
         vm.wait_agent()
 
 
+def test_another_level_is_taken_while_it_is_copied(site, vm):
+    """4.14: what will be missed is said, another total time is offered while the copy goes on, and what is taken counts."""
+    source = site.a
+    asker = source.mete_start("move", vm.name, "--to", "b", "--id", "ask", "--max-time", "40s", "--on-miss", "ask", "--wait")
+    m = Monitor(source.path("run", "vm", vm.name, "guard.sock"))  # without a downtime to be kept there is no guard
+    with contextlib.closing(m.sock), contextlib.closing(m.file):
+        def slow():
+            """QEMU sends less than anybody could know; meted gives it all that there is, so it is said again and again."""
+            m.call("migrate-set-parameters", **{"max-bandwidth": 1 << 20})
+            p = source.mete("move", "show", "ask", "--json", check=False)
+            shown = json.loads(p.stdout) if p.returncode == 0 else {}
+            return shown if shown.get("offer_ms") or shown.get("ended_ms") else None
+        shown = wait_for("another level is offered", slow, 120, 0.05)
+        assert shown["state"] == "copying" and len(shown["offers"]) == 1, shown
+        offer = shown["offers"][0]["level"]
+        assert offer["total_ms"] > 40000 and "downtime_ms" not in offer, offer
+        with pytest.raises(HostError) as e:
+            source.mete("move", "accept", "ask", "--max-time", "40s")
+        assert "stricter" in str(e.value)
+        taken = json.loads(source.mete("move", "accept", "ask", "--max-time", f"{offer['total_ms'] + 200000}ms", "--json").stdout)
+        assert taken["state"] == "copying" and taken["level"]["total_ms"] == offer["total_ms"] + 200000, taken
+        with pytest.raises(HostError) as e:  # it is taken, and no other is there
+            source.mete("move", "accept", "ask", "--max-time", "600s")
+        assert "no level is offered" in str(e.value)
+        m.call("migrate-set-parameters", **{"max-bandwidth": 0})
+    assert asker.wait(240) == 0
+    ended = source.mete_json("move", "show", "ask")
+    assert ended["state"] == "done" and ended["attempt"] == 1, ended
+    vm.disconnect()
+    vm.host = site.b
+    wait_for("the destination is through", lambda: site.b.mete_json("move", "show", "ask")["state"] == "settled", 60)
+    vm.wait_agent()
+
+
 def test_a_dry_run_changes_nothing(site, running):
     """4.3, 4.10: what would be promised, and what another level would take; nothing is reserved or remembered."""
     before = claims(site.a), claims(site.b), site.a.mete_json("move", "list")
@@ -141,6 +179,48 @@ def test_a_dry_run_changes_nothing(site, running):
     said = json.loads(p.stdout)
     assert said["state"] in ("countered", "refused") and said["limit"] and "offer_ms" not in said
     assert (claims(site.a), claims(site.b), site.a.mete_json("move", "list")) == before
+
+
+def knock(ports, said, stop):
+    """Strangers at the port where the memory comes: from another address, and from the right one without the key."""
+    while not stop.wait(0.02):
+        for port in ports:
+            for source, word in ((address(77), b""), (None, b"x" * 64), (None, b"x")):
+                with contextlib.suppress(OSError):
+                    with socket.create_connection((address(1), port), 1, (source, 0) if source else None) as s:
+                        s.sendall(word)
+                        said.append(port)
+
+
+def test_strangers_at_the_port(site, vm):
+    """They are hung up on, and the memory comes all the same, with the first attempt."""
+    said, stop = [], threading.Event()
+    thread = threading.Thread(target=knock, args=(PORTS, said, stop))
+    thread.start()
+    try:
+        done = move(vm, site.b)
+    finally:
+        stop.set()
+        thread.join()
+    assert done["state"] == "done" and done["attempt"] == 1, done
+    assert said and set(said) <= set(PORTS)
+    assert "stranger" in [e["event"] for e in site.b.events(done["id"])]
+    vm.wait_agent()
+
+
+def test_many_pieces_of_memory(site):
+    """More than the keeper opens at once: it is measured all the same."""
+    v = site.a.vm("many", memory="256M..2432M", cpus="1")
+    try:
+        app = App(v, "own")
+        for n in range(17):
+            assert app.call("request", {"id": f"l{n}", "needs": ["memory:128M"]})["outcome"] == "granted", n
+        said = json.loads(site.a.mete("move", "many", "--to", "b", "--dry-run", "--max-downtime", "5s", "--json").stdout)
+        assert said["state"] == "dry-run", said
+    finally:
+        v.kill()
+        site.a.mete("vm", "delete", "many")
+        del site.a.vms["many"]
 
 
 BAD = {

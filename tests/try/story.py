@@ -317,6 +317,10 @@ class Story:
         events = self.on_host("mete events --trace sale")
         need("granted" in events, "no event tells of the grant")
         self.on_host("mete events --trace modest")
+        say()
+        say("Why was the other one refused?")
+        why = self.on_host("mete why greedy")
+        need("greedy: refused" in why and "vm:shop/sale" in why, "it is not said what was refused, and who has it")
 
     def step_back(self):
         head(5, "The sale is over: everything goes back")

@@ -117,6 +117,11 @@ def simple_enum(name, words, text):
     return out + f"        API_{name.upper()}_N\n}};\nconst char *api_{name}_name(enum api_{name} v);\n"
 
 
+def operation_enum(contract):
+    """Each daemon has operations of its own; meted's are the ones without a name before them."""
+    return "operation" if contract.name == "meted" else f"{contract.name}_operation"
+
+
 def methods_header(contract):
     name = contract.name
     out = "\n" + comment(f"Methods of the contract '{name}', version {contract.version}. {contract.description}")
@@ -143,7 +148,8 @@ def routes_header(contract):
 
 
 def queries(contract):
-    return list(dict.fromkeys(o.query for o in contract.operations if o.query))
+    # one that another contract defines is read by what is made for that one
+    return list(dict.fromkeys(o.query for o in contract.operations if o.query and o.query.contract is contract))
 
 
 def header(api):
@@ -159,12 +165,15 @@ struct api_method {
 };
 """
     out += simple_enum("role", api.roles, "What a caller may do; see api_role_may().")
-    out += simple_enum("operation", [o.name for o in api.operations], "What an HTTP request asks for.")
+    for contract in api.contracts:
+        if contract.operations:
+            out += simple_enum(operation_enum(contract), [o.name for o in contract.operations],
+                               f"What an HTTP request of the contract '{contract.name}' asks for.")
     out += """
 struct api_route {
         const char *method; /* "GET" */
         const char *path;   /* "/v1/vms/{name}" */
-        enum api_operation operation;
+        int operation;          /* of the contract's own enum */
         enum api_role role; /* the least that is allowed to, or the only one */
         bool has_part;      /* the path has a part in braces ... */
         bool part_is_id;    /* ... which is an id, else a name */
@@ -405,7 +414,7 @@ def openapi_source(api):
 
 
 def routes_source(contract):
-    rows = "".join(f'        {{"{o.verb.upper()}", "{o.path}", API_OPERATION_{upper(o.name)}, '
+    rows = "".join(f'        {{"{o.verb.upper()}", "{o.path}", API_{operation_enum(contract).upper()}_{upper(o.name)}, '
                    f'API_ROLE_{upper(o.role)}, {str(bool(o.path_fields)).lower()}, '
                    f'{str(any(f.type.format == "id" for f in o.path_fields)).lower()}}},\n'
                    for o in contract.operations)
@@ -425,7 +434,8 @@ def source(api):
             out += words_source(d)
             if any(d in other.refs() for other in api.defs.values()):
                 out += parse_words(d)
-    for name, words in (("side", api.sides), ("role", api.roles), ("operation", [o.name for o in api.operations])):
+    operations = [(operation_enum(c), [o.name for o in c.operations]) for c in api.contracts if c.operations]
+    for name, words in [("side", api.sides), ("role", api.roles)] + operations:
         out += words_table(name, words) + name_function(name)
     for contract in api.contracts:
         if contract.methods:

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sp/sp.h - mete-sp, the service processor of one server (5.4), and what its parts share.
+ *
+ *   api.c        HTTP requests -> the others          partition.c  what is asked for -> core/server
+ *   journal.c    the partition and the log, durable before anything acts
+ *   hypervisor.c one meted: started, taken over, configured, supervised
+ *   give.c       what changes hands
+ *
+ * One server: a lock; one state: the store's own. What it configures are meted's of their own users; it
+ * speaks to them over their own sockets, and they to nobody. Where it is away they run on with what they
+ * were given last. */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "core/server.h"
+#include "host/inventory.h"
+#include "json/api.h"
+#include "loop/loop.h"
+#include "sp/config.h"
+#include "sp/launch.h"
+#include "store/store.h"
+#include "wire/http-call.h"
+#include "wire/http.h"
+
+enum { SP_TRACE = 64, SP_PATH = 320 };
+
+struct sp;
+
+/* Somebody who waits for something to be so. Answered once. */
+struct sp_waiter {
+        struct sp *sp;
+        struct http_request *req;
+        struct sp_waiter *next;
+        struct loop_timer late;
+};
+
+/* One hypervisor of the server; its number is that of core/server. */
+struct hypervisor_of {
+        struct sp *sp;
+        int number;
+        enum api_server_state state;
+        bool is_wanted;         /* journalled */
+        char user[LAUNCH_USER]; /* likewise */
+        char vmm[256];          /* likewise; "": as its configuration says */
+        char socket[SP_PATH];
+        pid_t pid;
+        int pid_fd; /* -1: it does not run, as far as is known */
+        bool is_child;
+        struct loop_fd watch;
+        struct loop_timer look;
+        int64_t started_mono_ms, back_off_ms;
+        uint64_t restarts;
+        struct http_call *call; /* the one that is under way */
+        int64_t telling, epoch; /* that it is told, and that it has taken; 0: none yet */
+        char version[32], qemu[64], problem[256], trace[SP_TRACE];
+        struct sp_waiter *waiters;
+};
+
+struct sp {
+        struct sp_config config;
+        char name[64];
+        struct inventory inventory;
+        struct server server; /* epoch 0: there is no partition yet */
+        struct store *store;
+        struct http_server *http;
+        struct http_calls *calls;
+        struct http_target target;
+        struct hypervisor_of hypervisors[SERVER_HYPERVISORS_MAX];
+        char giving_trace[SP_TRACE];
+        struct sp_waiter *giving_waiters;
+        struct err problem; /* why the last write to the store failed; code 0: it did not */
+        uint64_t n_traces, commits, requests, refused;
+        int64_t ready_mono_ms;
+};
+
+/* ---- journal.c: durable when it returns 0; where it fails, nothing was written ---- */
+int journal_open(struct sp *sp, struct err *err); /* and all that is in it */
+/* An event; with_partition: and what the partition, and who is wanted, is from now on. */
+int journal_write(struct sp *sp, bool with_partition, const char *trace, const char *subject,
+                  const char *event, struct err *err, const char *fmt, ...)
+        __attribute__((format(printf, 7, 8)));
+/* An event of which nothing depends. */
+void journal_note(struct sp *sp, const char *trace, const char *subject, const char *event, const char *fmt,
+                  ...) __attribute__((format(printf, 5, 6)));
+
+/* ---- partition.c ---- */
+/* On success *ret is the partition, for server_done(); users and vmms are in *hypervisors by number. */
+int partition_make(const struct sp *sp, const struct api_server_init *in, struct server *ret,
+                   struct hypervisor_of *hypervisors, struct err *err);
+/* What a hypervisor is to be told. */
+void partition_of(const struct sp *sp, int hypervisor, struct api_partition *ret);
+json_t *partition_show(const struct sp *sp);
+
+/* ---- hypervisor.c ---- */
+void hypervisor_begin(struct hypervisor_of *h, struct sp *sp, int number);
+void hypervisor_end(struct hypervisor_of *h);  /* it runs on */
+void hypervisor_look(struct hypervisor_of *h); /* soon */
+const char *hypervisor_name(const struct hypervisor_of *h);
+/* "" where it is to be had; reads only. */
+int hypervisor_check_user(const struct sp *sp, const char *user, struct err *err);
+
+/* ---- give.c ---- */
+void give(struct sp *sp, struct http_request *req, const struct api_server_give *in, const char *trace);
+/* It has recorded the partition of that epoch; or refuses it for good. Others than the giver: ignored. */
+void give_taken(struct sp *sp, const struct hypervisor_of *h, int64_t epoch);
+void give_refused(struct sp *sp, const struct hypervisor_of *h, const struct err *err);
+
+/* ---- api.c ---- */
+int api_start(struct sp *sp, struct err *err);
+void api_stop(struct sp *sp);
+void api_answer_server(struct sp *sp, struct http_request *req);
+void api_refuse(struct http_request *req, const struct err *err);
+/* Waits for so long at most. */
+void api_wait(struct sp *sp, struct sp_waiter **list, struct http_request *req, int64_t timeout_ms);
+/* Everybody on the list: err, or the server as it is. */
+void api_answer_all(struct sp *sp, struct sp_waiter **list, const struct err *err);

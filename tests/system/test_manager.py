@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mete-manager moves VMs among two hosts: what it accepts and declines by policy (4.11, 4.13, 4.14, 4.22), how it drains a host, and
+that it goes on with what was begun after it was killed."""
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+
+import pytest
+from host import Host, HostError, ROOT, wait_for
+from manager import Manager
+from site_of_two import Pki, Site, address, listen
+
+
+@pytest.fixture(scope="module")
+def site():
+    p = subprocess.run([f"{ROOT}/tools/fetch-qemu10"], capture_output=True, text=True)
+    if p.returncode != 0:
+        pytest.skip(f"QEMU 10.0 cannot be had: {p.stderr.strip()[-300:]}")
+    base = tempfile.mkdtemp(prefix="mete-test-pki-", dir="/tmp")
+    os.chmod(base, 0o755)
+    pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={address(0)}", "--hypervisor", f"b={address(1)}",
+                                              "--hypervisor", "c", "--manager", "m", "--operator", "alice")
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, base)
+        hosts = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(), offer="60s",
+                      extra=listen(pki, n, name, f"peers-{name}.conf") + "[move]\nrate=1G\n") for n, name in enumerate("ab")]
+        s = Site(pki, *hosts)
+        for host in hosts:
+            s.usual(host)
+            stack.enter_context(host)
+            for name in ("vmlinuz", "test.cpio.gz"):
+                host.image(os.path.join(ROOT, "build/guest", name))
+        s.wait_peer(s.a, "b", "b is there", lambda p: p["reachable"])
+        s.wait_peer(s.b, "a", "a is there", lambda p: p["reachable"])
+        s.made = 0
+        yield s
+
+
+@pytest.fixture(scope="module")
+def manager(site):
+    with Manager(site) as m:
+        yield m
+
+
+@pytest.fixture
+def vms(site, manager):
+    """Makes running VMs on host a, that are gone behind the test wherever they are."""
+    made = []
+
+    def make(n=1):
+        for _ in range(n):
+            site.made += 1
+            made.append(site.a.vm(f"v{site.made}", memory="128M", cpus="1"))
+        wait_for("the manager has seen them", lambda: host(manager, "a")["running"] == len(names(site.a)), 60)
+        return made
+    yield make
+    for order in manager.get("/v1/moves")["moves"]:
+        if "ended_ms" not in order:
+            manager.mete("move", "cancel", order["id"])
+    for v in made:
+        v.disconnect()
+        for h in (site.a, site.b):
+            if v.name in names(h):
+                wait_for("its move is over", lambda h=h, v=v: all("ended_ms" in x for x in h.mete_json("move", "list")["moves"]
+                                                                 if x["vm"] == v.name), 120)
+                if v.name in names(h):
+                    h.mete("vm", "kill", v.name)
+                    h.mete("vm", "delete", v.name)
+        site.a.vms.pop(v.name, None)
+
+
+def names(h):
+    return [v["name"] for v in h.mete_json("vm", "list")["vms"]]
+
+
+def host(manager, name):
+    return next(h for h in manager.get("/v1/hosts")["hosts"] if h["name"] == name)
+
+
+def claims(h):
+    return h.mete_json("ledger")["claims"]
+
+
+def ended(manager, order):
+    return wait_for("the order is over", lambda: (lambda o: o if "ended_ms" in o else None)(manager.json("move", "show", order["id"])), 180)
+
+
+def test_hosts_are_known(site, manager):
+    listed = {h["name"]: h for h in manager.json("host", "list")["hosts"]}
+    assert listed["a"]["reachable"] and listed["b"]["reachable"]
+    assert not listed["c"]["reachable"] and "no address" in listed["c"]["problem"]
+    assert listed["a"]["memory_free_bytes"] == listed["a"]["memory_bytes"] == 2 << 30
+    assert "reachable" in manager.mete("host", "list").stdout
+    assert "mete_manager_hosts_reachable 2" in manager_text(manager, "/metrics")
+
+
+def manager_text(manager, path):
+    p = subprocess.run(["curl", "-s", "--unix-socket", manager.path("manager.sock"), f"http://localhost{path}"],
+                       capture_output=True, text=True, check=True)
+    return p.stdout
+
+
+def test_a_vm_is_moved(site, manager, vms):
+    """Wherever it is, to whoever has room, at a level; and again with the same id is not again."""
+    (v,) = vms()
+    done = manager.json("move", v.name, "--to", "any", "--max-time", "60s", "--max-downtime", "5s", "--wait", "--id", "first")
+    assert done["state"] == "done", done
+    assert done["from"] == "a" and done["to"] == ["b"] and done["move"]["downtime_ms"] <= 5000
+    assert names(site.a) == [] and names(site.b) == [v.name]
+    again = manager.json("move", v.name, "--to", "any", "--id", "first")
+    assert (again["state"], again["ended_ms"]) == ("done", done["ended_ms"])
+    text = [e["event"] for e in manager.get("/v1/events?trace=first")["events"]]
+    assert text == ["moving", "done"], text
+    assert "first" in manager.mete("move", "list").stdout
+
+
+def test_a_level_that_cannot_be_kept_is_declined(site, manager, vms):
+    """4.11: without a floor it takes nothing less; the VM is left alone, and nothing stays reserved."""
+    (v,) = vms()
+    before = claims(site.a), claims(site.b)
+    p = manager.mete("move", v.name, "--to", "b", "--max-time", "10ms", "--max-downtime", "10ms", "--wait", "--id", "strict", check=False)
+    assert p.returncode == 75, p.stderr
+    order = manager.get("/v1/moves/strict")
+    assert order["state"] == "declined" and order["reason"] == "no-capacity" and order["sentence"], order
+    assert names(site.a) == [v.name]
+    assert (claims(site.a), claims(site.b)) == before
+    # A floor that is still stricter than what could be kept changes nothing.
+    order = manager.json("move", v.name, "--to", "b", "--max-time", "10ms", "--max-downtime", "10ms", "--floor-time", "11ms", "--wait", check=False)
+    assert order["state"] == "declined" and order["round"] == 1, order
+
+
+def test_what_is_offered_is_taken_down_to_the_floor(site, manager, vms):
+    """4.13, 4.22: the offer is asked for unchanged, and granted."""
+    (v,) = vms()
+    order = manager.json("move", v.name, "--to", "b", "--max-time", "10ms", "--max-downtime", "10ms",
+                         "--floor-time", "120s", "--floor-downtime", "20s", "--on-miss", "finish", "--wait", check=False)
+    assert "taken" in order, order
+    assert order["taken"]["total_ms"] <= 120000 and order["taken"]["downtime_ms"] <= 20000, order
+    text = [e["event"] for e in manager.get(f"/v1/events?trace={order['id']}")["events"]]
+    if order["state"] == "done":
+        assert names(site.b) == [v.name] and order["move"]["downtime_ms"] <= order["taken"]["downtime_ms"]
+    else:  # this machine is busy with other things: the bound was kept by breaking it off
+        assert order["state"] == "failed" and names(site.a) == [v.name], order
+    assert ("accepting" in text or "asking" in text) and "moving" in text, text
+
+
+def test_bad_input(site, manager, vms):
+    (v,) = vms()
+    for words, status, sentence in ((["nobody", "--to", "b"], 66, "no host has a VM"), ([v.name, "--to", "x"], 66, "no host is called x"),
+                                    ([v.name, "--to", "a"], 65, "runs on a already"), ([v.name, "--to", "c"], 69, ""),
+                                    ([v.name, "--to", "b", "--max-downtime", "0ms"], 65, "downtime"),
+                                    ([v.name, "--to", "b", "--dry-run"], 69, "dry run")):
+        p = manager.mete("move", *words, "--wait", check=False)
+        assert p.returncode != 0 and sentence in p.stderr + p.stdout, (words, p)
+    for words in (["drain", "nobody", "--within", "1m"], ["drain", "a"], ["drain", "a", "--within", "0s"], ["move", "show", "nothing"],
+                  ["drain", "show", "nothing"], ["drain", "c", "--within", "1m"]):
+        p = manager.mete(*words, check=False)
+        assert p.returncode not in (0, 75) and p.stderr, (words, p)
+    assert names(site.a) == [v.name]
+
+
+def test_nobody_but_operators(site, manager):
+    """A certificate of another role does nothing, not even look; and a host is no manager, whoever signed for it."""
+    for who in ("b", "m"):
+        p = manager.mete("host", "list", cert=who, check=False)
+        assert p.returncode != 0 and "operator" in p.stderr, p.stderr
+    p = subprocess.run([manager.path("bin/mete"), "host", "list", "--manager", f"https://{address(0)}", "--cert", manager.pki.file("alice.crt")],
+                       capture_output=True, text=True, timeout=60)
+    assert p.returncode != 0 and "no certificate of a manager" in p.stderr, p.stderr
+    other = os.path.join(os.path.dirname(manager.pki.path), "other")
+    Pki(other).init("--operator", "eve")
+    shutil.copy(os.path.join(other, "eve.crt"), manager.pki.file("eve.crt"))
+    shutil.copy(os.path.join(other, "eve.key"), manager.pki.file("eve.key"))
+    p = manager.mete("host", "list", cert="eve", check=False)
+    assert p.returncode != 0, p.stdout
+
+
+def test_a_drain_is_said_before_it_is_done(site, manager, vms):
+    """A dry run changes nothing; what cannot be done in time is not begun."""
+    made = vms(2)
+    before = claims(site.a), claims(site.b)
+    said = manager.json("drain", "a", "--within", "10m", "--max-downtime", "5s", "--dry-run")
+    assert said["state"] == "dry-run" and said["possible"], said
+    assert [v["vm"] for v in said["vms"]] and all(v["to"] == "b" and v["predicted_ms"] > 0 for v in said["vms"])
+    assert said["vms"][-1]["ends_ms"] == said["predicted_ms"] == sum(v["predicted_ms"] for v in said["vms"])
+    p = manager.mete("drain", "a", "--within", "60ms", "--max-downtime", "50ms", "--id", "hasty", check=False)
+    assert p.returncode == 75, p
+    hasty = manager.get("/v1/drains/hasty")
+    assert hasty["state"] in ("impossible", "failed") and not hasty.get("possible") and hasty["sentence"], hasty
+    assert manager.get("/v1/moves?after=z")["moves"] == []
+    assert sorted(names(site.a)) == sorted(v.name for v in made)
+    assert (claims(site.a), claims(site.b)) == before
+
+
+def test_a_drain_without_room(site, manager, vms):
+    """Each VM that has no place is named, with what there is too little of; the others are left alone, too."""
+    made = vms(2)
+    site.b.mete("reserve", "all", "--need", "memory:1900M")
+    try:
+        wait_for("the manager has seen it", lambda: host(manager, "b")["memory_free_bytes"] < 256 << 20, 60)
+        said = manager.json("drain", "a", "--within", "10m", check=False)
+        assert said["state"] == "impossible" and said["limit"] == "memory", said
+        without = [v for v in said["vms"] if "to" not in v]
+        assert without and all(v["reason"] == "no-capacity" for v in without)
+        assert sorted(names(site.a)) == sorted(v.name for v in made)
+    finally:
+        site.b.mete("unreserve", "all")
+        wait_for("the manager has seen it", lambda: host(manager, "b")["memory_free_bytes"] >= 1 << 30, 60)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_host_is_drained(site, manager, vms, is_killed):
+    """All VMs are away, in one go or with a manager that is killed meanwhile: each moves exactly once."""
+    made = vms(2)
+    begun = manager.json("drain", "a", "--within", "10m", "--max-downtime", "10s", "--floor-downtime", "60s")
+    assert begun["state"] == "moving", begun
+    if is_killed:
+        manager.kill()
+        manager.start()
+    over = wait_for("the drain is over", lambda: (lambda d: d if "ended_ms" in d else None)(manager.get(f"/v1/drains/{begun['id']}")), 400)
+    assert over["state"] == "done", (over, [manager.get(f"/v1/moves/{v['order']}") for v in over["vms"] if "order" in v])
+    assert names(site.a) == [] and sorted(names(site.b)) == sorted(v.name for v in made)
+    assert all(v["state"] == "moved" for v in over["vms"])
+    for v in over["vms"]:
+        tries = [m["id"] for m in site.a.mete_json("move", "list")["moves"] if m["vm"] == v["vm"] and m["state"] == "done"]
+        assert len(tries) == 1, tries
+    assert "draining" not in host(manager, "a")
+
+
+def test_a_move_goes_on_without_its_manager(site, manager, vms):
+    """Killed as soon as it is ordered, whatever it came to: started again it knows, and it is one move."""
+    (v,) = vms()
+    p = subprocess.Popen([manager.path("bin/mete"), "move", v.name, "--to", "b", "--id", "orphan", "--manager", manager.path("manager.sock")],
+                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(HostError):
+        wait_for("it is recorded", lambda: any(o["id"] == "orphan" for o in manager.get("/v1/moves")["moves"]), 30)
+    manager.kill()
+    p.wait(60)
+    manager.start()
+    done = ended(manager, {"id": "orphan"})
+    assert done["state"] == "done", done
+    assert names(site.a) == [] and names(site.b) == [v.name]
+    assert len([m for m in site.a.mete_json("move", "list")["moves"] if m["vm"] == v.name]) == 1
