@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "fleet/handed.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char *path;
+static int fd;
+
+static void place_init(void)
+{
+        path = g_dir_make_tmp("mete-handed-XXXXXX", NULL);
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        g_assert_cmpint(fd, >=, 0);
+}
+
+static unsigned clear(bool removes)
+{
+        unsigned n = 0;
+        GDir *d = g_dir_open(path, 0, NULL);
+        const char *name;
+        while ((name = g_dir_read_name(d))) {
+                g_autofree char *file = g_build_filename(path, name, NULL);
+                n++;
+                if (removes)
+                        (void)g_unlink(file);
+        }
+        g_dir_close(d);
+        return n;
+}
+
+static void place_done(void)
+{
+        (void)clear(true);
+        close(fd);
+        g_rmdir(path);
+        g_free(path);
+}
+
+static enum handover_record is_now(const char *id)
+{
+        struct err err = {0};
+        enum handover_record is = RECORD_NONE;
+        g_assert_cmpint(handed_read(fd, id, &is, &err), ==, 0);
+        return is;
+}
+
+static enum handover_record write_it(const char *id, enum handover_record wanted)
+{
+        struct err err = {0};
+        enum handover_record is = RECORD_NONE;
+        g_assert_cmpint(handed_write(fd, id, wanted, "test", &is, &err), ==, 0);
+        g_assert_cmpint(is, ==, is_now(id));
+        return is;
+}
+
+/* Every word after every other. */
+static void test_words(void)
+{
+        static const enum handover_record words[] = {RECORD_ABORTED, RECORD_COMMITTED, RECORD_RETURNED};
+        /* clang-format off */
+        static const enum handover_record after[4][4] = {
+                [RECORD_NONE] = {[RECORD_ABORTED] = RECORD_ABORTED,
+                                     [RECORD_COMMITTED] = RECORD_COMMITTED,
+                                     [RECORD_RETURNED] = RECORD_NONE},
+                [RECORD_ABORTED] = {[RECORD_ABORTED] = RECORD_ABORTED,
+                                     [RECORD_COMMITTED] = RECORD_ABORTED,
+                                     [RECORD_RETURNED] = RECORD_ABORTED},
+                [RECORD_COMMITTED] = {[RECORD_ABORTED] = RECORD_COMMITTED,
+                                     [RECORD_COMMITTED] = RECORD_COMMITTED,
+                                     [RECORD_RETURNED] = RECORD_RETURNED},
+                [RECORD_RETURNED] = {[RECORD_ABORTED] = RECORD_RETURNED,
+                                     [RECORD_COMMITTED] = RECORD_RETURNED,
+                                     [RECORD_RETURNED] = RECORD_RETURNED},
+        };
+        /* clang-format on */
+        struct err err = {0};
+        place_init();
+        for (int i = 0; i < 81; i++) { /* four words, each of three */
+                enum handover_record now = RECORD_NONE;
+                g_assert_cmpint(is_now("h"), ==, RECORD_NONE);
+                for (int n = i, k = 0; k < 4; n /= 3, k++) {
+                        enum handover_record word = words[n % 3];
+                        g_assert_cmpint(write_it("h", word), ==, after[now][word]);
+                        now = after[now][word];
+                }
+                g_assert_cmpint(handed_forget(fd, "h", &err), ==, 0);
+                g_assert_cmpint(clear(false), ==, 0);
+        }
+        g_assert_cmpint(handed_forget(fd, "h", &err), ==, 0);
+        place_done();
+}
+
+/* Who writes with others at once learns the word that counts, and it is one of those written. */
+static void test_race(void)
+{
+        place_init();
+        for (int round = 0; round < 40; round++) {
+                pid_t pids[4];
+                bool saw[2] = {false, false};
+                for (int i = 0; i < 4; i++) {
+                        if ((pids[i] = fork()) == 0) {
+                                enum handover_record is = 0;
+                                struct err err = {0};
+                                if (handed_write(fd, "r", i % 2 ? RECORD_COMMITTED : RECORD_ABORTED, "one",
+                                                 &is, &err))
+                                        _exit(9);
+                                _exit(is == RECORD_COMMITTED);
+                        }
+                }
+                for (int i = 0; i < 4; i++) {
+                        int status;
+                        g_assert_cmpint(waitpid(pids[i], &status, 0), ==, pids[i]);
+                        g_assert_true(WIFEXITED(status) && WEXITSTATUS(status) < 2);
+                        saw[WEXITSTATUS(status)] = true;
+                }
+                g_assert_true(saw[0] != saw[1]);
+                g_assert_cmpint(is_now("r"), ==, saw[1] ? RECORD_COMMITTED : RECORD_ABORTED);
+                struct err err = {0};
+                g_assert_cmpint(handed_forget(fd, "r", &err), ==, 0);
+        }
+        place_done();
+}
+
+static void test_bad(void)
+{
+        static const char *const ids[] = {"", "../h", ".h", "a/b",
+                                          "0123456789012345678901234567890123456789012345678901234"};
+        struct err err = {0};
+        enum handover_record is = RECORD_NONE;
+        place_init();
+        for (size_t i = 0; i < G_N_ELEMENTS(ids); i++) {
+                err = (struct err){0};
+                g_assert_cmpint(handed_read(fd, ids[i], &is, &err), ==, -EINVAL);
+                g_assert_cmpint(err.reason, ==, REASON_INVALID);
+                g_assert_cmpint(handed_write(fd, ids[i], RECORD_ABORTED, "test", &is, &err), ==, -EINVAL);
+                g_assert_cmpint(handed_forget(fd, ids[i], &err), ==, -EINVAL);
+        }
+        /* What makes no sense is nobody's word: neither is said. */
+        g_autofree char *file = g_build_filename(path, "h", NULL);
+        g_assert_true(g_file_set_contents(file, "perhaps\n", -1, NULL));
+        g_assert_cmpint(handed_read(fd, "h", &is, &err), <, 0);
+        g_assert_cmpint(handed_write(fd, "h", RECORD_ABORTED, "test", &is, &err), <, 0);
+        g_assert_cmpint(is, ==, RECORD_NONE);
+        place_done();
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/handed/words", test_words);
+        g_test_add_func("/handed/race", test_race);
+        g_test_add_func("/handed/bad", test_bad);
+        return g_test_run();
+}
