@@ -360,6 +360,10 @@ static void do_request(struct client *c, struct rpc_call *call, const char *meth
         case API_KEEPER_ACTIVATION_END:
                 hold_activation_end(&v->holds, call, params);
                 return;
+        case API_KEEPER_RAM_LEND:
+        case API_KEEPER_RAM_BORROW:
+        case API_KEEPER_RAM_LOOK:
+        case API_KEEPER_RAM_RETURN:
         case API_KEEPER_METHOD_N:
                 break;
         }
