@@ -13,11 +13,12 @@ Faults are given to programs that are there already and read line by line, so th
 It goes with its last process; nothing of the machine's own network is touched.
 """
 import os
+import re
 import shutil
 import subprocess
 import time
 
-from netns import CannotRun
+from netns import CONFIG, CannotRun
 
 ADDRESS = {"a": "10.77.0.1", "b": "10.77.0.2"}
 BURST_BYTES = 1 << 17
@@ -57,6 +58,23 @@ class Namespace:
         self.holder.kill()
         self.holder.wait()
         self.holder.stderr.close()
+
+
+class Uplink:
+    """One end of a link as its host's keeper manages it: a bridge with the uplink in it (see Network in netns.py)."""
+
+    def __init__(self, space, address, mbit):
+        self.prefix, self.rate, self.run = space.prefix, f"{mbit}M", space.run
+        for command in ("ip link add br0 type bridge", f"ip addr del {address}/24 dev up0", "ip link set up0 master br0",
+                        f"ip addr add {address}/24 dev br0", "ip link set br0 up"):
+            self.run(*command.split())
+
+    def config(self):
+        return CONFIG.format(rate=self.rate)
+
+    def classes(self):
+        """{class: rate} as tc says them"""
+        return dict(re.findall(r"class htb (\S+).*? rate (\S+)", self.run("tc", "class", "show", "dev", "up0")))
 
 
 class Link:
@@ -107,6 +125,10 @@ class Link:
     @property
     def b(self):
         return self.spaces["b"].prefix
+
+    def uplink(self, name, mbit):
+        """That end as its host is to manage it, at that rate: somewhat less than the wire has, or that is where it is full."""
+        return Uplink(self.spaces[name], ADDRESS[name], mbit)
 
     def _each(self, verb, mbit):
         for i in (0, 1):

@@ -30,8 +30,9 @@ class LinkedSite(Site):
 class LinkedHosts:
     """.a, .b: hosts; .link; .outside: for each, the monitors beside mete's."""
 
-    def __init__(self, mbit=1000, memory="3G", build=None, extra=""):
-        self.mbit, self.memory, self.build, self.extra = mbit, memory, build, extra
+    def __init__(self, mbit=1000, memory="3G", build=None, extra="", uplink_mbit=None):
+        """uplink_mbit: a's keeper manages its end of the link, at that rate."""
+        self.mbit, self.memory, self.build, self.extra, self.uplink_mbit = mbit, memory, build, extra, uplink_mbit
         self.stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -42,9 +43,10 @@ class LinkedHosts:
             os.chmod(base, 0o755)
             self.link = stack.enter_context(Link(self.mbit))
             pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={ADDRESS['a']}", "--hypervisor", f"b={ADDRESS['b']}")
+            uplink = self.link.uplink("a", self.uplink_mbit) if self.uplink_mbit else None
             self.outside = {name: OutsideQemu(qemu, base) for name in "ab"}
             self.a, self.b = (Host(memory=self.memory, title=name, cpu_overcommit=4, qemu=self.outside[name].program, cpus=str(n),
-                                   inside=self.link.spaces[name].prefix, build=self.build, extra=self._config(pki, name))
+                                   inside=self.link.spaces[name].prefix, net=uplink if name == "a" else None, build=self.build, extra=self._config(pki, name))
                               for n, name in enumerate("ab"))
             self.site = LinkedSite(pki, self.a, self.b)
             for host in (self.a, self.b):
@@ -56,7 +58,7 @@ class LinkedHosts:
 
     def _config(self, pki, name):
         return (f"[listen]\ntls={ADDRESS[name]}\ncert={pki.file(name + '.crt')}\nkey={pki.file(name + '.key')}\n"
-                f"ca={pki.file('ca.crt')}\npeers={pki.file(f'peers-{name}.conf')}\nhello=200ms\n[move]\nrate={self.mbit}M\n{self.extra}")
+                f"ca={pki.file('ca.crt')}\npeers={pki.file(f'peers-{name}.conf')}\nhello=200ms\n[move]\nrate={self.uplink_mbit or self.mbit}M\n{self.extra}")
 
     def __exit__(self, *_):
         self.stack.close()
