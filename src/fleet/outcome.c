@@ -37,7 +37,8 @@ int outcome_read(int dir_fd, const char *name, enum outcome_is *ret, struct err 
         int bad = check_name(name, err);
         if (bad)
                 return bad;
-        int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        /* Whoever else may write there may have put a FIFO in its place. */
+        int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
         if (fd < 0)
                 return errno == ENOENT ? -ENOENT : failed(name, err);
         ssize_t n = read(fd, text, sizeof(text) - 1);

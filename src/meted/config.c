@@ -35,6 +35,7 @@ static const struct key {
         {"listen",  "hello",               MS,        AT(hello_ms),        "10s",                          100,  3600000  },
         {"keeper",  "socket",              TEXT,      AT(keeper_socket),   "/run/mete-keeper/keeper.sock", 0,    0        },
         {"server",  "managed",             YESNO,     AT(is_managed),      "no",                           0,    0        },
+        {"server",  "processor",           TEXT,      AT(processor),       "",                             0,    0        },
         {"host",    "source",              TEXT,      AT(source),          "live",                         0,    0        },
         {"host",    "cpus",                TEXT,      AT(cpus),            "",                             0,    0        },
         {"host",    "memory",              BYTES,     AT(memory_bytes),    "0",                            0,    UNITS_MAX},
@@ -228,6 +229,10 @@ static int check_server(const struct config *c, struct err *err)
                                "[host] %s: under a service processor ([server] managed=yes) the partition is "
                                "not this file's to say: take it out, and see 'mete server init'",
                                *c->cpus ? "cpus" : "memory");
+        if (*c->processor && (!c->is_managed || *c->processor != '/'))
+                return err_set(err, REASON_INVALID, EINVAL, "[server] processor: %s",
+                               c->is_managed ? "must be an absolute path"
+                                             : "there is none where [server] managed is not yes");
         return 0;
 }
 

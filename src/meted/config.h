@@ -21,6 +21,7 @@ struct config {
         int64_t hello_ms;               /* [listen] hello: how often each peer is asked */
         char keeper_socket[256];        /* [keeper] socket */
         bool is_managed;                /* [server] managed: what it gives away the service processor says */
+        char processor[108];            /* [server] processor: its socket, for handovers; "": none */
         char source[512];               /* [host] source: "live", "xml:PATH", "synthetic:TEXT" */
         char cpus[256];                 /* [host] cpus: those that may be given away; "" for all */
         int64_t memory_bytes;   /* [host] memory: how much may be given away; 0 for all but the reserve */
