@@ -4,7 +4,6 @@
 #include "vm/copy.h"
 
 #include <errno.h>
-#include <glib-unix.h>
 #include <glib.h>
 #include <glib/gstdio.h>
 #include <stdio.h>
@@ -16,20 +15,17 @@
 #include "core/control.h"
 #include "json/read.h"
 #include "vm/pick.h"
-#include "vm/socket.h"
+#include "vm/test-played.h"
 #include "vm/test-sample.h"
 
-enum { MONITORS = 2, LONG_MS = 5000, SHORT_MS = 60 };
+enum { LONG_MS = 5000, SHORT_MS = 60 };
 
 /* The VMM. */
 static struct {
-        int listener[MONITORS], fd[MONITORS], passed_fd; /* the last that it was passed */
-        guint accepting[MONITORS], reading[MONITORS];
-        GString *in[MONITORS], *heard; /* the commands of a move, with spaces between them */
+        GString *heard; /* the commands of a move, with spaces between them */
         const char *fails, *mute, *broken;
         const char *deaf_to; /* a capability that it does not take */
         int dies_at, commands;
-        int major; /* of its version */
         json_t *capabilities, *parameters, *creds;
         char key[128];              /* as it was found when its object came */
         const char *status, *later; /* of its migration; what it becomes after so many looks */
@@ -44,31 +40,6 @@ static char *dir;
 static char *path_of(const char *name)
 {
         return g_build_filename(dir, name, NULL);
-}
-
-static void vmm_say(int i, json_t *v)
-{
-        size_t n;
-        char *text = json_write(v, &n);
-        json_decref(v);
-        g_assert_nonnull(text);
-        if (vmm.fd[i] >= 0) {
-                send(vmm.fd[i], text, n, MSG_NOSIGNAL);
-                send(vmm.fd[i], "\r\n", 2, MSG_NOSIGNAL);
-        }
-        free(text);
-}
-
-static void vmm_hang_up(void)
-{
-        for (int i = 0; i < MONITORS; i++) {
-                if (vmm.reading[i])
-                        g_source_remove(vmm.reading[i]);
-                vmm.reading[i] = 0;
-                if (vmm.fd[i] >= 0)
-                        close(vmm.fd[i]);
-                vmm.fd[i] = -1;
-        }
 }
 
 static bool is(const char *command, const char *which)
@@ -138,8 +109,9 @@ static json_t *vmm_do(const char *command, const json_t *arguments)
         if (is(command, "object-del") && !vmm.creds)
                 return NULL;
         if (is(command, "add-fd"))
-                return vmm.passed_fd < 0 ? NULL : json_pack("{s:i, s:i}", "fdset-id", 3, "fd", vmm.passed_fd);
-        if (is(command, "getfd") && vmm.passed_fd < 0)
+                return played.passed_fd < 0 ? NULL
+                                            : json_pack("{s:i, s:i}", "fdset-id", 3, "fd", played.passed_fd);
+        if (is(command, "getfd") && played.passed_fd < 0)
                 return NULL;
         if (is(command, "migrate-set-capabilities")) {
                 json_decref(vmm.capabilities);
@@ -154,69 +126,19 @@ static json_t *vmm_do(const char *command, const json_t *arguments)
         return json_object();
 }
 
-static void vmm_serve(int i, const char *line, size_t n)
+static void vmm_serve(int i, const char *command, json_t *arguments, const json_t *id)
 {
-        json_t *message = json_read(line, n, NULL);
-        g_assert_nonnull(message);
-        const char *command = pick_text(message, "execute");
-        json_t *id = json_object_get(message, "id"), *ret = NULL;
         bool is_ours = !g_str_has_prefix(command, "query-") || strstr(command, "migrate");
         bool counts = is_ours && !is(command, "qmp_capabilities");
         if (counts)
                 g_string_append_printf(vmm.heard, "%s%s", vmm.heard->len ? " " : "", command);
-        if (counts && ++vmm.commands == vmm.dies_at) {
-                vmm_hang_up();
-        } else if (!is(command, vmm.mute)) {
-                ret = is(command, vmm.broken)  ? json_string("nonsense")
-                      : is(command, vmm.fails) ? NULL
-                                               : vmm_do(command, json_object_get(message, "arguments"));
-                json_t *reply = ret ? json_pack("{s:o}", "return", ret)
-                                    : json_pack("{s:{s:s, s:s}}", "error", "class", "GenericError", "desc",
-                                                "cannot do that");
-                json_object_set(reply, "id", id);
-                vmm_say(i, reply);
-        }
-        json_decref(message);
-}
-
-static gboolean vmm_readable(gint fd, GIOCondition condition, gpointer data)
-{
-        int i = GPOINTER_TO_INT(data);
-        char buf[4096], control[CMSG_SPACE(sizeof(int))] = {0};
-        struct iovec part = {.iov_base = buf, .iov_len = sizeof(buf)};
-        struct msghdr m = {
-                .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
-        ssize_t n = recvmsg(fd, &m, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        if (n <= 0) {
-                close(fd);
-                vmm.fd[i] = -1;
-                vmm.reading[i] = 0;
-                return G_SOURCE_REMOVE;
-        }
-        for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
-                if (vmm.passed_fd >= 0)
-                        close(vmm.passed_fd);
-                memcpy(&vmm.passed_fd, CMSG_DATA(h), sizeof(int));
-        }
-        g_string_append_len(vmm.in[i], buf, n);
-        char *newline;
-        while (vmm.fd[i] >= 0 && (newline = strchr(vmm.in[i]->str, '\n'))) {
-                size_t length = (size_t)(newline - vmm.in[i]->str);
-                g_autofree char *line = g_strndup(vmm.in[i]->str, length);
-                g_string_erase(vmm.in[i], 0, (gssize)length + 1);
-                vmm_serve(i, line, length);
-        }
-        return vmm.fd[i] >= 0 ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
-}
-
-static gboolean vmm_acceptable(gint fd, GIOCondition condition, gpointer data)
-{
-        int i = GPOINTER_TO_INT(data);
-        vmm.fd[i] = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-        vmm.reading[i] = g_unix_fd_add(vmm.fd[i], G_IO_IN | G_IO_HUP, vmm_readable, data);
-        vmm_say(i, json_pack("{s:{s:{s:{s:i, s:i, s:i}, s:s}, s:[s]}}", "QMP", "version", "qemu", "major",
-                             vmm.major, "minor", 2, "micro", 22, "package", "", "capabilities", "oob"));
-        return G_SOURCE_CONTINUE;
+        if (counts && ++vmm.commands == vmm.dies_at)
+                played_hang_up();
+        else if (!is(command, vmm.mute))
+                played_answer(i, id,
+                              is(command, vmm.broken)  ? json_string("nonsense")
+                              : is(command, vmm.fails) ? NULL
+                                                       : vmm_do(command, arguments));
 }
 
 /* ---- the owner */
@@ -300,21 +222,12 @@ static void opened_with(struct rig *r, enum copy_side side, int major)
         *r = (struct rig){.d = sample_definition()};
         memset(&vmm, 0, sizeof(vmm));
         vmm.run = "running";
-        vmm.major = major;
-        vmm.passed_fd = -1;
         vmm.heard = g_string_new(NULL);
         vmm.parameters = json_object();
-        g_autofree char *main = path_of("0"), *oob = path_of("1");
-        for (int i = 0; i < MONITORS; i++) {
-                vmm.listener[i] = vm_listen(i ? oob : main, NULL);
-                vmm.fd[i] = -1;
-                vmm.in[i] = g_string_new(NULL);
-                vmm.accepting[i] =
-                        g_unix_fd_add(vmm.listener[i], G_IO_IN, vmm_acceptable, GINT_TO_POINTER(i));
-        }
+        played_open(dir, major, vmm_serve);
         const struct vm_options o = {.definition = &r->d,
-                                     .qmp_path = main,
-                                     .oob_path = oob,
+                                     .qmp_path = played.path[0],
+                                     .oob_path = played.path[1],
                                      .ram_dir = "/ram",
                                      .on_event = on_event,
                                      .on_death = on_death};
@@ -332,25 +245,16 @@ static void opened(struct rig *r, enum copy_side side)
 
 static void closed(struct rig *r)
 {
-        g_autofree char *main = path_of("0"), *oob = path_of("1"), *key = path_of(COPY_KEY_DIR);
+        g_autofree char *key = path_of(COPY_KEY_DIR);
         copy_free(r->copy);
         vm_free(r->vm);
-        vmm_hang_up();
-        for (int i = 0; i < MONITORS; i++) {
-                g_source_remove(vmm.accepting[i]);
-                close(vmm.listener[i]);
-                g_string_free(vmm.in[i], TRUE);
-        }
-        g_unlink(main);
-        g_unlink(oob);
+        played_close();
         g_assert_false(g_file_test(key, G_FILE_TEST_EXISTS));
         g_string_free(vmm.heard, TRUE);
         json_decref(vmm.capabilities);
         json_decref(vmm.parameters);
         json_decref(vmm.creds);
         json_decref(vmm.migration);
-        if (vmm.passed_fd >= 0)
-                close(vmm.passed_fd);
 }
 
 static const struct copy_key key = {"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"};
@@ -428,8 +332,8 @@ static void test_destination(void)
         int other = begin(&r, 0);
         expect_heard("getfd migrate-incoming");
         /* The VMM's end is the only one: what it is, is seen at the other side. */
-        close(vmm.passed_fd);
-        vmm.passed_fd = -1;
+        close(played.passed_fd);
+        played.passed_fd = -1;
         g_assert_true(is_closed(other));
         close(other);
         /* The key is read at the handshake. */
@@ -623,9 +527,9 @@ static void test_death(void)
                 g_assert_cmpint(r.look_err.reason, ==, REASON_PEER_LOST);
                 copy_free(r.copy);
                 r.copy = NULL;
-                if (vmm.passed_fd >= 0)
-                        close(vmm.passed_fd);
-                vmm.passed_fd = -1;
+                if (played.passed_fd >= 0)
+                        close(played.passed_fd);
+                played.passed_fd = -1;
                 g_assert_true(is_closed(pair[1]));
                 close(pair[1]);
                 closed(&r);
@@ -655,8 +559,8 @@ static void test_free_within(void)
 
 static void tell(const char *name, json_t *data)
 {
-        vmm_say(0, json_pack("{s:s, s:{s:i, s:i}, s:o}", "event", name, "timestamp", "seconds", 1,
-                             "microseconds", 2, "data", data));
+        played_say(0, json_pack("{s:s, s:{s:i, s:i}, s:o}", "event", name, "timestamp", "seconds", 1,
+                                "microseconds", 2, "data", data));
 }
 
 static void test_events(void)

@@ -5,7 +5,6 @@
 #include "vm/transfer.h"
 
 #include <errno.h>
-#include <glib-unix.h>
 #include <glib.h>
 #include <glib/gstdio.h>
 #include <stdlib.h>
@@ -16,16 +15,14 @@
 #include "base/str.h"
 #include "json/read.h"
 #include "vm/pick.h"
-#include "vm/socket.h"
+#include "vm/test-played.h"
 #include "vm/test-sample.h"
 
-enum { MONITORS = 2, LONG_MS = 20000, SHORT_MS = 60 };
+enum { LONG_MS = 20000, SHORT_MS = 60 };
 
 /* The VMM. */
 static struct {
-        int listener[MONITORS], fd[MONITORS];
-        guint accepting[MONITORS], reading[MONITORS];
-        GString *in[MONITORS], *heard; /* the commands of a handover, with spaces between them */
+        GString *heard; /* the commands of a handover, with spaces between them */
         const char *fails, *mute, *broken, *dies_at;
         bool is_deaf, is_private;
         const char *status, *later; /* of its migration; what it becomes after some looks */
@@ -34,36 +31,6 @@ static struct {
 } vmm;
 
 static char *dir;
-
-static char *path_of(int i)
-{
-        return g_strdup_printf("%s/%d", dir, i);
-}
-
-static void vmm_say(int i, json_t *v)
-{
-        size_t n;
-        char *text = json_write(v, &n);
-        json_decref(v);
-        g_assert_nonnull(text);
-        if (vmm.fd[i] >= 0) {
-                send(vmm.fd[i], text, n, MSG_NOSIGNAL);
-                send(vmm.fd[i], "\r\n", 2, MSG_NOSIGNAL);
-        }
-        free(text);
-}
-
-static void vmm_hang_up(void)
-{
-        for (int i = 0; i < MONITORS; i++) {
-                if (vmm.reading[i])
-                        g_source_remove(vmm.reading[i]);
-                vmm.reading[i] = 0;
-                if (vmm.fd[i] >= 0)
-                        close(vmm.fd[i]);
-                vmm.fd[i] = -1;
-        }
-}
 
 static bool is(const char *command, const char *which)
 {
@@ -103,13 +70,8 @@ static json_t *vmm_do(const char *command, const json_t *arguments)
                                                                                   : json_object();
 }
 
-static void vmm_serve(int i, const char *line, size_t n)
+static void vmm_serve(int i, const char *command, json_t *arguments, const json_t *id)
 {
-        json_t *message = json_read(line, n, NULL);
-        g_assert_nonnull(message);
-        const char *execute = pick_text(message, "execute"), *oob = pick_text(message, "exec-oob"),
-                   *command = *execute ? execute : oob;
-        json_t *arguments = json_object_get(message, "arguments");
         bool is_ours = !g_str_has_prefix(command, "query-") || strstr(command, "migrate") ||
                        is(command, "query-memdev");
         if (is_ours && !is(command, "qmp_capabilities")) {
@@ -118,49 +80,13 @@ static void vmm_serve(int i, const char *line, size_t n)
                         g_string_append_printf(vmm.heard, "(%s,%d)", pick_text(arguments, "path"),
                                                json_is_true(json_object_get(arguments, "value")));
         }
-        if (is(command, vmm.dies_at)) {
-                vmm_hang_up();
-        } else if (!is(command, vmm.mute)) {
-                json_t *reply = is(command, vmm.broken) ? json_pack("{s:i}", "return", 7)
-                                : is(command, vmm.fails)
-                                        ? json_pack("{s:{s:s, s:s}}", "error", "class", "GenericError",
-                                                    "desc", "cannot do that")
-                                        : json_pack("{s:o}", "return", vmm_do(command, arguments));
-                json_object_set(reply, "id", json_object_get(message, "id"));
-                vmm_say(i, reply);
-        }
-        json_decref(message);
-}
-
-static gboolean vmm_readable(gint fd, GIOCondition condition, gpointer data)
-{
-        int i = GPOINTER_TO_INT(data);
-        char buf[4096], *newline;
-        ssize_t n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
-        if (n <= 0) {
-                close(fd);
-                vmm.fd[i] = -1;
-                vmm.reading[i] = 0;
-                return G_SOURCE_REMOVE;
-        }
-        g_string_append_len(vmm.in[i], buf, n);
-        while (vmm.fd[i] >= 0 && (newline = strchr(vmm.in[i]->str, '\n'))) {
-                size_t length = (size_t)(newline - vmm.in[i]->str);
-                g_autofree char *line = g_strndup(vmm.in[i]->str, length);
-                g_string_erase(vmm.in[i], 0, (gssize)length + 1);
-                vmm_serve(i, line, length);
-        }
-        return vmm.fd[i] >= 0 ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
-}
-
-static gboolean vmm_acceptable(gint fd, GIOCondition condition, gpointer data)
-{
-        int i = GPOINTER_TO_INT(data);
-        vmm.fd[i] = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-        vmm.reading[i] = g_unix_fd_add(vmm.fd[i], G_IO_IN | G_IO_HUP, vmm_readable, data);
-        vmm_say(i, json_pack("{s:{s:{s:{s:i, s:i, s:i}, s:s}, s:[s]}}", "QMP", "version", "qemu", "major", 7,
-                             "minor", 2, "micro", 22, "package", "", "capabilities", "oob"));
-        return G_SOURCE_CONTINUE;
+        if (is(command, vmm.dies_at))
+                played_hang_up();
+        else if (!is(command, vmm.mute))
+                played_answer(i, id,
+                              is(command, vmm.broken)  ? json_integer(7)
+                              : is(command, vmm.fails) ? NULL
+                                                       : vmm_do(command, arguments));
 }
 
 /* ---- the owner */
@@ -233,16 +159,11 @@ static void opened(struct rig *r, bool is_target)
         *r = (struct rig){.d = sample_definition(), .inode = 77};
         memset(&vmm, 0, sizeof(vmm));
         vmm.heard = g_string_new(NULL);
-        g_autofree char *main = path_of(0), *oob = path_of(1);
-        for (int i = 0; i < MONITORS; i++) {
-                vmm.listener[i] = vm_listen(i ? oob : main, NULL);
-                vmm.fd[i] = -1;
-                vmm.in[i] = g_string_new(NULL);
-                vmm.accepting[i] =
-                        g_unix_fd_add(vmm.listener[i], G_IO_IN, vmm_acceptable, GINT_TO_POINTER(i));
-        }
-        const struct vm_options o = {
-                .definition = &r->d, .qmp_path = main, .oob_path = oob, .ram_dir = "/ram"};
+        played_open(dir, 7, vmm_serve);
+        const struct vm_options o = {.definition = &r->d,
+                                     .qmp_path = played.path[0],
+                                     .oob_path = played.path[1],
+                                     .ram_dir = "/ram"};
         r->vm = vm_attach(&o, LONG_MS, on_result, r, &err);
         if (!r->vm)
                 g_error("%s", err.sentence);
@@ -254,17 +175,9 @@ static void opened(struct rig *r, bool is_target)
 
 static void closed(struct rig *r)
 {
-        g_autofree char *main = path_of(0), *oob = path_of(1);
         transfer_free(r->transfer);
         vm_free(r->vm);
-        vmm_hang_up();
-        for (int i = 0; i < MONITORS; i++) {
-                g_source_remove(vmm.accepting[i]);
-                close(vmm.listener[i]);
-                g_string_free(vmm.in[i], TRUE);
-        }
-        g_unlink(main);
-        g_unlink(oob);
+        played_close();
         g_string_free(vmm.heard, TRUE);
         json_decref(vmm.capabilities);
 }

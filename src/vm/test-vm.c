@@ -15,17 +15,15 @@
 #include "json/read.h"
 #include "vm/pick.h"
 #include "vm/socket.h"
+#include "vm/test-played.h"
 #include "vm/test-sample.h"
 
-enum { UNIT = 128 << 20, MONITORS = 2 };
+enum { UNIT = 128 << 20 };
 
 enum guest { GUEST_YIELDS = 1, GUEST_YIELDS_BY_OST, GUEST_REFUSES, GUEST_REFUSES_BY_ERROR, GUEST_SILENT };
 
 /* The VMM. */
 static struct {
-        int listener[MONITORS], fd[MONITORS];
-        guint accepting[MONITORS], reading[MONITORS];
-        GString *in[MONITORS];
         const char *name, *uuid;
         bool cpu[4];
         int64_t backend[8];
@@ -43,24 +41,6 @@ static struct {
 
 static char *dir;
 
-static char *socket_path(int i)
-{
-        return g_strdup_printf("%s/%d", dir, i);
-}
-
-static void vmm_say(int i, json_t *v)
-{
-        size_t n;
-        char *text = json_write(v, &n);
-        json_decref(v);
-        g_assert_nonnull(text);
-        if (vmm.fd[i] >= 0) {
-                send(vmm.fd[i], text, n, MSG_NOSIGNAL);
-                send(vmm.fd[i], "\r\n", 2, MSG_NOSIGNAL);
-        }
-        free(text);
-}
-
 static void vmm_event(const char *name, json_t *data)
 {
         json_t *v =
@@ -68,20 +48,8 @@ static void vmm_event(const char *name, json_t *data)
         if (data != NULL)
                 json_object_set_new(v, "data", data);
         for (int i = 0; i < MONITORS; i++)
-                vmm_say(i, json_incref(v));
+                played_say(i, json_incref(v));
         json_decref(v);
-}
-
-static void vmm_hang_up(void)
-{
-        for (int i = 0; i < MONITORS; i++) {
-                if (vmm.reading[i] != 0)
-                        g_source_remove(vmm.reading[i]);
-                vmm.reading[i] = 0;
-                if (vmm.fd[i] >= 0)
-                        close(vmm.fd[i]);
-                vmm.fd[i] = -1;
-        }
 }
 
 /* What the guest makes of a request to let go. */
@@ -212,14 +180,8 @@ static json_t *vmm_do(const char *command, const json_t *arguments)
                        : NULL;
 }
 
-static void vmm_serve(int i, const char *line, size_t n)
+static void vmm_serve(int i, const char *command, json_t *arguments, const json_t *id)
 {
-        json_t *message = json_read(line, n, NULL);
-        g_assert_nonnull(message);
-        char command[64];
-        snprintf(command, sizeof(command), "%s%s", pick_text(message, "execute"),
-                 pick_text(message, "exec-oob"));
-        const json_t *arguments = json_object_get(message, "arguments"), *id = json_object_get(message, "id");
         json_t *ret = NULL;
         bool counts = !is(command, "qmp_capabilities");
         bool dies = counts && ++vmm.commands == vmm.dies_at;
@@ -231,58 +193,16 @@ static void vmm_serve(int i, const char *line, size_t n)
                 ret = vmm_do(command, arguments);
         if (dies) {
                 json_decref(ret);
-                vmm_hang_up();
+                played_hang_up();
         } else if (is(command, vmm.mute)) {
                 json_decref(ret);
         } else {
-                json_t *reply = ret != NULL ? json_pack("{s:o}", "return", ret)
-                                            : json_pack("{s:{s:s, s:s}}", "error", "class", "GenericError",
-                                                        "desc", "cannot do that");
-                json_object_set(reply, "id", (json_t *)id);
-                vmm_say(i, reply);
+                played_answer(i, id, ret);
                 if (is(command, "device_del") && ret != NULL && !is(command, vmm.lies))
                         vmm_eject(pick_text(arguments, "id"));
                 if (is(command, "quit"))
-                        vmm_hang_up();
+                        played_hang_up();
         }
-        json_decref(message);
-}
-
-static gboolean vmm_readable(gint fd, GIOCondition condition, gpointer data)
-{
-        int i = GPOINTER_TO_INT(data);
-        char buf[4096];
-        ssize_t n = recv(fd, buf, sizeof(buf), MSG_DONTWAIT);
-        if (n <= 0) {
-                close(fd);
-                vmm.fd[i] = -1;
-                vmm.reading[i] = 0;
-                return G_SOURCE_REMOVE;
-        }
-        g_string_append_len(vmm.in[i], buf, n);
-        char *newline;
-        while (vmm.fd[i] >= 0 && (newline = strchr(vmm.in[i]->str, '\n')) != NULL) {
-                size_t length = newline - vmm.in[i]->str;
-                char *line = g_strndup(vmm.in[i]->str, length);
-                g_string_erase(vmm.in[i], 0, length + 1);
-                vmm_serve(i, line, length);
-                g_free(line);
-        }
-        return vmm.fd[i] >= 0 ? G_SOURCE_CONTINUE : G_SOURCE_REMOVE;
-}
-
-/* One client at a time, as QEMU does it. */
-static gboolean vmm_acceptable(gint fd, GIOCondition condition, gpointer data)
-{
-        int i = GPOINTER_TO_INT(data);
-        if (vmm.fd[i] >= 0)
-                return G_SOURCE_CONTINUE;
-        vmm.fd[i] = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
-        g_string_truncate(vmm.in[i], 0);
-        vmm.reading[i] = g_unix_fd_add(vmm.fd[i], G_IO_IN | G_IO_HUP, vmm_readable, data);
-        vmm_say(i, json_pack("{s:{s:{s:{s:i, s:i, s:i}, s:s}, s:[s]}}", "QMP", "version", "qemu", "major", 7,
-                             "minor", 2, "micro", 22, "package", "", "capabilities", "oob"));
-        return G_SOURCE_CONTINUE;
 }
 
 /* ---- the owner */
@@ -362,20 +282,17 @@ static void expect(struct rig *r, enum vm_outcome outcome)
 
 static void attach_within(struct rig *r, int timeout_ms)
 {
-        char *qmp = socket_path(0), *oob = socket_path(1);
         struct err err = {0};
         vmm.commands = 0;
         r->vm = vm_attach(&(struct vm_options){.definition = &r->d,
-                                               .qmp_path = qmp,
-                                               .oob_path = oob,
+                                               .qmp_path = played.path[0],
+                                               .oob_path = played.path[1],
                                                .ram_dir = "/ram",
                                                .on_event = on_event,
                                                .on_death = on_death},
                           timeout_ms, on_result, r, &err);
         if (r->vm == NULL)
                 g_error("%s", err.sentence);
-        g_free(qmp);
-        g_free(oob);
 }
 
 static void attach(struct rig *r)
@@ -387,16 +304,7 @@ static void opened(struct rig *r)
 {
         *r = (struct rig){.d = sample_definition()};
         r->d.dimm_slots = 8;
-        for (int i = 0; i < MONITORS; i++) {
-                char *path = socket_path(i);
-                vmm.listener[i] = vm_listen(path, NULL);
-                g_assert_cmpint(vmm.listener[i], >=, 0);
-                vmm.fd[i] = -1;
-                vmm.in[i] = g_string_new(NULL);
-                vmm.accepting[i] =
-                        g_unix_fd_add(vmm.listener[i], G_IO_IN, vmm_acceptable, GINT_TO_POINTER(i));
-                g_free(path);
-        }
+        played_open(dir, 7, vmm_serve);
         vmm.name = "v1";
         vmm.uuid = "4f0a3c1e-1111-4222-8333-444455556666";
         vmm.cpu[0] = true;
@@ -408,15 +316,7 @@ static void closed(struct rig *r)
 {
         if (r->vm != NULL)
                 let_go(r);
-        vmm_hang_up();
-        for (int i = 0; i < MONITORS; i++) {
-                char *path = socket_path(i);
-                g_source_remove(vmm.accepting[i]);
-                close(vmm.listener[i]);
-                g_string_free(vmm.in[i], TRUE);
-                g_unlink(path);
-                g_free(path);
-        }
+        played_close();
         memset(&vmm, 0, sizeof(vmm));
 }
 
@@ -503,8 +403,8 @@ static void test_attach_to_one_that_is_slow(void)
         struct rig r;
         opened(&r);
         for (int i = 0; i < MONITORS; i++) {
-                g_source_remove(vmm.accepting[i]);
-                vmm.accepting[i] = g_timeout_add_seconds(3600, never, NULL);
+                g_source_remove(played.accepting[i]);
+                played.accepting[i] = g_timeout_add_seconds(3600, never, NULL);
         }
         attach_within(&r, 50);
         expect(&r, VM_FAILED);
@@ -762,7 +662,7 @@ static void test_death(void)
                 vm_memory_ensure(r.vm, 1, UNIT, 2000, on_result, &r);
                 vm_cont(r.vm, 2000, on_result, &r);
                 settle();
-                shutdown(vmm.fd[i], SHUT_RDWR);
+                shutdown(played.fd[i], SHUT_RDWR);
                 WAIT_FOR(r.results == 3, 1000);
                 g_assert_cmpint(r.results, ==, 3);
                 g_assert_cmpint(r.deaths, ==, 1);
@@ -807,7 +707,7 @@ static void test_free_within(void)
         attach(&r);
         expect(&r, VM_DONE);
         r.free_on_death = r.call_on_death = true;
-        vmm_hang_up();
+        played_hang_up();
         WAIT_FOR(r.deaths == 1, 1000);
         settle();
         g_assert_cmpint(r.results, ==, 1);
