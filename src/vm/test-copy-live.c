@@ -15,25 +15,23 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
-#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/str.h"
-#include "vm/argv.h"
 #include "vm/probe.h"
 #include "vm/socket.h"
+#include "vm/test-real.h"
 #include "vm/vm-internal.h"
 
-enum { SECOND = 1000, WAIT_MS = 60 * SECOND, MIB = 1 << 20, PAGE = 4096, DIRTIED = 4096, STRANGER = 65534 };
+enum { SECOND = 1000, WAIT_MS = 60 * SECOND, MIB = 1 << 20, PAGE = 4096, DIRTIED = 4096 };
 enum {
         BOARD = 0x200000,
         BOARD_MAGIC = 0x4554454d,
@@ -217,54 +215,16 @@ static enum copy_status look(struct end *e)
         return e->seen.status;
 }
 
-static void become_stranger(void)
-{
-        if (geteuid() == 0 && (setgroups(0, NULL) < 0 || setresgid(STRANGER, STRANGER, STRANGER) < 0 ||
-                               setresuid(STRANGER, STRANGER, STRANGER) < 0))
-                _exit(126);
-}
-
 static void end_start(struct end *e, const struct api_vm_definition *d, bool is_incoming)
 {
-        static const char *const names[VM_FD_N] = {[VM_FD_QMP] = "qmp",
-                                                   [VM_FD_OOB] = "oob",
-                                                   [VM_FD_GUARD] = "guard",
-                                                   [VM_FD_AGENT] = "agent",
-                                                   [VM_FD_CONSOLE] = "console"};
-        struct vm_argv argv;
         struct err err = {0};
-        int fds[VM_FD_N];
         *e = (struct end){.dir = g_dir_make_tmp("mete-copy-XXXXXX", NULL),
                           .ram = g_strdup("/dev/shm/mete-copy-XXXXXX")};
         g_assert_nonnull(g_mkdtemp(e->ram));
         if (geteuid() == 0)
                 g_assert_cmpint(chown(e->ram, STRANGER, STRANGER), ==, 0);
-        for (int i = 0; i < VM_FD_CONSOLE_LOG; i++)
-                fds[i] = vm_listen(path_in(e, names[i]), &err);
-        fds[VM_FD_CONSOLE_LOG] = vm_console_open(path_in(e, "console.log"), &err);
-        const struct vm_argv_options o = {
-                .image_dir = images, .ram_dir = e->ram, .first_fd = 3, .is_incoming = is_incoming};
-        if (vm_argv_make(d, &o, &argv, &err) < 0)
-                g_error("%s", err.sentence);
-        for (int i = 0; i < VM_FD_N; i++) {
-                g_assert_cmpint(fds[i], >=, 0);
-                int high = fcntl(fds[i], F_DUPFD_CLOEXEC, 3 + VM_FD_N);
-                close(fds[i]);
-                fds[i] = high;
-        }
-        e->pid = fork();
-        g_assert_cmpint(e->pid, >=, 0);
-        if (e->pid == 0) {
-                for (int i = 0; i < VM_FD_N; i++)
-                        dup2(fds[i], 3 + i);
-                become_stranger();
-                prctl(PR_SET_PDEATHSIG, SIGKILL);
-                execv(argv.args[0], argv.args);
-                _exit(127);
-        }
-        for (int i = 0; i < VM_FD_N; i++)
-                close(fds[i]);
-        vm_argv_done(&argv);
+        const struct vm_argv_options o = {.image_dir = images, .ram_dir = e->ram, .is_incoming = is_incoming};
+        e->pid = real_start(e->dir, d, &o, true);
         const struct vm_options vo = {.definition = d,
                                       .qmp_path = path_in(e, "qmp"),
                                       .oob_path = path_in(e, "oob"),
@@ -280,32 +240,14 @@ static void end_start(struct end *e, const struct api_vm_definition *d, bool is_
                 .vm = e->vm, .side = is_incoming ? COPY_DESTINATION : COPY_SOURCE, .dir = e->dir});
 }
 
-static void end_kill(struct end *e)
-{
-        if (e->pid > 0) {
-                kill(e->pid, SIGKILL);
-                waitpid(e->pid, NULL, 0);
-        }
-        e->pid = 0;
-}
-
 static void end_close(struct end *e)
 {
         copy_free(e->copy);
         vm_free(e->vm);
-        end_kill(e);
+        real_end(&e->pid);
         g_assert_false(g_file_test(path_in(e, COPY_KEY_DIR), G_FILE_TEST_EXISTS)); /* no key stays */
-        char *dirs[] = {e->dir, e->ram};
-        for (int i = 0; i < 2; i++) {
-                g_autoptr(GDir) d = g_dir_open(dirs[i], 0, NULL);
-                const char *name;
-                while ((name = g_dir_read_name(d))) {
-                        g_autofree char *path = g_build_filename(dirs[i], name, NULL);
-                        g_unlink(path);
-                }
-                g_rmdir(dirs[i]);
-                g_free(dirs[i]);
-        }
+        real_remove_dir(e->dir);
+        real_remove_dir(e->ram);
 }
 
 /* ---- the guest */
@@ -506,7 +448,7 @@ static void test_rolled_back(void)
         if (is_lossy())
                 stop_guest(&w->source);
         copy_all(w);
-        end_kill(&w->dest);
+        real_end(&w->dest.pid);
         WAIT_FOR(w->dest.deaths == 1);
         vm_cont(w->source.vm, WAIT_MS, on_result, &w->source);
         expect(&w->source, VM_DONE);
@@ -562,7 +504,7 @@ static void test_destination_dies(void)
         prepare(w, false);
         go(w, true);
         WAIT_FOR(look(&w->source) == COPY_ACTIVE);
-        end_kill(&w->dest);
+        real_end(&w->dest.pid);
         WAIT_FOR(w->dest.deaths == 1);
         WAIT_FOR_STATUS(&w->source, "failed");
         expect_source_runs(w);
@@ -671,32 +613,6 @@ static void test_cut(void)
         finish(w);
 }
 
-static void make_images(const char *payload)
-{
-        g_autofree char *from = g_build_filename(payload, "payload.elf", NULL), *text = NULL;
-        gsize n;
-        images = g_dir_make_tmp("mete-images-XXXXXX", NULL);
-        g_autofree char *kernel = g_build_filename(images, "payload.elf", NULL);
-        g_autofree char *disk = g_build_filename(images, "disk.raw", NULL);
-        g_assert_true(g_file_get_contents(from, &text, &n, NULL));
-        g_assert_true(g_file_set_contents(kernel, text, (gssize)n, NULL));
-        int fd = open(disk, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-        g_assert_cmpint(ftruncate(fd, MIB), ==, 0);
-        close(fd);
-        g_assert_cmpint(chmod(disk, 0666) | chmod(kernel, 0644) | chmod(images, 0755), ==, 0);
-}
-
-static void remove_images(void)
-{
-        static const char *const names[] = {"payload.elf", "disk.raw"};
-        for (size_t i = 0; i < ARRAY_N(names); i++) {
-                g_autofree char *path = g_build_filename(images, names[i], NULL);
-                g_unlink(path);
-        }
-        g_rmdir(images);
-        g_free(images);
-}
-
 int main(int argc, char **argv)
 {
         const char *qemu = g_getenv("METE_QEMU"), *payload = g_getenv("METE_PAYLOAD");
@@ -714,7 +630,7 @@ int main(int argc, char **argv)
         const char *file = g_getenv("METE_QMP_RECORD");
         if (file)
                 record = fopen(file, "ae");
-        make_images(payload);
+        images = real_images(payload);
         g_test_add_func("/copy-live/kept", test_kept);
         g_test_add_func("/copy-live/rolled-back", test_rolled_back);
         g_test_add_func("/copy-live/cancelled", test_cancelled);
@@ -723,7 +639,7 @@ int main(int argc, char **argv)
         g_test_add_func("/copy-live/destination-hangs", test_destination_hangs);
         g_test_add_func("/copy-live/cut", test_cut);
         int r = g_test_run();
-        remove_images();
+        real_remove_dir(images);
         if (record)
                 (void)fclose(record);
         return r;

@@ -19,16 +19,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/str.h"
-#include "vm/argv.h"
 #include "vm/probe.h"
 #include "vm/socket.h"
+#include "vm/test-real.h"
 
 enum { SECOND = 1000, MIB = 1 << 20, UNIT = 128 * MIB };
 
@@ -87,42 +86,9 @@ static void rig_open(struct rig *r, bool with_guest, int64_t cpus_max)
 
 static void rig_start(struct rig *r)
 {
-        static const char *const names[VM_FD_N] = {[VM_FD_QMP] = "qmp",
-                                                   [VM_FD_OOB] = "oob",
-                                                   [VM_FD_GUARD] = "guard",
-                                                   [VM_FD_AGENT] = "agent",
-                                                   [VM_FD_CONSOLE] = "console"};
-        struct vm_argv argv;
-        struct err err = {0};
-        int fds[VM_FD_N];
-        for (int i = 0; i < VM_FD_CONSOLE_LOG; i++)
-                fds[i] = vm_listen(path_in(r, names[i]), &err);
-        fds[VM_FD_CONSOLE_LOG] = vm_console_open(path_in(r, "console.log"), &err);
-        if (vm_argv_make(&r->d,
-                         &(struct vm_argv_options){.image_dir = guest_dir != NULL ? guest_dir : "/",
-                                                   .ram_dir = r->ram,
-                                                   .first_fd = 3},
-                         &argv, &err) < 0)
-                g_error("%s", err.sentence);
-        /* Out of the way of the numbers that they are to have. */
-        for (int i = 0; i < VM_FD_N; i++) {
-                g_assert_cmpint(fds[i], >=, 0);
-                int high = fcntl(fds[i], F_DUPFD_CLOEXEC, 3 + VM_FD_N);
-                close(fds[i]);
-                fds[i] = high;
-        }
-        r->pid = fork();
-        g_assert_cmpint(r->pid, >=, 0);
-        if (r->pid == 0) {
-                prctl(PR_SET_PDEATHSIG, SIGKILL);
-                for (int i = 0; i < VM_FD_N; i++)
-                        dup2(fds[i], 3 + i);
-                execv(argv.args[0], argv.args);
-                _exit(127);
-        }
-        for (int i = 0; i < VM_FD_N; i++)
-                close(fds[i]);
-        vm_argv_done(&argv);
+        const struct vm_argv_options o = {.image_dir = guest_dir != NULL ? guest_dir : "/",
+                                          .ram_dir = r->ram};
+        r->pid = real_start(r->dir, &r->d, &o, false);
 }
 
 static void on_event(void *arg, struct vm *vm, enum vm_event event, int index, const char *words)
@@ -193,25 +159,11 @@ static void rig_attach(struct rig *r)
 static void rig_close(struct rig *r)
 {
         vm_free(r->vm);
-        if (r->pid > 0) {
-                kill(r->pid, SIGKILL);
-                waitpid(r->pid, NULL, 0);
-        }
+        real_end(&r->pid);
         if (r->console_fd >= 0)
                 close(r->console_fd);
-        char *dirs[] = {r->dir, r->ram};
-        for (int i = 0; i < 2; i++) {
-                GDir *d = g_dir_open(dirs[i], 0, NULL);
-                const char *name;
-                while ((name = g_dir_read_name(d)) != NULL) {
-                        char *path = g_build_filename(dirs[i], name, NULL);
-                        g_unlink(path);
-                        g_free(path);
-                }
-                g_dir_close(d);
-                g_rmdir(dirs[i]);
-                g_free(dirs[i]);
-        }
+        real_remove_dir(r->dir);
+        real_remove_dir(r->ram);
         g_string_free(r->console, TRUE);
 }
 

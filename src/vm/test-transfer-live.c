@@ -12,31 +12,20 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
-#include <grp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/str.h"
-#include "vm/argv.h"
 #include "vm/probe.h"
-#include "vm/socket.h"
+#include "vm/test-real.h"
 #include "vm/vm-internal.h"
 
-enum {
-        SECOND = 1000,
-        WAIT_MS = 60 * SECOND,
-        MIB = 1 << 20,
-        MEMORY_MIB = 128,
-        STRANGER = 65534,
-        SLOT = 0,
-        CPU = 1
-};
+enum { SECOND = 1000, WAIT_MS = 60 * SECOND, MIB = 1 << 20, MEMORY_MIB = 128, SLOT = 0, CPU = 1 };
 enum {
         BOARD = 0x200000,
         BOARD_MAGIC = 0x4554454d,
@@ -174,54 +163,16 @@ static int find(void *arg, struct transfer_ram *ram, struct err *err)
         return r;
 }
 
-static void become_stranger(void)
-{
-        if (geteuid() == 0 && (setgroups(0, NULL) < 0 || setresgid(STRANGER, STRANGER, STRANGER) < 0 ||
-                               setresuid(STRANGER, STRANGER, STRANGER) < 0))
-                _exit(126);
-}
-
 static void start(struct world *w, struct end *e, const struct api_qemu_probe *of, bool is_target)
 {
-        static const char *const names[VM_FD_N] = {[VM_FD_QMP] = "qmp",
-                                                   [VM_FD_OOB] = "oob",
-                                                   [VM_FD_GUARD] = "guard",
-                                                   [VM_FD_AGENT] = "agent",
-                                                   [VM_FD_CONSOLE] = "console"};
-        struct vm_argv argv;
         struct err err = {0};
-        int fds[VM_FD_N];
         *e = (struct end){.dir = g_dir_make_tmp("mete-transfer-XXXXXX", NULL), .ram = w->ram};
         g_assert_nonnull(e->dir);
         if (geteuid() == 0)
                 g_assert_cmpint(chown(e->dir, STRANGER, STRANGER), ==, 0);
         (void)STR_COPY(w->d.qemu_path, of->path);
-        for (int i = 0; i < VM_FD_CONSOLE_LOG; i++)
-                fds[i] = vm_listen(path_in(e, names[i]), &err);
-        fds[VM_FD_CONSOLE_LOG] = vm_console_open(path_in(e, "console.log"), &err);
-        const struct vm_argv_options o = {
-                .image_dir = images, .ram_dir = e->ram, .first_fd = 3, .is_sharing = is_target};
-        if (vm_argv_make(&w->d, &o, &argv, &err) < 0)
-                g_error("%s", err.sentence);
-        for (int i = 0; i < VM_FD_N; i++) {
-                g_assert_cmpint(fds[i], >=, 0);
-                int high = fcntl(fds[i], F_DUPFD_CLOEXEC, 3 + VM_FD_N);
-                close(fds[i]);
-                fds[i] = high;
-        }
-        e->pid = fork();
-        g_assert_cmpint(e->pid, >=, 0);
-        if (e->pid == 0) {
-                for (int i = 0; i < VM_FD_N; i++)
-                        dup2(fds[i], 3 + i);
-                become_stranger();
-                prctl(PR_SET_PDEATHSIG, SIGKILL);
-                execv(argv.args[0], argv.args);
-                _exit(127);
-        }
-        for (int i = 0; i < VM_FD_N; i++)
-                close(fds[i]);
-        vm_argv_done(&argv);
+        const struct vm_argv_options o = {.image_dir = images, .ram_dir = e->ram, .is_sharing = is_target};
+        e->pid = real_start(e->dir, &w->d, &o, true);
         const struct vm_options vo = {.definition = &w->d,
                                       .qmp_path = path_in(e, "qmp"),
                                       .oob_path = path_in(e, "oob"),
@@ -246,35 +197,14 @@ static void plug(struct end *e)
         expect(e, VM_DONE);
 }
 
-static void end_kill(struct end *e)
-{
-        if (e->pid > 0) {
-                kill(e->pid, SIGKILL);
-                waitpid(e->pid, NULL, 0);
-        }
-        e->pid = 0;
-}
-
-static void remove_dir(char *dir)
-{
-        g_autoptr(GDir) d = g_dir_open(dir, 0, NULL);
-        const char *name;
-        while (d && (name = g_dir_read_name(d))) {
-                g_autofree char *path = g_build_filename(dir, name, NULL);
-                g_unlink(path);
-        }
-        g_rmdir(dir);
-        g_free(dir);
-}
-
 static void end_close(struct end *e)
 {
         if (!e->dir)
                 return;
         transfer_free(e->transfer);
         vm_free(e->vm);
-        end_kill(e);
-        remove_dir(e->dir);
+        real_end(&e->pid);
+        real_remove_dir(e->dir);
         *e = (struct end){.pid = 0};
 }
 
@@ -390,7 +320,7 @@ static void end(struct world *w)
         end_close(&w->ends[0]);
         end_close(&w->ends[1]);
         munmap((void *)(uintptr_t)w->base, PATTERN_BYTES);
-        remove_dir(w->ram);
+        real_remove_dir(w->ram);
         g_free(w);
 }
 
@@ -525,7 +455,7 @@ static void test_killed(void)
         go(w);
         WAIT_FOR(is_under_way(w->source));
         expect(w->source, VM_DONE);
-        end_kill(w->target);
+        real_end(&w->target->pid);
         WAIT_FOR_STATUS(w->source, "failed");
         WAIT_FOR(w->source->resumes == w->source->stops + 1); /* the first was its beginning */
         expect_back(w);
@@ -547,7 +477,7 @@ static void frozen(bool is_late)
         transfer_cancel(w->source->transfer, WAIT_MS, on_result, w->source);
         WAIT_FOR(w->source->results == 1);
         w->source->results = 0;
-        end_kill(w->target);
+        real_end(&w->target->pid);
         if (w->source->result.outcome == VM_FAILED) { /* it was faster: all had gone over */
                 g_assert_true(is_late);
                 g_assert_cmpint(w->source->result.err.reason, ==, REASON_STALE);
@@ -585,7 +515,7 @@ static void test_completed(void)
         transfer_cancel(w->source->transfer, WAIT_MS, on_result, w->source);
         expect(w->source, VM_FAILED);
         g_assert_cmpint(w->source->result.err.reason, ==, REASON_STALE);
-        end_kill(w->target);
+        real_end(&w->target->pid);
         WAIT_FOR(w->target->deaths == 1);
         vm_cont(w->source->vm, WAIT_MS, on_result, w->source);
         expect(w->source, VM_DONE);
@@ -614,25 +544,10 @@ static void test_other_memory(void)
         g_assert_cmpint(err.reason, ==, REASON_INCOMPATIBLE);
         g_test_message("%s", err.sentence);
         end_close(w->target);
-        remove_dir(w->ram);
+        real_remove_dir(w->ram);
         w->ram = shared;
         expect_back(w);
         end(w);
-}
-
-static void make_images(const char *payload)
-{
-        g_autofree char *from = g_build_filename(payload, "payload.elf", NULL), *text = NULL;
-        gsize n;
-        images = g_dir_make_tmp("mete-images-XXXXXX", NULL);
-        g_autofree char *kernel = g_build_filename(images, "payload.elf", NULL);
-        g_autofree char *disk = g_build_filename(images, "disk.raw", NULL);
-        g_assert_true(g_file_get_contents(from, &text, &n, NULL));
-        g_assert_true(g_file_set_contents(kernel, text, (gssize)n, NULL));
-        int fd = open(disk, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-        g_assert_cmpint(ftruncate(fd, MIB), ==, 0);
-        close(fd);
-        g_assert_cmpint(chmod(disk, 0666) | chmod(kernel, 0644) | chmod(images, 0755), ==, 0);
 }
 
 int main(int argc, char **argv)
@@ -654,7 +569,7 @@ int main(int argc, char **argv)
         const char *file = g_getenv("METE_QMP_RECORD");
         if (file)
                 record = fopen(file, "ae");
-        make_images(payload);
+        images = real_images(payload);
         g_test_add_func("/transfer-live/repeated", test_repeated);
         g_test_add_func("/transfer-live/killed", test_killed);
         g_test_add_func("/transfer-live/frozen", test_frozen);
@@ -662,7 +577,7 @@ int main(int argc, char **argv)
         g_test_add_func("/transfer-live/completed", test_completed);
         g_test_add_func("/transfer-live/other-memory", test_other_memory);
         int r = g_test_run();
-        remove_dir(images);
+        real_remove_dir(images);
         if (record)
                 (void)fclose(record);
         return r;
