@@ -39,14 +39,14 @@ static const char *lacks(const struct api_handover_message *in)
         bool is_ours = says < HANDOVER_SAYS_CLASSIFIED;
         bool has_guest = says == HANDOVER_SAYS_CLASSIFIED || says == HANDOVER_SAYS_QUIESCED ||
                          says == HANDOVER_SAYS_OFFER || says == HANDOVER_SAYS_INFORM;
-        if (is_ours && !in->has_record)
-                return "record";
         if (is_ours && !in->has_peer)
                 return "peer";
         if (has_guest && !in->has_guest)
                 return "guest";
         if ((says == HANDOVER_SAYS_QUIESCED || says == HANDOVER_SAYS_INFORM) && !in->guest.has_control)
                 return "control";
+        if ((says == HANDOVER_SAYS_QUIESCED || says == HANDOVER_SAYS_INFORM) && !in->guest.has_loan)
+                return "loan";
         if ((says == HANDOVER_SAYS_INFORMED || says == HANDOVER_SAYS_GIVE) && !in->has_transfer)
                 return "transfer";
         return NULL;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* fleet/handover-wire.h - the words of core/handover.h as api/handover.json has them. What goes along with a
- * word (guest, record, transfer) is the driver's. */
+ * word (guest, transfer) is the driver's. */
 #pragma once
 #include "core/handover.h"
 #include "json/api.h"

@@ -29,7 +29,8 @@ static void test_wire(void)
                         g_assert_cmpint(handover_wire_take(m, &back, &err), <, 0);
                         g_assert_cmpint(err.reason, ==, REASON_INVALID);
                 }
-                m->has_record = m->has_peer = m->has_guest = m->guest.has_control = m->has_transfer = true;
+                m->has_peer = m->has_guest = m->guest.has_control = m->guest.has_loan = m->has_transfer =
+                        true;
                 g_assert_cmpint(handover_wire_take(m, &back, &err), ==, 0);
                 g_assert_cmpint(back.to, ==,
                                 s < HANDOVER_SAYS_OFFER ? ROLE_SOURCE
