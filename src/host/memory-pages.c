@@ -432,6 +432,48 @@ int memory_pages_release(const struct memory_host *h, const char *vm, const stru
         return r < 0 ? r : a.first;
 }
 
+struct pass {
+        const struct memory_host *h;
+        const char *vm, *to;
+        struct err *err;
+};
+
+/* The pool itself does not change. An item that both had is what both had. */
+static int pass_of(void *arg, int node, int64_t page_bytes)
+{
+        const struct pass *a = arg;
+        struct pool p;
+        bool is_changed = false;
+        int r = pool_open(a->h, node, page_bytes, true, &p, a->err);
+        if (r < 0)
+                return r;
+        for (size_t i = 0; r == 0 && i < p.n;) {
+                struct memory_holder by = p.holders[i].by;
+                int64_t pages = p.holders[i].pages;
+                if (strcmp(by.vm, a->vm) != 0) {
+                        i++;
+                        continue;
+                }
+                is_changed = true;
+                (void)hold(&p, &by, 0); /* leaves its place to the last */
+                (void)str_copy(by.vm, sizeof(by.vm), a->to);
+                const struct holder *had = find(&p, &by);
+                if (hold(&p, &by, pages + (had ? had->pages : 0)) < 0)
+                        r = err_set(a->err, REASON_INTERNAL, ENOMEM, "no memory");
+        }
+        if (r == 0 && is_changed)
+                r = save(&p, a->err);
+        pool_close(&p);
+        return r;
+}
+
+int memory_pages_pass(const struct memory_host *h, const char *vm, const char *to, struct err *err)
+{
+        struct pass a = {h, vm, to, err};
+        int r = strcmp(vm, to) == 0 ? 0 : each_file(h, pass_of, &a, err);
+        return r < 0 ? r : 0;
+}
+
 int memory_pages_verify(const struct memory_host *h, int node, int64_t page_bytes, struct err *err)
 {
         struct pool p;

@@ -70,6 +70,8 @@ int memory_pages_of(const struct memory_host *h, const char *vm, int64_t page_by
  * stays held: the first error is returned. */
 int memory_pages_release(const struct memory_host *h, const char *vm, const struct memory_keep *keep,
                          struct err *err);
+/* What one VM holds of all pools is another's from now on. Idempotent. */
+int memory_pages_pass(const struct memory_host *h, const char *vm, const char *to, struct err *err);
 /* 1: the pool has fewer pages than VMs hold (err: REASON_STALE says how many). */
 int memory_pages_verify(const struct memory_host *h, int node, int64_t page_bytes, struct err *err);
 

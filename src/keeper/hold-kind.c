@@ -147,6 +147,8 @@ static int memory_check(const struct api_keeper_hold *p, struct err *err)
 static int memory_activate(const struct hold *h, struct err *err)
 {
         int64_t taken = 0;
+        if (*h->lender)
+                return 0;
         if (h->page_bytes)
                 return huge_activate(h->huge, h->vmm.vm, h->vmm.uid, h->item, h->node, h->bytes,
                                      h->page_bytes, err);
@@ -161,6 +163,8 @@ static int memory_activate(const struct hold *h, struct err *err)
 
 static int memory_deactivate(const struct hold *h, struct err *err)
 {
+        if (*h->lender)
+                return 0;
         return huge_deactivate(h->huge, h->vmm.vm, h->item, h->vmm.pid_fd >= 0, err);
 }
 
@@ -198,7 +202,7 @@ static void read_nodes(const struct hold *h, int dir_fd, const char *dir, const 
 static int memory_read(const struct hold *h, struct err *err)
 {
         const struct huge_size *size = NULL;
-        int r = huge_read(h->huge, h->vmm.vm, h->item, h->live, &size, err);
+        int r = huge_read(h->huge, *h->lender ? h->lender : h->vmm.vm, h->item, h->live, &size, err);
         if (r < 0)
                 return r;
         int dir_fd = size ? size->fd : h->ram_fd;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 #include "base/log.h"
 #include "base/str.h"
+#include "keeper/lend.h"
 
 struct hold_job {
         struct work work;
@@ -238,6 +239,18 @@ static int take_item(struct hold_job *j, const json_t *params, uint64_t *ret_act
         return 0;
 }
 
+/* What is lent is not taken away, and what is borrowed is held already. */
+static int look_at_loans(struct hold_job *j, struct err *err)
+{
+        struct lends *lends = j->owner->vmms->lends;
+        const char *vm = j->hold.vmm.vm;
+        int r = j->method == API_KEEPER_HOST_DEACTIVATE ? lends_before_end(lends, vm, j->hold.item, err) : 0;
+        const char *lender = lends_lender_of(lends, vm, j->hold.item);
+        if (lender)
+                (void)STR_COPY(j->hold.lender, lender);
+        return r;
+}
+
 void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner, struct rpc_call *call,
                const json_t *params)
 {
@@ -270,6 +283,8 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
         }
         if (hold_is_dropping(h, j->hold.vmm.vm))
                 r = err_set(&err, REASON_BUSY, EBUSY, "%s is being dropped", j->hold.vmm.vm);
+        if (r == 0 && j->hold.kind == API_HOST_KIND_MEMORY)
+                r = look_at_loans(j, &err);
         if (r == 0)
                 r = vmms_refer(h->vmms, &j->hold.vmm, &err);
         if (r == 0)

@@ -51,6 +51,7 @@ struct hold {
         const char *ram_dir;
         const struct huge *huge;
         struct vmm_ref vmm; /* pid_fd -1: it does not run */
+        char lender[64];    /* memory: the VM from which the file is borrowed; "": it is this VM's own */
         char item[CPU_ITEM_SIZE];
         enum api_host_kind kind;
         bool has_tid;

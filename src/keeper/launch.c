@@ -130,7 +130,7 @@ static enum step prepare(const struct launch_options *o, int *gate_fd, int *faul
 {
         forget_signals();
         (void)setsid();
-        (void)umask(077);
+        (void)umask(o->is_borrower ? 007 : 077);
         if (chdir("/") < 0 || arrange_fds(o, gate_fd, fault_fd) < 0)
                 return STEP_FDS;
         if (limit(RLIMIT_CORE, 0) < 0 || limit(RLIMIT_NOFILE, NOFILE) < 0 || limit(RLIMIT_NPROC, NPROC) < 0)

@@ -16,9 +16,10 @@ struct launch_options {
         gid_t gid_extra; /* one supplementary group, or 0 for none */
         const int *fds;  /* become LAUNCH_FIRST_FD and on */
         size_t n_fds;
-        int stderr_fd; /* for stdout and stderr */
-        bool is_guard; /* it keeps the keeper's standing with the out-of-memory killer, and may not run for
-                          LAUNCH_GUARD_US at a stretch with the real-time priority that it is given */
+        int stderr_fd;    /* for stdout and stderr */
+        bool is_borrower; /* what it makes its group may use, as that of a folder may be another's */
+        bool is_guard;    /* it keeps the keeper's standing with the out-of-memory killer, and may not run for
+                             LAUNCH_GUARD_US at a stretch with the real-time priority that it is given */
 };
 
 struct launch {

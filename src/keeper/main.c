@@ -17,6 +17,7 @@
 #include "keeper/class.h"
 #include "keeper/config.h"
 #include "keeper/home.h"
+#include "keeper/lend.h"
 #include "keeper/verbs.h"
 #include "keeper/vmm.h"
 #include "loop/loop.h"
@@ -79,6 +80,7 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
 {
         struct vmms vmms;
         struct verbs verbs;
+        struct lends lends = {.loan_fd = -1, .place_fd = -1};
         static struct nics nics;
         static struct classes classes;
         const struct memory_host *memory = probe_memory(config, cpu);
@@ -103,7 +105,9 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
                 return r;
         }
         unsigned adopted = vmms_adopt(&vmms);
-        r = verbs_init(&verbs, &vmms, home->fallback, err);
+        r = lends_init(&lends, &vmms, err);
+        if (r == 0)
+                r = verbs_init(&verbs, &vmms, home->fallback, err);
         if (r == 0 && (r = home_watch(home, err)) < 0)
                 verbs_done(&verbs);
         if (r == 0) {
@@ -114,6 +118,7 @@ static int serve(const struct keeper_config *config, const struct cpu_host *cpu,
                 notify_send("STOPPING=1");
                 verbs_done(&verbs);
         }
+        lends_done(&lends);
         vmms_done(&vmms);
         huge_done(&huge);
         classes_done(&classes);

@@ -303,7 +303,7 @@ static int open_file(void *arg, int dir_fd, const char *name, const struct stat 
         struct ramdir_file *f = o->files;
         while (f < o->files + o->n && (f->fd >= 0 || !is_of(name, f->item)))
                 f++;
-        if (f == o->files + o->n)
+        if (f == o->files + o->n || strlen(name) >= sizeof(f->name))
                 return 0;
         struct stat st;
         int fd = openat(dir_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
@@ -314,6 +314,7 @@ static int open_file(void *arg, int dir_fd, const char *name, const struct stat 
                 return 0;
         }
         f->fd = fd;
+        (void)snprintf(f->name, sizeof(f->name), "%s", name);
         f->bytes = (int64_t)st.st_size;
         o->n_open++;
         return 0;

@@ -44,7 +44,8 @@ int ramdir_taken(int base_fd, const char *vm, const char *item, int64_t *ret_byt
 /* An item's file, opened for reading only. */
 struct ramdir_file {
         char item[RAMDIR_NAME];
-        int fd; /* -1: not found yet */
+        char name[RAMDIR_NAME]; /* what it is called; set when it is found */
+        int fd;                 /* -1: not found yet */
         int64_t bytes;
 };
 /* Opens those that are not open yet and are here: plain files of that uid, with one name only. Returns how

@@ -13,6 +13,7 @@
 #include "json/api.h"
 #include "keeper/space.h"
 #include "keeper/flow.h"
+#include "keeper/lend.h"
 #include "wire/rpc.h"
 #include "wire/unix.h"
 
@@ -305,6 +306,19 @@ static void kill_verb(struct verbs *v, struct rpc_call *call, const json_t *para
                 vmm_kill(v, call, &p);
 }
 
+/* A drop takes files away on a thread of its own. */
+static void lending(const struct client *c, struct rpc_call *call, enum api_keeper_method method,
+                    const json_t *params)
+{
+        struct verbs *v = c->verbs;
+        const char *vm = json_string_value(json_object_get(params, "vm"));
+        struct err err = {0};
+        if (vm && hold_is_dropping(&v->holds, vm))
+                answer(call, err_set(&err, REASON_BUSY, EBUSY, "%.63s is being dropped", vm), NULL, &err);
+        else
+                lend_verb(v->vmms->lends, method, c->user, call, params);
+}
+
 /* What was asked by somebody who is gone must not be done behind the back of his successor, who asks what
  * there is, and then relies on it. He who sees the peer's end before it is read here is earlier than any
  * successor. */
@@ -364,6 +378,8 @@ static void do_request(struct client *c, struct rpc_call *call, const char *meth
         case API_KEEPER_RAM_BORROW:
         case API_KEEPER_RAM_LOOK:
         case API_KEEPER_RAM_RETURN:
+                lending(c, call, api_keeper_method_find(method), params);
+                return;
         case API_KEEPER_METHOD_N:
                 break;
         }

@@ -20,6 +20,7 @@
 #include "keeper/flow.h"
 #include "keeper/guard.h"
 #include "keeper/launch.h"
+#include "keeper/lend.h"
 #include "keeper/ramdir.h"
 #include "keeper/space.h"
 
@@ -227,27 +228,42 @@ unsigned vmms_adopt(struct vmms *v)
         return n;
 }
 
-static int check_slot(const struct vmms *v, const struct api_keeper_vmm_start *s, struct err *err)
+int vmms_check_slot(const struct vmms *v, const char *vm, uid_t uid, struct err *err)
 {
-        if (s->slot >= v->config->uid_count)
-                return err_set(err, REASON_INVALID, EINVAL, "slot %lld: there are %u", (long long)s->slot,
-                               v->config->uid_count);
         GHashTableIter i;
         void *value;
+        unsigned slot = uid - v->config->uid_first;
         g_hash_table_iter_init(&i, v->by_name);
         while (g_hash_table_iter_next(&i, NULL, &value)) {
                 const struct vmm *m = value;
-                bool is_same = strcmp(m->record.vm, s->vm) == 0;
-                if (is_same && m->pid_fd >= 0)
-                        return err_set(err, REASON_BUSY, EBUSY, "%s runs already, as process %d", s->vm,
-                                       (int)m->record.pid);
-                if (!is_same && m->record.uid == v->config->uid_first + (uid_t)s->slot)
+                if (m->record.uid == uid && strcmp(m->record.vm, vm) != 0)
                         return err_set(err, REASON_BUSY, EBUSY,
-                                       "slot %lld belongs to VM %s, %s, until that is dropped",
-                                       (long long)s->slot, m->record.vm,
-                                       m->pid_fd >= 0 ? "which runs" : "which has ended");
+                                       "slot %u belongs to VM %s, %s, until that is dropped", slot,
+                                       m->record.vm, m->pid_fd >= 0 ? "which runs" : "which has ended");
         }
+        const char *borrower = lends_borrower_of_uid(v->lends, uid);
+        if (borrower && strcmp(borrower, vm) != 0)
+                return err_set(err, REASON_BUSY, EBUSY,
+                               "slot %u belongs to VM %s, which has borrowed memory, until that is returned",
+                               slot, borrower);
         return 0;
+}
+
+static int check_slot(const struct vmms *v, const struct api_keeper_vmm_start *s, struct err *err)
+{
+        const struct vmm *m = g_hash_table_lookup(v->by_name, s->vm);
+        if (s->slot >= v->config->uid_count)
+                return err_set(err, REASON_INVALID, EINVAL, "slot %lld: there are %u", (long long)s->slot,
+                               v->config->uid_count);
+        if (m && m->pid_fd >= 0)
+                return err_set(err, REASON_BUSY, EBUSY, "%s runs already, as process %d", s->vm,
+                               (int)m->record.pid);
+        return vmms_check_slot(v, s->vm, v->config->uid_first + (uid_t)s->slot, err);
+}
+
+bool vmm_is_there(const struct vmm *vmm)
+{
+        return vmm->pid_fd >= 0 && pidfd_send_signal(vmm->pid_fd, 0, NULL, 0) == 0;
 }
 
 /* Root's group is not given away for it. */
@@ -321,10 +337,16 @@ static int prepare_and_run(struct vmm *m, struct launch_options *o, const struct
         struct vmms *v = m->owner;
         const char *vm = m->record.vm;
         int64_t huge_bytes = s->has_huge_bytes ? s->huge_bytes : 0;
+        /* What it has borrowed is there, and is not to be had once more. */
+        if ((o->is_borrower = lends_borrowed_by(v->lends, vm) != NULL))
+                memory_bytes = 0;
         int out = -1, r = ramdir_make(v->ram_fd, vm, o->uid, space_of_vm(v->config, vm)->gid,
                                       memory_bytes > huge_bytes ? memory_bytes - huge_bytes : 0, &keep, err);
+        memory_bytes = s->memory_bytes;
         if (r == 0)
                 r = huge_make(v->huge, vm, o->uid, huge_bytes > 0, &keep, err);
+        if (r == 0)
+                r = lends_link(v->lends, vm, err);
         if (r < 0)
                 return r;
         r = v->cpu->provider->vm_make(v->cpu, vm, err);
@@ -429,7 +451,8 @@ static int make_room(struct vmms *v, const char *vm, const struct ramdir_keep *k
 int vmms_drop_begin(struct vmms *v, struct vmm_drop *d, struct err *err)
 {
         d->owner = v;
-        return check_ended(v, d->what.vm, &d->uid, err);
+        int r = check_ended(v, d->what.vm, &d->uid, err);
+        return r < 0 ? r : lends_before_end(v->lends, d->what.vm, NULL, err);
 }
 
 int vmm_drop_run(const struct vmm_drop *d, struct err *err)
@@ -458,6 +481,8 @@ int vmms_start(struct vmms *v, const struct api_keeper_vmm_start *s, const int *
         g_autofree char *ram_dir = g_build_filename(v->config->ram_dir, s->vm, NULL);
         struct launch_options o = {.uid = v->config->uid_first + (uid_t)s->slot, .fds = fds, .n_fds = n_fds};
         int r = check_slot(v, s, err);
+        if (r == 0)
+                r = lends_before_start(v->lends, s->vm, o.uid, err);
         if (r == 0)
                 r = keeper_argv_make(v->config->qemu, s, ram_dir, &made, err);
         g_auto(GStrv) argv = made.words;

@@ -25,6 +25,7 @@
         "bounded"
 
 struct vmms;
+struct lends;
 
 struct vmm {
         struct vmms *owner;
@@ -44,6 +45,7 @@ struct vmms {
         const struct huge *huge;
         struct nics *nics;
         struct classes *classes;
+        struct lends *lends;           /* borrowed; NULL: nothing is lent (keeper/lend.h) */
         int ram_fd, record_fd, log_fd; /* directories; owned */
         GHashTable *by_name;           /* name -> struct vmm, owned */
         /* The VMM has ended; vmm->waiting is taken by this and empty afterwards. */
@@ -90,6 +92,9 @@ int vmms_drop_begin(struct vmms *v, struct vmm_drop *d, struct err *err);
 int vmm_drop_run(const struct vmm_drop *d, struct err *err);
 /* After a run() without an error: its slot is free, where nothing is kept. */
 void vmms_drop_end(const struct vmm_drop *d);
+/* REASON_BUSY: that uid is one of another VM, which is there, or has borrowed for it. */
+int vmms_check_slot(const struct vmms *v, const char *vm, uid_t uid, struct err *err);
+bool vmm_is_there(const struct vmm *vmm); /* at this moment: its process has not ended */
 /* What the contract says of a VMM that runs. false: it is gone. */
 bool vmm_describe(const struct vmm *vmm, struct api_keeper_vmm *ret);
 
