@@ -1,25 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* libmicrohttpd with an external event loop: its epoll descriptor is one of ours, MHD_run() handles what is
- * ready.
- *
- * A request is a struct request from its first line to MHD's completion callback:
- *   READING   MHD feeds it
- *   HANDLING  the handler owes an answer; its connection is suspended as soon as the handler returned without
- * one ANSWERED  `response` waits to be queued, or was ORPHAN    MHD is done with the connection (the server
- * ends), the handler still owes an answer
- *
- * MHD hands out three rules that shape this file. A suspended connection is not watched at all, neither for
- * its time-outs nor for a hang-up, so an idle stream's socket is also in our own epoll set.
- * MHD_resume_connection() only marks; the work is done by the next MHD_run(), which is therefore called in
- * the same turn, after all were marked. And MHD's time-out counts from the last byte, which a client may send
- * one at a time for ever, so the deadlines are ours, and shutdown(2) of the socket is how we end a connection
- * that MHD owns. */
-#include "wire/http.h"
+/* Connections and requests of the server; http-internal.h has the model, http-stream.c the streams of events.
+ */
+#include "wire/http-internal.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <glib.h>
-#include <microhttpd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,8 +14,6 @@
 #include <unistd.h>
 
 #include "base/log.h"
-#include "loop/loop.h"
-#include "wire/gate.h"
 #include "wire/tcp.h"
 
 enum {
@@ -40,77 +23,13 @@ enum {
         RUNS_PER_TURN = 4,
         SWALLOW_FACTOR = 16, /* so many times body_max_bytes of a too large body are read before the 413 */
         MHD_OVERHEAD = 4096, /* what MHD itself puts into the memory of a connection */
-        STALLED_BEATS = 2,
         HANDSHAKES_BURST = 100,
         HANDSHAKE_PAUSE_MS = 20,
 };
 
-enum state { READING = 1, HANDLING, ANSWERED, ORPHAN };
-
-struct conn {
-        struct conn *next, *prev;
-        struct http_server *server;
-        struct unix_peer peer;
-        struct in6_addr from, whence; /* TLS: the part of its address that counts; all of it */
-        struct http_caller caller;
-        bool is_read, is_displaced; /* TLS: caller is filled in; it is being closed for a newer one */
-        int fd;                     /* MHD's; valid until it says that the connection is closed */
-        struct loop_timer deadline;
-        struct request *req; /* the one in progress, or NULL */
-};
-
-struct request {
-        struct http_request pub; /* first: the two are converted into each other */
-        struct http_server *server;
-        struct conn *conn;
-        struct MHD_Connection *mhd;
-        enum state state;
-        bool is_started, is_suspended, is_ready;
-        struct request *next_ready;
-        char *target, method[16];
-        GString *body;
-        size_t swallowed;
-        struct {
-                char *name, *value;
-        } header[4];
-        unsigned n_headers;
-        unsigned status;
-        struct MHD_Response *response;
-        struct http_stream *stream;
-};
-
-struct http_stream {
-        struct request *req;
-        GString *queue;
-        size_t taken; /* of queue */
-        uint64_t taken_ever, taken_at_beat;
-        unsigned stalled_beats;
-        bool is_ended, is_gone; /* by the owner; by the peer or by us */
-        struct loop_fd watch;
-        struct loop_timer beat;
-        void (*closed)(void *arg, struct http_stream *stream);
-        void *arg;
-};
-
-struct http_server {
-        struct http_limits limits;
-        http_handler_fn *handler;
-        void *arg;
-        struct MHD_Daemon *mhd;
-        struct loop_fd listener, epoll;
-        struct loop_timer again, accept_again;
-        struct turn send;
-        struct conn conns; /* list head */
-        struct conn *accepting;
-        struct request *ready;
-        struct http_counters counters;
-        struct gate gate;
-        bool is_tls, is_running, is_stopping, is_freed;
-};
-
 static void server_destroy(struct http_server *s);
 
-static struct request *request_of(const struct http_request *pub)
+struct request *http_request_of(const struct http_request *pub)
 {
         return (struct request *)(uintptr_t)pub;
 }
@@ -158,7 +77,7 @@ static void on_again(void *arg)
 }
 
 /* Its connection goes on in the send phase of this turn. */
-static void wake(struct request *req)
+void http_wake(struct request *req)
 {
         struct http_server *s = req->server;
         if (!req->is_suspended || req->is_ready || s->is_stopping)
@@ -181,7 +100,7 @@ static void on_send(void *arg)
         run(s);
 }
 
-static void suspend(struct request *req)
+void http_suspend(struct request *req)
 {
         req->is_suspended = true;
         MHD_suspend_connection(req->mhd);
@@ -360,7 +279,7 @@ static void request_free(struct request *req)
         g_free(req);
 }
 
-static void set_response(struct request *req, unsigned status, struct MHD_Response *response)
+void http_set_response(struct request *req, unsigned status, struct MHD_Response *response)
 {
         assert(req->state == HANDLING);
         req->status = status;
@@ -368,7 +287,7 @@ static void set_response(struct request *req, unsigned status, struct MHD_Respon
         req->state = ANSWERED;
         for (unsigned i = 0; i < req->n_headers && response; i++)
                 (void)MHD_add_response_header(response, req->header[i].name, req->header[i].value);
-        wake(req);
+        http_wake(req);
 }
 
 static enum MHD_Result queue(struct request *req)
@@ -486,7 +405,7 @@ static enum MHD_Result on_complete(struct request *req)
         s->handler(s->arg, &req->pub);
         if (req->state == ANSWERED)
                 return queue(req);
-        suspend(req);
+        http_suspend(req);
         return MHD_YES;
 }
 
@@ -510,8 +429,6 @@ static enum MHD_Result on_access(void *cls, struct MHD_Connection *mhd, const ch
         return on_complete(req);
 }
 
-static void stream_close(struct http_stream *stream);
-
 static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
                          enum MHD_RequestTerminationCode how)
 {
@@ -524,7 +441,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
         if (!s->is_stopping)
                 loop_timer_in(&req->conn->deadline, s->limits.idle_ms);
         if (req->stream)
-                stream_close(req->stream);
+                http_stream_close(req->stream);
         req->conn->req = NULL;
         req->conn = NULL;
         req->mhd = NULL;
@@ -536,13 +453,13 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
 
 const char *http_request_header(const struct http_request *pub, const char *name)
 {
-        const struct request *req = request_of(pub);
+        const struct request *req = http_request_of(pub);
         return req->mhd ? MHD_lookup_connection_value(req->mhd, MHD_HEADER_KIND, name) : NULL;
 }
 
 bool http_reply_header(struct http_request *pub, const char *name, const char *value)
 {
-        struct request *req = request_of(pub);
+        struct request *req = http_request_of(pub);
         if (req->n_headers == G_N_ELEMENTS(req->header) || strpbrk(name, "\r\n: ") || strpbrk(value, "\r\n"))
                 return false;
         req->header[req->n_headers].name = g_strdup(name);
@@ -552,7 +469,7 @@ bool http_reply_header(struct http_request *pub, const char *name, const char *v
 
 void http_reply(struct http_request *pub, unsigned status, const char *content_type, char *body, size_t n)
 {
-        struct request *req = request_of(pub);
+        struct request *req = http_request_of(pub);
         if (req->state == ORPHAN) {
                 free(body);
                 request_free(req);
@@ -565,167 +482,13 @@ void http_reply(struct http_request *pub, unsigned status, const char *content_t
                 free(body);
         else if (content_type)
                 (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, content_type);
-        set_response(req, status, response);
+        http_set_response(req, status, response);
 }
 
 void http_reply_text(struct http_request *pub, unsigned status, const char *content_type, const char *text)
 {
         char *copy = strdup(text);
         http_reply(pub, status, content_type, copy, copy ? strlen(copy) : 0);
-}
-
-/* ---- streams ---- */
-
-static void stream_free(struct http_stream *stream)
-{
-        loop_fd_remove(&stream->watch);
-        loop_timer_cancel(&stream->beat);
-        g_string_free(stream->queue, TRUE);
-        g_free(stream);
-}
-
-/* MHD is done with it. */
-static void stream_close(struct http_stream *stream)
-{
-        struct request *req = stream->req;
-        req->server->counters.streams_now--;
-        req->stream = NULL;
-        if (!stream->is_ended)
-                stream->closed(stream->arg, stream);
-        stream_free(stream);
-}
-
-static void stream_drop(struct http_stream *stream)
-{
-        if (stream->is_gone)
-                return;
-        stream->is_gone = true;
-        loop_fd_remove(&stream->watch);
-        /* Where MHD waits to write, this is how it learns; where it is suspended, waking it is. */
-        (void)shutdown(stream->req->conn->fd, SHUT_RDWR);
-        wake(stream->req);
-}
-
-static void on_hangup(void *arg, uint32_t events)
-{
-        stream_drop(arg);
-}
-
-static ssize_t on_read(void *cls, uint64_t pos, char *room, size_t n)
-{
-        struct http_stream *stream = cls;
-        size_t left = stream->queue->len - stream->taken;
-        if (stream->is_gone)
-                return MHD_CONTENT_READER_END_WITH_ERROR;
-        if (left == 0 && stream->is_ended)
-                return MHD_CONTENT_READER_END_OF_STREAM;
-        if (left == 0) {
-                suspend(stream->req);
-                return 0;
-        }
-        n = n < left ? n : left;
-        memcpy(room, stream->queue->str + stream->taken, n);
-        stream->taken += n;
-        stream->taken_ever += n;
-        if (stream->taken == stream->queue->len) {
-                g_string_truncate(stream->queue, 0);
-                stream->taken = 0;
-        }
-        return (ssize_t)n;
-}
-
-static void on_beat(void *arg)
-{
-        struct http_stream *stream = arg;
-        struct http_server *s = stream->req->server;
-        loop_timer_in(&stream->beat, s->limits.heartbeat_ms);
-        bool is_stalled =
-                (stream->queue->len > 0 || stream->is_ended) && stream->taken_ever == stream->taken_at_beat;
-        stream->taken_at_beat = stream->taken_ever;
-        stream->stalled_beats = is_stalled ? stream->stalled_beats + 1 : 0;
-        if (stream->stalled_beats >= STALLED_BEATS) {
-                s->counters.slow_streams++;
-                stream_drop(stream);
-        } else if (stream->queue->len == 0) {
-                g_string_append(stream->queue, ":\n\n");
-                wake(stream->req);
-        }
-}
-
-struct http_stream *http_stream(struct http_request *pub,
-                                void (*closed)(void *arg, struct http_stream *stream), void *arg)
-{
-        struct request *req = request_of(pub);
-        struct http_server *s = req->server;
-        struct err why;
-        if (req->state == ORPHAN || s->counters.streams_now >= s->limits.streams_max) {
-                http_reply_text(pub, 503, "application/json",
-                                "{\"code\":503,\"reason\":\"busy\",\"message\":\"too many event streams are "
-                                "open\"}\n");
-                return NULL;
-        }
-        struct http_stream *stream = g_new0(struct http_stream, 1);
-        struct MHD_Response *response =
-                MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 16384, on_read, stream, NULL);
-        stream->req = req;
-        stream->queue = g_string_new(NULL);
-        stream->closed = closed;
-        stream->arg = arg;
-        loop_timer_init(&stream->beat, on_beat, stream);
-        if (!response ||
-            loop_fd_add(&stream->watch, req->conn->fd, EPOLLRDHUP, on_hangup, stream, &why) < 0) {
-                if (response)
-                        MHD_destroy_response(response);
-                stream_free(stream);
-                http_reply_text(
-                        pub, 503, "application/json",
-                        "{\"code\":503,\"reason\":\"busy\",\"message\":\"no memory for an event stream\"}\n");
-                return NULL;
-        }
-        (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "text/event-stream");
-        (void)MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-        loop_timer_in(&stream->beat, s->limits.heartbeat_ms);
-        req->stream = stream;
-        s->counters.streams++;
-        s->counters.streams_now++;
-        set_response(req, 200, response);
-        return stream;
-}
-
-int http_stream_send(struct http_stream *stream, int64_t id, const char *event, const char *json, size_t n)
-{
-        struct http_server *s = stream->req->server;
-        GString *q = stream->queue;
-        assert(!stream->is_ended);
-        if (memchr(json, '\n', n) || memchr(json, '\r', n) || (event && strpbrk(event, "\r\n")))
-                return -EINVAL;
-        if (stream->is_gone)
-                return -ENOBUFS;
-        if (stream->taken > 0) {
-                g_string_erase(q, 0, (gssize)stream->taken);
-                stream->taken = 0;
-        }
-        if (q->len + n + 128 > s->limits.stream_queue_max_bytes) {
-                s->counters.slow_streams++;
-                stream_drop(stream);
-                return -ENOBUFS;
-        }
-        if (id > 0)
-                g_string_append_printf(q, "id: %" G_GINT64_FORMAT "\n", id);
-        if (event)
-                g_string_append_printf(q, "event: %s\n", event);
-        g_string_append(q, "data: ");
-        g_string_append_len(q, json, (gssize)n);
-        g_string_append(q, "\n\n");
-        wake(stream->req);
-        return 0;
-}
-
-void http_stream_end(struct http_stream *stream)
-{
-        assert(!stream->is_ended);
-        stream->is_ended = true;
-        wake(stream->req);
 }
 
 /* ---- the server ---- */
