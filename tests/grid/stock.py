@@ -5,7 +5,8 @@
     tests/grid/stock.py --cells 0..40        as root, behind tests/grid/grid.py, whose rows it reads; resumable
 
 defaults: 128 MiB/s, downtime-limit 300. tuned: no bandwidth limit, downtime-limit as the level has it. auto-converge: the same, and
-the guest is slowed. The same QEMU, machine, guest, link and CPUs. Whatever is not over after the level's total time is a miss; it is
+the guest is slowed. oVirt, KubeVirt: no bandwidth limit, and the rules of their controllers, from their public sources and proposals
+(controllers.py). The same QEMU, machine, guest, link and CPUs. Whatever is not over after the level's total time is a miss; it is
 then cancelled. A row of build/grid/stock.jsonl for each."""
 import argparse
 import contextlib
@@ -19,6 +20,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [os.path.join(ROOT, "tests", n) for n in ("lib", "platform", "grid")]
+import controllers  # noqa: E402
 import payload  # noqa: E402
 from grid import range_of, read_rows  # noqa: E402
 from link import ADDRESS, Link  # noqa: E402
@@ -28,11 +30,14 @@ from report import last_of  # noqa: E402
 from seen_move import populate  # noqa: E402
 
 PORT = 4444
-METHODS = {
-    "defaults": lambda level: ({}, []),
-    "tuned": lambda level: ({"max_bandwidth": 0, "downtime_limit": level["downtime_ms"]}, []),
-    "auto-converge": lambda level: ({"max_bandwidth": 0, "downtime_limit": level["downtime_ms"]}, ["auto-converge"]),
+METHODS = {  # parameters, capabilities, and who looks at its rounds
+    "defaults": lambda level: ({}, [], None),
+    "tuned": lambda level: ({"max_bandwidth": 0, "downtime_limit": level["downtime_ms"]}, [], None),
+    "auto-converge": lambda level: ({"max_bandwidth": 0, "downtime_limit": level["downtime_ms"]}, ["auto-converge"], None),
+    "oVirt": lambda level: ({"max_bandwidth": 0, "downtime_limit": controllers.Ovirt.FIRST_MS}, ["auto-converge"], controllers.Ovirt()),
+    "KubeVirt": lambda level: ({"max_bandwidth": 0}, [], controllers.Kubevirt(level["downtime_ms"])),
 }
+LOOK_S = 0.05
 
 
 class Vmm:
@@ -67,7 +72,7 @@ class Vmm:
 
 
 def run(qemu, link, cell, level, method):
-    parameters, capabilities = METHODS[method](level)
+    parameters, capabilities, controller = METHODS[method](level)
     with contextlib.ExitStack() as stack:
         source = Vmm(qemu, link, "a", cell, [])
         stack.callback(source.close)
@@ -83,8 +88,13 @@ def run(qemu, link, cell, level, method):
         before, began = payload.read(source.ram), time.time()
         source.qmp.run("migrate", uri=f"tcp:{ADDRESS['b']}:{PORT}")
         end = began + level["total_ms"] / 1000 + 1
-        while time.time() < end and source.qmp.run("query-migrate")["status"] not in ("completed", "failed"):
-            time.sleep(0.1)
+        while time.time() < end and (seen := source.qmp.run("query-migrate"))["status"] not in ("completed", "failed"):
+            said = controller.round(time.time() - began, seen["ram"]) if controller and "ram" in seen else None
+            if said == controllers.ABORT:
+                break
+            if said:
+                source.qmp.run("migrate-set-parameters", downtime_limit=said)
+            time.sleep(LOOK_S)
         took = time.time() - began
         wait_until(lambda: destination.at("RESUME") or source.qmp.run("query-migrate")["status"] != "completed")
         row = {"status": source.qmp.run("query-migrate")["status"]}

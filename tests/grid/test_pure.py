@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the grid is made of without a VM: its cells, and the rules of other controllers."""
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import cells  # noqa: E402
+import controllers  # noqa: E402
+
+
+def run(controller, left, step_s=1):
+    """What it said to rounds that left so much, once each."""
+    said = [controller.round(i * step_s, {"dirty-sync-count": i + 1, "remaining": n, "mbps": 400}) for i, n in enumerate(left)]
+    assert all(controller.round(len(left) * step_s, {"dirty-sync-count": len(left), "remaining": 1}) is None for _ in range(3))  # no new round
+    return [s for s in said if s]
+
+
+def test_cells_are_the_same_for_ever_and_even():
+    found = cells.cells()
+    assert found == cells.cells() and len(found) == 240
+    for key, values in (("mbit", cells.LINKS), ("time_of_ideal", cells.TIME)):
+        counts = [sum(c[key] == v for c in found) for v in values]
+        assert max(counts) - min(counts) <= 1, (key, counts)
+    assert all(c["level"]["downtime_ms"] <= c["level"]["total_ms"] and c["memory_mib"] > c["populated_mib"] for c in found)
+    kinds = [(f["kind"], f["phase"]) for f in cells.faults()]
+    assert len(kinds) == 100 and len(set(kinds)) == 6
+
+
+def test_ovirt_gives_more_for_each_round_without_progress_and_then_up():
+    assert run(controllers.Ovirt(), [100, 90, 80, 70, 60]) == []
+    assert run(controllers.Ovirt(), [100, 90] + [95] * 7) == [150, 200, 300, 400, 500, controllers.ABORT]
+
+
+def test_kubevirt_gives_what_the_best_round_would_take():
+    steady = [10e6] * 60  # 200 ms at 400 Mbit/s
+    assert run(controllers.Kubevirt(300), steady, 2) == [200]
+    assert run(controllers.Kubevirt(150), steady, 2) == [150]
+    assert run(controllers.Kubevirt(100), steady, 2) == [controllers.ABORT]
+    assert run(controllers.Kubevirt(300), [10e6 * 0.9 ** i for i in range(60)], 2) == []
