@@ -122,7 +122,8 @@ bool drain_schedule(struct drain_item *items, size_t n, int64_t within_ms, int64
         if (n > 1)
                 qsort(items, n, sizeof(*items), by_time);
         for (size_t i = 0; i < n; i++) {
-                total += items[i].predicted_ms;
+                int64_t ms = items[i].predicted_ms > 0 ? items[i].predicted_ms : 0;
+                total = ms < DRAIN_MS_MAX - total ? total + ms : DRAIN_MS_MAX;
                 items[i].ends_ms = total;
         }
         *ret_total_ms = total;

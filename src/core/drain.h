@@ -8,6 +8,8 @@
 
 enum { DRAIN_VMS_MAX = 256, DRAIN_ROOMS_MAX = 64 };
 
+#define DRAIN_MS_MAX ((INT64_C(1) << 53) - 1)
+
 enum drain_limit { DRAIN_FITS, DRAIN_MEMORY, DRAIN_CPU, DRAIN_NOWHERE /* no host may have it */ };
 
 /* What a host has for VMs that come. */
@@ -32,5 +34,6 @@ struct drain_item {
 bool drain_assign(struct drain_item *items, size_t n, const struct drain_room *rooms, size_t n_rooms);
 
 /* Puts the items in order, those that move soonest first, so that whatever comes between, most are away by
- * then; one after the other, as they leave by one link. true: the last ends within within_ms. */
+ * then; one after the other, as they leave by one link. Predictions are what hosts say: none counts for less
+ * than 0, or makes the sum more than DRAIN_MS_MAX. true: the last ends within within_ms. */
 bool drain_schedule(struct drain_item *items, size_t n, int64_t within_ms, int64_t *ret_total_ms);

@@ -36,7 +36,7 @@ const char *order_host(const struct order *o)
 
 const char *order_move_id(const struct order *o, char ret[ORDER_MOVE_ID])
 {
-        (void)snprintf(ret, ORDER_MOVE_ID, "%s.%u", o->id, o->round);
+        (void)snprintf(ret, ORDER_MOVE_ID, "%s.%08x.%u", o->id, o->key, o->round);
         return ret;
 }
 

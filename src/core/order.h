@@ -24,7 +24,7 @@
 
 enum {
         ORDER_ID = 41,      /* with its NUL */
-        ORDER_MOVE_ID = 48, /* ID.ROUND */
+        ORDER_MOVE_ID = 56, /* ID.KEY.ROUND */
         ORDER_HOST = 64,
         ORDER_TO_MAX = 8, /* hosts that it may go to */
         ORDER_ROUNDS_MAX = 64,
@@ -103,6 +103,7 @@ struct order_effects {
 struct order {
         enum order_state state; /* written only by order.c, or read from a record */
         char id[ORDER_ID], vm[64];
+        uint32_t key; /* drawn; no older order of this id has it, which a host may remember */
         char from[ORDER_HOST], to[ORDER_TO_MAX][ORDER_HOST];
         size_t n_to, at;
         struct level level; /* both bounds 0: a best effort */
@@ -119,7 +120,7 @@ struct order {
         int64_t due_ms; /* 0: nothing is due */
 };
 
-/* id, vm, from, to, level, floor and until_ms are filled in; the rest is zero. Asks. */
+/* id, key, vm, from, to, level, floor and until_ms are filled in; the rest is zero. Asks. */
 void order_begin(struct order *o, int64_t now_ms, struct order_effects *ret);
 void order_step(struct order *o, const struct order_event *ev, struct order_effects *ret);
 bool order_is_over(const struct order *o);

@@ -120,6 +120,13 @@ static void test_schedule(void)
         g_assert_cmpuint(items[2].vm, ==, 0);
         g_assert_cmpint(items[2].ends_ms, ==, 60);
         g_assert_false(drain_schedule(items, 3, 59, &total));
+        /* A host may say anything of what a move takes. */
+        struct drain_item lies[DRAIN_VMS_MAX];
+        for (size_t i = 0; i < DRAIN_VMS_MAX; i++)
+                lies[i] = (struct drain_item){.vm = i, .predicted_ms = i == 0 ? INT64_MIN : INT64_MAX};
+        g_assert_false(drain_schedule(lies, DRAIN_VMS_MAX, 59, &total));
+        g_assert_cmpint(total, ==, DRAIN_MS_MAX);
+        g_assert_cmpint(lies[0].ends_ms, ==, 0);
         g_assert_true(drain_schedule(items, 0, 0, &total));
         g_assert_cmpint(total, ==, 0);
 }

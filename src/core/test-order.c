@@ -13,7 +13,8 @@ static struct order_effects effects;
 
 static struct order make(size_t n_to, int64_t wait_ms)
 {
-        struct order o = {.id = "o1", .vm = "v", .from = "a", .n_to = n_to, .until_ms = NOW + wait_ms};
+        struct order o = {
+                .id = "o1", .key = 0xab, .vm = "v", .from = "a", .n_to = n_to, .until_ms = NOW + wait_ms};
         for (size_t i = 0; i < n_to; i++)
                 (void)g_snprintf(o.to[i], sizeof(o.to[i]), "b%zu", i);
         o.level = (struct level){.total_ms = 1000, .downtime_ms = 100};
@@ -90,7 +91,7 @@ static void test_kept(void)
         struct order o = make(1, 0);
         char id[ORDER_MOVE_ID];
         order_begin(&o, NOW, &effects);
-        g_assert_cmpstr(order_move_id(&o, id), ==, "o1.1");
+        g_assert_cmpstr(order_move_id(&o, id), ==, "o1.000000ab.1");
         see(&o, ORDER_SEEN_GOING, NOW, 0);
         g_assert_cmpint(o.state, ==, ORDER_MOVING);
         g_assert_cmpint(o.due_ms, ==, NOW + ORDER_POLL_MS);

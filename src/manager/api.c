@@ -30,6 +30,16 @@ void api_reply(struct http_request *req, json_t *body)
         reply(req, 200, body);
 }
 
+void api_words(const char *of, json_t *body, char ret[MANAGER_WORDS])
+{
+        char *text = body ? json_write(body, NULL) : NULL;
+        g_autofree char *all = g_strdup_printf("%s %s", of, text ? text : "");
+        g_autofree char *digest = g_compute_checksum_for_string(G_CHECKSUM_SHA256, all, -1);
+        (void)snprintf(ret, MANAGER_WORDS, "%s", digest);
+        json_decref(body);
+        free(text);
+}
+
 static void refuse_status(struct http_request *req, int status, const struct err *err)
 {
         struct api_error e = {.code = status, .reason = err->reason};

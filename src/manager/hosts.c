@@ -12,7 +12,8 @@
 #include "json/read.h"
 #include "manager/manager.h"
 
-enum { LOOK_MS = 10000, LONG_MS = 300000, PAGE = 64 };
+enum { LOOK_MS = 10000, LONG_MS = 300000, PAGE = 64, VMS_MAX = 4 * DRAIN_VMS_MAX };
+static const int64_t AMOUNT_MAX = (INT64_C(1) << 53) - 1;
 
 struct fleet {
         struct peers peers;
@@ -37,25 +38,27 @@ static void settle(struct fleet_host *h, const struct err *problem)
         loop_timer_in(&h->ask, h->m->config.poll_ms);
 }
 
-void fleet_refusal(const struct http_answer *answer, const char *host, struct err *err)
+bool fleet_refusal(const struct http_answer *answer, const char *host, struct err *err)
 {
         struct api_error *e = g_new0(struct api_error, 1);
         json_t *v = json_read(answer->body, answer->body_n, NULL);
-        if (v && api_error_parse(v, e, NULL) == 0)
+        bool is_said = v && api_error_parse(v, e, NULL) == 0;
+        if (is_said)
                 (void)err_set(err, e->reason, EREMOTEIO, "%s", e->message);
         else
                 (void)err_set(err, REASON_INVALID, EPROTO,
                               "%s answers with status %d, and not as a meted would", host, answer->status);
         json_decref(v);
         g_free(e);
+        return is_said;
 }
 
-static int check_certificate(const struct fleet_host *h, const struct cert_id *id, struct err *err)
+int fleet_check_peer(const char *host, const struct cert_id *id, struct err *err)
 {
-        if (id->role != CERT_HYPERVISOR || strcmp(id->name, h->entry->name) != 0)
+        if (id->role != CERT_HYPERVISOR || strcmp(id->name, host) != 0)
                 return err_set(err, REASON_DENIED, EKEYREJECTED,
                                "its certificate is that of %s %s, not of %s", cert_role_name(id->role),
-                               id->name, h->entry->name);
+                               id->name, host);
         return 0;
 }
 
@@ -68,7 +71,7 @@ static json_t *body_of(struct fleet_host *h, const struct http_answer *answer, c
                 *bad = *err;
                 return NULL;
         }
-        if (peer && check_certificate(h, peer, bad))
+        if (peer && fleet_check_peer(h->entry->name, peer, bad))
                 return NULL;
         if (answer->status != 200) {
                 fleet_refusal(answer, h->entry->name, bad);
@@ -77,13 +80,22 @@ static json_t *body_of(struct fleet_host *h, const struct http_answer *answer, c
         return json_read(answer->body, answer->body_n, bad);
 }
 
+/* Sums of what a host says stay numbers that a record can have. */
+static int64_t plus(int64_t sum, int64_t more)
+{
+        return more < AMOUNT_MAX - sum ? sum + more : AMOUNT_MAX;
+}
+
+/* What is no name cannot be asked for, or recorded. */
 static void take_vm(struct fleet_host *h, const struct api_vm *in)
 {
+        if (!str_is_name(in->name))
+                return;
         struct fleet_vm v = {.runs = in->state == API_VM_STATE_RUNNING, .memory_bytes = in->memory_now_bytes};
         (void)STR_COPY(v.name, in->name);
         for (size_t i = 0; i < in->n_vcpus; i++)
                 if (strcmp(in->vcpus[i].use, "parked") != 0 && in->vcpus[i].has_share_milli)
-                        v.cpu_milli += in->vcpus[i].share_milli;
+                        v.cpu_milli = plus(v.cpu_milli, in->vcpus[i].share_milli);
         g_array_append_val(h->coming, v);
 }
 
@@ -99,12 +111,16 @@ static void on_vms(void *arg, const struct http_answer *answer, const struct cer
         if (v && api_vm_page_parse(v, page, &bad) == 0) {
                 for (size_t i = 0; i < page->n_vms; i++)
                         take_vm(h, &page->vms[i]);
-                if (page->has_next && page->n_vms > 0 && h->coming->len < DRAIN_VMS_MAX * 4) {
+                bool is_more = page->has_next && page->n_vms > 0;
+                if (is_more && strcmp(page->next, h->page) > 0 && h->coming->len < VMS_MAX) {
+                        (void)STR_COPY(h->page, page->next);
                         ask_vms(h, page->next);
                 } else {
                         GArray *old = h->vms;
                         h->vms = h->coming;
                         h->coming = old;
+                        h->has_more = is_more;
+                        h->looked_mono_ms = h->asks_mono_ms;
                         h->heard_ms = loop_now_ms();
                         settle(h, NULL);
                 }
@@ -134,11 +150,11 @@ static void take_host(struct fleet_host *h, const struct api_host *in)
         for (size_t i = 0; i < in->n_components; i++) {
                 const struct api_component *c = &in->components[i];
                 if (c->kind == API_COMPONENT_KIND_CPU) {
-                        h->cpu_milli += c->capacity;
-                        h->cpu_free_milli += c->free;
+                        h->cpu_milli = plus(h->cpu_milli, c->capacity);
+                        h->cpu_free_milli = plus(h->cpu_free_milli, c->free);
                 } else if (c->kind == API_COMPONENT_KIND_MEMORY) {
-                        h->memory_bytes += c->capacity;
-                        h->memory_free_bytes += c->free;
+                        h->memory_bytes = plus(h->memory_bytes, c->capacity);
+                        h->memory_free_bytes = plus(h->memory_free_bytes, c->free);
                 }
         }
 }
@@ -158,6 +174,7 @@ static void on_host(void *arg, const struct http_answer *answer, const struct ce
         if (is_good) {
                 take_host(h, in);
                 g_array_set_size(h->coming, 0);
+                *h->page = '\0';
                 ask_vms(h, "");
         } else {
                 settle(h, &bad);
@@ -170,6 +187,7 @@ static void ask(void *arg)
 {
         struct fleet_host *h = arg;
         struct err err = {0};
+        h->asks_mono_ms = loop_mono_ms();
         h->call = fleet_call(h->m, h->entry->name, "GET", "/v1/host", NULL, false, on_host, h, &err);
         if (!h->call)
                 settle(h, &err);

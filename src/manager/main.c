@@ -52,7 +52,8 @@ void manager_say(struct manager *m, const char *trace, const char *subject, cons
 
 static int write_all(struct manager *m, struct err *err)
 {
-        int bad = orders_write(m, err);
+        int bad = used_write(m, err);
+        bad = bad ? bad : orders_write(m, err);
         bad = bad ? bad : drains_write(m, err);
         for (guint i = 0; i < m->events->len && !bad; i++)
                 bad = store_add_event(m->store, &g_array_index(m->events, struct store_event, i), NULL, err);
@@ -79,6 +80,7 @@ static void on_commit(void *arg)
                 log_note("it can be recorded again");
         m->is_unwritten = false;
         g_array_set_size(m->events, 0);
+        used_written(m);
         orders_written(m);
         drains_written(m);
 }
@@ -125,6 +127,7 @@ static int start(struct manager *m, struct err *err)
                                strerror(errno));
         (void)snprintf(path, sizeof(path), "%s/manager.db", m->config.state_dir);
         int bad = store_open(path, NULL, 0, &m->store, err);
+        bad = bad ? bad : used_start(m, err);
         bad = bad ? bad : orders_start(m, err);
         bad = bad ? bad : drains_start(m, err);
         if (!bad && !((m->calls = http_calls_new(err)) && (m->long_calls = http_calls_new(err))))
@@ -144,6 +147,7 @@ static void stop(struct manager *m)
 {
         drains_stop(m);
         orders_stop(m);
+        used_stop(m);
         if (m->fleet)
                 fleet_stop(m);
         http_calls_free(m->calls);

@@ -27,18 +27,22 @@ enum {
         MANAGER_ORDERS_MAX = 256, /* under way */
         MANAGER_DRAINS_MAX = 8,
         MANAGER_ORDERS_KEPT = 256, /* of those that are over, the newest */
-        MANAGER_DRAINS_KEPT = 16,
+        MANAGER_DRAINS_KEPT = 8,
+        MANAGER_IDS_KEPT = 16384, /* of those that are forgotten */
+        MANAGER_WORDS = 65,       /* a digest of what was asked for, with its NUL */
         MANAGER_EVENTS_KEPT = 20000,
         MANAGER_PAGE = 64
 };
 
 struct fleet;
+struct used;
 
 struct manager {
         struct manager_config config;
         struct store *store;
         struct http_server *http, *http_tls;
         struct fleet *fleet;
+        struct used *used;
         struct http_calls *calls, *long_calls; /* the latter are answered when something is decided */
         GHashTable *orders, *drains;           /* by id */
         GArray *events;                        /* struct store_event, not recorded yet */
@@ -60,7 +64,7 @@ void manager_say(struct manager *m, const char *trace, const char *subject, cons
 /* ---- hosts.c ---- */
 
 struct fleet_vm {
-        char name[64];
+        char name[64]; /* str_is_name() */
         bool runs;
         int64_t memory_bytes, cpu_milli; /* what it would take elsewhere */
 };
@@ -71,9 +75,11 @@ struct fleet_host {
         struct loop_timer ask;
         struct http_call *call;
         bool is_reachable, was_asked;
+        bool has_more; /* VMs than are known of it */
         struct err problem;
         int64_t heard_ms;
-        char qemu[64], accelerator[16];
+        int64_t looked_mono_ms, asks_mono_ms; /* when what is known was asked for; when it was asked now */
+        char qemu[64], accelerator[16], page[128]; /* page: that is asked for */
         int64_t cpu_milli, cpu_free_milli, memory_bytes, memory_free_bytes;
         GArray *vms, *coming; /* struct fleet_vm; what is heard of, page by page */
 };
@@ -95,8 +101,10 @@ struct fleet_host *fleet_nth(const struct manager *m, size_t i); /* by name; NUL
 /* body is taken. NULL: *err says why; done is not called. */
 struct http_call *fleet_call(struct manager *m, const char *host, const char *method, const char *path,
                              json_t *body, bool is_long, http_call_done_fn *done, void *arg, struct err *err);
-/* What a host said of why it refuses, as an error of ours. */
-void fleet_refusal(const struct http_answer *answer, const char *host, struct err *err);
+/* Is who has this certificate the host? A pinned key alone does not say that it is one. */
+int fleet_check_peer(const char *host, const struct cert_id *id, struct err *err);
+/* What a host said of why it refuses, as an error of ours. false: it is not what a meted would say. */
+bool fleet_refusal(const struct http_answer *answer, const char *host, struct err *err);
 json_t *fleet_view(const struct manager *m, const char *query, struct err *err);
 
 /* ---- orders.c ---- */
@@ -105,6 +113,7 @@ struct order_terms { /* of a drain's orders, beside what struct order has */
         bool is_best_effort;
         enum api_on_miss on_miss; /* 0: not said */
         const char *drain;        /* NULL: none */
+        const char *words;        /* NULL: none that could be said again */
 };
 
 int orders_start(struct manager *m, struct err *err); /* from the store; begins nothing */
@@ -114,9 +123,11 @@ void orders_ask(struct manager *m, struct http_request *req, const char *vm, con
 void orders_cancel(struct manager *m, struct http_request *req, const char *id);
 json_t *orders_show(const struct manager *m, const char *id, struct err *err);
 json_t *orders_list(const struct manager *m, const char *query, struct err *err);
-/* Of a drain. o is copied. */
+/* An id that no order has or had. stem NULL: any; else "STEM.N". */
+void orders_draw_id(const struct manager *m, const char *stem, char ret[ORDER_ID]);
+/* Its id is a new one (-EEXIST), and no other order has its VM (REASON_BUSY). o is copied. */
 int orders_give(struct manager *m, const struct order *o, const struct order_terms *terms, struct err *err);
-const struct order *orders_find(const struct manager *m, const char *id);
+const struct order *orders_of_drain(const struct manager *m, const char *id, const char *drain);
 void orders_break(struct manager *m, const char *id);
 size_t orders_live(const struct manager *m);
 int orders_write(struct manager *m, struct err *err); /* into the transaction */
@@ -131,15 +142,35 @@ void drains_ask(struct manager *m, struct http_request *req, const char *host, c
 void drains_cancel(struct manager *m, struct http_request *req, const char *id);
 json_t *drains_show(const struct manager *m, const char *id, struct err *err);
 json_t *drains_list(const struct manager *m, const char *query, struct err *err);
+bool drains_is_live(const struct manager *m, const char *id);
+/* Takes from room what drains but this one are going to send to a host. */
+void drains_take_room(const struct manager *m, const char *id, const char *host, struct drain_room *room);
 bool drains_has(const struct manager *m, const char *host); /* is it being drained? */
 void drains_heard(struct manager *m, const char *drain);    /* an order of it is over */
 int drains_write(struct manager *m, struct err *err);
 void drains_written(struct manager *m);
 size_t drains_live(const struct manager *m);
 
+/* ---- used.c ---- */
+
+int used_start(struct manager *m, struct err *err);
+void used_stop(struct manager *m);
+/* An order or a drain is forgotten: in the next transaction its document goes, and its id stays. */
+void used_add(struct manager *m, enum store_document kind, const char *id, const char *words,
+              int64_t ended_ms);
+/* What it was asked for with; NULL: it was not used, or is not forgotten. */
+const char *used_words(const struct manager *m, enum store_document kind, const char *id);
+/* Refuses an id that was used. */
+int used_check(const struct manager *m, enum store_document kind, const char *id, const char *words,
+               struct err *err);
+int used_write(struct manager *m, struct err *err);
+void used_written(struct manager *m);
+
 /* ---- api.c ---- */
 
 int api_start(struct manager *m, struct err *err);
 void api_stop(struct manager *m);
 void api_reply(struct http_request *req, json_t *body); /* body is taken */
+/* A digest of a request: of whom, and its body without the id. body is taken. */
+void api_words(const char *of, json_t *body, char ret[MANAGER_WORDS]);
 void api_refuse(struct http_request *req, const struct err *err);

@@ -19,9 +19,9 @@ struct job {
         struct order core;
         bool is_best_effort, is_dirty;
         enum api_on_miss on_miss;
-        char drain[40];
-        struct api_move *seen; /* what its host said last, or NULL */
-        enum order_call want;  /* to be made when it is recorded */
+        char drain[40], words[MANAGER_WORDS]; /* "": none */
+        struct api_move *seen;                /* what its host said last, or NULL */
+        enum order_call want;                 /* to be made when it is recorded */
         struct http_call *call;
         enum order_call calling;
         struct loop_timer due;
@@ -84,6 +84,9 @@ static json_t *view(const struct job *j)
         const struct order *o = &j->core;
         struct api_order *to = g_new0(struct api_order, 1);
         (void)STR_COPY(to->id, o->id);
+        to->key = o->key;
+        to->has_words = *j->words != '\0';
+        (void)STR_COPY(to->words, j->words);
         (void)STR_COPY(to->vm, o->vm);
         (void)STR_COPY(to->from, o->from);
         to->n_to = o->n_to;
@@ -130,6 +133,9 @@ static int take_record(struct job *j, const struct api_order *in, struct err *er
         if ((size_t)in->at >= in->n_to)
                 return err_set(err, REASON_INTERNAL, EBADMSG, "at: there are %zu hosts", in->n_to);
         (void)STR_COPY(o->id, in->id);
+        o->key = (uint32_t)in->key;
+        if (in->has_words)
+                (void)STR_COPY(j->words, in->words);
         (void)STR_COPY(o->vm, in->vm);
         (void)STR_COPY(o->from, in->from);
         o->n_to = in->n_to;
@@ -416,29 +422,33 @@ size_t orders_live(const struct manager *m)
         return n;
 }
 
-/* Of those that are over only the newest are kept; those of a drain that is under way all are. */
-static int trim(struct manager *m, struct err *err)
+static struct job *oldest_over(const struct manager *m, size_t *ret_n)
 {
-        while (g_hash_table_size(m->orders) - orders_live(m) > MANAGER_ORDERS_KEPT) {
-                struct job *oldest = NULL;
-                GHashTableIter i;
-                gpointer p;
-                g_hash_table_iter_init(&i, m->orders);
-                while (g_hash_table_iter_next(&i, NULL, &p)) {
-                        struct job *j = p;
-                        if (order_is_over(&j->core) && !j->askers &&
-                            (!oldest || j->core.ended_ms < oldest->core.ended_ms))
-                                oldest = j;
-                }
-                if (!oldest)
-                        return 0;
-                int bad = store_delete_document(m->store, STORE_ORDER, oldest->core.id, err);
-                if (bad)
-                        return bad;
-                manager_changed(m);
-                g_hash_table_remove(m->orders, oldest->core.id);
+        struct job *oldest = NULL;
+        GHashTableIter i;
+        gpointer p;
+        *ret_n = 0;
+        g_hash_table_iter_init(&i, m->orders);
+        while (g_hash_table_iter_next(&i, NULL, &p)) {
+                struct job *j = p;
+                if (!order_is_over(&j->core) || j->askers || j->is_dirty ||
+                    (*j->drain && drains_is_live(m, j->drain)))
+                        continue;
+                ++*ret_n;
+                if (!oldest || j->core.ended_ms < oldest->core.ended_ms)
+                        oldest = j;
         }
-        return 0;
+        return oldest;
+}
+
+/* Of those that are over only the newest are kept; those of a drain that is under way all are. */
+static void trim(struct manager *m)
+{
+        size_t n;
+        for (struct job *j; (j = oldest_over(m, &n)) != NULL && n > MANAGER_ORDERS_KEPT;) {
+                used_add(m, STORE_ORDER, j->core.id, j->words, j->core.ended_ms);
+                g_hash_table_remove(m->orders, j->core.id);
+        }
 }
 
 static int check_vm(const struct manager *m, const char *vm, struct err *err)
@@ -457,36 +467,56 @@ static int check_vm(const struct manager *m, const char *vm, struct err *err)
 
 static int check_room(struct manager *m, struct err *err)
 {
-        int bad = trim(m, err);
-        if (!bad && orders_live(m) >= MANAGER_ORDERS_MAX)
-                bad = err_set(err, REASON_BUSY, EBUSY, "%d orders are under way, more are not",
-                              MANAGER_ORDERS_MAX);
-        return bad;
+        trim(m);
+        if (orders_live(m) >= MANAGER_ORDERS_MAX)
+                return err_set(err, REASON_BUSY, EBUSY, "%d orders are under way, more are not",
+                               MANAGER_ORDERS_MAX);
+        return 0;
+}
+
+static bool is_new(const struct manager *m, const char *id)
+{
+        return !find(m, id) && !used_words(m, STORE_ORDER, id);
+}
+
+void orders_draw_id(const struct manager *m, const char *stem, char ret[ORDER_ID])
+{
+        unsigned n = 1;
+        do {
+                if (stem)
+                        (void)snprintf(ret, ORDER_ID, "%.29s.%u", stem, n++);
+                else
+                        (void)snprintf(ret, ORDER_ID, "o%08x%08x", g_random_int(), g_random_int());
+        } while (!is_new(m, ret));
 }
 
 int orders_give(struct manager *m, const struct order *o, const struct order_terms *terms, struct err *err)
 {
         struct order_effects e;
-        int bad = check_vm(m, o->vm, err);
+        int bad = is_new(m, o->id) ? check_vm(m, o->vm, err)
+                                   : err_set(err, REASON_INVALID, EEXIST, "the id %s was used before", o->id);
         bad = bad ? bad : check_room(m, err);
         if (bad)
                 return bad;
         struct job *j = job_new(m);
         j->core = *o;
+        j->core.key = g_random_int();
         j->is_best_effort = terms->is_best_effort;
         j->on_miss = terms->on_miss;
         if (terms->drain)
                 (void)STR_COPY(j->drain, terms->drain);
+        if (terms->words)
+                (void)STR_COPY(j->words, terms->words);
         g_hash_table_insert(m->orders, j->core.id, j);
         order_begin(&j->core, loop_now_ms(), &e);
         apply(j, &e);
         return 0;
 }
 
-const struct order *orders_find(const struct manager *m, const char *id)
+const struct order *orders_of_drain(const struct manager *m, const char *id, const char *drain)
 {
         const struct job *j = find(m, id);
-        return j ? &j->core : NULL;
+        return j && strcmp(j->drain, drain) == 0 ? &j->core : NULL;
 }
 
 void orders_break(struct manager *m, const char *id)
@@ -541,7 +571,7 @@ static int read_ask(const struct manager *m, const struct api_order_ask *in, str
         if (in->has_id)
                 (void)STR_COPY(o->id, in->id);
         else
-                (void)snprintf(o->id, sizeof(o->id), "o%08x%08x", g_random_int(), g_random_int());
+                orders_draw_id(m, NULL, o->id);
         return in->has_level ? level_check(&l, err) : 0;
 }
 
@@ -550,16 +580,21 @@ void orders_ask(struct manager *m, struct http_request *req, const char *vm, con
         struct api_order_ask in = {0};
         struct order o = {0};
         struct err err = {0};
+        char words[MANAGER_WORDS];
         (void)STR_COPY(o.vm, vm);
         int bad = api_order_ask_parse(body, &in, &err);
         bad = bad ? bad : read_ask(m, &in, &o, &err);
+        in.has_id = false; /* nothing of what is asked for */
+        api_words(vm, bad ? NULL : api_order_ask_emit(&in), words);
         struct job *j = bad ? NULL : find(m, o.id);
-        if (j && strcmp(j->core.vm, vm) != 0)
-                bad = err_set(&err, REASON_INVALID, EEXIST, "the id %s was used before, for %s", o.id,
-                              j->core.vm);
+        if (j && strcmp(j->words, words) != 0)
+                bad = err_set(&err, REASON_INVALID, EEXIST,
+                              "the id %s was used before, for %s and with other words", o.id, j->core.vm);
+        bad = bad || j ? bad : used_check(m, STORE_ORDER, o.id, words, &err);
         bad = bad || j ? bad : choose(m, in.to, &o, &err);
         const struct order_terms terms = {.is_best_effort = o.level.is_best_effort,
-                                          .on_miss = in.has_on_miss ? in.on_miss : 0};
+                                          .on_miss = in.has_on_miss ? in.on_miss : 0,
+                                          .words = words};
         bad = bad || j ? bad : orders_give(m, &o, &terms, &err);
         if (bad) {
                 api_refuse(req, &err);

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -117,6 +118,12 @@ class Host:
         if answer["state"] == "done":
             self.vms.pop(move["vm"], None)
         return {"id": move["id"], "vm": move["vm"], "role": "source", "peer": move["peer"], "attempt": 1, "started_ms": 1, **answer}
+
+    def move_id(self, order, round_=1):
+        """Of an order's move here: the key in it was drawn."""
+        found = [m for m in self.moves if re.fullmatch(rf"{re.escape(order)}\.[0-9a-f]{{8}}\.{round_}", m)]
+        assert len(found) == 1, (order, list(self.moves))
+        return found[0]
 
     def asked(self):
         """The moves that it was asked for, dry runs aside."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """mete-manager against hosts that say what a test wants them to: policy, bad answers, deaths, drains. No VM, no root."""
 import os
+import shutil
 import sys
 import threading
 
@@ -36,16 +37,86 @@ def test_policy(fleet):
     a.script = counters_once
     status, order = fleet.move("v", id="low", level=LEVEL)
     assert (status, order["state"], order["reason"]) == (200, "declined", "no-capacity"), order
-    assert ("DELETE", "/v1/moves/low.1", None) in a.calls and order["move"]["offers"] == [OFFER]
+    assert ("DELETE", f"/v1/moves/{a.move_id('low')}", None) in a.calls and order["move"]["offers"] == [OFFER]
     status, order = fleet.move("v", id="high", level=LEVEL, floor={"total_ms": 2000, "downtime_ms": 200})
-    assert ("POST", "/v1/moves/high.1/accept", {"level": OFFER["level"]}) in a.calls
+    assert ("POST", f"/v1/moves/{a.move_id('high')}/accept", {"level": OFFER["level"]}) in a.calls
     order = fleet.ended("moves", "high")
     assert order["state"] == "done" and order["taken"] == OFFER["level"], order
-    assert [b["id"] for b in a.asked()] == ["low.1", "high.1"] and all(b["level"] == LEVEL for b in a.asked())
+    assert [b["id"] for b in a.asked()] == [a.move_id("low"), a.move_id("high")] and all(b["level"] == LEVEL for b in a.asked())
     events = [e["event"] for e in fleet.get("/v1/events?trace=high")[1]["events"]]
     assert events == ["accepting", "moving", "done"], events
-    assert fleet.move("v", id="high", level=LEVEL)[1]["state"] == "done"  # again with its id, though the VM is gone
+    again = fleet.move("v", id="high", level=LEVEL, floor={"total_ms": 2000, "downtime_ms": 200})[1]
+    assert again == order  # though the VM is gone
     assert len(a.asked()) == 2
+
+
+def test_ids_are_written_once(fleet):
+    """The same words again: what stands. Other words: refused, whatever became of the first; also where only the id is remembered."""
+    a = fleet.hosts["a"]
+    a.script = lambda ask: (409, "incompatible")
+    first = fleet.move("v", id="once", level=LEVEL)[1]
+    assert first["state"] == "failed" and len(a.asked()) == 1, first
+    assert fleet.move("v", id="once", level=LEVEL) == (200, first)
+    a.add_vm("w")
+    fleet.seen("w")
+    for vm, words in (("v", {}), ("v", {"level": LEVEL, "to": "c"}), ("v", {"level": {**LEVEL, "total_ms": 1001}}), ("w", {"level": LEVEL})):
+        status, said = fleet.move(vm, id="once", **words)
+        assert status == 400 and "used before" in said["message"], (vm, words, said)
+    dry = {"id": "once", "within_ms": 5000, "dry_run": True}
+    said = fleet.call("POST", "/v1/hosts/a/drain", dry)[1]
+    assert fleet.call("POST", "/v1/hosts/a/drain", dry) == (200, said)
+    for host, words in (("a", {**dry, "within_ms": 5001}), ("a", {"id": "once", "within_ms": 5000}), ("b", dry)):
+        status, said = fleet.call("POST", f"/v1/hosts/{host}/drain", words)
+        assert status == 400 and "used before" in said["message"], (host, words, said)
+    for i in range(9):  # more than are remembered
+        fleet.call("POST", "/v1/hosts/b/drain", {"id": f"n{i}", "within_ms": 5000, "dry_run": True})
+    for restart in (False, True):
+        if restart:
+            fleet.kill()
+            fleet.start()
+        assert fleet.get("/v1/drains/once")[0] == 404
+        status, said = fleet.call("POST", "/v1/hosts/a/drain", dry)
+        assert status == 409 and "not remembered" in said["message"], said
+        assert fleet.call("POST", "/v1/hosts/a/drain", {**dry, "dry_run": False})[0] == 400
+    assert len(a.asked()) == 1
+
+
+def test_ids_of_drains_are_their_own(fleet):
+    """An operator's order under the id that a drain would give one: the drain's is another, and its VM does move."""
+    a = fleet.hosts["a"]
+    a.script = drains
+    for i in range(3):
+        a.add_vm(f"u{i}")
+    fleet.seen("u2")
+    for i in range(3):
+        for n in range(1, 3):
+            said = fleet.move(f"u{i}", id=f"d-{i}.{n}", to="nowhere")[1]
+            assert said["reason"] == "not-found", said
+    for i in range(3):
+        assert fleet.move(f"u{i}", id=f"d-{i}.1")[1]["state"] in ("moving", "done")
+        fleet.ended("moves", f"d-{i}.1")
+    fleet.seen("v")  # and none of those that left
+    for i in range(3):
+        a.add_vm(f"u{i}")
+    fleet.seen("u2")
+    assert fleet.call("POST", "/v1/hosts/a/drain", {"id": "d", "within_ms": 60000})[1]["state"] == "moving"
+    over = fleet.ended("drains", "d")
+    assert over["state"] == "done" and not a.vms and len(a.asked()) == 7, over
+
+
+def test_a_host_that_remembers_an_old_move(fleet):
+    """A manager whose store is another's asks with an id of old: the host's old move is not taken for the new one."""
+    a = fleet.hosts["a"]
+    a.script = lambda ask: [DONE]
+    assert fleet.move("v", id="o")[1]["state"] == "done"
+    fleet.kill()
+    shutil.rmtree(fleet.path("state"))
+    a.add_vm("v")
+    a.script = lambda ask: [{"state": "copying"}]
+    fleet.start()
+    fleet.seen("v")
+    assert fleet.move("v", id="o")[1]["state"] == "moving" and len(a.asked()) == 2
+    assert fleet.call("DELETE", "/v1/moves/o")[1]["state"] == "cancelled"
 
 
 def test_another_host_and_later(fleet):
@@ -71,7 +142,7 @@ def test_a_host_that_talks_nonsense(fleet):
     order = wait_for("it is noticed", lambda: (lambda o: o if "sentence" in o else None)(fleet.get("/v1/moves/o")[1]))
     assert order["state"] == "asking" and "another move" in order["sentence"], order
     with a.lock:
-        a.moves["o.1"]["answers"] = [{"state": "copying"}]
+        a.moves[a.move_id("o")]["answers"] = [{"state": "copying"}]
     t.join(60)
     assert pending[0][1]["state"] == "moving"
     assert fleet.call("DELETE", "/v1/moves/o")[1]["state"] == "cancelled"
@@ -100,7 +171,7 @@ def test_killed(fleet, when):
     fleet.kill()
     t.join(60)
     with a.lock:
-        a.moves["o.1"]["answers"] = [{"state": "aborted", "ended_ms": 1, "reason": "cancelled"}] if when == "declined" else [DONE]
+        a.moves[a.move_id("o")]["answers"] = [{"state": "aborted", "ended_ms": 1, "reason": "cancelled"}] if when == "declined" else [DONE]
     fleet.start()
     order = fleet.ended("moves", "o")
     assert order["state"] == ("declined" if when == "declined" else "done"), order

@@ -109,8 +109,10 @@ def test_a_vm_is_moved(site, manager, vms):
     assert done["state"] == "done", done
     assert done["from"] == "a" and done["to"] == ["b"] and done["move"]["downtime_ms"] <= 5000
     assert names(site.a) == [] and names(site.b) == [v.name]
-    again = manager.json("move", v.name, "--to", "any", "--id", "first")
+    again = manager.json("move", v.name, "--to", "any", "--max-time", "60s", "--max-downtime", "5s", "--id", "first")
     assert (again["state"], again["ended_ms"]) == ("done", done["ended_ms"])
+    p = manager.mete("move", v.name, "--to", "a", "--id", "first", check=False)
+    assert p.returncode == 65 and "used before" in p.stderr, p.stderr
     text = [e["event"] for e in manager.get("/v1/events?trace=first")["events"]]
     assert text == ["moving", "done"], text
     assert "first" in manager.mete("move", "list").stdout
