@@ -69,6 +69,7 @@ static void settle(struct order *o, enum order_state to, int64_t now_ms, struct 
 {
         o->state = to;
         o->lost_ms = o->due_ms = o->next_ms = 0;
+        o->refusal = 0;
         if (order_is_over(o))
                 o->ended_ms = now_ms;
         ret->is_changed = true;
@@ -127,13 +128,17 @@ static bool is_of_host(enum reason r)
         return may_pass(r) || r == REASON_INCOMPATIBLE || r == REASON_UNSUPPORTED || r == REASON_NOT_FOUND;
 }
 
-/* ORDER_RETRY_FIRST_MS, twice as long each time. */
-static int64_t pause_ms(const struct order *o)
+/* ORDER_RETRY_FIRST_MS, twice as long each time; at most ORDER_RETRY_MAX_MS, or as long as makes the rounds
+ * last where there is more time than that. */
+static int64_t pause_ms(const struct order *o, int64_t now_ms)
 {
-        int64_t ms = ORDER_RETRY_FIRST_MS;
-        for (unsigned i = 1; i < o->round && ms < ORDER_RETRY_MAX_MS; i++)
+        int64_t ms = ORDER_RETRY_FIRST_MS, times = (ORDER_ROUNDS_MAX - o->round) / (int64_t)o->n_to;
+        int64_t most = (o->until_ms - now_ms) / (times > 0 ? times : 1);
+        if (most < ORDER_RETRY_MAX_MS)
+                most = ORDER_RETRY_MAX_MS;
+        for (unsigned i = 1; i < o->round && ms < most; i++)
                 ms *= 2;
-        return ms < ORDER_RETRY_MAX_MS ? ms : ORDER_RETRY_MAX_MS;
+        return ms < most ? ms : most;
 }
 
 /* Nothing is left of this round. Another host, a better time, or the end: as failed where it was under way or
@@ -146,7 +151,7 @@ static void next_round(struct order *o, int64_t now_ms, enum order_state end, st
                 o->round++;
                 ask(o, now_ms, ret);
         } else if (may_pass(o->reason) && may_wait(o, now_ms)) {
-                int64_t next = now_ms + pause_ms(o);
+                int64_t next = now_ms + pause_ms(o, now_ms);
                 o->taken = (struct level){0};
                 settle(o, ORDER_WAITING, now_ms, ret);
                 o->next_ms = o->due_ms = next < o->until_ms ? next : o->until_ms;
@@ -211,7 +216,7 @@ static void lost(struct order *o, const struct order_event *ev, struct order_eff
 {
         bool is_first = o->lost_ms == 0;
         char id[ORDER_MOVE_ID];
-        if (is_first)
+        if (is_first || ev->now_ms < o->lost_ms) /* a clock may be set back */
                 o->lost_ms = ev->now_ms > 0 ? ev->now_ms : 1;
         o->due_ms = ev->now_ms + ORDER_RETRY_FIRST_MS;
         if (o->state != ORDER_MOVING && ev->now_ms - o->lost_ms > ORDER_LOST_MS &&
@@ -229,6 +234,11 @@ static void unknown(struct order *o, const struct order_event *ev, struct order_
 {
         switch (o->state) {
         case ORDER_ASKING:
+                if (o->refusal) {
+                        o->reason = o->refusal;
+                        next_round(o, ev->now_ms, ORDER_FAILED, ret);
+                        break;
+                }
                 ret->call = ORDER_CALL_ASK;
                 o->lost_ms = 0;
                 break;
@@ -255,13 +265,18 @@ static void unknown(struct order *o, const struct order_event *ev, struct order_
 
 static void refused(struct order *o, const struct order_event *ev, struct order_effects *ret)
 {
-        if (o->state == ORDER_ASKING) {
-                say(o, ev->reason ? ev->reason : REASON_INTERNAL, ret, "%s refuses: %.200s", o->from,
-                    ev->sentence);
-                next_round(o, ev->now_ms, ORDER_FAILED, ret);
-        } else {
+        if (o->state != ORDER_ASKING || ev->reason == 0) {
                 lost(o, ev, ret); /* it is there, and says nothing of the move: looked at again */
+                return;
         }
+        say(o, ev->reason, ret, "%s refuses: %.200s", o->from, ev->sentence);
+        if (ev->seen == ORDER_SEEN_UNASKED) {
+                next_round(o, ev->now_ms, ORDER_FAILED, ret);
+                return;
+        }
+        /* One that stops, or lies, may have begun it all the same. */
+        o->refusal = ev->reason;
+        ret->call = ORDER_CALL_LOOK;
 }
 
 static void going(struct order *o, const struct order_event *ev, struct order_effects *ret)
@@ -313,6 +328,7 @@ static void seen(struct order *o, const struct order_event *ev, struct order_eff
                 unknown(o, ev, ret);
                 break;
         case ORDER_SEEN_REFUSED:
+        case ORDER_SEEN_UNASKED:
                 refused(o, ev, ret);
                 break;
         case ORDER_SEEN_LOST:
@@ -351,8 +367,10 @@ static void wake(struct order *o, int64_t now_ms, bool is_restart, struct order_
         if (o->state != ORDER_WAITING) {
                 o->due_ms = 0;
                 o->lost_ms = is_restart ? 0 : o->lost_ms; /* nobody asked meanwhile */
+                o->refusal = is_restart ? 0 : o->refusal;
                 ret->call = is_restart && o->state == ORDER_CANCELLING ? ORDER_CALL_BREAK : ORDER_CALL_LOOK;
-        } else if (now_ms < o->next_ms) {
+        } else if (now_ms < o->next_ms && o->next_ms - now_ms <= o->until_ms - o->asked_ms) {
+                /* else the clock was set back since */
                 o->due_ms = o->next_ms;
         } else {
                 o->round++;

@@ -11,8 +11,9 @@
  *
  * Policy, in this order: a level at or above the floor is taken; another host is asked, where the order
  * leaves the choice; it is asked again later, as long as that may take; else it is declined. What is declined
- * is given back before anything else is tried. What is taken is never stricter than what was offered, nor
- * what is asked for than the order (4.14). Rounds and time are bounded.
+ * is given back, and what was refused is found not to be there, before anything else is tried. What is taken
+ * is never stricter than what was offered, nor what is asked for than the order (4.14). Rounds and time are
+ * bounded.
  *
  * Pure: (event, now) in, effects out; no allocation. Embed it. A host may say anything. */
 #pragma once
@@ -58,7 +59,8 @@ const char *order_state_name(enum order_state s); /* "asking" */
 /* What was heard of a round's move. 0 is nothing. */
 enum order_seen {
         ORDER_SEEN_UNKNOWN = 1, /* there is no such move */
-        ORDER_SEEN_REFUSED,     /* the request was, with a reason */
+        ORDER_SEEN_REFUSED,     /* the request was, with a reason; whether it is there is looked at */
+        ORDER_SEEN_UNASKED,     /* it could not even be asked for: there is no such move */
         ORDER_SEEN_LOST,        /* there was no answer, or none that could be understood */
         ORDER_SEEN_GOING,
         ORDER_SEEN_COUNTERED, /* offers are there, the first is held */
@@ -117,7 +119,9 @@ struct order {
         enum reason reason; /* of the last decision; 0: it is well */
         char sentence[ORDER_SENTENCE];
         /* not recorded */
-        int64_t due_ms; /* 0: nothing is due */
+        enum reason
+                refusal; /* why it was refused, until it is certain that nothing was begun; 0: it was not */
+        int64_t due_ms;  /* 0: nothing is due */
 };
 
 /* id, key, vm, from, to, level, floor and until_ms are filled in; the rest is zero. Asks. */

@@ -28,6 +28,17 @@ static void see(struct order *o, enum order_seen seen, int64_t now, enum reason 
         order_step(o, &ev, &effects);
 }
 
+/* Nothing else is begun before it is certain that it was not. */
+static void refuse(struct order *o, int64_t now, enum reason reason)
+{
+        unsigned round = o->round;
+        see(o, ORDER_SEEN_REFUSED, now, reason);
+        g_assert_cmpint(o->state, ==, ORDER_ASKING);
+        g_assert_cmpint(effects.call, ==, ORDER_CALL_LOOK);
+        g_assert_cmpuint(o->round, ==, round);
+        see(o, ORDER_SEEN_UNKNOWN, now, 0);
+}
+
 static void offer(struct order *o, enum order_seen seen, int64_t total, int64_t downtime)
 {
         const struct order_event ev = {.kind = ORDER_EV_SEEN,
@@ -129,7 +140,7 @@ static void test_another_host_then_later(void)
         g_assert_cmpint(o.state, ==, ORDER_ASKING);
         g_assert_cmpstr(order_host(&o), ==, "b1");
         g_assert_cmpuint(o.round, ==, 2);
-        see(&o, ORDER_SEEN_REFUSED, NOW, REASON_BUSY);
+        refuse(&o, NOW, REASON_BUSY);
         g_assert_cmpint(o.state, ==, ORDER_WAITING);
         g_assert_cmpint(o.next_ms, ==, NOW + 3000); /* not after until_ms */
         happen(&o, ORDER_EV_RESTART, NOW + 1);
@@ -138,8 +149,8 @@ static void test_another_host_then_later(void)
         happen(&o, ORDER_EV_TIME, o.next_ms);
         g_assert_cmpint(o.state, ==, ORDER_ASKING);
         g_assert_cmpstr(order_host(&o), ==, "b0");
-        see(&o, ORDER_SEEN_REFUSED, NOW + 3000, REASON_NOT_FOUND);
-        see(&o, ORDER_SEEN_REFUSED, NOW + 3000, REASON_BUSY);
+        see(&o, ORDER_SEEN_UNASKED, NOW + 3000, REASON_NOT_FOUND);
+        refuse(&o, NOW + 3000, REASON_BUSY);
         g_assert_cmpint(o.state, ==, ORDER_FAILED);
         g_assert_cmpint(o.reason, ==, REASON_BUSY);
         g_assert_cmpuint(o.round, ==, 4);
@@ -176,6 +187,55 @@ static void test_restart(void)
         g_assert_cmpint(o.state, ==, ORDER_DONE);
 }
 
+/* A host that refuses, and has begun it: one that was stopped over its answer, say. */
+static void test_refused_and_begun(void)
+{
+        struct order o = make(2, 60000);
+        order_begin(&o, NOW, &effects);
+        see(&o, ORDER_SEEN_REFUSED, NOW, REASON_BUSY);
+        see(&o, ORDER_SEEN_LOST, NOW, REASON_PEER_LOST);
+        happen(&o, ORDER_EV_TIME, o.due_ms);
+        g_assert_cmpint(effects.call, ==, ORDER_CALL_LOOK);
+        see(&o, ORDER_SEEN_GOING, NOW + 5, 0);
+        g_assert_cmpint(o.state, ==, ORDER_MOVING);
+        g_assert_cmpuint(o.round, ==, 1);
+        see(&o, ORDER_SEEN_UNKNOWN, NOW + 6, 0); /* that is no refusal of this one any more */
+        g_assert_cmpint(o.reason, ==, REASON_STALE);
+}
+
+/* It asks until its time is over, however long that is, and never waits beyond it. */
+static void test_rounds_last(void)
+{
+        for (int64_t wait = 1000; wait <= LEVEL_MAX_MS; wait *= 7) {
+                struct order o = make((size_t)(wait % 3 + 1), wait);
+                int64_t now = NOW;
+                order_begin(&o, now, &effects);
+                for (int i = 0; i < ORDER_ROUNDS_MAX && !order_is_over(&o); i++) {
+                        refuse(&o, now, REASON_BUSY);
+                        g_assert_true(o.state != ORDER_WAITING ||
+                                      (o.next_ms > now && o.next_ms <= o.until_ms));
+                        if (o.state == ORDER_WAITING)
+                                happen(&o, ORDER_EV_TIME, now = o.next_ms);
+                }
+                g_assert_cmpint(o.state, ==, ORDER_FAILED);
+                g_assert_cmpint(now, ==, o.until_ms);
+        }
+}
+
+static void test_a_clock_that_is_set_back(void)
+{
+        struct order o = make(1, 10000);
+        order_begin(&o, NOW, &effects);
+        see(&o, ORDER_SEEN_LOST, NOW, REASON_PEER_LOST);
+        see(&o, ORDER_SEEN_LOST, 1000, REASON_PEER_LOST);
+        g_assert_cmpint(o.lost_ms, ==, 1000);
+        g_assert_cmpint(o.due_ms, ==, 1000 + ORDER_RETRY_FIRST_MS);
+        see(&o, ORDER_SEEN_UNASKED, NOW, REASON_BUSY);
+        g_assert_cmpint(o.state, ==, ORDER_WAITING);
+        happen(&o, ORDER_EV_RESTART, 1000);
+        g_assert_cmpint(o.state, ==, ORDER_ASKING);
+}
+
 static void test_silence(void)
 {
         struct order o = make(1, 0);
@@ -205,7 +265,7 @@ static void test_cancel(void)
         g_assert_cmpint(o.state, ==, ORDER_DONE);
         o = make(1, 10000);
         order_begin(&o, NOW, &effects);
-        see(&o, ORDER_SEEN_REFUSED, NOW, REASON_BUSY);
+        refuse(&o, NOW, REASON_BUSY);
         happen(&o, ORDER_EV_CANCEL, NOW);
         g_assert_cmpint(o.state, ==, ORDER_CANCELLED); /* there is nothing to break off */
         g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
@@ -343,6 +403,9 @@ int main(int argc, char **argv)
         g_test_add_func("/order/another-host-then-later", test_another_host_then_later);
         g_test_add_func("/order/offer-that-is-not-held", test_offer_that_is_not_held);
         g_test_add_func("/order/restart", test_restart);
+        g_test_add_func("/order/refused-and-begun", test_refused_and_begun);
+        g_test_add_func("/order/rounds-last", test_rounds_last);
+        g_test_add_func("/order/a-clock-that-is-set-back", test_a_clock_that_is_set_back);
         g_test_add_func("/order/silence", test_silence);
         g_test_add_func("/order/cancel", test_cancel);
         g_test_add_func("/order/an-offer-that-is-not-kept", test_an_offer_that_is_not_kept);

@@ -276,9 +276,9 @@ static void hear(struct job *j, enum order_call call, const struct http_answer *
                 return;
         }
         if (answer->status != 200) {
-                fleet_refusal(answer, j->core.from, &err);
+                bool is_said = fleet_refusal(answer, j->core.from, &err);
                 lost(ev, &err);
-                ev->seen = ORDER_SEEN_REFUSED;
+                ev->seen = is_said ? ORDER_SEEN_REFUSED : ORDER_SEEN_LOST;
                 return;
         }
         struct api_move *in = g_new0(struct api_move, 1);
@@ -301,15 +301,17 @@ static void on_answer(void *arg, const struct http_answer *answer, const struct 
 {
         struct job *j = arg;
         struct order_event ev = {.kind = ORDER_EV_SEEN};
-        (void)peer; /* it has the pinned key, and who has that was looked at by hosts.c */
+        struct err bad = {0};
         j->call = NULL;
-        if (!err) {
+        if (!err && peer && fleet_check_peer(j->core.from, peer, &bad)) {
+                lost(&ev, &bad);
+        } else if (!err) {
                 hear(j, j->calling, answer, &ev);
         } else {
                 lost(&ev, err);
                 /* There was no connection over which it could have been asked. */
                 if (j->calling == ORDER_CALL_ASK && err->reason == REASON_DENIED)
-                        ev.seen = ORDER_SEEN_REFUSED;
+                        ev.seen = ORDER_SEEN_UNASKED;
         }
         step(j, &ev);
 }

@@ -260,3 +260,94 @@ def test_a_drain_goes_on(fleet):
     fleet.start()
     over = fleet.ended("drains", "d")
     assert over["state"] == "done" and len(a.asked()) == 2 and not a.vms, over
+
+
+MUCH = (1 << 53) - 1
+
+
+def test_what_a_host_says_does_not_stay_in_the_way(fleet):
+    """Names that are none, sums beyond any record, plans of other VMs: a manager that starts again can read all that it wrote."""
+    a, b = fleet.hosts["a"], fleet.hosts["b"]
+    a.add_vm("w")
+    fleet.seen("w")
+    a.add_vm("../../moves/x")
+    a.add_vm("no name")
+    a.script = lambda ask: [dry(MUCH)]
+    with b.lock:
+        b.component, one = lambda *_: one("memory", "memory:node0", MUCH, MUCH), b.component
+        b.add_vm("there")
+    wait_for("b says much", lambda: fleet.get("/v1/hosts")[1]["hosts"][1]["memory_free_bytes"] == MUCH)
+    said = fleet.call("POST", "/v1/hosts/a/drain", {"id": "much", "within_ms": 60000, "dry_run": True})[1]
+    assert not said["possible"] and said["predicted_ms"] == MUCH, said
+    assert sorted(v["vm"] for v in said["vms"]) == ["v", "w"]
+    with a.lock:
+        for name in ("w", "no name", "../../moves/x"):
+            a.vms.pop(name)
+    fleet.seen("v")
+    a.script = lambda ask: [{**dry(5), "vm": "other"}]
+    said = fleet.call("POST", "/v1/hosts/a/drain", {"id": "other", "within_ms": 60000})[1]
+    assert said["state"] == "impossible" and "another move" in said["sentence"], said
+    fleet.kill()
+    fleet.start()
+    assert fleet.get("/v1/drains/much")[1]["predicted_ms"] >= 0 and fleet.get("/v1/drains/other")[0] == 200
+
+
+def test_a_drain_that_ends_while_it_is_planned(fleet):
+    """A host that does not answer in time what a move takes: it is over when its time is, not when that is known."""
+    a = fleet.hosts["a"]
+    go = threading.Event()
+    # not under its lock: other answers go on
+    a.ask, ask = lambda vm, body: (a.lock.release(), go.wait(60), a.lock.acquire(), ask(vm, body))[-1], a.ask
+    a.script = drains
+    try:
+        status, said = fleet.call("POST", "/v1/hosts/a/drain", {"within_ms": 1500})
+        assert said["state"] == "failed" and said["reason"] == "timeout" and not go.is_set(), said
+    finally:
+        go.set()
+
+
+def test_a_drain_counts_what_others_plan(fleet):
+    """Two hosts that are drained at once to a third, where there is room for one of them."""
+    a, b, c = (fleet.hosts[n] for n in "abc")
+    for host in (a, b):
+        host.script = lambda ask: [dry(1000)] if ask.get("dry_run") else [{"state": "copying"}]
+    a.add_vm("w", memory=3 * GIB)
+    b.add_vm("x", memory=3 * GIB)
+    fleet.seen("w")
+    b.free = 0
+    wait_for("b has no room", lambda: fleet.get("/v1/hosts")[1]["hosts"][1]["memory_free_bytes"] == 0 and fleet.get("/v1/hosts")[1]["hosts"][1]["vms"] == 1)
+    first = fleet.call("POST", "/v1/hosts/a/drain", {"id": "d", "within_ms": 600000})[1]
+    assert first["state"] == "moving", first
+    second = fleet.call("POST", "/v1/hosts/b/drain", {"id": "e", "within_ms": 600000})[1]
+    assert second["state"] == "impossible", second
+    assert fleet.call("DELETE", "/v1/drains/d")[1]["state"] == "cancelled"
+
+
+def test_a_host_that_is_not_empty_is_not_drained(fleet):
+    """A VM that was started there meanwhile."""
+    a = fleet.hosts["a"]
+    a.script = lambda ask: [dry(1000)] if ask.get("dry_run") else (a.add_vm("new"), [DONE])[1]
+    assert fleet.call("POST", "/v1/hosts/a/drain", {"id": "d", "within_ms": 60000})[1]["state"] in ("moving", "failed")
+    over = fleet.ended("drains", "d")
+    assert over["state"] == "failed" and "new runs there" in over["sentence"], over
+
+
+def test_an_order_of_a_drain_that_is_cancelled_is_not_given_again(fleet):
+    a = fleet.hosts["a"]
+    a.script = lambda ask: [dry(1000)] if ask.get("dry_run") else [{"state": "copying"}]
+    assert fleet.call("POST", "/v1/hosts/a/drain", {"id": "d", "within_ms": 600000})[1]["state"] == "moving"
+    order = wait_for("it has an order", lambda: fleet.get("/v1/drains/d")[1]["vms"][0].get("order"))
+    wait_for("it moves", lambda: a.asked())
+    assert fleet.call("DELETE", f"/v1/moves/{order}")[1]["state"] == "cancelled"
+    over = fleet.ended("drains", "d")
+    assert over["state"] == "failed" and over["reason"] == "cancelled" and len(a.asked()) == 1, over
+
+
+def test_a_refusal_is_looked_at(fleet):
+    """A host that refuses, and has begun it: that is found, and no other host is asked."""
+    a = fleet.hosts["a"]
+    a.ask, ask = lambda vm, body: (ask(vm, body), a.error(503, "busy", "it stops"))[1], a.ask
+    a.script = lambda ask: [{"state": "copying"}]
+    order = fleet.move("v", to="any", id="o", level=LEVEL, wait_ms=60000)[1]
+    assert order["state"] == "moving" and order["round"] == 1 and len(a.asked()) == 1, order
+    assert fleet.call("DELETE", "/v1/moves/o")[1]["state"] == "cancelled"

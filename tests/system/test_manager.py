@@ -3,12 +3,13 @@
 that it goes on with what was begun after it was killed."""
 import contextlib
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
 
 import pytest
-from host import Host, HostError, ROOT, wait_for
+from host import Host, HostError, METED_USER, ROOT, wait_for
 from manager import Manager
 from site_of_two import Pki, Site, address, listen
 
@@ -177,6 +178,23 @@ def test_nobody_but_operators(site, manager):
     shutil.copy(os.path.join(other, "eve.key"), manager.pki.file("eve.key"))
     p = manager.mete("host", "list", cert="eve", check=False)
     assert p.returncode != 0, p.stdout
+
+
+def test_it_has_nothing_of_meteds(site, manager):
+    """Neither reads the other's key or store, and meted's user may look at it as everybody may, no more."""
+    meted = pwd.getpwnam(METED_USER)
+    status = dict(line.split(":\t", 1) for line in open(f"/proc/{manager.process.pid}/status").read().splitlines() if ":\t" in line)
+    assert set(status["Uid"].split()) == {str(manager.uid)} and str(meted.pw_uid) not in status["Uid"].split() + status["Gid"].split() + status["Groups"].split()
+    assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+
+    def as_user(uid, gid, *words):
+        return subprocess.run(["setpriv", "--reuid", str(uid), "--regid", str(gid), "--clear-groups", "--", *words], capture_output=True, text=True, timeout=60)
+    for path in (manager.pki.file("m.key"), manager.path("state/manager.db")):
+        assert as_user(manager.uid, manager.gid, "cat", path).returncode == 0
+        assert as_user(meted.pw_uid, meted.pw_gid, "cat", path).returncode != 0, path
+    assert as_user(manager.uid, manager.gid, "cat", manager.pki.file("a.key")).returncode != 0
+    p = as_user(meted.pw_uid, meted.pw_gid, manager.path("bin/mete"), "move", "cancel", "nothing", "--manager", manager.path("manager.sock"))
+    assert p.returncode != 0 and "operator" in p.stderr, p.stderr
 
 
 def test_a_drain_is_said_before_it_is_done(site, manager, vms):
