@@ -9,6 +9,7 @@
 #include <string.h>
 #include "base/str.h"
 #include "base/units.h"
+#include "keeper/space.h"
 
 #define KEEPER  "keeper"
 #define NET     "net"
@@ -116,13 +117,15 @@ static int read_user(const char *name, struct keeper_config *c, struct err *err)
                                        "[keeper] meted_user: \"%.60s\" is there twice", name);
         struct keeper_user *u = &c->users[c->n_users];
         *u = (struct keeper_user){.uid = p->pw_uid, .gid = p->pw_gid};
-        if (c->n_users > 0 &&
-            (!str_is_name(p->pw_name) || strlen(p->pw_name) + sizeof("..") > sizeof(u->prefix)))
+        /* With two dots in it, it could be a part of another's prefix. The first may have any. */
+        bool is_good = str_is_name(p->pw_name) && !strstr(p->pw_name, "..") && STR_COPY(u->name, p->pw_name);
+        if (!is_good && c->n_users > 0)
                 return err_set(err, REASON_INVALID, EINVAL,
                                "[keeper] meted_user: \"%.60s\" is too long, or no name of ours", p->pw_name);
-        if (c->n_users > 0)
-                (void)snprintf(u->prefix, sizeof(u->prefix), "%s..", p->pw_name);
-        c->n_users++;
+        if (!is_good)
+                (void)snprintf(u->name, sizeof(u->name), "uid-%u", (unsigned)p->pw_uid);
+        space_number(u, (unsigned)c->n_users);
+        c->n_spaces = ++c->n_users;
         return 0;
 }
 

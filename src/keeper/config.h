@@ -15,13 +15,15 @@ enum {
         KEEPER_SOCKET_MAX = 107, /* what a socket's address holds */
 };
 
-enum { KEEPER_USERS_MAX = 8, KEEPER_PREFIX = 40 };
+enum { KEEPER_USERS_MAX = 8, KEEPER_PREFIX = 40, KEEPER_USER_NAME = KEEPER_PREFIX - 2 };
 
 /* A meted that may speak to us, by its user; keeper/space.h. */
 struct keeper_user {
         uid_t uid;
         gid_t gid;
-        char prefix[KEEPER_PREFIX]; /* of the names of its VMs here; "" of the first */
+        char name[KEEPER_USER_NAME];
+        unsigned number;            /* of its space, below KEEPER_USERS_MAX */
+        char prefix[KEEPER_PREFIX]; /* of the names of its VMs here; "" of space 0 */
 };
 
 struct keeper_config {
@@ -37,7 +39,8 @@ struct keeper_config {
         char *guard;         /* path of mete-guard */
         bool is_best_effort; /* shares may be promised where only affinity is had */
         struct keeper_user users[KEEPER_USERS_MAX];
-        size_t n_users;
+        size_t n_users;  /* who may speak to us */
+        size_t n_spaces; /* with those behind them who left, and of whom something is there still */
         uid_t uid_first; /* slot 0 */
         unsigned uid_count;
         bool manages_net;      /* [net] manage */

@@ -94,6 +94,9 @@ static int run(struct guards *g, const struct api_keeper_guard_start *s, const i
                                          .n_fds = n_fds,
                                          .stderr_fd = STDERR_FILENO};
         struct launch l;
+        if (user->uid == (uid_t)-1) /* which would be: as root */
+                return err_set(err, REASON_DENIED, EPERM, "%s is a VM of a user who is not named any more",
+                               s->vm);
         int r = launch_begin(&l, &o, err);
         if (r < 0)
                 return r;

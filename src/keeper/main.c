@@ -18,6 +18,7 @@
 #include "keeper/config.h"
 #include "keeper/home.h"
 #include "keeper/lend.h"
+#include "keeper/space.h"
 #include "keeper/verbs.h"
 #include "keeper/vmm.h"
 #include "loop/loop.h"
@@ -258,6 +259,8 @@ static int run(const char *path, bool is_check, struct err *err)
                 if (*cpu.fallback)
                         log_warn("%s", cpu.fallback);
                 r = lock_fd = lock(&config, err);
+                if (r >= 0)
+                        r = space_settle(&config, err);
                 if (r >= 0)
                         r = serve_at_home(&config, &cpu, &home, err);
         }

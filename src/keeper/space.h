@@ -1,12 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* keeper/space.h - several meted's on one keeper. Each runs as a user of its own ([keeper] meted_user), by
  * which it is known, and has a space of its own: of names of VMs, of slots and of activations. None can name
- * what is another's. What the first of them calls v is v here, what any other does USER..v, on disk and in
- * the kernel. What is in a VM's directories is for its own meted's group. */
+ * what is another's. What space 0 calls v is v here, what any other does USER..v, on disk and in the kernel.
+ * What is in a VM's directories is for its own meted's group.
+ *
+ * Who has which space is written down by the name of the user, in run_dir, and outlives each change of the
+ * configuration: a user who leaves it keeps his space while anything of his is there, and who is new gets one
+ * that is free. So the order of meted_user means nothing but for the first start. */
 #pragma once
 #include <jansson.h>
+#include <stdbool.h>
 #include "base/err.h"
 #include "keeper/config.h"
+
+enum { SPACE_FILES = 4096 };
+struct space_row {
+        char name[KEEPER_USER_NAME];
+        unsigned number;
+        bool is_used; /* something of that space is there */
+};
+void space_number(struct keeper_user *u, unsigned number); /* and its prefix */
+/* Pure: who has which space from now on, by what was written down (rows, *n, of KEEPER_USERS_MAX; then what
+ * is to be). REASON_BUSY: there is none for all. */
+int space_assign(struct keeper_config *c, struct space_row *rows, size_t *n, struct err *err);
+/* The same with the file in run_dir, and what is there. Once, before anything else is done. */
+int space_settle(struct keeper_config *c, struct err *err);
 
 /* Of whoever connects; root is as the first. NULL: nobody. */
 const struct keeper_user *space_of_uid(const struct keeper_config *c, uid_t uid);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Several meted's on one keeper: none can name what is another's. */
 #include <glib.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "keeper/space.h"
@@ -103,6 +104,86 @@ static void test_config(void)
         g_assert_nonnull(strstr(err.sentence, "uid_count"));
 }
 
+static const struct keeper_user *user(const struct keeper_config *c, const char *name)
+{
+        for (size_t i = 0; i < c->n_spaces; i++)
+                if (strcmp(c->users[i].name, name) == 0)
+                        return &c->users[i];
+        g_error("%s has no space", name);
+}
+
+/* The order of the list means nothing once it is written down; who left keeps his, while he is used. */
+static void test_numbers(void)
+{
+        struct space_row rows[KEEPER_USERS_MAX] = {0};
+        size_t n = 0;
+        struct err err = {0};
+        struct keeper_config c = several("nobody;daemon");
+        g_assert_cmpint(space_assign(&c, rows, &n, &err), ==, 0);
+        g_assert_cmpuint(n, ==, 2);
+        g_assert_cmpuint(user(&c, "nobody")->number, ==, 0);
+        g_assert_cmpuint(user(&c, "daemon")->number, ==, 1);
+        keeper_config_done(&c);
+
+        c = several("games;daemon;nobody");
+        g_assert_cmpint(space_assign(&c, rows, &n, &err), ==, 0);
+        g_assert_cmpuint(user(&c, "nobody")->number, ==, 0);
+        g_assert_cmpstr(user(&c, "nobody")->prefix, ==, "");
+        g_assert_cmpuint(user(&c, "daemon")->number, ==, 1);
+        g_assert_cmpstr(user(&c, "games")->prefix, ==, "games..");
+        entered(&c, 0, "{\"vm\": \"v\", \"slot\": 1}", "{\"vm\": \"games..v\", \"slot\": 21}");
+        entered(&c, 2, "{\"vm\": \"v\", \"slot\": 1}", "{\"vm\": \"v\", \"slot\": 1}");
+        g_assert_true(space_of_vm(&c, "v") == user(&c, "nobody"));
+        g_assert_true(space_of_vm(&c, "daemon..v") == user(&c, "daemon"));
+        keeper_config_done(&c);
+
+        /* nobody leaves, and has VMs; daemon, too, and has none: his number is free, nobody's is not */
+        for (size_t i = 0; i < n; i++)
+                rows[i].is_used = strcmp(rows[i].name, "nobody") == 0;
+        c = several("games;man");
+        g_assert_cmpint(space_assign(&c, rows, &n, &err), ==, 0);
+        g_assert_cmpuint(n, ==, 3);
+        g_assert_cmpuint(c.n_spaces, ==, 3);
+        g_assert_cmpuint(user(&c, "games")->number, ==, 2);
+        g_assert_cmpuint(user(&c, "man")->number, ==, 1);
+        g_assert_true(space_of_vm(&c, "v") == user(&c, "nobody"));
+        g_assert_null(space_of_uid(&c, 65534));
+        g_assert_null(space_of_uid(&c, (uid_t)-1));
+        refused(&c, 0, "{\"slot\": 10}", REASON_INVALID);
+        keeper_config_done(&c);
+
+        /* One alone who is not the first has a prefix, and an eighth, still. */
+        for (size_t i = 0; i < n; i++)
+                rows[i].is_used = false;
+        c = several("games");
+        g_assert_cmpint(space_assign(&c, rows, &n, &err), ==, 0);
+        g_assert_cmpuint(n, ==, 1);
+        g_assert_cmpuint(space_slots(&c), ==, 10);
+        entered(&c, 0, "{\"vm\": \"v\"}", "{\"vm\": \"games..v\"}");
+        keeper_config_done(&c);
+}
+
+static void test_no_number(void)
+{
+        struct space_row rows[KEEPER_USERS_MAX] = {0};
+        size_t n = KEEPER_USERS_MAX;
+        struct err err = {0};
+        struct keeper_config c = several("nobody;daemon");
+        for (size_t i = 0; i < n; i++) {
+                (void)snprintf(rows[i].name, sizeof(rows[i].name), "left-%zu", i);
+                rows[i].number = (unsigned)i;
+                rows[i].is_used = true;
+        }
+        g_assert_cmpint(space_assign(&c, rows, &n, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_BUSY);
+        rows[3].is_used = rows[6].is_used = false;
+        g_assert_cmpint(space_assign(&c, rows, &n, &err), ==, 0);
+        g_assert_cmpuint(user(&c, "nobody")->number, ==, 3);
+        g_assert_cmpuint(user(&c, "daemon")->number, ==, 6);
+        g_assert_cmpuint(c.n_spaces, ==, KEEPER_USERS_MAX);
+        keeper_config_done(&c);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -110,5 +191,7 @@ int main(int argc, char **argv)
         g_test_add_func("/space/several", test_several);
         g_test_add_func("/space/wrong-types", test_wrong_types);
         g_test_add_func("/space/config", test_config);
+        g_test_add_func("/space/numbers", test_numbers);
+        g_test_add_func("/space/no-number", test_no_number);
         return g_test_run();
 }

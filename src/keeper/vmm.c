@@ -115,7 +115,7 @@ int vmms_init(struct vmms *v, const struct keeper_config *config, const struct c
         v->by_name = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, vmm_free);
         int r = v->record_fd = open_dir(records, 0700, 0, err);
         if (r >= 0)
-                r = v->log_fd = open_dir(logs, config->n_users > 1 ? 0751 : 0750, config->users[0].gid, err);
+                r = v->log_fd = open_dir(logs, config->n_spaces > 1 ? 0751 : 0750, config->users[0].gid, err);
         if (r >= 0)
                 r = v->ram_fd = ramdir_open_base(config->ram_dir, err);
         if (r >= 0)
