@@ -171,8 +171,25 @@ static int begin_thread(struct activation *t)
         return code;
 }
 
+/* What one who was taken over takes, the others have all the same. */
+static int check_share(const struct activations *a, uint64_t id, struct err *err)
+{
+        unsigned n = 0, share = a->n_users > 1 ? ACTIVATIONS_MAX / a->n_users : ACTIVATIONS_MAX;
+        GHashTableIter i;
+        void *value;
+        g_hash_table_iter_init(&i, a->by_id);
+        while (a->n_users > 1 && g_hash_table_iter_next(&i, NULL, &value))
+                n += ((const struct activation *)value)->id % ACTIVATION_USERS == id % ACTIVATION_USERS;
+        return n < share ? 0
+                         : err_set(err, REASON_BUSY, EBUSY,
+                                   "%u activations of this hypervisor are under way already, its share", n);
+}
+
 static int begin(struct activations *a, uint64_t id, struct activation **ret, struct err *err)
 {
+        int r = check_share(a, id, err);
+        if (r < 0)
+                return r;
         if (g_hash_table_size(a->by_id) >= ACTIVATIONS_MAX)
                 return err_set(err, REASON_BUSY, EBUSY, "%d activations are under way already",
                                ACTIVATIONS_MAX);

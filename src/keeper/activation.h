@@ -14,6 +14,8 @@
 #include "base/err.h"
 #include "loop/loop.h"
 
+/* ACTIVATION_USERS: how ids are told apart, as keeper/space.h makes them. */
+enum { ACTIVATION_USERS = 8 };
 enum { ACTIVATIONS_MAX = 256, ACTIVATION_CALLS_MAX = 64, ACTIVATION_IDLE_MS = 60000 };
 
 struct activation;
@@ -37,6 +39,7 @@ struct activations {
         GHashTable *by_id; /* id -> struct activation */
         struct loop_fd watch;
         int event_fd;
+        unsigned n_users; /* whose ids are told apart by the rest of a division; 0 or 1: all are one's own */
         pthread_mutex_t lock; /* of all that the threads and the loop share */
         struct work_queue finished;
 };
@@ -45,7 +48,7 @@ int activations_init(struct activations *a, struct err *err);
 /* What runs is finished, what waits is cancelled; all threads have ended. Idempotent. */
 void activations_done(struct activations *a);
 
-/* On failure (REASON_BUSY) done() is not called. */
+/* On failure (REASON_BUSY) done() is not called. Of several users each has an equal share of threads. */
 int activation_submit(struct activations *a, uint64_t id, struct work *w, struct err *err);
 /* done() alone is called, when the activation has done all that it had to do and its thread has ended; at
  * once where it has none. */

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "keeper/lend.h"
+#include "keeper/space.h"
 
 struct hold_job {
         struct work work;
@@ -115,8 +116,11 @@ static void on_dropped(struct work *w)
         if (w->is_cancelled)
                 d->r = err_set(&d->err, REASON_CANCELLED, ECANCELED,
                                "not done: the caller or the keeper is going");
-        if (d->r == 0)
+        if (d->r == 0) {
                 vmms_drop_end(&d->drop);
+                const struct api_keeper_vm_drop *p = &d->drop.what;
+                share_drop(&h->shares, p->vm, p->keep, p->n_keep);
+        }
         d->work.done = on_thread_ended;
         activation_end(&h->activations, d->id, &d->work);
 }
@@ -128,7 +132,8 @@ static void begin_drop(struct drop_job *d)
                 answer_drop(d);
                 return;
         }
-        d->id = (uint64_t)1 << OWN_ID_BIT | ++h->n_drops;
+        d->id = (uint64_t)1 << OWN_ID_BIT |
+                (++h->n_drops * ACTIVATION_USERS + space_of_vm(h->vmms->config, d->drop.what.vm)->number);
         d->r = activation_submit(&h->activations, d->id, &d->work, &d->err);
         if (d->r < 0)
                 answer_drop(d);
@@ -171,6 +176,8 @@ static void on_done(struct work *w)
         if (w->is_cancelled)
                 j->r = err_set(&j->err, REASON_CANCELLED, ECANCELED,
                                "not done: the caller or the keeper is going");
+        if (j->r == 0 && j->method == API_KEEPER_HOST_DEACTIVATE)
+                share_let_go(&h->shares, j->hold.vmm.vm, j->hold.kind, j->hold.item);
         if (j->r < 0) {
                 (void)err_note(&j->err, "%s of %s", j->hold.item, j->hold.vmm.vm);
                 rpc_refuse(j->call, RPC_REFUSED, &j->err);
@@ -251,6 +258,16 @@ static int look_at_loans(struct hold_job *j, struct err *err)
         return r;
 }
 
+/* Asked for where it counts alone. */
+static unsigned n_classes(struct classes *classes, enum api_host_kind kind)
+{
+        struct class_said said;
+        if (kind != API_HOST_KIND_CACHE && kind != API_HOST_KIND_MEMBW)
+                return 0;
+        classes_say(classes, &said);
+        return said.is_ready ? (unsigned)said.classes : 0;
+}
+
 void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner, struct rpc_call *call,
                const json_t *params)
 {
@@ -285,6 +302,9 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
                 r = err_set(&err, REASON_BUSY, EBUSY, "%s is being dropped", j->hold.vmm.vm);
         if (r == 0 && j->hold.kind == API_HOST_KIND_MEMORY)
                 r = look_at_loans(j, &err);
+        if (r == 0 && method == API_KEEPER_HOST_ACTIVATE)
+                r = share_take(&h->shares, j->hold.vmm.vm, j->hold.kind, j->hold.item,
+                               n_classes(h->vmms->classes, j->hold.kind), &err);
         if (r == 0)
                 r = vmms_refer(h->vmms, &j->hold.vmm, &err);
         if (r == 0)
@@ -361,11 +381,15 @@ void holds_forget(struct holds *h, const void *owner)
 int holds_init(struct holds *h, struct vmms *vmms, struct err *err)
 {
         *h = (struct holds){.vmms = vmms};
-        return activations_init(&h->activations, err);
+        shares_init(&h->shares, vmms->config);
+        int r = activations_init(&h->activations, err);
+        h->activations.n_users = (unsigned)vmms->config->n_spaces;
+        return r;
 }
 
 void holds_done(struct holds *h)
 {
         cancel_drops(h, NULL, true);
         activations_done(&h->activations);
+        shares_done(&h->shares);
 }

@@ -13,6 +13,7 @@
 #include "json/api.h"
 #include "keeper/activation.h"
 #include "keeper/class.h"
+#include "keeper/share.h"
 #include "keeper/vmm.h"
 #include "wire/rpc.h"
 
@@ -21,6 +22,7 @@ struct hold_job;
 struct holds {
         struct vmms *vmms;
         struct activations activations;
+        struct shares shares;
         struct hold_job *jobs; /* those that have no answer yet */
         GSList *drops;         /* those that wait until nothing is under way for a VM, and those that run */
         uint64_t n_drops;

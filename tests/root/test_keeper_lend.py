@@ -45,10 +45,12 @@ class Side:
         self.keeper, self.user, self.number = keeper, user, number
         self.prefix = "" if number == 0 else f"{user}.."
 
-    def call(self, method, passed=(), **params):
+    def client(self):
         with As(self.user):
-            c = Client(self.keeper.sock)
-        with c:
+            return Client(self.keeper.sock)
+
+    def call(self, method, passed=(), **params):
+        with self.client() as c:
             return c.call(method, params, passed)
 
     def uid(self, slot):

@@ -84,3 +84,26 @@ def test_who_left_keeps_it_while_something_is_there(keeper):
     users(keeper, f"{B};{C}")
     assert numbers(keeper) == {B: 1, C: 0}  # nothing was there any more
     refused("denied", side(keeper, C).call, "vm-drop", vm=f"{B}..v")
+
+
+def test_each_has_a_share(keeper):
+    """One who was taken over takes all that it can get: the other has what is its own all the same."""
+    a, b = side(keeper, A), side(keeper, B)
+    with a.client() as greedy:
+        for i in range(1, 129):
+            greedy.call("host-deactivate", {"activation": i, "vm": "v", "item": "vcpu0", "kind": "cpu"})
+        e = refused("busy", greedy.call, "host-deactivate", {"activation": 129, "vm": "v", "item": "vcpu0", "kind": "cpu"})
+        assert "128 activations" in e.message
+        for i in range(SLOTS_OF_EACH):
+            greedy.call("host-activate", {"activation": 1, "vm": f"v{i}", "item": "ram0", "kind": "memory", "bytes": 4096})
+        e = refused("busy", greedy.call, "host-activate",
+                    {"activation": 1, "vm": "more", "item": "ram0", "kind": "memory", "bytes": 4096})
+        assert f"{SLOTS_OF_EACH} VMs" in e.message
+        for i in range(1, 5):
+            b.call("host-activate", activation=i, vm=f"v{i}", item="vcpu0", kind="cpu", cpus=[0], share_milli=100)
+            b.call("vm-drop", vm=f"v{i}")
+        greedy.call("activation-end", {"activation": 1})
+        greedy.call("vm-drop", {"vm": "v0"})
+        greedy.call("host-activate", {"activation": 1, "vm": "more", "item": "ram0", "kind": "memory", "bytes": 4096})
+        for i in range(1, 129):
+            greedy.call("activation-end", {"activation": i})
