@@ -159,7 +159,7 @@ void check_report(struct hypervisor *h, struct entry *e, const struct err *err, 
                 check_begin(e);
                 return;
         }
-        if (now == CHECK_LOOK)
+        if (now == CHECK_LOOK || (now == CHECK_LOOK_AGAIN && err && err->reason == REASON_BUSY))
                 looked(h, e, err, now_ms);
         else if (err)
                 is_lasting(h, e, err, now_ms);

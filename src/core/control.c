@@ -1,33 +1,30 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Everything is decided anew at each sample, from where the move is believed to be (core/estimate.h) by the
- * simulation with which it was planned. Invariants: while copying, the limit is CONTROL_HOLD_MS; while
- * switching, no vCPU is throttled, and the limit is at most limit_most_ms() unless the move is a best effort;
- * a cancel is never sent after STOP, where only the guard may act. */
+ * simulation with which it was planned. Invariants: the limit is 0 for as long as it is not known that no
+ * vCPU is slow; then, while copying, it is CONTROL_HOLD_MS, and while switching at most limit_most_ms()
+ * unless the move is a best effort; a cancel is never sent after STOP, where only the guard may act. */
 #include "core/control.h"
 
 #include <assert.h>
 #include <math.h>
 
 enum { SETTLE_MS = 2 * ESTIMATE_WINDOW_MS, PREDICT_EVERY_MS = 500, SWITCH_PATIENCE_MS = 1000 };
+/* Lifted so long before the first pass is through, or so many looks. */
+enum { AHEAD_S = 1, AHEAD_LOOKS = 20 };
 enum { LAST_CALL_MS = 100, SHARE_STEP_MILLI = 50, LIMIT_MOST_MS = 10000 };
 static const double relax_within = 0.85; /* of the time: only then a throttle is eased */
 
 static const char *const state_names[CONTROL_STATE_N] = {
-        [CONTROL_PREPARED] = "prepared",
-        [CONTROL_COPYING] = "copying",
-        [CONTROL_SWITCHING] = "switching",
-        [CONTROL_STOPPED] = "stopped",
-        [CONTROL_CANCELLING] = "cancelling",
-        [CONTROL_BROKEN] = "broken",
-        [CONTROL_DONE] = "done",
-        [CONTROL_FAILED] = "failed",
+        [CONTROL_PREPARED] = "prepared",   [CONTROL_COPYING] = "copying", [CONTROL_LIFTING] = "lifting",
+        [CONTROL_SWITCHING] = "switching", [CONTROL_STOPPED] = "stopped", [CONTROL_CANCELLING] = "cancelling",
+        [CONTROL_BROKEN] = "broken",       [CONTROL_DONE] = "done",       [CONTROL_FAILED] = "failed",
 };
 static const char *const event_names[CONTROL_EV_N] = {
         [CONTROL_EV_STARTED] = "started",     [CONTROL_EV_SAMPLE] = "sample",
         [CONTROL_EV_TICK] = "tick",           [CONTROL_EV_STOP] = "stop",
         [CONTROL_EV_COMPLETED] = "completed", [CONTROL_EV_FAILED] = "failed",
         [CONTROL_EV_CANCEL] = "cancel",       [CONTROL_EV_ACCEPTED] = "accepted",
-        [CONTROL_EV_DECLINED] = "declined",
+        [CONTROL_EV_DECLINED] = "declined",   [CONTROL_EV_LIFTED] = "lifted",
 };
 
 const char *control_state_name(enum control_state s)
@@ -51,6 +48,7 @@ static struct control_effect *effect(struct control_effects *out, enum control_e
 
 static void set_limit(struct control *c, int64_t limit_ms, struct control_effects *out)
 {
+        assert(limit_ms == 0 || c->is_lifted);
         if (limit_ms != c->limit_ms)
                 effect(out, CONTROL_LIMIT, limit_ms);
         c->limit_ms = limit_ms;
@@ -137,18 +135,33 @@ static void predict(const struct control *c, enum control_effect_kind kind, stru
 
 /* ---- the means ---- */
 
+static void lift(struct control *c, struct control_effects *out)
+{
+        if (c->is_lifted || c->is_lift_asked)
+                return;
+        c->is_lift_asked = true;
+        effect(out, CONTROL_LIFT, ++c->lifts);
+}
+
+static void set_hold_limit(struct control *c, struct control_effects *out)
+{
+        set_limit(c, c->is_lifted && limit_most_ms(c, 1000) > 0 ? CONTROL_HOLD_MS : 0, out);
+}
+
 /* QEMU is kept from stopping the guest, which then runs as slowly as is wanted. */
 static void hold(struct control *c, struct control_effects *out)
 {
         c->state = CONTROL_COPYING;
-        set_limit(c, limit_most_ms(c, 1000) > 0 ? CONTROL_HOLD_MS : 0, out);
+        if (c->share_milli < 1000)
+                c->is_lifted = c->is_lift_asked = false;
+        set_hold_limit(c, out);
         if (c->share_milli < 1000)
                 effect(out, CONTROL_SHARE, c->share_milli);
 }
 
 /* QEMU may stop it, once no more is left than fits; what is dirtied while a throttle is lifted comes on top.
  */
-static void release(struct control *c, int64_t now_ms, struct control_effects *out)
+static void switch_over(struct control *c, int64_t now_ms, struct control_effects *out)
 {
         double more_s = bound_s(c, 0, c->share_milli) - bound_s(c, 0, 1000);
         int64_t limit_ms = c->goal_ms + (int64_t)ceil(more_s * 1000), most_ms = limit_most_ms(c, 1000);
@@ -158,10 +171,18 @@ static void release(struct control *c, int64_t now_ms, struct control_effects *o
                 limit_ms = most_ms;
         c->state = CONTROL_SWITCHING;
         c->switched_ms = now_ms;
-        if (c->share_milli < 1000)
-                effect(out, CONTROL_LIFT, 0);
         set_limit(c, limit_ms, out);
         effect(out, CONTROL_SWITCH, control_downtime_ms(c));
+}
+
+static void release(struct control *c, int64_t now_ms, struct control_effects *out)
+{
+        if (c->is_lifted) {
+                switch_over(c, now_ms, out);
+        } else {
+                c->state = CONTROL_LIFTING;
+                lift(c, out);
+        }
 }
 
 static bool fits(const struct control *c, int64_t limit_ms)
@@ -187,7 +208,7 @@ static void throttle(struct control *c, int64_t share_milli, int64_t now_ms, str
         c->share_milli = share_milli;
         c->settled_ms = now_ms + SETTLE_MS;
         if (share_milli == 1000)
-                effect(out, CONTROL_LIFT, 0);
+                lift(c, out);
         hold(c, out);
 }
 
@@ -365,6 +386,8 @@ static bool is_ready(const struct control *c)
 
 static void settle_limit(struct control *c, int64_t now_ms, struct control_effects *out)
 {
+        if (c->state == CONTROL_LIFTING)
+                return; /* the limit is 0 until the answer */
         if (c->state == CONTROL_COPYING && is_ready(c))
                 release(c, now_ms, out);
         else if (c->state == CONTROL_COPYING || c->goal_ms == 0 ||
@@ -373,7 +396,7 @@ static void settle_limit(struct control *c, int64_t now_ms, struct control_effec
                 if (c->state == CONTROL_SWITCHING)
                         hold(c, out);
                 else
-                        set_limit(c, limit_most_ms(c, 1000) > 0 ? CONTROL_HOLD_MS : 0, out);
+                        set_hold_limit(c, out);
         } else if (c->share_milli == 1000)
                 set_limit(c, c->goal_ms, out);
         else if (c->limit_ms > limit_most_ms(c, 1000) && c->goal_ms != CONTROL_FORCE_MS)
@@ -382,13 +405,27 @@ static void settle_limit(struct control *c, int64_t now_ms, struct control_effec
 
 static bool is_under_way(const struct control *c)
 {
-        return c->state == CONTROL_COPYING || c->state == CONTROL_SWITCHING;
+        return c->state == CONTROL_COPYING || c->state == CONTROL_LIFTING || c->state == CONTROL_SWITCHING;
+}
+
+/* With nothing left at all QEMU stops the guest whatever its limit is: so all is lifted a while before the
+ * first pass is through. A guest that is throttled here has something left. */
+static void look_ahead(struct control *c, const struct sample *before, const struct sample *now,
+                       struct control_effects *out)
+{
+        double left = (double)now->remaining_bytes;
+        double drop = (double)before->remaining_bytes - left;
+        bool is_near =
+                now->syncs > 1 || left < AHEAD_S * c->estimate.bytes_per_s || left < AHEAD_LOOKS * drop;
+        if (is_near && now->transferred_bytes > 0 && c->state == CONTROL_COPYING && c->share_milli == 1000)
+                lift(c, out);
 }
 
 static int look(struct control *c, const struct control_event *ev, struct control_effects *out)
 {
+        const struct sample before = c->estimate.has_sample ? c->estimate.sample : (struct sample){0};
         if (ev->kind == CONTROL_EV_SAMPLE &&
-            !estimate_sample(&c->estimate, ev->now_ms, c->state == CONTROL_SWITCHING ? 1000 : c->share_milli,
+            !estimate_sample(&c->estimate, ev->now_ms, c->state == CONTROL_COPYING ? c->share_milli : 1000,
                              &ev->sample))
                 return 0;
         c->estimate.loop.now_s = (double)(ev->now_ms - c->attempt_ms) / 1000;
@@ -397,6 +434,7 @@ static int look(struct control *c, const struct control_event *ev, struct contro
                         missed(c, ev->now_ms, out);
                 else
                         c->missed_ms = 0;
+                look_ahead(c, &before, &ev->sample, out);
         }
         if (is_under_way(c))
                 watch_total(c, ev->now_ms, out);
@@ -418,7 +456,22 @@ static int start(struct control *c, const struct control_event *ev, struct contr
                 c->started_ms = ev->now_ms;
         c->attempt_ms = c->settled_ms = c->predicted_ms = ev->now_ms;
         c->limit_ms = -1;
+        c->is_lifted = c->is_lift_asked = false;
         hold(c, out);
+        return 1;
+}
+
+/* An answer to what was revoked by a throttle, or is of an attempt before, says nothing. */
+static int lifted(struct control *c, const struct control_event *ev, struct control_effects *out)
+{
+        if (!c->is_lift_asked || ev->lift != c->lifts)
+                return 0;
+        c->is_lift_asked = false;
+        c->is_lifted = true;
+        if (c->state == CONTROL_LIFTING)
+                switch_over(c, ev->now_ms, out);
+        else
+                set_hold_limit(c, out);
         return 1;
 }
 
@@ -538,15 +591,16 @@ static int late(struct control *c, const struct control_event *ev, struct contro
 typedef int (*handler)(struct control *c, const struct control_event *ev, struct control_effects *out);
 /* clang-format off */
 static const handler table[CONTROL_STATE_N][CONTROL_EV_N] = {
-        /*                       STARTED SAMPLE TICK       STOP     COMPLETED  FAILED   CANCEL       ACCEPTED  DECLINED */
-        [CONTROL_PREPARED]   = { start,  late, late,       late,    late,      give_up, give_up,     late,     late     },
-        [CONTROL_COPYING]    = { NULL,   look, look,       stopped, completed, broke,   cancel_now,  accepted, declined },
-        [CONTROL_SWITCHING]  = { NULL,   look, look,       stopped, completed, broke,   cancel_now,  accepted, declined },
-        [CONTROL_STOPPED]    = { NULL,   late, late,       late,    completed, broke,   cancel_late, late,     late     },
-        [CONTROL_CANCELLING] = { NULL,   late, late,       stopped, completed, give_up, late,        late,     late     },
-        [CONTROL_BROKEN]     = { start,  late, wait_start, late,    late,      late,    give_up,     late,     late     },
-        [CONTROL_DONE]       = { NULL,   late, late,       late,    late,      late,    late,        late,     late     },
-        [CONTROL_FAILED]     = { NULL,   late, late,       late,    late,      late,    late,        late,     late     },
+        /*                       STARTED SAMPLE TICK       STOP     COMPLETED  FAILED   CANCEL       ACCEPTED  DECLINED  LIFTED */
+        [CONTROL_PREPARED]   = { start,  late, late,       late,    late,      give_up, give_up,     late,     late,     late   },
+        [CONTROL_COPYING]    = { NULL,   look, look,       stopped, completed, broke,   cancel_now,  accepted, declined, lifted },
+        [CONTROL_LIFTING]    = { NULL,   look, look,       stopped, completed, broke,   cancel_now,  accepted, declined, lifted },
+        [CONTROL_SWITCHING]  = { NULL,   look, look,       stopped, completed, broke,   cancel_now,  accepted, declined, late   },
+        [CONTROL_STOPPED]    = { NULL,   late, late,       late,    completed, broke,   cancel_late, late,     late,     late   },
+        [CONTROL_CANCELLING] = { NULL,   late, late,       stopped, completed, give_up, late,        late,     late,     late   },
+        [CONTROL_BROKEN]     = { start,  late, wait_start, late,    late,      late,    give_up,     late,     late,     late   },
+        [CONTROL_DONE]       = { NULL,   late, late,       late,    late,      late,    late,        late,     late,     late   },
+        [CONTROL_FAILED]     = { NULL,   late, late,       late,    late,      late,    late,        late,     late,     late   },
 };
 /* clang-format on */
 

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* core/control.h - a move by copy under way: kept to its level, or its miss said before it happens.
  *
- *   prepared -> copying <-> switching -> stopped -> done
- *                  \__________|____________|-> broken -> copying again, at most CONTROL_RETRIES times
- *                             cancelling   |-> failed
+ *   prepared -> copying <-> lifting -> switching -> stopped -> done
+ *                  \__________|____________|____________|-> broken -> copying again, at most CONTROL_RETRIES
+ *                                     cancelling         |-> failed                                  times
  *
  * While it is copying, QEMU's downtime-limit is held so low that it stops only a guest that dirties nothing;
- * once the zero pages are through and what a sync would find fits, the throttle is lifted, the limit set, and
- * it may stop (switching). The limit never lets a downtime happen that is predicted beyond the level, unless
+ * once the zero pages are through and what a sync would find fits, all that slows vCPUs down is lifted
+ * (lifting), and when that was seen, the limit is set and it may stop (switching). A guest that is stopped
+ * waits for the slowest of its vCPUs: so QEMU has no limit but 0 before it is known that none is slow. The
+ * limit never lets a downtime happen that is predicted beyond the level, unless
  * the move is a best effort. That a prediction is wrong is not this machine's to mend: mete-guard, which is
  * there from the beginning, breaks it off then.
  *
@@ -29,6 +31,7 @@ enum { CONTROL_RETRIES = 2, CONTROL_HOLD_MS = 1, CONTROL_FORCE_MS = 2000000, CON
 enum control_state {
         CONTROL_PREPARED = 1, /* nothing was sent yet */
         CONTROL_COPYING,      /* QEMU is kept from stopping a guest that dirties */
+        CONTROL_LIFTING,      /* as soon as no vCPU is slow QEMU may stop it */
         CONTROL_SWITCHING,    /* QEMU may stop it at any time */
         CONTROL_STOPPED,      /* the guest stands; the guard has the clock */
         CONTROL_CANCELLING,   /* until QEMU says that it failed */
@@ -48,6 +51,7 @@ enum control_event_kind {
         CONTROL_EV_CANCEL,   /* somebody wants the move no longer */
         CONTROL_EV_ACCEPTED, /* the level that was offered */
         CONTROL_EV_DECLINED,
+        CONTROL_EV_LIFTED, /* what CONTROL_LIFT asked for was seen to be so */
         CONTROL_EV_N
 };
 
@@ -56,6 +60,7 @@ struct control_event {
         int64_t now_ms;       /* of a clock that never runs backwards */
         struct sample sample; /* of a sample */
         struct level level;   /* that was accepted */
+        int64_t lift;         /* of LIFTED: the effect's value */
 };
 
 /* When the total time will be missed. */
@@ -68,8 +73,8 @@ enum on_miss {
 enum control_effect_kind {
         CONTROL_LIMIT = 1, /* downtime-limit, value: ms */
         CONTROL_BANDWIDTH, /* value: bits/s */
-        CONTROL_SHARE,     /* throttle the vCPUs, value: thousandths */
-        CONTROL_LIFT,      /* the throttles, at once */
+        CONTROL_SHARE,     /* throttle the vCPUs, value: thousandths; once QEMU has the limit before it */
+        CONTROL_LIFT,      /* whatever makes a vCPU slow, at once; LIFTED with this value when it is so */
         CONTROL_SWITCH,  /* said for the log: from now on QEMU may stop the guest; value: the longest downtime
                           */
         CONTROL_PREDICT, /* value: total time; other: downtime, both in ms; 0: it would not end */
@@ -106,6 +111,9 @@ struct control {
         int64_t predicted_ms; /* when it was said last */
         int64_t missed_ms;    /* since when it looks like a miss; 0: it does not */
         double stop_s;        /* the downtime that was expected at STOP */
+        int64_t lifts;        /* that were asked for: the value of the last */
+        bool is_lift_asked;   /* and not answered, nor revoked by a throttle */
+        bool is_lifted;       /* no vCPU is slow: else the limit is 0 */
         bool is_miss_said, is_asking, is_cancelled;
 };
 /* plan: kept, or best effort with its means. bandwidth_max_bps: what might be had beside what is reserved. */

@@ -276,6 +276,27 @@ static void test_unknown(void)
         }
 }
 
+/* Nor where it was repaired, and cannot be asked just now whether that has helped: the next look says it. */
+static void test_unknown_after_repair(void)
+{
+        struct world w;
+        world_init(&w, true);
+        look(&w);
+        report(&w, 0);
+        report(&w, REASON_STALE); /* vcpu0 */
+        report(&w, 0);
+        report(&w, 0);
+        report(&w, REASON_BUSY);
+        says(&w, "look-ram0 look-vcpu0 changed host-vcpu0 bind-vcpu0 look-vcpu0 checked-1/0/0/1");
+        g_assert_cmpstr(changed(&w), !=, "");
+        look(&w);
+        report(&w, 0);
+        report(&w, 0);
+        says(&w, "look-ram0 look-vcpu0 repaired checked-0/1/0/0");
+        g_assert_cmpstr(changed(&w), ==, "");
+        world_done(&w);
+}
+
 /* What is given back meanwhile is looked at no more, at whichever step. */
 static void test_released(void)
 {
@@ -359,6 +380,7 @@ int main(int argc, char **argv)
         g_test_add_func("/checks/lasting", test_lasting);
         g_test_add_func("/checks/policy", test_policy);
         g_test_add_func("/checks/unknown", test_unknown);
+        g_test_add_func("/checks/unknown-after-repair", test_unknown_after_repair);
         g_test_add_func("/checks/released", test_released);
         g_test_add_func("/checks/vm-goes", test_vm_goes);
         g_test_add_func("/checks/again", test_again);

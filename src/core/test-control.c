@@ -35,6 +35,10 @@ struct world {
         double bytes_per_bit, dirt;
         int64_t began_ms;
         struct sample sample;
+        bool is_slow;   /* one of the vCPUs may be: by a throttle, or by what it was granted */
+        int lift_delay; /* so many samples until what was lifted is seen to be */
+        int lift_wait;  /* of which so many are to come; 0: nothing is being lifted */
+        int64_t lift;
         bool is_guarded;   /* a downtime beyond the level is broken off */
         double stop_extra; /* seconds by which the plant's stop-and-copy is longer than the model knows */
         /* What was seen. */
@@ -51,6 +55,7 @@ static void carry_out(struct world *w, int64_t now_ms, const struct control_effe
                 switch (e->kind) {
                 case CONTROL_LIMIT:
                         g_assert_cmpint(e->value, >=, 0);
+                        g_assert_true(e->value == 0 || !w->is_slow);
                         w->plant.limit_s = (double)e->value / 1000;
                         break;
                 case CONTROL_BANDWIDTH:
@@ -61,10 +66,15 @@ static void carry_out(struct world *w, int64_t now_ms, const struct control_effe
                         g_assert_cmpint(e->value, >=, w->means.share_min_milli);
                         g_assert_cmpint(e->value, <, 1000);
                         w->share_least_milli = MIN(w->share_least_milli, e->value);
+                        g_assert_cmpfloat(w->plant.limit_s, ==, 0);
                         w->plant.share = (double)e->value / 1000;
+                        w->is_slow = true;
+                        w->lift_wait = 0; /* whatever is answered still is out of date */
                         break;
                 case CONTROL_LIFT:
-                        w->plant.share = 1;
+                        g_assert_cmpint(e->value, >, w->lift);
+                        w->lift = e->value;
+                        w->lift_wait = 1 + w->lift_delay;
                         break;
                 case CONTROL_MISS:
                         w->miss_ms = now_ms - w->began_ms;
@@ -81,12 +91,26 @@ static void carry_out(struct world *w, int64_t now_ms, const struct control_effe
         }
 }
 
-static int step(struct world *w, int64_t now_ms, struct control_event ev)
+static int step_once(struct world *w, int64_t now_ms, struct control_event ev)
 {
         struct control_effects out;
         ev.now_ms = now_ms;
         int r = control_step(&w->control, &ev, &out);
         carry_out(w, now_ms, &out);
+        return r;
+}
+
+/* What is asked to be lifted is, after a while. */
+static int step(struct world *w, int64_t now_ms, struct control_event ev)
+{
+        int r = step_once(w, now_ms, ev);
+        if (w->lift_wait > 0 && --w->lift_wait == 0) {
+                w->plant.share = 1;
+                w->is_slow = false;
+                g_assert_cmpint(step_once(w, now_ms,
+                                          (struct control_event){.kind = CONTROL_EV_LIFTED, .lift = w->lift}),
+                                ==, w->control.state <= CONTROL_SWITCHING);
+        }
         return r;
 }
 
@@ -116,6 +140,9 @@ static void begin(struct world *w, int64_t now_ms)
         precopy_init(&w->loop, w->profile.setup.mean_s, (double)w->profile.populated_bytes,
                      (double)w->profile.zero_pages);
         w->sample = (struct sample){.syncs = 1};
+        w->is_slow = true;
+        w->lift_wait = 0;
+        w->plant.limit_s = 0;
         g_assert_cmpint(step(w, now_ms, (struct control_event){.kind = CONTROL_EV_STARTED}), ==, 1);
 }
 
@@ -136,6 +163,7 @@ static int64_t stop(struct world *w, int64_t now_ms)
 {
         struct precopy_outcome o = precopy_stop(&w->loop, &w->plant);
         const struct level *l = &w->control.level;
+        g_assert_false(w->is_slow);
         g_assert_cmpint(step(w, now_ms, (struct control_event){.kind = CONTROL_EV_STOP}), ==, 1);
         if (l->downtime_ms > 0 && !l->is_best_effort) {
                 g_assert_cmpfloat(w->control.stop_s * 1000, <=, (double)l->downtime_ms);
@@ -572,6 +600,7 @@ static void bring_to(struct world *w, enum control_state state)
         static const enum control_event_kind way[CONTROL_STATE_N][3] = {
                 [CONTROL_PREPARED] = {0                     },
                 [CONTROL_COPYING] = {CONTROL_EV_STARTED + 1},
+                [CONTROL_LIFTING] = {CONTROL_EV_STARTED + 1},
                 [CONTROL_SWITCHING] = {CONTROL_EV_STARTED + 1},
                 [CONTROL_STOPPED] = {CONTROL_EV_STARTED + 1, CONTROL_EV_STOP + 1},
                 [CONTROL_CANCELLING] = {CONTROL_EV_STARTED + 1,                      CONTROL_EV_CANCEL + 1},
@@ -582,9 +611,10 @@ static void bring_to(struct world *w, enum control_state state)
         struct profile p = the_profile();
         struct means m = some_means();
         prepare(w, &p, &m, &(struct level){60000, 300, false}, 0, ON_MISS_ABORT, 1, 1);
-        if (state == CONTROL_SWITCHING) {
-                for (double s = 1; w->control.state != CONTROL_SWITCHING && s < 60; s += 0.05) {
+        if (state == CONTROL_SWITCHING || state == CONTROL_LIFTING) {
+                for (double s = 1; w->control.state != state && s < 60; s += 0.05) {
                         prepare(w, &p, &m, &(struct level){60000, 300, false}, 0, ON_MISS_ABORT, 1, 1);
+                        w->lift_delay = state == CONTROL_LIFTING ? 1000 : 0;
                         run_for(w, NULL, s);
                 }
         } else
@@ -596,21 +626,20 @@ static void bring_to(struct world *w, enum control_state state)
 static void test_table(void)
 {
         enum { X = 0, /* a bug of ours; not tried */ SAME = -1 };
+        /* clang-format off */
         static const int8_t want[CONTROL_STATE_N][CONTROL_EV_N] = {
-                [CONTROL_PREPARED] = {CONTROL_COPYING, SAME, SAME, SAME,            SAME,         CONTROL_FAILED, CONTROL_FAILED,
-                                      SAME,                                                                                             SAME},
-                [CONTROL_COPYING] = {X,               SAME, SAME, CONTROL_STOPPED, CONTROL_DONE, CONTROL_BROKEN,
-                                      CONTROL_CANCELLING,                                                                         SAME, SAME},
-                [CONTROL_SWITCHING] = {X,               SAME, SAME, CONTROL_STOPPED, CONTROL_DONE, CONTROL_BROKEN,
-                                      CONTROL_CANCELLING,                                                                         SAME, SAME},
-                [CONTROL_STOPPED] = {X,               SAME, SAME, SAME,            CONTROL_DONE, CONTROL_BROKEN, SAME,           SAME, SAME},
-                [CONTROL_CANCELLING] = {X,               SAME, SAME, CONTROL_STOPPED, CONTROL_DONE, CONTROL_FAILED, SAME,
-                                      SAME,                                                                                             SAME},
-                [CONTROL_BROKEN] = {CONTROL_COPYING, SAME, SAME, SAME,            SAME,         SAME,           CONTROL_FAILED, SAME,
-                                      SAME                                                                                                  },
-                [CONTROL_DONE] = {X,               SAME, SAME, SAME,            SAME,         SAME,           SAME,           SAME, SAME},
-                [CONTROL_FAILED] = {X,               SAME, SAME, SAME,            SAME,         SAME,           SAME,           SAME, SAME},
+                /*                        STARTED          SAMPLE TICK  STOP             COMPLETED     FAILED          CANCEL              ACCEPTED DECLINED LIFTED */
+                [CONTROL_PREPARED]   = { CONTROL_COPYING, SAME,  SAME, SAME,            SAME,         CONTROL_FAILED, CONTROL_FAILED,     SAME,    SAME,    SAME },
+                [CONTROL_COPYING]    = { X,               SAME,  SAME, CONTROL_STOPPED, CONTROL_DONE, CONTROL_BROKEN, CONTROL_CANCELLING, SAME,    SAME,    SAME },
+                [CONTROL_LIFTING]    = { X,               SAME,  SAME, CONTROL_STOPPED, CONTROL_DONE, CONTROL_BROKEN, CONTROL_CANCELLING, SAME,    SAME,    CONTROL_SWITCHING },
+                [CONTROL_SWITCHING]  = { X,               SAME,  SAME, CONTROL_STOPPED, CONTROL_DONE, CONTROL_BROKEN, CONTROL_CANCELLING, SAME,    SAME,    SAME },
+                [CONTROL_STOPPED]    = { X,               SAME,  SAME, SAME,            CONTROL_DONE, CONTROL_BROKEN, SAME,               SAME,    SAME,    SAME },
+                [CONTROL_CANCELLING] = { X,               SAME,  SAME, CONTROL_STOPPED, CONTROL_DONE, CONTROL_FAILED, SAME,               SAME,    SAME,    SAME },
+                [CONTROL_BROKEN]     = { CONTROL_COPYING, SAME,  SAME, SAME,            SAME,         SAME,           CONTROL_FAILED,     SAME,    SAME,    SAME },
+                [CONTROL_DONE]       = { X,               SAME,  SAME, SAME,            SAME,         SAME,           SAME,               SAME,    SAME,    SAME },
+                [CONTROL_FAILED]     = { X,               SAME,  SAME, SAME,            SAME,         SAME,           SAME,               SAME,    SAME,    SAME },
         };
+        /* clang-format on */
         for (int state = CONTROL_PREPARED; state < CONTROL_STATE_N; state++) {
                 struct world world;
                 bring_to(&world, (enum control_state)state);
@@ -622,7 +651,8 @@ static void test_table(void)
                                 continue;
                         struct control_event e = {.kind = (enum control_event_kind)ev,
                                                   .now_ms = c.estimate.sample_ms + 1010,
-                                                  .sample = c.estimate.sample};
+                                                  .sample = c.estimate.sample,
+                                                  .lift = c.lifts};
                         int r = control_step(&c, &e, &out);
                         g_test_message("%s, %s: %s", control_state_name((enum control_state)state),
                                        control_event_name(e.kind), control_state_name(c.state));
@@ -632,6 +662,85 @@ static void test_table(void)
         }
         g_assert_cmpstr(control_state_name(0), ==, "?");
         g_assert_cmpstr(control_event_name(CONTROL_EV_N), ==, "?");
+}
+
+static size_t count(const struct control_effects *out, enum control_effect_kind kind, int64_t *ret_value)
+{
+        size_t n = 0;
+        for (size_t i = 0; i < out->n; i++)
+                if (out->list[i].kind == kind) {
+                        n++;
+                        *ret_value = out->list[i].value;
+                }
+        return n;
+}
+
+/* QEMU has no limit before it was seen that no vCPU is slow, however long that takes; and an answer to what
+ * was revoked meanwhile, or is of an attempt before, is none. */
+static void test_lifted_first(void)
+{
+        struct world w;
+        struct control_effects out;
+        int64_t limit_ms = -1, lift = -1;
+        bring_to(&w, CONTROL_LIFTING);
+        g_assert_cmpint(w.control.limit_ms, ==, 0);
+        g_assert_true(w.is_slow);
+        struct control_event yes = {
+                .kind = CONTROL_EV_LIFTED, .now_ms = w.control.estimate.sample_ms + 10, .lift = w.lift};
+        struct control_event old = yes;
+        old.lift--;
+        g_assert_cmpint(control_step(&w.control, &old, &out), ==, 0);
+        g_assert_cmpint(w.control.state, ==, CONTROL_LIFTING);
+
+        struct world throttled = w; /* it is revoked */
+        throttled.control.share_milli = 500;
+        throttled.control.state = CONTROL_SWITCHING;
+        throttled.control.is_lifted = true;
+        throttled.control.is_lift_asked = false;
+        throttled.control.switched_ms = -100000;
+        struct control_event tick = {.kind = CONTROL_EV_TICK, .now_ms = yes.now_ms};
+        g_assert_cmpint(control_step(&throttled.control, &tick, &out), ==, 1);
+        g_assert_cmpint(throttled.control.state, ==, CONTROL_COPYING);
+        g_assert_cmpuint(count(&out, CONTROL_SHARE, &limit_ms), ==, 1);
+        g_assert_cmpint(control_step(&throttled.control, &yes, &out), ==, 0);
+        g_assert_cmpint(throttled.control.limit_ms, ==, 0);
+
+        g_assert_cmpint(control_step(&w.control, &yes, &out), ==, 1);
+        g_assert_cmpint(w.control.state, ==, CONTROL_SWITCHING);
+        g_assert_cmpuint(count(&out, CONTROL_LIMIT, &limit_ms), ==, 1);
+        g_assert_cmpint(limit_ms, >, CONTROL_HOLD_MS);
+        g_assert_cmpint(control_step(&w.control, &yes, &out), ==, 0); /* once */
+
+        /* The next attempt does not know of it. */
+        struct control_event failed = {.kind = CONTROL_EV_FAILED, .now_ms = yes.now_ms + 10};
+        (void)control_step(&w.control, &failed, &out);
+        g_assert_cmpint(w.control.state, ==, CONTROL_BROKEN);
+        struct control_event started = {.kind = CONTROL_EV_STARTED, .now_ms = yes.now_ms + 20};
+        (void)control_step(&w.control, &started, &out);
+        g_assert_cmpuint(count(&out, CONTROL_LIMIT, &limit_ms), ==, 1);
+        g_assert_cmpint(limit_ms, ==, 0);
+        g_assert_cmpuint(count(&out, CONTROL_LIFT, &lift), ==, 0);
+        g_assert_cmpint(control_step(&w.control, &yes, &out), ==, 0);
+}
+
+/* A keeper that takes its time makes it later, and no worse. */
+static void test_lifted_late(void)
+{
+        struct profile p = the_profile();
+        struct means m = some_means();
+        struct level l = {60000, 300, false};
+        struct world w;
+        prepare(&w, &p, &m, &l, 0, ON_MISS_ABORT, 1, 1);
+        w.lift_delay = 60;
+        run(&w, NULL);
+        g_assert_cmpint(w.control.state, ==, CONTROL_DONE);
+        g_assert_cmpint(w.downtime_ms, <=, l.downtime_ms);
+        g_assert_cmpint(w.effects[CONTROL_LIFT], ==, 1);
+        prepare(&w, &p, &m, &l, 0, ON_MISS_ABORT, 1, 1); /* who never answers does not keep it for ever */
+        w.lift_delay = INT32_MAX - 1;
+        run(&w, NULL);
+        g_assert_cmpint(w.control.state, ==, CONTROL_FAILED);
+        g_assert_cmpint(w.total_ms, <=, l.total_ms);
 }
 
 /* To start what is under way, or over, is a bug of ours. */
@@ -714,6 +823,8 @@ int main(int argc, char **argv)
         g_test_add_func("/core/control/retries", test_retries);
         g_test_add_func("/core/control/silence", test_silence);
         g_test_add_func("/core/control/table", test_table);
+        g_test_add_func("/core/control/lifted-first", test_lifted_first);
+        g_test_add_func("/core/control/lifted-late", test_lifted_late);
         g_test_add_func("/core/control/misuse", test_misuse);
         g_test_add_func("/core/control/cancel", test_cancel);
         g_test_add_func("/core/control/hostile", test_hostile);

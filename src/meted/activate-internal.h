@@ -34,6 +34,7 @@ struct step {
                                      back */
         struct loop_timer timer;
         struct agent_call *call; /* unanswered */
+        uint64_t vcpu_changes; /* of the VM's, when it was asked what its vCPU has */
         bool is_late, is_deadly; /* a test wants its end to be reported as a time-out, or never */
 };
 
@@ -57,6 +58,12 @@ static inline const struct definition *step_item(const struct step *s)
 static inline int64_t step_activation(uint64_t serial, bool is_back)
 {
         return (int64_t)(2 * serial + is_back);
+}
+
+/* And one for all that comes later to what runs. */
+static inline int64_t step_lane(const struct step *s)
+{
+        return s->is_check ? machine_lane(s->v) : step_activation(s->serial, s->at.is_back);
 }
 
 /* activate-vmm.c */

@@ -9,6 +9,7 @@
 #include "base/units.h"
 #include "host/cpu.h"
 #include "meted/activate-internal.h"
+#include "meted/moves.h"
 
 static const struct component *host_of(const struct step *s)
 {
@@ -43,11 +44,13 @@ static const struct vm_cpu *vcpu_of(const struct step *s)
 /* ---- the host side ---- */
 
 /* Of a base vCPU, what its VM's definition says. One that an application leased has what was granted and no
- * ceiling: the lease says at least, and who else wants that CPU is held off by their shares. */
+ * ceiling: the lease says at least, and who else wants that CPU is held off by their shares. While it moves
+ * it may have another. */
 static int64_t ceiling_of(const struct step *s)
 {
         const struct api_vm_definition *d = &s->v->definition;
-        return s->is_vm && d->has_cpu_ceiling_milli ? d->cpu_ceiling_milli : CPU_SHARE_MAX;
+        int64_t own = s->is_vm && d->has_cpu_ceiling_milli ? d->cpu_ceiling_milli : CPU_SHARE_MAX;
+        return moves_ceiling_milli(s->v, step_item(s)->amount, own);
 }
 
 static void on_held(void *arg, const json_t *result, const struct err *err)
@@ -65,10 +68,8 @@ static void on_held(void *arg, const json_t *result, const struct err *err)
 
 static void item_call(struct step *s, enum api_keeper_method method, pid_t tid, keeper_done *done)
 {
-        struct api_keeper_item p = {.activation = step_activation(s->serial, s->at.is_back),
-                                    .kind = host_kind(s),
-                                    .has_tid = tid > 0,
-                                    .tid = tid};
+        struct api_keeper_item p = {
+                .activation = step_lane(s), .kind = host_kind(s), .has_tid = tid > 0, .tid = tid};
         memcpy(p.vm, s->v->definition.name, sizeof(p.vm));
         item_name(s, p.item, sizeof(p.item));
         keeper_call(s->v->m->keeper, method, api_keeper_item_emit(&p), NULL, 0, KEEPER_MS, done, s);
@@ -85,7 +86,7 @@ void host_activate(struct step *s)
 {
         const struct component *c = host_of(s);
         struct api_keeper_hold *p = g_new0(struct api_keeper_hold, 1);
-        p->activation = step_activation(s->serial, s->at.is_back);
+        p->activation = step_lane(s);
         p->kind = host_kind(s);
         memcpy(p->vm, s->v->definition.name, sizeof(p->vm));
         item_name(s, p->item, sizeof(p->item));
@@ -228,6 +229,12 @@ static int is_what_was_granted(const struct step *s, const struct api_keeper_liv
         return 0;
 }
 
+/* What it was asked about may be what it was before a move changed it, or while it did. */
+static bool is_of_now(const struct step *s)
+{
+        return !s->is_check || (s->vcpu_changes == s->v->vcpu_changes && !moves_is_changing(s->v));
+}
+
 static void on_read(void *arg, const json_t *result, const struct err *err)
 {
         struct step *s = arg;
@@ -235,6 +242,10 @@ static void on_read(void *arg, const json_t *result, const struct err *err)
         struct err bad = {0};
         if (!err && api_keeper_live_parse(result, live, &bad))
                 err = &bad;
+        if (!err && !s->is_dropped && !is_of_now(s))
+                err = (err_set(&bad, REASON_BUSY, EAGAIN, "a move of %s is changing what it has",
+                               s->v->definition.name),
+                       &bad);
         if (!err && !s->is_dropped && is_what_was_granted(s, live, &bad))
                 err = &bad;
         if (!err && !s->is_dropped)
@@ -621,6 +632,7 @@ void vcpu_look(struct step *s)
         if (!is_to_look(s))
                 return;
         if (cpu && cpu->plugged && cpu->tid > 0) {
+                s->vcpu_changes = s->v->vcpu_changes;
                 item_call(s, API_KEEPER_HOST_READ, cpu->tid, on_read);
                 return;
         }

@@ -74,6 +74,11 @@ void machine_remove(struct machine *v)
         g_free(v);
 }
 
+int64_t machine_lane(const struct machine *v)
+{
+        return MACHINE_LANES + v->uid_slot;
+}
+
 int machine_free_uid_slot(const struct meted *m)
 {
         for (int slot = 0;; slot++) {

@@ -46,7 +46,17 @@ struct machine {
         bool walk_is_back;
         int64_t walk_mono_ms, walk_rest_mono_ms; /* and since when none of its steps is under way */
         bool has_pending;
+        /* moves-hold.c */
+        int64_t vcpu_milli;    /* to which its vCPUs are throttled by a move; 0: they are as granted */
+        uint64_t vcpu_changes; /* of what they are held to, by a move: begun, and answered */
 };
+
+/* Activations of the keeper's that are no request's: above those of requests, and low enough that a keeper
+ * with several meteds can tell whose they are (keeper.json: activation). */
+#define MACHINE_LANES (INT64_C(1) << 48)
+/* Whoever changes what a VM that runs already has of the host, a repair or a move, does so in this one, so
+ * that what is asked for last is what counts. */
+int64_t machine_lane(const struct machine *v);
 
 /* Machines of m->machines stay sorted by name. */
 struct machine *machine_find(struct meted *m, const char *name);

@@ -11,6 +11,7 @@
 #include "core/component.h"
 #include "host/cpu.h"
 #include "meted/moves-internal.h"
+#include "meted/moves.h"
 
 enum { KEEPER_MS = 20000, CPUS_MAX = 64 };
 
@@ -33,14 +34,19 @@ void move_fallback(struct moving *mv, const char *fmt, ...)
 
 /* ---- calls ---- */
 
-/* One thread of the keeper's for all of a move's, so that they are carried out in order. Beyond those of
- * activations, whose ids are small. */
-static int64_t activation_of(struct moving *mv)
+/* All of a move's are carried out in order, and with the repairs of its VM (machine.h). */
+static int64_t activation_of(const struct moving *mv)
 {
-        static int64_t last = INT64_C(1) << 52;
-        if (!mv->activation)
-                mv->activation = ++last;
-        return mv->activation;
+        const struct machine *v = machine_find(mv->m, mv->vm);
+        return v ? machine_lane(v) : MACHINE_LANES - 1; /* of a VM that is gone there is nothing to hold */
+}
+
+/* Who looks at what the vCPUs have, and asked before this, knows nothing. */
+static void vcpus_change(const struct moving *mv)
+{
+        struct machine *v = machine_find(mv->m, mv->vm);
+        if (v)
+                v->vcpu_changes++;
 }
 
 static void settled(struct moving *mv, const struct err *err);
@@ -48,6 +54,7 @@ static void settled(struct moving *mv, const struct err *err);
 static void call(struct moving *mv, enum api_keeper_method method, json_t *params, keeper_done *done)
 {
         mv->hold_pending++;
+        vcpus_change(mv);
         keeper_call(mv->m->keeper, method, params, NULL, 0, KEEPER_MS, done, mv);
 }
 
@@ -65,6 +72,7 @@ void hold_forget(struct moving *mv)
         keeper_forget(mv->m->keeper, mv);
         mv->hold_pending = 0;
         mv->is_hold_lost = mv->is_lifting = false;
+        vcpus_change(mv);
 }
 
 /* For what a lift does not wait for. */
@@ -253,15 +261,30 @@ static pid_t parked(const struct vcpus *all, int slot)
         return all->of[slot].share_milli == 0 && cpu->plugged && cpu->tid > 0 ? cpu->tid : 0;
 }
 
-static void put_vcpu(struct moving *mv, const struct vcpus *all, int slot, int64_t ceiling_milli)
+int64_t moves_ceiling_milli(const struct machine *v, int64_t share_milli, int64_t own_milli)
+{
+        if (v->vcpu_milli == 0)
+                return own_milli;
+        if (v->vcpu_milli > CPU_SHARE_MAX)
+                return CPU_SHARE_MAX;
+        int64_t milli = v->vcpu_milli > share_milli ? v->vcpu_milli : share_milli; /* what was granted is */
+        milli = milli < CPU_CEILING_MIN ? CPU_CEILING_MIN : milli;
+        return milli < own_milli ? milli : own_milli;
+}
+
+bool moves_is_changing(const struct machine *v)
+{
+        const struct moving *mv = move_of_vm(v->m, v->definition.name);
+        return mv && (mv->hold_pending > 0 || mv->is_inherited);
+}
+
+static void put_vcpu(struct moving *mv, const struct vcpus *all, int slot)
 {
         const struct vcpu *c = &all->of[slot];
         char item[CPU_ITEM_SIZE];
         (void)snprintf(item, sizeof(item), "vcpu%d", slot);
-        if (ceiling_milli < c->share_milli) /* what was granted is */
-                ceiling_milli = c->share_milli;
         item_activate(mv, on_done, item, &c->cpu, 1, c->share_milli,
-                      ceiling_milli < CPU_CEILING_MIN ? CPU_CEILING_MIN : ceiling_milli, c->is_exclusive);
+                      moves_ceiling_milli(all->v, c->share_milli, c->ceiling_milli), c->is_exclusive);
 }
 
 int64_t hold_share_min(const struct moving *mv)
@@ -277,39 +300,39 @@ int64_t hold_share_min(const struct moving *mv)
         return is_known ? least : CPU_SHARE_MAX;
 }
 
-bool hold_has_to_lift(const struct moving *mv)
+static bool has_to_lift(const struct moving *mv)
 {
         struct vcpus *all = g_new0(struct vcpus, 1);
-        bool has = mv->share_milli > 0 && mv->share_milli < CPU_SHARE_MAX;
-        bool is_known = vcpus_of(mv, all);
-        for (int slot = 0; is_known && slot < all->v->definition.cpus_max; slot++)
+        bool has = false, is_known = vcpus_of(mv, all);
+        for (int slot = 0; is_known && slot < all->v->definition.cpus_max; slot++) {
+                const struct vcpu *c = &all->of[slot];
                 has = has || parked(all, slot) ||
-                      (all->of[slot].share_milli > 0 && all->of[slot].ceiling_milli < CPU_SHARE_MAX);
+                      (c->share_milli > 0 &&
+                       moves_ceiling_milli(all->v, c->share_milli, c->ceiling_milli) < CPU_SHARE_MAX);
+        }
         g_free(all);
-        return has && is_known;
+        return has || mv->hold_pending > 0; /* a throttle that is on its way */
 }
 
-/* Those of a slot: throttled to a share, lifted (more than all of it), or as they were granted (0). */
+/* Throttled to a share, lifted (more than all of it), or as they were granted (0). */
 static void put_vcpus(struct moving *mv, int64_t share_milli)
 {
         struct vcpus *all = g_new0(struct vcpus, 1);
+        struct machine *v = machine_find(mv->m, mv->vm);
+        if (v)
+                v->vcpu_milli = share_milli;
+        vcpus_change(mv);
         bool is_known = vcpus_of(mv, all);
-        for (int slot = 0; is_known && slot < all->v->definition.cpus_max; slot++) {
-                int64_t own = all->of[slot].ceiling_milli;
+        for (int slot = 0; is_known && slot < all->v->definition.cpus_max; slot++)
                 if (all->of[slot].share_milli > 0)
-                        put_vcpu(mv, all, slot,
-                                 share_milli > CPU_SHARE_MAX            ? CPU_SHARE_MAX
-                                 : share_milli > 0 && share_milli < own ? share_milli
-                                                                        : own);
-        }
+                        put_vcpu(mv, all, slot);
         g_free(all);
 }
 
 void hold_throttle(struct moving *mv, int64_t share_milli)
 {
         mv->is_touched = true;
-        mv->is_lifted = false;
-        mv->share_milli = share_milli;
+        mv->is_lifting = false;
         put_vcpus(mv, share_milli);
         move_say(mv, "throttled", "its vCPUs to %lld thousandths of their time", (long long)share_milli);
 }
@@ -319,42 +342,60 @@ static void lift_item(char ret[CPU_ITEM_SIZE], int slot)
         (void)snprintf(ret, CPU_ITEM_SIZE, "lift%d", slot);
 }
 
-/* One that was put aside runs where the first of the VM runs, with its share, until it is put aside again. */
+/* Where others of the VM may run: an exclusive CPU has room for one. NULL: nowhere. */
+static const struct vcpu *shared_vcpu(const struct vcpus *all)
+{
+        for (int slot = 0; slot < all->v->definition.cpus_max; slot++)
+                if (all->of[slot].share_milli > 0 && !all->of[slot].is_exclusive)
+                        return &all->of[slot];
+        return NULL;
+}
+
+/* One that was put aside runs where another of the VM runs, with its share, until it is put aside again. */
 static void lift_parked(struct moving *mv)
 {
         struct vcpus *all = g_new0(struct vcpus, 1);
-        bool is_known = vcpus_of(mv, all) && all->of[0].share_milli > 0;
+        bool is_known = vcpus_of(mv, all);
+        const struct vcpu *beside = is_known ? shared_vcpu(all) : NULL;
         for (int slot = 0; is_known && slot < all->v->definition.cpus_max; slot++) {
                 char item[CPU_ITEM_SIZE];
                 pid_t tid = parked(all, slot);
                 lift_item(item, slot);
                 if (!tid)
                         continue;
-                item_activate(mv, on_done, item, &all->of[0].cpu, 1, all->of[0].share_milli, CPU_SHARE_MAX,
-                              false);
+                if (!beside) {
+                        move_fallback(
+                                mv, "a vCPU stays put aside, as the VM's CPUs are exclusive: it may be slow "
+                                    "to stop");
+                        break;
+                }
+                item_activate(mv, on_done, item, &beside->cpu, 1, beside->share_milli, CPU_SHARE_MAX, false);
                 call(mv, API_KEEPER_HOST_BIND, item_params(mv, item, tid, false), on_done);
         }
         g_free(all);
 }
 
-void hold_lift(struct moving *mv)
+bool hold_lift(struct moving *mv)
 {
-        if (mv->is_lifting)
-                return;
+        if (!has_to_lift(mv))
+                return false;
         mv->is_touched = mv->is_lifting = true;
-        mv->share_milli = 0;
         put_vcpus(mv, CPU_SHARE_MAX + 1);
         lift_parked(mv);
-        if (mv->hold_pending == 0)
-                settled(mv, NULL);
+        if (mv->hold_pending > 0)
+                return true;
+        mv->is_lifting = false;
+        return false;
 }
 
 static void restore_vcpus(struct moving *mv)
 {
         struct vcpus *all = g_new0(struct vcpus, 1);
+        struct machine *v = machine_find(mv->m, mv->vm);
         bool is_known = mv->is_touched && vcpus_of(mv, all);
-        mv->share_milli = mv->pending_limit_ms = 0;
-        mv->is_lifting = mv->is_lifted = false;
+        mv->is_lifting = false;
+        if (v)
+                v->vcpu_milli = 0;
         /* Of a meted before: whoever is attached to the VMM may not know all of its threads yet. */
         mv->is_touched = mv->is_inherited || (mv->is_touched && !is_known);
         if (is_known)
@@ -404,9 +445,9 @@ static void settled(struct moving *mv, const struct err *err)
                            (err && (err->reason == REASON_TIMEOUT || err->reason == REASON_PEER_LOST));
         if (mv->hold_pending > 0)
                 mv->hold_pending--;
+        vcpus_change(mv);
         if (mv->is_lifting && (err || mv->hold_pending == 0)) {
                 mv->is_lifting = false;
-                mv->is_lifted = !err;
                 source_is_lifted(mv, err);
         }
         if (mv->hold_pending > 0)

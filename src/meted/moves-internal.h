@@ -83,15 +83,16 @@ struct moving {
         bool is_guard_awaited, has_guard_spoken, is_guard_over, is_guard_lost;
         int stream_fd; /* until the VMM has it; -1: none */
         struct loop_fd connecting;
-        int64_t activation;    /* of its calls to the keeper; 0: none yet */
         unsigned hold_pending; /* of them, those without an answer */
         bool is_hold_lost;     /* one of them was not answered: the keeper is away */
         int64_t thread;        /* that is held by what is reserved of CPU; 0: none */
         bool is_touched;       /* the VM's vCPUs may have something else than what was granted */
         bool is_inherited;     /* by a meted before this one */
-        bool is_lifting, is_lifted;
-        int64_t share_milli;            /* that they are throttled to; 0: they are not */
-        int64_t pending_limit_ms;       /* QEMU's, once all is lifted; 0: none */
+        bool is_lifting;
+        int64_t lift;           /* which of the controller's is answered when all is lifted */
+        bool is_lift_answered;  /* and it is not told of it yet */
+        unsigned limits_out;    /* limits that QEMU has not confirmed: no throttle comes before it has */
+        int64_t throttle_milli; /* that waits for it; 0: none */
         bool is_stream_held;            /* the kernel guarantees its rate */
         bool is_release_awaited;        /* nothing is held any more: what RELEASE waits for */
         int64_t stream_bps, held_bytes; /* the rate; what went through its class, by the kernel's count */
@@ -179,7 +180,7 @@ void source_drop(struct moving *mv); /* all that is under way is given up */
 /* The socket was given what it is to have of the link, or that is said to be impossible. */
 void source_stream_is_held(struct moving *mv);
 void source_nothing_is_held(struct moving *mv);
-/* No vCPU is under a quota, or put aside. NULL: it may be stopped now. */
+/* No vCPU is under a quota, or put aside: the controller may have the guest stopped. err: it is not known. */
 void source_is_lifted(struct moving *mv, const struct err *err);
 
 /* moves-hold.c */
@@ -192,10 +193,10 @@ void hold_thread(struct moving *mv, int64_t tid);
 void hold_thread_again(struct moving *mv);
 /* Least share of its time that policy leaves a vCPU of this VM. */
 int64_t hold_share_min(const struct moving *mv);
-/* The vCPUs are throttled, source_is_lifted() does not follow; they are lifted, it does. */
+/* The vCPUs are throttled: no lift before it is answered any more. */
 void hold_throttle(struct moving *mv, int64_t share_milli);
-bool hold_has_to_lift(const struct moving *mv);
-void hold_lift(struct moving *mv);
+/* They are lifted; source_is_lifted() follows, from the loop. false: nothing has to be, they are. */
+bool hold_lift(struct moving *mv);
 /* No answer is to come any more. */
 void hold_forget(struct moving *mv);
 /* Nothing is held for this move any more, and what the vCPUs were granted is as it was;

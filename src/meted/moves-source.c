@@ -21,7 +21,7 @@
 #include "vm/socket.h"
 
 enum { KEEPER_MS = 20000, COPY_MS = 10000, LOOK_MS = 50, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
-enum { GUARD_MS = 5000, AHEAD_S = 1, AHEAD_LOOKS = 20 };
+enum { GUARD_MS = 5000 };
 enum { SETTLE_MS = 80, HOLD_MS = 60000, GOODPUT_MILLI = 955, RESUME_US = 25000, BOUND_MAX_US = 60000000 };
 
 #define NO_PROFILE "who had measured what is to move was started again"
@@ -293,21 +293,58 @@ void source_accepted(struct moving *mv)
         happened(mv, &ev);
 }
 
-/* A guest that is to stop waits for the slowest of its vCPUs: none is under a quota or put aside then, also
- * not by its own definition. Until that is so QEMU is not to stop it at all. */
+static void throttle_now(struct moving *mv)
+{
+        int64_t share_milli = mv->throttle_milli;
+        mv->throttle_milli = 0;
+        hold_throttle(mv, share_milli);
+}
+
+static void on_limit(void *arg, const struct vm_result *result)
+{
+        struct moving *mv = arg;
+        if (result->outcome != VM_DONE && result->err.reason == REASON_CANCELLED)
+                return; /* the copy is freed, and nothing of it is counted any more */
+        mv->limits_out--;
+        if (result->outcome != VM_DONE) {
+                log_warn("a copy: %s", result->err.sentence);
+                mv->throttle_milli = 0; /* which limit it has is not known: nobody is slowed down under it */
+        } else if (mv->limits_out == 0 && mv->throttle_milli > 0 && mv->is_copying) {
+                throttle_now(mv);
+        }
+}
+
 static void set_limit(struct moving *mv, int64_t limit_ms)
 {
-        bool is_held = !mv->is_lifted && hold_has_to_lift(mv);
-        mv->pending_limit_ms = is_held && limit_ms > CONTROL_HOLD_MS ? limit_ms : 0;
-        copy_limit(mv->copy, is_held ? 0 : limit_ms, COPY_MS, ignore, mv);
-        if (mv->pending_limit_ms)
-                hold_lift(mv);
+        mv->limits_out++;
+        copy_limit(mv->copy, limit_ms, COPY_MS, on_limit, mv);
+}
+
+/* A guest that is to stop waits for the slowest of its vCPUs. Where QEMU may stop it, none becomes slow. */
+static void throttle(struct moving *mv, int64_t share_milli)
+{
+        mv->throttle_milli = share_milli;
+        if (mv->limits_out == 0)
+                throttle_now(mv);
+}
+
+/* Also what its own definition makes slow. */
+static void lift(struct moving *mv, int64_t which)
+{
+        mv->throttle_milli = 0;
+        mv->lift = which;
+        mv->is_lift_answered = !hold_lift(mv);
+}
+
+static void tell_lifted(struct moving *mv)
+{
+        struct control_event ev = {.kind = CONTROL_EV_LIFTED, .lift = mv->lift};
+        mv->is_lift_answered = false;
+        happened(mv, &ev);
 }
 
 void source_is_lifted(struct moving *mv, const struct err *err)
 {
-        int64_t limit_ms = mv->pending_limit_ms;
-        mv->pending_limit_ms = 0;
         if (!mv->is_copying || !mv->copy)
                 return;
         if (err) {
@@ -317,8 +354,7 @@ void source_is_lifted(struct moving *mv, const struct err *err)
         if (fault_point("move lifted") == FAULT_DIE)
                 fault_die();
         move_say(mv, "lifted", "no vCPU is under a quota or put aside: it may be stopped");
-        if (limit_ms)
-                copy_limit(mv->copy, limit_ms, COPY_MS, ignore, mv);
+        tell_lifted(mv);
 }
 
 static void carry_out(struct moving *mv, const struct control_effects *effects)
@@ -333,10 +369,10 @@ static void carry_out(struct moving *mv, const struct control_effects *effects)
                         hold_more_of_link(mv, f->value); /* QEMU sends all that it can anyway */
                         break;
                 case CONTROL_SHARE:
-                        hold_throttle(mv, f->value);
+                        throttle(mv, f->value);
                         break;
                 case CONTROL_LIFT:
-                        hold_lift(mv);
+                        lift(mv, f->value);
                         break;
                 case CONTROL_SWITCH:
                         move_say(mv, "move-switching", "at most %lld ms", (long long)f->value);
@@ -372,18 +408,8 @@ static void happened(struct moving *mv, struct control_event *ev)
                 return;
         (void)control_step(&mv->control, ev, &effects);
         carry_out(mv, &effects);
-}
-
-/* With nothing left at all QEMU stops the guest whatever its limit: so all is lifted a while before the first
- * pass is through. A guest that the controller throttles has something left. */
-static void look_ahead(struct moving *mv, const struct sample *before, const struct sample *now)
-{
-        double left = (double)now->remaining_bytes, per_s = mv->control.estimate.bytes_per_s;
-        double drop = (double)(before->remaining_bytes - now->remaining_bytes);
-        bool is_near = now->syncs > 1 || left < AHEAD_S * per_s || left < AHEAD_LOOKS * drop;
-        if (is_near && now->transferred_bytes > 0 && mv->share_milli == 0 && !mv->is_lifted &&
-            !mv->is_lifting && hold_has_to_lift(mv))
-                hold_lift(mv);
+        if (mv->is_lift_answered && mv->is_copying && mv->copy)
+                tell_lifted(mv); /* behind all effects of the step that asked for it */
 }
 
 static void on_look(void *arg, const struct copy_seen *seen, const struct err *err)
@@ -394,8 +420,6 @@ static void on_look(void *arg, const struct copy_seen *seen, const struct err *e
                 return;
         if (!err) {
                 struct control_event ev = {.kind = CONTROL_EV_SAMPLE, .sample = seen->sample};
-                if (seen->status == COPY_ACTIVE)
-                        look_ahead(mv, &mv->seen.sample, &seen->sample);
                 mv->seen = *seen;
                 if (seen->thread && mv->thread != seen->thread)
                         hold_thread(mv, seen->thread);
@@ -557,6 +581,8 @@ static void copy_stop(struct moving *mv)
                 (void)close(mv->stream_fd);
         mv->stream_fd = -1;
         mv->is_copying = mv->is_looking = mv->is_guard_awaited = mv->is_guard_lost = false;
+        mv->is_lift_answered = false;
+        mv->throttle_milli = 0;
 }
 
 void source_copy(struct moving *mv, const struct move_effect *f)
@@ -582,6 +608,7 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         copy_free(mv->copy);
         machine_path(v, "", dir, sizeof(dir));
         mv->copy = copy_new(&(struct copy_options){.vm = v->vm, .side = COPY_SOURCE, .dir = dir});
+        mv->limits_out = 0;
         mv->is_copying = true;
         mv->copy_attempt = f->attempt;
         mv->stop_mono_us = 0;

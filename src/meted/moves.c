@@ -1141,7 +1141,7 @@ static int load(const char *id, const char *text, void *arg, struct err *err)
         /* No VMM of an attempt before is left once one was prepared for this. */
         if (mv->core.row.state >= MOVE_READY && mv->core.row.state <= MOVE_CONFIRMING)
                 mv->prepared = mv->core.row.attempt;
-        mv->is_touched = mv->is_inherited = move_is_source(&mv->core);
+        mv->is_touched = mv->is_inherited = move_is_source(&mv->core) && mv->core.row.tries > 0;
         const struct machine *v = machine_find(m, mv->vm);
         mv->is_defined = v && mv->guest && v->epoch == 0 &&
                          strcmp(v->definition.uuid, mv->guest->definition.uuid) == 0;

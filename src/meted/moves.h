@@ -41,5 +41,11 @@ bool moves_is_fixed(const struct machine *v, struct err *err);
 bool moves_is_standing(const struct machine *v);
 /* It is on its way here: it must not run yet, and its guest is not asked. */
 bool moves_is_arriving(const struct machine *v);
+/* The ceiling that a vCPU is to have just now, which has such a share and would have `own`; whoever looks
+ * at what was granted looks for this. */
+int64_t moves_ceiling_milli(const struct machine *v, int64_t share_milli, int64_t own_milli);
+/* What its vCPUs are held to is being changed, or is still what another meted had made of it: what is seen of
+ * that says nothing. Neither does it where v->vcpu_changes has changed since it was asked for. */
+bool moves_is_changing(const struct machine *v);
 void moves_vm_event(struct machine *v, enum vm_event event, const char *words);
 void moves_vm_died(struct machine *v, const char *why);

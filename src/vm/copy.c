@@ -380,7 +380,7 @@ static json_t *wanted_parameters(const struct copy *c)
         json_t *p = json_pack("{s:s}", "tls-creds", CREDS);
         if (c->side == COPY_SOURCE) {
                 json_object_set_new(p, "max-bandwidth", json_integer(0));
-                json_object_set_new(p, "downtime-limit", json_integer(CONTROL_HOLD_MS));
+                json_object_set_new(p, "downtime-limit", json_integer(0));
         }
         return p;
 }
