@@ -232,12 +232,20 @@ json_t *space_enter(const struct keeper_config *c, const struct keeper_user *u, 
                     struct err *err)
 {
         unsigned n = u->number;
-        if (is_alone(c) || !params)
-                return json_incref((json_t *)params);
+        if (!params)
+                return NULL;
         const char *vm = json_string_value(json_object_get(params, "vm"));
         const json_t *slot = json_object_get(params, "slot"),
                      *activation = json_object_get(params, "activation");
         json_int_t number = json_integer_value(slot), id = json_integer_value(activation);
+        /* Also where there is one meted alone: it is the same then and with others beside it. */
+        if (json_is_integer(activation) && id > SPACE_ACTIVATION_MAX) {
+                (void)err_set(err, REASON_INVALID, EINVAL, "activation %lld: the last is %lld", (long long)id,
+                              (long long)SPACE_ACTIVATION_MAX);
+                return NULL;
+        }
+        if (is_alone(c))
+                return json_incref((json_t *)params);
         if (vm && !*u->prefix && space_of_vm(c, vm) != u) {
                 (void)err_set(err, REASON_DENIED, EPERM, "%.63s is a name in the space of another meted", vm);
                 return NULL;
@@ -253,8 +261,7 @@ json_t *space_enter(const struct keeper_config *c, const struct keeper_user *u, 
         if (json_is_integer(slot))
                 (void)json_object_set_new(ours, "slot",
                                           json_integer(number + (json_int_t)(n * space_slots(c))));
-        /* Too large a one is out of the contract's range, and refused where it is read. */
-        if (json_is_integer(activation) && id > 0 && id < INT64_MAX / KEEPER_USERS_MAX)
+        if (json_is_integer(activation) && id > 0)
                 (void)json_object_set_new(ours, "activation",
                                           json_integer(id * KEEPER_USERS_MAX + (json_int_t)n));
         return ours;

@@ -26,6 +26,9 @@ int space_assign(struct keeper_config *c, struct space_row *rows, size_t *n, str
 /* The same with the file in run_dir, and what is there. Once, before anything else is done. */
 int space_settle(struct keeper_config *c, struct err *err);
 
+/* What is 53 bits to all of them together is so much to each. */
+#define SPACE_ACTIVATION_MAX ((INT64_C(1) << 53) / KEEPER_USERS_MAX - 1)
+
 /* Of whoever connects; root is as the first. NULL: nobody. */
 const struct keeper_user *space_of_uid(const struct keeper_config *c, uid_t uid);
 /* Of a VM, by its name here; never NULL. */
@@ -33,7 +36,7 @@ const struct keeper_user *space_of_vm(const struct keeper_config *c, const char 
 /* How many slots each has. With several it is an eighth of all, so that one more changes no other's. */
 unsigned space_slots(const struct keeper_config *c);
 /* Parameters of a verb in our names: a new reference. *params itself where there is one meted. What is of the
- * wrong type is left to whoever reads it. NULL: REASON_INVALID (slot), REASON_DENIED (name). */
+ * wrong type is left to whoever reads it. NULL: REASON_INVALID (slot, activation), REASON_DENIED (name). */
 json_t *space_enter(const struct keeper_config *c, const struct keeper_user *u, const json_t *params,
                     struct err *err);
 /* What its meted calls it; NULL where it is not in that space. */
