@@ -443,13 +443,28 @@ static bool find_least(const struct planning *x, const struct level *l, struct v
         return true;
 }
 
+static int64_t reserve_ms_of(const struct prediction *p)
+{
+        return p->ends ? (int64_t)ceil((double)p->total_ms.p90 * (1 + reserve_slack)) : 0;
+}
+
 static void set_vector(const struct planning *x, const struct vector *v, int rung, struct plan *plan)
 {
         plan->vector = *v;
         plan->downtime_limit_ms = rungs[rung];
         plan_predict(x->profile, x->means, v, rungs[rung], &plan->predicted);
-        if (plan->predicted.ends)
-                plan->reserve_ms = (int64_t)ceil((double)plan->predicted.total_ms.p90 * (1 + reserve_slack));
+        plan->reserve_ms = reserve_ms_of(&plan->predicted);
+}
+
+struct plan plan_of_offer(const struct plan *countered, size_t i)
+{
+        assert(i < countered->n_offers);
+        const struct plan_offer *o = &countered->offers[i];
+        return (struct plan){.outcome = PLAN_KEPT,
+                             .vector = o->vector,
+                             .downtime_limit_ms = o->downtime_limit_ms,
+                             .predicted = o->predicted,
+                             .reserve_ms = reserve_ms_of(&o->predicted)};
 }
 
 /* All that is free; without a level nothing is reserved, and the guest is not slowed down for it. */

@@ -126,6 +126,8 @@ struct plan {
         } offers[PLAN_OFFERS_MAX];
 };
 void plan_make(const struct profile *p, const struct level *l, const struct means *m, struct plan *ret);
+/* The plan of a move whose i-th offer was accepted: what was offered, is what is kept. */
+struct plan plan_of_offer(const struct plan *countered, size_t i);
 /* What will come of a vector and a limit. */
 void plan_predict(const struct profile *p, const struct means *m, const struct vector *v,
                   int64_t downtime_limit_ms, struct prediction *ret);

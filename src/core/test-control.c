@@ -244,6 +244,24 @@ static void test_kept(void)
         g_assert_cmpint(w.effects[CONTROL_SWITCH], >, 0);
 }
 
+/* An offer that was accepted is kept with what was reserved for it, which is not all that is free. */
+static void test_accepted_offer(void)
+{
+        struct profile p = the_profile();
+        struct means m = some_means();
+        struct level l = {1000, 100, false};
+        struct world w = {.profile = p, .means = m};
+        plan_make(&p, &l, &m, &w.plan);
+        g_assert_cmpint(w.plan.outcome, ==, PLAN_COUNTERED);
+        struct plan of = plan_of_offer(&w.plan, 0);
+        control_init(&w.control, &p, &w.plan.offers[0].level, &m, &of, 4 * of.vector.bandwidth_bps,
+                     ON_MISS_ABORT);
+        g_assert_cmpint(w.control.bandwidth_bps, ==, of.vector.bandwidth_bps);
+        g_assert_cmpint(w.control.share_milli, ==, of.vector.share_milli);
+        g_assert_cmpint(w.control.goal_ms, ==, w.plan.offers[0].downtime_limit_ms);
+        g_assert_cmpint(w.control.goal_ms, >, 0);
+}
+
 static double dice(GRand *rand, double low, double high)
 {
         return low * pow(high / low, g_rand_double(rand));
@@ -811,6 +829,7 @@ int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/core/control/kept", test_kept);
+        g_test_add_func("/core/control/accepted-offer", test_accepted_offer);
         g_test_add_func("/core/control/kept-random", test_kept_random);
         g_test_add_func("/core/control/bandwidth-drop", test_bandwidth_drop);
         g_test_add_func("/core/control/bandwidth-comes-back", test_bandwidth_comes_back);

@@ -373,6 +373,34 @@ static void test_honest(void)
         g_rand_free(rand);
 }
 
+/* What is accepted is what is carried out: the offer's vector and limit, not the empty ones of a plan that
+ * could not keep what was asked for. */
+static void test_accepted(void)
+{
+        struct profile p = some_profile();
+        struct means m = some_means();
+        struct plan plan;
+        plan_make(&p, &(struct level){1000, 100, false}, &m, &plan);
+        g_assert_cmpint(plan.outcome, ==, PLAN_COUNTERED);
+        g_assert_cmpint(plan.vector.bandwidth_bps, ==, 0);
+        for (size_t i = 0; i < plan.n_offers; i++) {
+                struct plan of = plan_of_offer(&plan, i);
+                struct plan asked;
+                g_assert_cmpint(of.outcome, ==, PLAN_KEPT);
+                g_assert_cmpuint(of.n_offers, ==, 0);
+                g_assert_cmpint(of.limit, ==, 0);
+                g_assert_cmpmem(&of.vector, sizeof(of.vector), &plan.offers[i].vector, sizeof(of.vector));
+                g_assert_cmpint(of.vector.bandwidth_bps, >, 0);
+                g_assert_cmpint(of.downtime_limit_ms, ==, plan.offers[i].downtime_limit_ms);
+                g_assert_cmpint(of.downtime_limit_ms, >, 0);
+                g_assert_true(of.predicted.ends);
+                g_assert_cmpint(of.reserve_ms, >, of.predicted.total_ms.p90);
+                plan_make(&p, &plan.offers[i].level, &m, &asked);
+                g_assert_cmpint(asked.outcome, ==, PLAN_KEPT);
+                g_assert_true(vector_covers(&of.vector, &asked.vector));
+        }
+}
+
 static void test_earliest(void)
 {
         struct profile p = some_profile();
@@ -426,6 +454,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/plan/best-effort", test_best_effort);
         g_test_add_func("/core/plan/monotonic", test_monotonic);
         g_test_add_func("/core/plan/honest", test_honest);
+        g_test_add_func("/core/plan/accepted", test_accepted);
         g_test_add_func("/core/plan/earliest", test_earliest);
         g_test_add_func("/core/plan/names", test_names);
         return g_test_run();

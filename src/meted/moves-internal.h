@@ -161,6 +161,8 @@ struct api_peer_vm *source_guest(const struct moving *mv);
 
 /* moves-source.c */
 void source_plan(struct moving *mv, uint64_t token);
+/* Which counts: what was offered, once it is accepted. has_plan. */
+struct plan source_plan_in_force(const struct moving *mv);
 void source_reserve(struct moving *mv, const struct move_effect *f);
 void source_guard_end(struct moving *mv);
 void source_copy(struct moving *mv, const struct move_effect *f);

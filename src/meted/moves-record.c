@@ -309,8 +309,10 @@ json_t *move_view(const struct moving *mv)
         to->started_ms = mv->asked_ms;
         to->has_ended_ms = mv->ended_ms > 0;
         to->ended_ms = mv->ended_ms;
-        if (mv->has_plan)
-                show_plan(&mv->plan, mv->is_dry ? PLAN_OFFERS_MAX : 1, to);
+        if (mv->has_plan) {
+                const struct plan plan = source_plan_in_force(mv);
+                show_plan(&plan, mv->is_dry ? PLAN_OFFERS_MAX : 1, to);
+        }
         to->has_offer_ms = (row->state == MOVE_COUNTERED && !mv->is_dry) /* nothing is held for a dry run */
                            || mv->has_offer;
         to->offer_ms = row->deadline_ms > loop_now_ms() ? row->deadline_ms - loop_now_ms() : 0;

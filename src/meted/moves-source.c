@@ -68,7 +68,8 @@ void source_plan(struct moving *mv, uint64_t token)
                 ev.kind = MOVE_EV_COUNTER;
                 ev.level = p->offers[0].level;
                 ev.vector = p->offers[0].vector;
-                ev.reserve_ms = p->offers[0].predicted.total_ms.p90 + p->offers[0].predicted.total_ms.p90 / 4;
+                ev.reserve_ms =
+                        HOLD_MS + plan_of_offer(p, 0).reserve_ms; /* it may be taken at the last moment */
                 ev.copy_ms = ev.level.total_ms ? ev.level.total_ms : LEVEL_MAX_MS;
                 break;
         case PLAN_NEVER:
@@ -81,6 +82,12 @@ void source_plan(struct moving *mv, uint64_t token)
                 break;
         }
         move_happened(mv, &ev);
+}
+
+struct plan source_plan_in_force(const struct moving *mv)
+{
+        bool is_accepted = mv->plan.outcome == PLAN_COUNTERED && mv->core.row.tries > 0;
+        return is_accepted ? plan_of_offer(&mv->plan, 0) : mv->plan;
 }
 
 void source_reserve(struct moving *mv, const struct move_effect *f)
@@ -615,9 +622,10 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         if (!mv->began_mono_us)
                 mv->began_mono_us = g_get_monotonic_time();
         guard_hang_up(mv); /* of an attempt before */
+        const struct plan plan = source_plan_in_force(mv);
         if (!mv->is_control_there ||
             (mv->control.state != CONTROL_PREPARED && mv->control.state != CONTROL_BROKEN))
-                control_init(&mv->control, &mv->profile, &mv->core.row.level, &mv->means, &mv->plan,
+                control_init(&mv->control, &mv->profile, &mv->core.row.level, &mv->means, &plan,
                              mv->means.source.bandwidth_bps, mv->on_miss);
         mv->is_control_there = true;
         if (mv->core.row.level.downtime_ms > 0 && !mv->is_best_effort) {

@@ -126,6 +126,9 @@ def test_a_level_is_kept_or_another_offered(site, vm):
         site.b.mete("move", "accept", answer["id"], *words)
         wait_for("it is done", lambda: site.b.mete_json("move", "show", answer["id"]).get("ended_ms"), 120)
         ended = site.b.mete_json("move", "show", answer["id"])
+        # What was accepted is what is carried out, and what is measured is held against.
+        assert ended["plan"]["vector"]["bandwidth_bps"] > 0 and ended["plan"]["limit_ms"] > 0, ended
+        assert ended["plan"]["total_ms"]["p50"] == answer["offers"][0]["total_p50_ms"] and not ended.get("offers"), ended
         if ended["state"] == "done":
             vm.disconnect()
             vm.host = site.a
