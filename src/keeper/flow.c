@@ -176,6 +176,16 @@ int flow_hold(struct nics *n, const char *vm, const struct net_rate *rate, int f
         return r;
 }
 
+bool flow_is_held(struct nics *n, const char *vm)
+{
+        struct nic_record r;
+        struct err err = {0};
+        (void)pthread_mutex_lock(&n->lock);
+        int there = find(n, vm, &r, &err);
+        (void)pthread_mutex_unlock(&n->lock);
+        return there != 0; /* also one whose record cannot be read: it is there to be dropped */
+}
+
 int flow_drop(struct nics *n, const char *vm, uint64_t *ret_sent_bytes, struct err *err)
 {
         (void)pthread_mutex_lock(&n->lock);

@@ -22,6 +22,7 @@ int flow_hold(struct nics *n, const char *vm, const struct net_rate *rate, int f
               char ret_lacking[NET_SENTENCE], struct err *err);
 /* 1: it is gone, and *ret_sent_bytes went through it. 0: there was none. */
 int flow_drop(struct nics *n, const char *vm, uint64_t *ret_sent_bytes, struct err *err);
+bool flow_is_held(struct nics *n, const char *vm);
 /* Those whose VM runs no more. */
 void flows_sweep(struct nics *n, bool (*is_running)(const char *vm, void *arg), void *arg);
 

@@ -139,6 +139,7 @@ static bool describe(const struct client *c, const struct vmm *vmm, struct api_k
         if (!name || !vmm_describe(vmm, ret))
                 return false;
         (void)STR_COPY(ret->vm, name);
+        ret->has_move_held = ret->move_held = flow_is_held(c->verbs->vmms->nics, vmm->record.vm);
         return true;
 }
 

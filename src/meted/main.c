@@ -269,6 +269,8 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                         end_stray(m, list->vmms[i].vm);
                         continue;
                 }
+                if (list->vmms[i].has_move_held && list->vmms[i].move_held)
+                        moves_sweep(m, v->definition.name);
                 v->pid = (pid_t)list->vmms[i].pid;
                 (void)snprintf(v->ram_dir, sizeof(v->ram_dir), "%s", list->vmms[i].ram_dir);
         }

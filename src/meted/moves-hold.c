@@ -468,3 +468,25 @@ void hold_end(struct moving *mv)
                 call(mv, API_KEEPER_MOVE_DROP, api_keeper_vm_emit(&p), on_stream_dropped);
         mv->thread = 0;
 }
+
+static void on_swept(void *arg, const json_t *result, const struct err *err)
+{
+        g_autofree char *vm = arg;
+        (void)result;
+        if (err && err->reason != REASON_CANCELLED)
+                log_warn("%s: the class of a move that is over stays: %s", vm, err->sentence);
+        else if (!err)
+                log_note("%s: the class of a move that is over was dropped", vm);
+}
+
+/* One that is under way drops its own, and hears what went through. */
+void moves_sweep(struct meted *m, const char *vm)
+{
+        const struct moving *mv = move_of_vm(m, vm);
+        struct api_keeper_vm p = {0};
+        if (mv && move_is_source(&mv->core))
+                return;
+        (void)STR_COPY(p.vm, vm);
+        keeper_call(m->keeper, API_KEEPER_MOVE_DROP, api_keeper_vm_emit(&p), NULL, 0, KEEPER_MS, on_swept,
+                    g_strdup(vm));
+}

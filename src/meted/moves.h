@@ -19,6 +19,8 @@ int moves_start(struct meted *m, struct err *err);
 void moves_adopt(struct meted *m);
 /* All ids of their reservations begin with it, and no others. */
 #define MOVES_RESERVE "move:"
+/* The keeper holds a class of the link for a move of this VM: where there is none it is dropped. */
+void moves_sweep(struct meted *m, const char *vm);
 void moves_free(struct meted *m); /* when the VMs are detached */
 void moves_stop(struct meted *m); /* what is under way goes on with the next meted */
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 
@@ -17,6 +18,7 @@ import pytest
 from app import App
 from host import Host, HostError, ROOT, wait_for
 from netns import CannotRun, Network
+from rpc import Client
 from site_of_two import Pki
 
 A, B = "10.9.9.1", "10.9.9.2"
@@ -307,3 +309,27 @@ def test_nothing_of_it_is_left(hosts, vm, end):
     over(a, move)
     wait_for("its class is gone", lambda: net.classes("up0") == before, 60)
     assert os.listdir(a.path("keeper", "flow")) == []
+
+
+def test_what_belongs_to_no_move_is_dropped(hosts, vm):
+    """A class of the link that is left over, of which meted knows nothing: when either of the two is met again."""
+    net, a, _ = hosts
+    before = net.classes("up0")
+
+    def leave():
+        with Client(a.keeper_socket) as keeper, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+            keeper.call("hello", {"version": json.load(open(os.path.join(ROOT, "api/keeper.json")))["x-version"]})
+            keeper.call("move-hold", {"vm": vm.name, "rate_bps": 10_000_000, "fds": 1}, fds=[stream.fileno()])
+        assert net.classes("up0") != before and os.listdir(a.path("keeper", "flow"))
+
+    a.kill_meted()
+    leave()
+    a.start_meted()
+    wait_for("meted drops it", lambda: net.classes("up0") == before, 60)
+    leave()
+    a.keeper.kill()
+    a.keeper.wait()
+    a.start_keeper()
+    wait_for("it is dropped for meted", lambda: net.classes("up0") == before, 60)
+    wait_for("and its record", lambda: os.listdir(a.path("keeper", "flow")) == [])
+    vm.wait_agent()
