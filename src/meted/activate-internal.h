@@ -34,7 +34,7 @@ struct step {
                                      back */
         struct loop_timer timer;
         struct agent_call *call; /* unanswered */
-        uint64_t vcpu_changes; /* of the VM's, when it was asked what its vCPU has */
+        uint64_t vcpu_changes;   /* of the VM's, when it was asked what its vCPU has */
         bool is_late, is_deadly; /* a test wants its end to be reported as a time-out, or never */
 };
 

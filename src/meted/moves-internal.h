@@ -89,12 +89,12 @@ struct moving {
         bool is_touched;       /* the VM's vCPUs may have something else than what was granted */
         bool is_inherited;     /* by a meted before this one */
         bool is_lifting;
-        int64_t lift;           /* which of the controller's is answered when all is lifted */
-        bool is_lift_answered;  /* and it is not told of it yet */
-        unsigned limits_out;    /* limits that QEMU has not confirmed: no throttle comes before it has */
-        int64_t throttle_milli; /* that waits for it; 0: none */
-        bool is_stream_held;            /* the kernel guarantees its rate */
-        bool is_release_awaited;        /* nothing is held any more: what RELEASE waits for */
+        int64_t lift;            /* which of the controller's is answered when all is lifted */
+        bool is_lift_answered;   /* and it is not told of it yet */
+        unsigned limits_out;     /* limits that QEMU has not confirmed: no throttle comes before it has */
+        int64_t throttle_milli;  /* that waits for it; 0: none */
+        bool is_stream_held;     /* the kernel guarantees its rate */
+        bool is_release_awaited; /* nothing is held any more: what RELEASE waits for */
         int64_t stream_bps, held_bytes; /* the rate; what went through its class, by the kernel's count */
         int64_t began_mono_us, stop_mono_us, complete_mono_us;
         int64_t predicted_total_ms, predicted_downtime_ms, missed_total_ms, missed_downtime_ms;

@@ -79,7 +79,8 @@ int copy_check(const struct vm *vm, const struct api_vm_definition *d, struct er
 int copy_key_make(struct copy_key *ret, struct err *err);
 
 /* Capabilities, key and parameters; may be repeated before each attempt. A source begins with a limit of 0,
- * so that it stops only a guest of which nothing is left to send. Incompatible: the VMM lacks what it takes. */
+ * so that it stops only a guest of which nothing is left to send. Incompatible: the VMM lacks what it takes.
+ */
 void copy_prepare(struct copy *c, const struct copy_key *key, int timeout_ms, vm_done *done, void *arg);
 /* Takes fd in any case, a connected stream socket. Done when the VMM has begun, which is not to say that
  * anybody answers at the other end. */
