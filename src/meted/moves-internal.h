@@ -19,7 +19,7 @@
 enum { MOVE_FALLBACK = 128, MOVE_FALLBACKS_MAX = 6 };
 
 /* Somebody who connected, until it has said its word. */
-enum { KNOCKS_MAX = 4, MOVE_WORD = 64 };
+enum { KNOCKS_MAX = 16, MOVE_WORD = 64 };
 struct knock {
         struct moving *mv;
         int fd; /* -1: nobody */

@@ -46,8 +46,10 @@ void listener_close(struct moving *mv)
 
 static void refuse(struct moving *mv, struct knock *k, const char *why)
 {
-        log_warn("move %s: somebody at its port %s", mv->core.row.id, why);
-        if (mv->listener.refused++ == 0)
+        unsigned n = ++mv->listener.refused;
+        if ((n & (n - 1)) == 0) /* who knocks without a pause does not fill the log */
+                log_warn("move %s: somebody at its port %s; %u in all", mv->core.row.id, why, n);
+        if (n == 1)
                 move_say(mv, "stranger", "somebody at the port of its memory %s", why);
         if (k)
                 knock_end(k);
@@ -116,6 +118,7 @@ static void on_accept(void *arg, uint32_t events)
                 return;
         }
         loop_timer_in(&k->deadline, KNOCK_MS);
+        on_knock(k, EPOLLIN); /* who speaks at once has: so nobody who is silent makes it give way */
 }
 
 void listener_init(struct moving *mv)

@@ -40,6 +40,10 @@ static void collect_lease(const struct request *r, void *arg)
                 const struct definition *d = &r->definitions[i];
                 if (d->kind != VIRTUAL_VCPU && d->kind != VIRTUAL_DIMM)
                         continue;
+                if (l->n_items == ARRAY_N(l->items)) { /* more than the other side can be told of */
+                        c->is_busy = true;
+                        return;
+                }
                 struct api_peer_item *item = &l->items[l->n_items++];
                 item->kind = d->kind == VIRTUAL_VCPU ? API_PEER_ITEM_KIND_VCPU : API_PEER_ITEM_KIND_DIMM;
                 item->slot = d->slot;

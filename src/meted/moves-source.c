@@ -483,9 +483,6 @@ static void on_prepared(void *arg, const struct vm_result *result)
 {
         struct moving *mv = arg;
         int fd = mv->stream_fd;
-        struct copy_key key;
-        char word[MOVE_WORD + 1];
-        struct err err = {0};
         if (!mv->is_copying || fd < 0)
                 return; /* broken off meanwhile */
         if (result->outcome != VM_DONE) {
@@ -493,16 +490,20 @@ static void on_prepared(void *arg, const struct vm_result *result)
                 return;
         }
         mv->stream_fd = -1;
+        copy_begin(mv->copy, fd, COPY_MS, on_begun, mv);
+}
+
+/* At once: the destination makes those give way who say nothing. */
+static int say_word(const struct moving *mv, struct err *err)
+{
+        struct copy_key key = {.hex = ""};
+        char word[MOVE_WORD + 1];
         (void)STR_COPY(key.hex, mv->stream.key);
         move_stream_word(&key, word);
-        if (send(fd, word, MOVE_WORD, MSG_NOSIGNAL | MSG_DONTWAIT) != MOVE_WORD) {
-                (void)err_set(&err, REASON_PEER_LOST, EPIPE, "%s hung up on the memory of %s", mv->peer,
-                              mv->vm);
-                (void)close(fd);
-                broken(mv, MOVE_EV_BROKEN, &err);
-                return;
-        }
-        copy_begin(mv->copy, fd, COPY_MS, on_begun, mv);
+        return send(mv->stream_fd, word, MOVE_WORD, MSG_NOSIGNAL | MSG_DONTWAIT) == MOVE_WORD
+                       ? 0
+                       : err_set(err, REASON_PEER_LOST, EPIPE, "%s hung up on the memory of %s", mv->peer,
+                                 mv->vm);
 }
 
 static void on_connected(void *arg, uint32_t events)
@@ -519,9 +520,11 @@ static void on_connected(void *arg, uint32_t events)
                 (void)err_set(&err, REASON_PEER_LOST, code, "the memory of %s cannot be sent to %s: %s",
                               mv->vm, mv->peer, strerror(code));
                 broken(mv, MOVE_EV_BROKEN, &err);
-                return;
+        } else if (say_word(mv, &err)) {
+                broken(mv, MOVE_EV_BROKEN, &err);
+        } else {
+                hold_stream(mv, mv->stream_fd);
         }
-        hold_stream(mv, mv->stream_fd);
 }
 
 void source_stream_is_held(struct moving *mv)
@@ -644,8 +647,8 @@ void source_measured(struct moving *mv)
         int64_t now_us = g_get_monotonic_time();
         struct learn_move learnt;
         char evicted[LEARN_NAME];
-        if (!mv->stop_mono_us)
-                return; /* another meted began it */
+        if (!mv->stop_mono_us || mv->gap_ms > 0)
+                return; /* another meted began it; or it was measured in a turn that could not be written */
         mv->gap_ms = (now_us - mv->stop_mono_us + 999) / 1000;
         mv->took_ms = (now_us - mv->began_mono_us + 999) / 1000;
         for (enum learn_cost c = LEARN_SETUP; c < LEARN_COST_N; c++)

@@ -7,6 +7,7 @@ meted that comes back find out by themselves what they are to do. METE_POINTS=al
 seed is printed.
 """
 import contextlib
+import json
 import os
 import random
 import re
@@ -24,6 +25,7 @@ from monitor import Monitor
 from site_of_two import Pki, Site, address, listen
 
 CRASH_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
+MOVES_MAX = 6
 FINAL = ("done", "aborted", "refused", "lost", "settled", "dropped")
 LEVEL = ["--max-time", "300s", "--max-downtime", "50s"]  # there is a guard, and it has nothing to do on a machine that is busy
 LONG = ["--max-time", "2h"]  # no guard: the place of its monitor is ours
@@ -137,6 +139,11 @@ class Walk:
         except HostError as e:
             raise HostError(f"{e}: {self.story()}") from None
 
+    def meets(self, host, wanted):
+        """Whether it is seen there in that state, before a later one."""
+        later = FINAL + (("copying",) if wanted == "preparing-there" else ())
+        return wait_for(f"it is {wanted}, or was", lambda: (now := self.state(host)) in (wanted, *later) and (now,), 120, 0.03) == (wanted,)
+
     def settle(self, timeout_s=240):
         """Until both sides are through; what is offered is declined."""
         def over():
@@ -202,6 +209,31 @@ def slow(w, **then):
         with contextlib.suppress(OSError):
             m.file.close()
         m.sock.close()
+
+
+@contextlib.contextmanager
+def asked(site):
+    w = Walk(site)
+    w.peers()
+    yield w, w.ask()
+
+
+@contextlib.contextmanager
+def under_way(site, state):
+    """A move whose source is in that state, and its copy goes on for as long as somebody is to be killed; where it was too fast to be
+    seen so, another one."""
+    for _ in range(MOVES_MAX):
+        w = Walk(site)
+        w.peers()
+        with slow(w):
+            asker = w.ask(*LONG)
+            if w.meets(w.source, state):
+                yield w, asker
+                return
+        ends = w.settle()
+        asker.wait(240)
+        w.check(ends)
+    raise HostError(f"none of {MOVES_MAX} moves was seen {state}")
 
 
 def find(host, *words):
@@ -309,18 +341,13 @@ def test_another_dies(site, who, state):
     """kill -9 of everybody else in it."""
     if (who, state) in (("guard", "preparing-there"), ("cut", "preparing-there")):
         pytest.skip("there is none yet")
-    w = Walk(site)
-    w.peers()
-    host = w.source if who.startswith("source") else w.there
-    with slow(w) if who != "guard" else contextlib.nullcontext():
-        asker = w.ask(*(LONG if who != "guard" else LEVEL))
+    with under_way(site, state) if who != "guard" else asked(site) as (w, asker):
+        host = w.source if who.startswith("source") else w.there
         if who == "guard":
             # A machine that is busy may have seen it come and go.
             for pid in wait_for("a guard", lambda: guards(site) or (w.state(w.source) in FINAL and [None]), 120):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL) if pid else None
-        else:
-            w.reach(w.source, state)
         if who == "cut":  # both at once: neither is there to be told
             w.source.kill_meted()
             w.there.kill_meted()
@@ -342,7 +369,8 @@ def test_its_vmm_dies_when_all_of_it_is_there(site):
     w.peers()
     with slow(w, **{"downtime-limit": 5000}):
         asker = w.ask(*LONG)
-        w.reach(w.there, "incoming")
+        wait_for("the source's VMM sends", lambda: json.loads(w.source.mete("move", "show", w.id, "--json", check=False).stdout or "{}")
+                 .get("progress", {}).get("sent_bytes"), 120, 0.03)
         w.source.meted.send_signal(signal.SIGSTOP)
     try:
         w.reach(w.there, "complete")
@@ -364,12 +392,8 @@ def test_its_vmm_dies_when_all_of_it_is_there(site):
 
 def test_an_attempt_is_repeated_with_its_leases(site):
     """What the VM's programs were granted is there again with the second attempt, and nothing twice."""
-    w = Walk(site)
-    w.peers()
-    before = {lease["request"]: lease["needs"] for lease in w.source.leases()}
-    with slow(w):
-        asker = w.ask(*LONG)
-        w.reach(w.source, "copying")
+    with under_way(site, "copying") as (w, asker):
+        before = {lease["request"]: lease["needs"] for lease in w.source.leases()}
         kill_vmm(w.there, w.vm.name)
     ends = w.settle()
     asker.wait(240)
