@@ -262,20 +262,25 @@ static void start(struct moving *mv)
 }
 
 /* Nothing of the attempt before is remembered: its leases have the ids of those that come again. */
+static void start_anew(struct moving *mv)
+{
+        struct meted *m = mv->m;
+        const struct machine *v = machine_find(m, mv->vm);
+        struct vm_shape shape;
+        struct err err = {0};
+        machine_shape(v, &shape);
+        if (hypervisor_vm_forget(m->hv, mv->vm, &err) || hypervisor_vm_define(m->hv, &shape, &err))
+                failed(mv, &err);
+        else
+                start(mv);
+}
+
 static void on_cleared(struct meted *m, void *call, const struct request *r, const struct err *err)
 {
         struct moving *mv = call;
-        const struct machine *v = machine_find(m, mv->vm);
-        struct vm_shape shape;
-        struct err bad = {0};
         (void)r;
-        if (err || !v)
-                return;
-        machine_shape(v, &shape);
-        if (hypervisor_vm_forget(m->hv, mv->vm, &bad) || hypervisor_vm_define(m->hv, &shape, &bad))
-                failed(mv, &bad);
-        else
-                start(mv);
+        if (!err && machine_find(m, mv->vm))
+                start_anew(mv);
 }
 
 void arrive_prepare(struct moving *mv, const struct move_effect *f)
@@ -300,6 +305,8 @@ void arrive_prepare(struct moving *mv, const struct move_effect *f)
                 else
                         meted_wait(m, serial, WAIT_END, on_cleared, mv);
                 meted_changed(m);
+        } else if (base && request_is_final(base)) { /* what its VMM had when it died came back already */
+                start_anew(mv);
         } else {
                 start(mv);
         }
