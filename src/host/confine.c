@@ -111,6 +111,20 @@ int confine_enter(const struct confine *c, const char *vm, pid_t pid, struct err
         return r ? 0 : err_set(err, REASON_INTERNAL, EIO, "%s: process %d did not enter", dir, (int)pid);
 }
 
+int confine_pass(const struct confine *c, const char *vm, const char *to, pid_t pid, struct err *err)
+{
+        char from_dir[CGROUPFS_PATH], to_dir[CGROUPFS_PATH];
+        if (!*c->root || c->is_v2 || access(confine_path(c, vm, from_dir), F_OK) < 0)
+                return 0;
+        int r = pid ? confine_enter(c, vm, pid, err) : 0;
+        if (r == 0 && access(confine_path(c, to, to_dir), F_OK) == 0 &&
+            (r = cgroupfs_remove(to_dir, c->is_fake, err)) < 0 && pid)
+                (void)confine_enter(c, to, pid, NULL); /* somebody else is there: each keeps his own */
+        if (r == 0 && rename(from_dir, to_dir) < 0)
+                r = err_set(err, REASON_INTERNAL, errno, "%s: %s", to_dir, strerror(errno));
+        return r < 0 ? r : 1;
+}
+
 int confine_remove(const struct confine *c, const char *vm, struct err *err)
 {
         char dir[CGROUPFS_PATH], list[8];

@@ -31,5 +31,9 @@ int confine_make(const struct confine *c, const char *vm, struct err *err);
 int confine_enter(const struct confine *c, const char *vm, pid_t pid, struct err *err);
 /* 1: it is there, 0: not, negative: cannot be read. */
 int confine_has(const struct confine *c, const char *vm, pid_t pid, struct err *err);
+/* The group of a VM, with all that is charged to it, is another VM's from now on, and so is pid (0: nobody)
+ * which is in that one's own until now; what is charged to that goes to all. 1: done. 0: there is none, or
+ * this hierarchy cannot (v2). */
+int confine_pass(const struct confine *c, const char *vm, const char *to, pid_t pid, struct err *err);
 /* -EBUSY: processes are in it. Folders of the prefix go with the last. */
 int confine_remove(const struct confine *c, const char *vm, struct err *err);

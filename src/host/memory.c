@@ -139,6 +139,11 @@ int memory_limit_enter(const struct memory_host *h, const char *vm, pid_t pid, s
         return confine_enter(&h->confine, vm, pid, err);
 }
 
+int memory_limit_pass(const struct memory_host *h, const char *vm, const char *to, pid_t pid, struct err *err)
+{
+        return confine_pass(&h->confine, vm, to, pid, err);
+}
+
 int memory_limit_lift(const struct memory_host *h, const char *vm, struct err *err)
 {
         char dir[CGROUPFS_PATH];

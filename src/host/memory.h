@@ -99,6 +99,9 @@ int memory_limit_set(const struct memory_host *h, const char *vm, int64_t bytes,
 int memory_limit_enter(const struct memory_host *h, const char *vm, pid_t pid, struct err *err);
 /* Removes the group; vm NULL: takes the bound off. -EBUSY: something still runs there. */
 int memory_limit_lift(const struct memory_host *h, const char *vm, struct err *err);
+/* What is charged to one VM, and its bound, are another's (confine_pass()). */
+int memory_limit_pass(const struct memory_host *h, const char *vm, const char *to, pid_t pid,
+                      struct err *err);
 /* ret_limit: -1 where there is none. */
 int memory_limit_read(const struct memory_host *h, const char *vm, int64_t *ret_used, int64_t *ret_limit,
                       struct err *err);

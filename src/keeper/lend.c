@@ -219,12 +219,26 @@ static void leave_dirs(const struct lends *l, const char *vm)
                 (void)unlinkat(l->vmms->huge->sizes[i].fd, vm, AT_REMOVEDIR);
 }
 
+/* Memory stays charged where it was touched first: so that group goes along, else it would go with the
+ * source's end and the bound would be of nothing. That it does not is no reason to stop here. */
+static void pass_bound(const struct lends *l, const struct loan *loan)
+{
+        const struct vmm *m = g_hash_table_lookup(l->vmms->by_name, loan->borrower);
+        struct err err = {0};
+        pid_t pid = m && vmm_is_there(m) ? m->record.pid : 0;
+        if (l->vmms->memory &&
+            memory_limit_pass(l->vmms->memory, loan->lender, loan->borrower, pid, &err) < 0)
+                log_warn("%s: its memory is not charged to it: %s", loan->borrower, err.sentence);
+}
+
 /* Goes as far as it can; the first fault is told, and it is repeated from there. */
 static int finish(struct lends *l, struct loan *loan, struct err *err)
 {
         bool is_given = loan->state == LOAN_GIVING;
         int r = is_given ? end_vmm(l, loan->lender, loan->lender_uid, err)
                          : end_vmm(l, loan->borrower, loan->borrower_uid, err);
+        if (r == 0 && is_given)
+                pass_bound(l, loan);
         for (size_t i = 0; r == 0 && i < loan->n; i++)
                 r = settle_file(l, loan, &loan->files[i], err);
         if (r == 0 && is_given && l->vmms->huge->memory)

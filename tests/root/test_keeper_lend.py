@@ -73,7 +73,7 @@ class Side:
             finally:
                 os.unlink(beside)
 
-    def start(self, vm, slot, *args):
+    def start(self, vm, slot, *args, prealloc="off"):
         path = f"{self.keeper.dir}/{self.user}-{vm}.qmp"
         if os.path.exists(path):
             os.unlink(path)
@@ -81,7 +81,7 @@ class Side:
         argv = [QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-chardev",
                 "socket,id=m,fd=3,server=on,wait=off", "-mon", "chardev=m,mode=control", "-machine", "pc-q35-7.2", "-accel",
                 "tcg", "-m", f"{BASE_MIB}M,slots=2,maxmem=256M", "-object",
-                f"memory-backend-file,id=ram0,size={BASE_MIB}M,mem-path=@RAM@/ram0,share=on", "-numa",
+                f"memory-backend-file,id=ram0,size={BASE_MIB}M,mem-path=@RAM@/ram0,share=on,prealloc={prealloc}", "-numa",
                 "node,memdev=ram0", *args]
         described = self.call("vmm-start", [qmp.listener.fileno()], vm=vm, slot=slot, argv=argv, fds=1,
                               memory_bytes=BASE_MIB * MIB)
@@ -155,9 +155,9 @@ def c(keeper):
 ITEMS = ["ram0", "dimm0"]
 
 
-def source(a, vm="v", slot=0):
+def source(a, vm="v", slot=0, prealloc="off"):
     """A VMM with base memory and a DIMM, whose content is known."""
-    described, qmp = a.start(vm, slot, *dimm(a.ram(vm, f"dimm0-{DIMM_MIB}M")))
+    described, qmp = a.start(vm, slot, *dimm(a.ram(vm, f"dimm0-{DIMM_MIB}M")), prealloc=prealloc)
     for name in ("ram0", f"dimm0-{DIMM_MIB}M"):
         with open(a.ram(vm, name), "r+b") as f:
             f.seek(3 * MIB)
@@ -224,6 +224,15 @@ def hand_over(source_qmp, target_qmp, path):
     return source_qmp.run("query-migrate")["ram"]["transferred"]
 
 
+def charged(keeper, vm):
+    """Bytes that the kernel counts for a VM; None: it has no group of its own."""
+    path = f"/sys/fs/cgroup/memory/{keeper.name}/{vm}/memory.usage_in_bytes"
+    if not os.path.exists(path):
+        return None
+    with open(path) as f:
+        return int(f.read())
+
+
 def the_way(giver, taker, giver_slot, taker_slot, qmp, handover):
     """One whole handover of v; its VMM at the taker runs in the end, alone. Returns its monitor."""
     before = identity(giver, "v")
@@ -287,6 +296,29 @@ def test_over_restarts_of_the_keeper(keeper, a, b):
     assert owned(b, "v", 3) and identity(b, "v") == before
     b.end("v")
     assert not os.path.exists(b.ram("v"))
+
+
+def test_what_is_charged_goes_along(keeper, a, b):
+    """The group to which the memory was charged is the VM's, under neither hypervisor: it does not end with the source."""
+    if not os.path.isdir(f"/sys/fs/cgroup/memory/{keeper.name}") and not os.path.isdir("/sys/fs/cgroup/memory"):
+        pytest.skip("no memory controller of v1 here: the groups of v2 cannot be handed on")
+    described, _ = source(a, prealloc="on")
+    if charged(keeper, "v") is None:
+        pytest.skip("nothing bounds the memory of a VMM here")
+    assert charged(keeper, "v") >= BASE_MIB * MIB
+    lent = lend(a)
+    borrow(b, lent)
+    target, _ = b.start("v", 3, "-incoming", "defer", *dimm(b.ram("v", f"dimm0-{DIMM_MIB}M")))
+    assert b.word(lent["record"], "outcome", "committed target")
+    a.call("vmm-kill", vm="v")
+    assert give_back(b) == {"is": "given"}
+    assert charged(keeper, "v") is None and charged(keeper, "daemon..v") >= BASE_MIB * MIB
+    with open(f"/sys/fs/cgroup/memory/{keeper.name}/daemon..v/cgroup.procs") as f:
+        assert f.read().split() == [str(target["pid"])]
+    a.call("vm-drop", vm="v")
+    assert described["pid"] != target["pid"] and charged(keeper, "daemon..v") >= BASE_MIB * MIB
+    b.end("v")
+    assert charged(keeper, "daemon..v") is None
 
 
 def settle_by_hand(keeper, state, steps):
