@@ -70,8 +70,10 @@ static void settle(struct order *o, enum order_state to, int64_t now_ms, struct 
         o->state = to;
         o->lost_ms = o->due_ms = o->next_ms = 0;
         o->refusal = 0;
-        if (order_is_over(o))
+        if (order_is_over(o)) {
                 o->ended_ms = now_ms;
+                ret->is_decided = true; /* each end is said, once */
+        }
         ret->is_changed = true;
 }
 

@@ -11,6 +11,7 @@
 
 #include "base/str.h"
 #include "json/read.h"
+#include "manager/crash.h"
 #include "manager/drains-internal.h"
 
 enum { TRIES_MAX = 3 };
@@ -71,6 +72,7 @@ void emptying_settle(struct emptying *e, enum api_drain_state to, enum reason re
                 loop_timer_cancel(&e->tick);
         manager_say(e->m, e->d.id, e->d.host, api_drain_state_name(to), e->d.sentence);
         emptying_touch(e);
+        manager_crash_point("drain", api_drain_state_name(to), "decided");
 }
 
 void emptying_set_vm(struct api_drain_vm *v, enum api_drain_vm_state state, enum reason reason,
@@ -289,6 +291,14 @@ int drains_write(struct manager *m, struct err *err)
         return 0;
 }
 
+static void answer(struct emptying *e)
+{
+        for (GList *l = e->askers; l; l = l->next)
+                api_reply(l->data, api_drain_emit(&e->d));
+        g_list_free(e->askers);
+        e->askers = NULL;
+}
+
 void drains_written(struct manager *m)
 {
         GHashTableIter i;
@@ -298,13 +308,13 @@ void drains_written(struct manager *m)
                 struct emptying *e = p;
                 bool was_dirty = e->is_dirty;
                 e->is_dirty = false;
+                if (was_dirty)
+                        manager_crash_point("drain", api_drain_state_name(e->d.state), "recorded");
                 if (was_dirty && e->d.state == API_DRAIN_STATE_MOVING)
                         loop_timer_in(&e->tick, 0); /* not before it is on record that it is begun */
-                if (e->d.state == API_DRAIN_STATE_PLANNING || e->d.state == API_DRAIN_STATE_CANCELLING)
-                        continue;
-                for (GList *l = e->askers; l; l = l->next)
-                        api_reply(l->data, api_drain_emit(&e->d));
-                g_list_free(e->askers);
-                e->askers = NULL;
+                if (e->d.state != API_DRAIN_STATE_PLANNING && e->d.state != API_DRAIN_STATE_CANCELLING)
+                        answer(e);
+                if (was_dirty)
+                        manager_crash_point("drain", api_drain_state_name(e->d.state), "done");
         }
 }

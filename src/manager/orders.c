@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "json/read.h"
+#include "manager/crash.h"
 #include "manager/manager.h"
 
 #define ANY "any"
@@ -197,6 +198,8 @@ static void apply(struct job *j, const struct order_effects *e)
                 j->m->counters.rounds += e->call == ORDER_CALL_ASK;
         }
         j->is_dirty = j->is_dirty || e->is_changed;
+        if (e->is_changed)
+                manager_crash_point("order", order_state_name(o->state), "decided");
         if (e->is_decided) {
                 (void)snprintf(trace, sizeof(trace), "%s/%s", o->vm, o->id);
                 manager_say(j->m, trace, o->vm, order_state_name(o->state), o->sentence);
@@ -303,6 +306,7 @@ static void on_answer(void *arg, const struct http_answer *answer, const struct 
         struct order_event ev = {.kind = ORDER_EV_SEEN};
         struct err bad = {0};
         j->call = NULL;
+        manager_crash_point("order", order_state_name(j->core.state), "heard");
         if (!err && peer && fleet_check_peer(j->core.from, peer, &bad)) {
                 lost(&ev, &bad);
         } else if (!err) {
@@ -401,12 +405,16 @@ void orders_written(struct manager *m)
                 struct job *j = l->data;
                 bool was_dirty = j->is_dirty;
                 j->is_dirty = false;
+                if (was_dirty)
+                        manager_crash_point("order", order_state_name(j->core.state), "recorded");
                 if (is_decided(j))
                         answer(j);
                 if (was_dirty && order_is_over(&j->core) && *j->drain)
                         drains_heard(m, j->drain);
                 if (j->want)
                         make_call(j);
+                if (was_dirty)
+                        manager_crash_point("order", order_state_name(j->core.state), "done");
         }
         g_list_free(all);
 }

@@ -31,6 +31,7 @@ class Host:
 
     def __init__(self, name, address, context):
         self.name, self.vms, self.moves, self.calls, self.free = name, {}, {}, [], 4 * GIB
+        self.begun, self.overlaps = {}, []  # moves, dry runs aside; and those that were asked for while another of their VM was not over
         self.script = lambda ask: [{"state": "copying"}, {"state": "done", "ended_ms": 1, "total_ms": 5, "downtime_ms": 1}]
         self.lock = threading.RLock()  # a script may look at what was asked
         host = self
@@ -108,6 +109,8 @@ class Host:
         move = {"id": body.get("id", "dry"), "vm": vm, "peer": body["to"], "answers": answers}
         if not body.get("dry_run"):
             move = self.moves.setdefault(body["id"], move)
+            self.overlaps += [(move["id"], m["id"]) for m in self.begun.values() if m["vm"] == vm and m is not move and "ended_ms" not in self.now(m)]
+            self.begun[move["id"]] = move
         return 200, self.show(move)
 
     def now(self, move):
@@ -145,7 +148,7 @@ class UnixConnection(http.client.HTTPConnection):
 class Fleet:
     """Hosts a, b and c, and their manager."""
 
-    def __init__(self, policy=""):
+    def __init__(self, policy="", env=None):
         self.dir = tempfile.mkdtemp(prefix="mete-test-fleet-", dir="/tmp")
         self.process = None
         names = "abc"
@@ -165,7 +168,7 @@ class Fleet:
         with open(self.path("manager.conf"), "w") as f:
             f.write(f"[manager]\nstate_dir={self.path('state')}\nsocket={self.path('sock')}\n[listen]\ncert={self.pki}/m.crt\n"
                     f"key={self.pki}/m.key\nca={self.pki}/ca.crt\n[hosts]\nfile={self.pki}/peers.conf\npoll=200ms\n[policy]\n{policy}")
-        self.start()
+        self.start(env)
 
     def path(self, name):
         return os.path.join(self.dir, name)
@@ -175,9 +178,10 @@ class Fleet:
         assert p.returncode == 0, p.stderr
         return p.stdout
 
-    def start(self):
+    def start(self, env=None):
         with open(self.path("log"), "ab") as log:
-            self.process = subprocess.Popen([os.path.join(BUILD, "src/manager/mete-manager"), "--config", self.path("manager.conf")], stderr=log)
+            self.process = subprocess.Popen([os.path.join(BUILD, "src/manager/mete-manager"), "--config", self.path("manager.conf")],
+                                            stderr=log, env={**os.environ, **(env or {})})
 
         def is_up():
             assert self.process.poll() is None, open(self.path("log")).read()[-2000:]
