@@ -110,7 +110,7 @@ static bool on_event(void *arg, const struct http_event *e)
         json_t *event = json_read(e->data, strlen(e->data), &err);
 
         if (event == NULL) {
-                (void)fprintf(stderr, "mete events: meted sent what is no event: %s\n", err.sentence);
+                (void)fprintf(stderr, "mete events: what was sent is no event: %s\n", err.sentence);
                 return true;
         }
         /* the stream may begin with what the pages have shown already */
@@ -125,22 +125,25 @@ static bool on_event(void *arg, const struct http_event *e)
 /* Until interrupted, or until meted ends; there is no success. */
 static int follow(struct listing *l, struct err *err)
 {
-        struct http_client *client = http_client_new(host_socket(l->arguments), err);
+        const char *manager = host_manager(l->arguments);
+        const char *where = manager ? manager : host_socket(l->arguments);
+        struct http_client *client =
+                manager ? host_manager_connect(manager, l->arguments, err) : http_client_new(where, err);
         struct http_answer answer = {0};
         char path[256];
 
         events_path(l, path, sizeof(path));
         int r = client == NULL
-                        ? -ENOMEM
+                        ? -err->code
                         : http_client_stream(client, path, CALL_MS, SILENT_MS, on_event, l, &answer, err);
         /* It was there for the pages. */
         if (r == 0 && answer.status != 200)
-                r = err_set(err, REASON_BUSY, EBUSY, "meted answered with status %d", answer.status);
+                r = err_set(err, REASON_BUSY, EBUSY, "%s answered with status %d",
+                            manager ? "the manager" : "meted", answer.status);
         else if (r == 0 || err->reason == REASON_PEER_LOST)
                 r = err_set(err, REASON_PEER_LOST, EPIPE,
-                            "meted at %.100s has gone; when it is back, --after %" PRId64
-                            " shows what follows",
-                            host_socket(l->arguments), l->after);
+                            "%s at %.100s has gone; when it is back, --after %" PRId64 " shows what follows",
+                            manager ? "the manager" : "meted", where, l->after);
         http_answer_done(&answer);
         http_client_free(client);
         return r;

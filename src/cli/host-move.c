@@ -169,7 +169,8 @@ static void print_progress(const json_t *move)
 static int status_of(const json_t *move)
 {
         const char *state = host_text(move, "state");
-        if (strcmp(state, "countered") == 0 || strcmp(state, "declined") == 0)
+        if (strcmp(state, "countered") == 0 || strcmp(state, "offered") == 0 ||
+            strcmp(state, "declined") == 0)
                 return EXIT_NOT_NOW;
         if (!is_over(move) || strcmp(state, "done") == 0 || strcmp(state, "dry-run") == 0 ||
             strcmp(state, "settled") == 0)
@@ -185,13 +186,15 @@ static int wait_for_end(const struct arguments *a, json_t **move, struct err *er
         char path[96];
         (void)snprintf(path, sizeof(path), "/v1/moves/%s", host_text(*move, "id"));
         bool is_said = false;
-        while (!is_over(*move) && strcmp(host_text(*move, "state"), "countered") != 0) {
+        while (!is_over(*move) && strcmp(host_text(*move, "state"), "countered") != 0 &&
+               strcmp(host_text(*move, "state"), "offered") != 0) {
+                const json_t *there = is_order(*move) ? json_object_get(*move, "move") : *move;
                 const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
                 json_t *now = NULL;
                 print_progress(*move);
-                if (json_object_get(*move, "offer_ms") && !is_said) {
+                if (json_object_get(there, "offer_ms") && !is_said) {
                         int64_t ms = host_number(
-                                json_object_get(json_array_get(json_object_get(*move, "offers"), 0), "level"),
+                                json_object_get(json_array_get(json_object_get(there, "offers"), 0), "level"),
                                 "total_ms");
                         (void)fprintf(
                                 stderr,
@@ -220,10 +223,14 @@ static int set_policy(json_t *body, const struct arguments *a, struct err *err)
                 bad = set_ms(floor, a, "--floor-downtime", "downtime_ms", err);
         if (!bad)
                 bad = set_ms(body, a, "--wait-for", "wait_ms", err);
-        bool is_said = json_object_size(floor) > 0 || json_object_get(body, "wait_ms") != NULL;
+        if (arguments_option(a, "--ask"))
+                (void)json_object_set_new(body, "ask", json_true());
+        bool is_said = json_object_size(floor) > 0 || json_object_get(body, "wait_ms") != NULL ||
+                       json_object_get(body, "ask") != NULL;
         if (!bad && is_said && !host_manager(a))
                 bad = err_set(err, REASON_INVALID, EINVAL,
-                              "--floor-time, --floor-downtime and --wait-for are a manager's (--manager)");
+                              "--floor-time, --floor-downtime, --wait-for and --ask are a manager's "
+                              "(--manager)");
         else if (!bad && host_manager(a) && arguments_option(a, "--dry-run"))
                 bad = err_set(err, REASON_UNSUPPORTED, EINVAL,
                               "a dry run is asked of the VM's own host, without --manager");
@@ -347,11 +354,26 @@ static int run_accept(const struct arguments *a)
         json_t *level = NULL;
         struct err err = {0};
         int bad = level_of(a, &level, &err);
+        if (!bad && !level && host_manager(a))
+                level = json_object(); /* whatever it is: an order has one offer */
         if (!bad && !level)
                 bad = err_set(&err, REASON_INVALID, EINVAL, "which level? Say it as it was offered");
         if (bad)
                 return verb_fail(a, &err);
+        if (json_object_size(level) == 0)
+                return ask_about(a, "POST", "/accept", level);
         return ask_about(a, "POST", "/accept", json_pack("{s:o}", "level", level));
+}
+
+static int run_decline(const struct arguments *a)
+{
+        struct err err = {0};
+        if (host_manager(a))
+                return ask_about(a, "POST", "/decline", NULL);
+        (void)err_set(&err, REASON_INVALID, EINVAL,
+                      "this is asked of a manager (--manager URL or METE_MANAGER); a host's own offer is "
+                      "declined by 'mete move cancel'");
+        return verb_fail(a, &err);
 }
 
 static const struct option_row move_options[] = {
@@ -368,13 +390,16 @@ static const struct option_row move_options[] = {
          "with a manager: the longest total time that is accepted where the level cannot be kept", false},
         {"--floor-downtime",                                                                           "TIME", "with a manager: likewise, the longest downtime", false},
         {"--wait-for",                                                                      "TIME", "with a manager: for so long it asks again where neither can be kept", false},
+        {"--ask",                          NULL, "with a manager: what policy does not take waits for mete move accept or decline",
+         false},
         HOST_MANAGER_OPTIONS,
-        {NULL                         },
+        {NULL                                                                               },
 };
 static const struct option_row about_options[] = {HOST_MANAGER_OPTIONS, {NULL}};
 static const struct option_row accept_options[] = {
         {"--max-time",         "TIME", "as it was offered", false},
         {"--max-downtime", "TIME", "as it was offered", false},
+        HOST_MANAGER_OPTIONS,
         {NULL                   },
 };
 
@@ -397,7 +422,16 @@ const struct verb move_verbs[] = {
          .operands_max = 1,
          .options = accept_options,
          .summary = "Take a level that is offered",
+         .text = "Of a manager's move it need not be said.",
          .run = run_accept},
+        {.words = "move decline",
+         .operands = "ID",
+         .operands_min = 1,
+         .operands_max = 1,
+         .options = about_options,
+         .summary = "Decline a level that a manager's move is offered (--ask)",
+         .text = "It is given back, and the VM is left where it is; another host or a later time is tried as the move says.",
+         .run = run_decline},
         {.words = "move",
          .operands = "VM",
          .operands_min = 1,

@@ -46,6 +46,7 @@ static const struct option_row events_options[] = {
         {"--trace", "[VM/]ID", "only those of this negotiation; without VM, those of that id in every VM",
          false},
         {"--after",                                                         "SEQ", "only those with a higher number", false},
+        HOST_MANAGER_OPTIONS,
         {NULL                                               },
 };
 

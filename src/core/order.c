@@ -6,6 +6,7 @@
 #include "core/order.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,10 +14,10 @@
 #include "base/str.h"
 
 static const char *const names[ORDER_STATE_N] = {
-        [ORDER_ASKING] = "asking",       [ORDER_MOVING] = "moving",     [ORDER_ACCEPTING] = "accepting",
-        [ORDER_DECLINING] = "declining", [ORDER_WAITING] = "waiting",   [ORDER_CANCELLING] = "cancelling",
-        [ORDER_DONE] = "done",           [ORDER_DECLINED] = "declined", [ORDER_FAILED] = "failed",
-        [ORDER_CANCELLED] = "cancelled",
+        [ORDER_ASKING] = "asking",         [ORDER_MOVING] = "moving",       [ORDER_ACCEPTING] = "accepting",
+        [ORDER_DECLINING] = "declining",   [ORDER_WAITING] = "waiting",     [ORDER_OFFERED] = "offered",
+        [ORDER_CANCELLING] = "cancelling", [ORDER_DONE] = "done",           [ORDER_DECLINED] = "declined",
+        [ORDER_FAILED] = "failed",         [ORDER_CANCELLED] = "cancelled",
 };
 
 const char *order_state_name(enum order_state s)
@@ -70,6 +71,7 @@ static void settle(struct order *o, enum order_state to, int64_t now_ms, struct 
         o->state = to;
         o->lost_ms = o->due_ms = o->next_ms = 0;
         o->refusal = 0;
+        o->offer = (struct level){0};
         if (order_is_over(o)) {
                 o->ended_ms = now_ms;
                 ret->is_decided = true; /* each end is said, once */
@@ -176,9 +178,17 @@ static void decide(struct order *o, const struct order_event *ev, struct order_e
                 ret->call = ORDER_CALL_ACCEPT;
                 return;
         }
-        settle(o, ORDER_DECLINING, ev->now_ms, ret);
         if (ev->n_offers > 0)
                 (void)level_text(&ev->offers[0], text);
+        if (o->is_asking && ev->n_offers > 0 && has_bound(&ev->offers[0])) {
+                settle(o, ORDER_OFFERED, ev->now_ms, ret);
+                o->offer = ev->offers[0];
+                o->due_ms = ev->now_ms + ORDER_POLL_MS;
+                say(o, REASON_NO_CAPACITY, ret, "%s offers %s to %s: somebody is to accept or decline it",
+                    o->from, text, order_host(o));
+                return;
+        }
+        settle(o, ORDER_DECLINING, ev->now_ms, ret);
         say(o, REASON_NO_CAPACITY, ret, "%s offers %s to %s, which policy does not accept: declined%s%.80s",
             o->from, text, order_host(o), *ev->sentence ? "; " : "", ev->sentence);
         ret->call = ORDER_CALL_BREAK;
@@ -244,6 +254,7 @@ static void unknown(struct order *o, const struct order_event *ev, struct order_
                 ret->call = ORDER_CALL_ASK;
                 o->lost_ms = 0;
                 break;
+        case ORDER_OFFERED:
         case ORDER_DECLINING:
                 next_round(o, ev->now_ms, ORDER_DECLINED, ret);
                 break;
@@ -281,17 +292,45 @@ static void refused(struct order *o, const struct order_event *ev, struct order_
         ret->call = ORDER_CALL_LOOK;
 }
 
+static bool is_same(const struct level *a, const struct level *b)
+{
+        return a->total_ms == b->total_ms && a->downtime_ms == b->downtime_ms;
+}
+
+/* Its time will be missed, and another is offered in its place (on_miss ask): policy's, or somebody's. */
+static void offered_on_the_way(struct order *o, const struct order_event *ev, struct order_effects *ret)
+{
+        const struct level none = {0}, *l = ev->n_offers > 0 ? &ev->offers[0] : &none;
+        char text[96];
+        if (has_bound(l) && order_may_take(o, l) && o->accepts < ORDER_ACCEPTS) {
+                o->accepts++;
+                o->taken = *l;
+                say(o, 0, ret, "%s offers %s on the way, which is not below the floor: accepted", o->from,
+                    level_text(l, text));
+                ret->call = ORDER_CALL_ACCEPT;
+        } else if (!is_same(l, &o->offer)) {
+                o->offer = (struct level){.total_ms = l->total_ms, .downtime_ms = l->downtime_ms};
+                ret->is_changed = true;
+                if (has_bound(l))
+                        say(o, REASON_TIMEOUT, ret, "its time will be missed; %s offers %s instead", o->from,
+                            level_text(l, text));
+        }
+}
+
 static void going(struct order *o, const struct order_event *ev, struct order_effects *ret)
 {
         /* It may not have heard that it is to be broken off. */
         if (o->state == ORDER_CANCELLING && o->lost_ms > 0)
                 ret->call = ORDER_CALL_BREAK;
         o->lost_ms = 0;
-        if (o->state == ORDER_ASKING || o->state == ORDER_ACCEPTING) {
+        if (o->state == ORDER_ASKING || o->state == ORDER_ACCEPTING || o->state == ORDER_OFFERED) {
                 settle(o, ORDER_MOVING, ev->now_ms, ret);
+                o->accepts = 0;
                 say(o, 0, ret, "under way from %s to %s", o->from, order_host(o));
         }
         o->due_ms = ev->now_ms + ORDER_POLL_MS;
+        if (o->state == ORDER_MOVING)
+                offered_on_the_way(o, ev, ret);
 }
 
 static void countered(struct order *o, const struct order_event *ev, struct order_effects *ret)
@@ -299,6 +338,10 @@ static void countered(struct order *o, const struct order_event *ev, struct orde
         o->lost_ms = 0;
         if (o->state == ORDER_ASKING || o->state == ORDER_MOVING) {
                 decide(o, ev, ret);
+        } else if (o->state == ORDER_OFFERED) { /* one that changed is another, to be decided about */
+                o->due_ms = ev->now_ms + ORDER_POLL_MS;
+                if (ev->n_offers == 0 || !is_same(&ev->offers[0], &o->offer))
+                        decide(o, ev, ret);
         } else if (o->state == ORDER_ACCEPTING && o->accepts < ORDER_ACCEPTS) {
                 o->accepts++;
                 ret->is_changed = true;
@@ -362,6 +405,48 @@ static void cancel(struct order *o, int64_t now_ms, struct order_effects *ret)
         say(o, REASON_CANCELLED, ret, "it was cancelled");
         if (!is_nowhere)
                 ret->call = ORDER_CALL_BREAK;
+}
+
+static int nothing_offered(const struct order *o, struct err *err)
+{
+        return err_set(err, REASON_STALE, ESTALE, "order %s: nothing is offered while %s", o->id,
+                       order_state_name(o->state));
+}
+
+int order_accept(struct order *o, const struct level *level, int64_t now_ms, struct order_effects *ret,
+                 struct err *err)
+{
+        struct level offer = o->offer;
+        char text[96];
+        *ret = (struct order_effects){0};
+        if (!has_bound(&offer) && has_bound(&o->taken) && (!level || is_same(level, &o->taken)))
+                return 0;
+        if (!has_bound(&offer))
+                return nothing_offered(o, err);
+        if (level && !is_same(level, &offer))
+                return err_set(err, REASON_INVALID, EINVAL, "order %s: what is offered is %s", o->id,
+                               level_text(&offer, text));
+        settle(o, o->state == ORDER_OFFERED ? ORDER_ACCEPTING : o->state, now_ms, ret);
+        o->accepts = 0;
+        o->taken = offer;
+        say(o, 0, ret, "%s offers %s: somebody accepted it", o->from, level_text(&offer, text));
+        ret->call = ORDER_CALL_ACCEPT;
+        return 0;
+}
+
+int order_decline(struct order *o, int64_t now_ms, struct order_effects *ret, struct err *err)
+{
+        char text[96];
+        *ret = (struct order_effects){0};
+        if (o->state == ORDER_DECLINING || o->state == ORDER_DECLINED)
+                return 0;
+        if (!has_bound(&o->offer))
+                return nothing_offered(o, err);
+        (void)level_text(&o->offer, text);
+        settle(o, ORDER_DECLINING, now_ms, ret);
+        say(o, REASON_NO_CAPACITY, ret, "%s offers %s: somebody declined it", o->from, text);
+        ret->call = ORDER_CALL_BREAK;
+        return 0;
 }
 
 static void wake(struct order *o, int64_t now_ms, bool is_restart, struct order_effects *ret)

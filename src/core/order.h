@@ -3,13 +3,15 @@
  *
  *   asking - moving - done
  *   asking [- accepting - moving] where another level is offered that policy takes
+ *   asking - offered - accepting, declining, or what comes of an offer that lapsed
  *   asking - declining - [waiting - asking]* - declined where it is not
  *
  * Each round is one move at the source's hypervisor, with an id of its own that is known before it is asked
  * for: order_move_id(). So whoever starts anew looks first whether that move is there, and asks for it only
  * where it is not; a round never becomes two moves.
  *
- * Policy, in this order: a level at or above the floor is taken; another host is asked, where the order
+ * Policy, in this order: a level at or above the floor is taken; where somebody is there to ask, what is
+ * offered is left to them, as long as the host holds it (offered); another host is asked, where the order
  * leaves the choice; it is asked again later, as long as that may take; else it is declined. What is declined
  * is given back, and what was refused is found not to be there, before anything else is tried. What is taken
  * is never stricter than what was offered, nor what is asked for than the order (4.14). Rounds and time are
@@ -47,6 +49,7 @@ enum order_state {
         ORDER_ACCEPTING,
         ORDER_DECLINING, /* until the host says that nothing is left of it */
         ORDER_WAITING,   /* nothing of it is anywhere */
+        ORDER_OFFERED,   /* somebody is to say whether */
         ORDER_CANCELLING,
         ORDER_DONE,
         ORDER_DECLINED, /* the VM was left alone */
@@ -110,6 +113,8 @@ struct order {
         size_t n_to, at;
         struct level level; /* both bounds 0: a best effort */
         struct level floor; /* the least that is accepted; a bound that is 0 is that of level */
+        struct level offer; /* may be taken by somebody; both bounds 0: none */
+        bool is_asking;     /* there is somebody */
         struct level taken; /* both bounds 0: none was */
         int64_t asked_ms, until_ms;
         int64_t next_ms; /* while it waits */
@@ -127,6 +132,11 @@ struct order {
 /* id, key, vm, from, to, level, floor and until_ms are filled in; the rest is zero. Asks. */
 void order_begin(struct order *o, int64_t now_ms, struct order_effects *ret);
 void order_step(struct order *o, const struct order_event *ev, struct order_effects *ret);
+/* Somebody takes what is offered (level NULL), if it is this, or declines it. 0: so it is, maybe already
+ * before; -ESTALE: nothing is offered; -EINVAL: something else is. */
+int order_accept(struct order *o, const struct level *level, int64_t now_ms, struct order_effects *ret,
+                 struct err *err);
+int order_decline(struct order *o, int64_t now_ms, struct order_effects *ret, struct err *err);
 bool order_is_over(const struct order *o);
 
 const char *order_host(const struct order *o); /* to which it is asked for now */

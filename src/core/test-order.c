@@ -2,6 +2,7 @@
 /* What the manager does about an order: by table what policy takes, then random hosts that say anything, lose
  * answers and forget, with a manager that dies: it always ends, within its rounds, and leaves nothing behind.
  */
+#include <errno.h>
 #include <glib.h>
 #include <string.h>
 
@@ -236,6 +237,75 @@ static void test_a_clock_that_is_set_back(void)
         g_assert_cmpint(o.state, ==, ORDER_ASKING);
 }
 
+/* What policy does not take waits for somebody, for as long as the host holds it. */
+static void test_somebody_is_asked(void)
+{
+        const struct level other = {.total_ms = 4999, .downtime_ms = 500};
+        for (int way = 0; way < 4; way++) {
+                struct order o = make(1, 0);
+                struct err err = {0};
+                o.is_asking = true;
+                order_begin(&o, NOW, &effects);
+                g_assert_cmpint(order_accept(&o, NULL, NOW, &effects, &err), ==, -ESTALE);
+                offer(&o, ORDER_SEEN_COUNTERED, 5000, 500);
+                g_assert_cmpint(o.state, ==, ORDER_OFFERED);
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
+                happen(&o, ORDER_EV_RESTART, NOW);
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_LOOK);
+                offer(&o, ORDER_SEEN_COUNTERED, 5000, 500);
+                g_assert_cmpint(o.state, ==, ORDER_OFFERED);
+                g_assert_cmpint(order_accept(&o, &other, NOW, &effects, &err), ==, -EINVAL);
+                if (way == 0) {
+                        g_assert_cmpint(order_accept(&o, &o.offer, NOW, &effects, &err), ==, 0);
+                        g_assert_cmpint(o.state, ==, ORDER_ACCEPTING);
+                        g_assert_cmpint(effects.call, ==, ORDER_CALL_ACCEPT);
+                        g_assert_cmpint(o.taken.total_ms, ==, 5000);
+                        g_assert_cmpint(order_accept(&o, NULL, NOW, &effects, &err), ==, 0); /* once more */
+                        g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
+                } else if (way == 1) {
+                        g_assert_cmpint(order_decline(&o, NOW, &effects, &err), ==, 0);
+                        g_assert_cmpint(effects.call, ==, ORDER_CALL_BREAK);
+                        g_assert_cmpint(order_decline(&o, NOW, &effects, &err), ==, 0);
+                        g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
+                        see(&o, ORDER_SEEN_ENDED, NOW, REASON_CANCELLED);
+                        g_assert_cmpint(o.state, ==, ORDER_DECLINED);
+                } else if (way == 2) { /* it lapsed */
+                        see(&o, ORDER_SEEN_ENDED, NOW, REASON_TIMEOUT);
+                        g_assert_true(order_is_over(&o));
+                        g_assert_cmpint(order_accept(&o, NULL, NOW, &effects, &err), ==, -ESTALE);
+                } else { /* it was accepted at the host itself */
+                        see(&o, ORDER_SEEN_GOING, NOW, 0);
+                        g_assert_cmpint(o.state, ==, ORDER_MOVING);
+                }
+        }
+}
+
+/* While it is copied: down to the floor by policy, else somebody's; nobody has to. */
+static void test_offered_on_the_way(void)
+{
+        struct order o = make(1, 0);
+        struct err err = {0};
+        o.floor.total_ms = 2000;
+        order_begin(&o, NOW, &effects);
+        offer(&o, ORDER_SEEN_GOING, 2000, 100);
+        g_assert_cmpint(o.state, ==, ORDER_MOVING);
+        g_assert_cmpint(effects.call, ==, ORDER_CALL_ACCEPT);
+        see(&o, ORDER_SEEN_GOING, NOW, 0);
+        offer(&o, ORDER_SEEN_GOING, 3000, 100);
+        g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
+        g_assert_true(effects.is_decided && o.offer.total_ms == 3000);
+        offer(&o, ORDER_SEEN_GOING, 3000, 100);
+        g_assert_false(effects.is_decided); /* said once */
+        g_assert_cmpint(order_accept(&o, NULL, NOW, &effects, &err), ==, 0);
+        g_assert_cmpint(o.state, ==, ORDER_MOVING);
+        g_assert_cmpint(effects.call, ==, ORDER_CALL_ACCEPT);
+        g_assert_cmpint(o.taken.total_ms, ==, 3000);
+        offer(&o, ORDER_SEEN_GOING, 4000, 100);
+        g_assert_cmpint(order_decline(&o, NOW, &effects, &err), ==, 0);
+        g_assert_cmpint(o.state, ==, ORDER_DECLINING);
+        g_assert_cmpint(effects.call, ==, ORDER_CALL_BREAK);
+}
+
 static void test_silence(void)
 {
         struct order o = make(1, 0);
@@ -349,6 +419,7 @@ static void random_order(uint32_t seed)
         int64_t now = NOW;
         struct order o = make((size_t)g_rand_int_range(r, 1, 4), g_rand_boolean(r) ? 60000 : 0);
         o.floor.total_ms = g_rand_boolean(r) ? 5000 : 0;
+        o.is_asking = g_rand_boolean(r);
         order_begin(&o, now, &effects);
         enum order_call want = effects.call;
         for (int i = 0; i < 5000 && !order_is_over(&o); i++) {
@@ -375,7 +446,11 @@ static void random_order(uint32_t seed)
                 } else {
                         g_error("seed %u: %s, and nothing will ever happen", seed, order_state_name(o.state));
                 }
-                order_step(&o, &ev, &effects);
+                if (what >= 36 && (o.offer.total_ms || o.offer.downtime_ms))
+                        (void)(what < 38 ? order_accept(&o, NULL, now, &effects, NULL)
+                                         : order_decline(&o, now, &effects, NULL));
+                else
+                        order_step(&o, &ev, &effects);
                 want = effects.call ? effects.call : want;
                 if (ev.kind == ORDER_EV_RESTART && !effects.call)
                         want = ORDER_CALL_NONE;
@@ -406,6 +481,8 @@ int main(int argc, char **argv)
         g_test_add_func("/order/refused-and-begun", test_refused_and_begun);
         g_test_add_func("/order/rounds-last", test_rounds_last);
         g_test_add_func("/order/a-clock-that-is-set-back", test_a_clock_that_is_set_back);
+        g_test_add_func("/order/somebody-is-asked", test_somebody_is_asked);
+        g_test_add_func("/order/offered-on-the-way", test_offered_on_the_way);
         g_test_add_func("/order/silence", test_silence);
         g_test_add_func("/order/cancel", test_cancel);
         g_test_add_func("/order/an-offer-that-is-not-kept", test_an_offer_that_is_not_kept);

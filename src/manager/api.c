@@ -93,31 +93,6 @@ static void do_metrics(const struct manager *m, struct http_request *req)
         (void)g_string_free(to, TRUE);
 }
 
-static json_t *events(const struct manager *m, const char *query, struct err *err)
-{
-        struct api_fleet_event_query q = {0};
-        if (api_fleet_event_query_read(query, &q, err))
-                return NULL;
-        int limit = q.has_limit ? (int)q.limit : MANAGER_PAGE;
-        struct store_event *found = g_new(struct store_event, (gsize)limit);
-        int n = store_events(m->store, q.has_after ? q.after : 0, q.has_trace ? q.trace : NULL, found, limit,
-                             err);
-        json_t *out = n >= 0 ? json_object() : NULL, *list = json_array();
-        for (int i = 0; i < n; i++) {
-                struct api_event to = {.seq = found[i].seq, .at_ms = found[i].at_ms};
-                (void)snprintf(to.trace, sizeof(to.trace), "%.127s", found[i].trace);
-                (void)snprintf(to.subject, sizeof(to.subject), "%.127s", found[i].subject);
-                (void)snprintf(to.event, sizeof(to.event), "%.31s", found[i].event);
-                (void)snprintf(to.text, sizeof(to.text), "%.255s", found[i].text);
-                (void)json_array_append_new(list, api_event_emit(&to));
-        }
-        g_free(found);
-        if (out)
-                (void)json_object_set(out, "events", list);
-        json_decref(list);
-        return out;
-}
-
 /* ---- who may do what ---- */
 
 static enum api_role role_of(const struct manager *m, uid_t uid)
@@ -170,6 +145,12 @@ static void dispatch(struct manager *m, struct http_request *req, enum api_manag
         case API_MANAGER_OPERATION_ORDER_SHOW:
                 out = orders_show(m, part, &err);
                 break;
+        case API_MANAGER_OPERATION_ORDER_ACCEPT:
+                orders_accept(m, req, part, body);
+                return;
+        case API_MANAGER_OPERATION_ORDER_DECLINE:
+                orders_decline(m, req, part);
+                return;
         case API_MANAGER_OPERATION_ORDER_CANCEL:
                 orders_cancel(m, req, part);
                 return;
@@ -186,8 +167,8 @@ static void dispatch(struct manager *m, struct http_request *req, enum api_manag
                 drains_cancel(m, req, part);
                 return;
         case API_MANAGER_OPERATION_EVENT_LIST:
-                out = events(m, req->query, &err);
-                break;
+                events_ask(m, req);
+                return;
         case API_MANAGER_OPERATION_N:
                 break;
         }

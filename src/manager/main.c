@@ -83,6 +83,7 @@ static void on_commit(void *arg)
         used_written(m);
         orders_written(m);
         drains_written(m);
+        events_publish(m);
 }
 
 static void on_again(void *arg)
@@ -153,6 +154,7 @@ static void stop(struct manager *m)
         http_calls_free(m->calls);
         http_calls_free(m->long_calls);
         api_stop(m);
+        events_stop(m);
         loop_turn_cancel(&m->commit);
         loop_timer_cancel(&m->again);
         store_close(m->store);

@@ -45,6 +45,7 @@ struct manager {
         struct used *used;
         struct http_calls *calls, *long_calls; /* the latter are answered when something is decided */
         GHashTable *orders, *drains;           /* by id */
+        GList *followers;                      /* of the event log */
         GArray *events;                        /* struct store_event, not recorded yet */
         struct turn commit;
         struct loop_timer again;
@@ -120,6 +121,9 @@ int orders_start(struct manager *m, struct err *err); /* from the store; begins 
 void orders_adopt(struct manager *m);                 /* goes on with what was under way */
 void orders_stop(struct manager *m);
 void orders_ask(struct manager *m, struct http_request *req, const char *vm, const json_t *body);
+/* Somebody takes the level that is offered, or declines it. */
+void orders_accept(struct manager *m, struct http_request *req, const char *id, const json_t *body);
+void orders_decline(struct manager *m, struct http_request *req, const char *id);
 void orders_cancel(struct manager *m, struct http_request *req, const char *id);
 json_t *orders_show(const struct manager *m, const char *id, struct err *err);
 json_t *orders_list(const struct manager *m, const char *query, struct err *err);
@@ -150,6 +154,12 @@ void drains_heard(struct manager *m, const char *drain);    /* an order of it is
 int drains_write(struct manager *m, struct err *err);
 void drains_written(struct manager *m);
 size_t drains_live(const struct manager *m);
+
+/* ---- events.c ---- */
+
+void events_ask(struct manager *m, struct http_request *req); /* a page, or all that follows */
+void events_publish(struct manager *m);                       /* there may be new ones */
+void events_stop(struct manager *m);                          /* behind the servers */
 
 /* ---- used.c ---- */
 

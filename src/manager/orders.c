@@ -101,6 +101,9 @@ static json_t *view(const struct job *j)
         to->level = level_out(&o->level);
         to->has_floor = has_bound(&o->floor);
         to->floor = level_out(&o->floor);
+        to->has_offer = has_bound(&o->offer);
+        to->offer = level_out(&o->offer);
+        to->has_ask = to->ask = o->is_asking;
         to->has_taken = has_bound(&o->taken);
         to->taken = level_out(&o->taken);
         to->has_best_effort = to->best_effort = j->is_best_effort;
@@ -149,6 +152,8 @@ static int take_record(struct job *j, const struct api_order *in, struct err *er
         o->level = level_in(in->has_level, &in->level);
         o->floor = level_in(in->has_floor, &in->floor);
         o->taken = level_in(in->has_taken, &in->taken);
+        o->offer = level_in(in->has_offer, &in->offer);
+        o->is_asking = in->has_ask && in->ask;
         j->is_best_effort = in->has_best_effort && in->best_effort;
         j->on_miss = in->has_on_miss ? in->on_miss : 0;
         if (in->has_drain)
@@ -383,10 +388,11 @@ int orders_write(struct manager *m, struct err *err)
         return 0;
 }
 
-/* Under way, waiting or over: whoever asked hears of it. */
+/* Under way, waiting, offered or over: whoever asked hears of it. */
 static bool is_decided(const struct job *j)
 {
-        return j->core.state == ORDER_MOVING || j->core.state == ORDER_WAITING || order_is_over(&j->core);
+        return j->core.state == ORDER_MOVING || j->core.state == ORDER_WAITING ||
+               j->core.state == ORDER_OFFERED || order_is_over(&j->core);
 }
 
 static void answer(struct job *j)
@@ -575,6 +581,7 @@ static int read_ask(const struct manager *m, const struct api_order_ask *in, str
                 .total_ms = or_else(in->has_floor && f->has_total_ms, f->total_ms, m->config.floor_total_ms),
                 .downtime_ms = or_else(in->has_floor && f->has_downtime_ms, f->downtime_ms,
                                        m->config.floor_downtime_ms)};
+        o->is_asking = in->has_ask && in->ask;
         o->floor.total_ms = l.total_ms ? o->floor.total_ms : 0;
         o->floor.downtime_ms = l.downtime_ms ? o->floor.downtime_ms : 0;
         o->until_ms = loop_now_ms() + or_else(in->has_wait_ms, in->wait_ms, m->config.wait_ms);
@@ -613,6 +620,41 @@ void orders_ask(struct manager *m, struct http_request *req, const char *vm, con
         j = find(m, o.id);
         j->askers = g_list_prepend(j->askers, req);
         manager_changed(m);
+}
+
+/* Answered when it is known what came of it. */
+static void answer_choice(struct job *j, struct http_request *req, int bad, const struct order_effects *e,
+                          const struct err *err)
+{
+        if (bad) {
+                api_refuse(req, err);
+                return;
+        }
+        j->askers = g_list_prepend(j->askers, req);
+        apply(j, e);
+}
+
+void orders_accept(struct manager *m, struct http_request *req, const char *id, const json_t *body)
+{
+        struct job *j = find(m, id);
+        struct api_order_accept in = {0};
+        struct order_effects e;
+        struct err err = {0};
+        int bad = j ? api_order_accept_parse(body, &in, &err)
+                    : err_set(&err, REASON_NOT_FOUND, ENOENT, "no order is called %s", id);
+        const struct level l = level_in(true, &in.level);
+        bad = bad ? bad : order_accept(&j->core, in.has_level ? &l : NULL, loop_now_ms(), &e, &err);
+        answer_choice(j, req, bad, &e, &err);
+}
+
+void orders_decline(struct manager *m, struct http_request *req, const char *id)
+{
+        struct job *j = find(m, id);
+        struct order_effects e;
+        struct err err = {0};
+        int bad = j ? order_decline(&j->core, loop_now_ms(), &e, &err)
+                    : err_set(&err, REASON_NOT_FOUND, ENOENT, "no order is called %s", id);
+        answer_choice(j, req, bad, &e, &err);
 }
 
 void orders_cancel(struct manager *m, struct http_request *req, const char *id)

@@ -22,6 +22,7 @@ from test_orders import COUNTERED, DONE, LEVEL, counters_once, dry  # noqa: E402
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 MINUTES = 600000
+CANCEL = "DELETE", "", None
 
 
 def copies(ask):
@@ -45,22 +46,23 @@ def refuses(ask):
 
 
 class Way:
-    """How one gets through some states: what is asked for, of hosts that do what; cancelled or not; how it ends."""
+    """How one gets through some states: what is asked for, of hosts that do what; what is said to it then; how it ends."""
 
-    def __init__(self, end, script, cancel=False, **body):
-        self.end, self.script, self.cancel, self.body = end, script, cancel, body
+    def __init__(self, end, script, act=None, **body):
+        self.end, self.script, self.act, self.body = end, script, act, body
 
 
 ORDERS = {("asking", "moving", "done"): Way("done", moves, level=LEVEL),
           ("accepting",): Way("done", counters_once, level=LEVEL, floor={"total_ms": 2000, "downtime_ms": 200}),
           ("declining", "declined"): Way("declined", declines, level=LEVEL),
           ("waiting",): Way("done", None, level=LEVEL, wait_ms=MINUTES),  # refused once
+          ("offered",): Way("done", counters_once, ("POST", "/accept", {}), level=LEVEL, ask=True),
           ("failed",): Way("failed", refuses, level=LEVEL),
-          ("cancelling", "cancelled"): Way("cancelled", copies, cancel=True, level=LEVEL)}
+          ("cancelling", "cancelled"): Way("cancelled", copies, CANCEL, level=LEVEL)}
 DRAINS = {("planning", "moving", "done"): Way("done", planned(moves), within_ms=MINUTES),
           ("impossible",): Way("impossible", planned(moves), within_ms=1500),
           ("failed",): Way("failed", planned(refuses), within_ms=MINUTES),
-          ("cancelling", "cancelled"): Way("cancelled", planned(copies), cancel=True, within_ms=MINUTES),
+          ("cancelling", "cancelled"): Way("cancelled", planned(copies), CANCEL, within_ms=MINUTES),
           ("dry-run",): Way("dry-run", planned(moves), within_ms=MINUTES, dry_run=True)}
 FINAL = ("done", "declined", "failed", "cancelled")
 
@@ -95,8 +97,8 @@ def has_points():
 
 
 class Walk:
-    def __init__(self, what, way):
-        self.what, self.way, self.deaths = what, way, 0
+    def __init__(self, what, state, way):
+        self.what, self.state, self.way, self.deaths = what, state, way, 0
         self.path = "/v1/moves/w" if what == "order" else "/v1/drains/w"
 
     def alive(self):
@@ -134,8 +136,11 @@ class Walk:
         self.fleet, a = fleet, fleet.hosts["a"]
         a.script = self.way.script or (lambda ask: (409, "no-capacity") if len(a.asked()) < 2 else [dict(DONE)])
         self.ask()
-        if self.way.cancel:
-            self.until_answered("DELETE", self.path)
+        if self.state == "offered":  # dies before anybody says anything to it
+            wait_for("it has died", lambda: (self.alive(), self.deaths)[1])
+        if self.way.act:
+            method, path, body = self.way.act
+            self.until_answered(method, self.path + path, body)
         over = wait_for("it is over, and died once", self.over)
         self.check(a, over)
 
@@ -162,6 +167,6 @@ def test_a_death(point):
         for name in "vw":
             fleet.hosts["a"].add_vm(name)
         fleet.seen("w")
-        Walk(what, way).walk(fleet)
+        Walk(what, state, way).walk(fleet)
     finally:
         fleet.close()

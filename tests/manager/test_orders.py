@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """mete-manager against hosts that say what a test wants them to: policy, bad answers, deaths, drains. No VM, no root."""
+import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 
 import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from fleet import Fleet, GIB, wait_for  # noqa: E402
+from fleet import BUILD, Fleet, GIB, wait_for  # noqa: E402
 
 OFFER = {"level": {"total_ms": 2000, "downtime_ms": 200}, "kind": "knee"}
 COUNTERED = {"state": "countered", "offers": [OFFER], "offer_ms": 60000, "limit": "bandwidth"}
@@ -351,3 +353,49 @@ def test_a_refusal_is_looked_at(fleet):
     order = fleet.move("v", to="any", id="o", level=LEVEL, wait_ms=60000)[1]
     assert order["state"] == "moving" and order["round"] == 1 and len(a.asked()) == 1, order
     assert fleet.call("DELETE", "/v1/moves/o")[1]["state"] == "cancelled"
+
+
+def test_somebody_is_asked(fleet):
+    """What policy does not take waits for somebody: accepted as it is offered, or declined; once more is not again."""
+    a = fleet.hosts["a"]
+    a.add_vm("w")
+    fleet.seen("w")
+    a.script = counters_once
+    status, order = fleet.move("v", id="yes", level=LEVEL, ask=True)
+    assert (status, order["state"], order["offer"]) == (200, "offered", OFFER["level"]), order
+    assert fleet.call("POST", "/v1/moves/yes/accept", {"level": LEVEL})[0] == 400
+    order = fleet.call("POST", "/v1/moves/yes/accept", {"level": OFFER["level"]})[1]
+    assert order["state"] in ("moving", "done") and order["taken"] == OFFER["level"], order
+    assert fleet.ended("moves", "yes")["state"] == "done"
+    assert fleet.call("POST", "/v1/moves/yes/accept", {})[1]["state"] == "done"
+    assert [p for m, p, b in a.calls if p.endswith("/accept")] == [f"/v1/moves/{a.move_id('yes')}/accept"]
+    assert fleet.call("POST", "/v1/moves/yes/decline")[0] == 409
+    assert fleet.move("w", id="no", level=LEVEL, ask=True)[1]["state"] == "offered"
+    fleet.kill()
+    fleet.start()
+    assert fleet.get("/v1/moves/no")[1]["state"] == "offered"
+    order = fleet.run("move", "decline", "no", "--manager", fleet.path("sock"))
+    assert "declined" in order and ("DELETE", f"/v1/moves/{a.move_id('no')}", None) in a.calls and "w" in a.vms
+    assert fleet.call("POST", "/v1/moves/no/accept", {})[0] == 409
+
+
+def test_followers(fleet):
+    """Each sees what is decided as it happens, and nothing twice; one of a trace only that."""
+    words = [os.path.join(BUILD, "src/cli/mete"), "events", "--follow", "--json", "--manager", fleet.path("sock")]
+    all_, one = (subprocess.Popen(words + more, stdout=subprocess.PIPE, text=True) for more in ([], ["--trace", "o"]))
+    try:
+        assert "started" in all_.stdout.readline()
+        fleet.hosts["a"].script = lambda ask: [DONE]
+        fleet.move("v", id="other", to="x")
+        fleet.move("v", id="o")
+        seen = [json.loads(one.stdout.readline()) for _ in range(1)]
+        assert [e["event"] for e in seen] == ["done"] and seen[0]["trace"] == "v/o", seen
+        numbers = [json.loads(all_.stdout.readline())["seq"] for _ in range(seen[0]["seq"] - 1)]
+        assert numbers == list(range(2, seen[0]["seq"] + 1))
+        fleet.kill()
+        assert (all_.wait(60), one.wait(60)) == (69, 69)
+    finally:
+        for p in (all_, one):
+            p.kill()
+            p.wait()
+            p.stdout.close()
