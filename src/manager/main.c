@@ -45,6 +45,8 @@ void manager_say(struct manager *m, const char *trace, const char *subject, cons
         (void)snprintf(e.subject, sizeof(e.subject), "%s", subject);
         (void)snprintf(e.event, sizeof(e.event), "%s", event);
         (void)snprintf(e.text, sizeof(e.text), "%s", text);
+        if (m->events->len == MANAGER_EVENTS_WAITING)
+                g_array_remove_index(m->events, 0);
         g_array_append_val(m->events, e);
         log_info("%s: %s: %s", trace, event, text);
         manager_changed(m);

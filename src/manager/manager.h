@@ -31,6 +31,7 @@ enum {
         MANAGER_IDS_KEPT = 16384, /* of those that are forgotten */
         MANAGER_WORDS = 65,       /* a digest of what was asked for, with its NUL */
         MANAGER_EVENTS_KEPT = 20000,
+        MANAGER_EVENTS_WAITING = 4096, /* while nothing can be recorded; the oldest go, the log has them */
         MANAGER_PAGE = 64
 };
 

@@ -25,8 +25,11 @@ class Manager:
         self.dir = tempfile.mkdtemp(prefix="mete-test-manager-", dir="/tmp")
         os.chmod(self.dir, 0o755)
         self.uid = self.gid = USER
-        os.chown(self.pki.file(self.name + ".key"), self.uid, self.gid)
-        os.chmod(self.pki.file(self.name + ".key"), 0o600)
+        for name in (self.name + ".key", self.name + ".crt"):
+            os.chown(self.pki.file(name), self.uid, self.gid)
+            os.chmod(self.pki.file(name), 0o600)
+        for name in ("ca.crt", "peers.conf"):  # nobody's secrets
+            os.chmod(self.pki.file(name), 0o644)
         for name in ("bin", "state"):
             os.mkdir(self.path(name), 0o755)
         os.chown(self.path("state"), self.uid, self.gid)

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 BUILD = os.environ.get("METE_BUILD") or "build/debug"
@@ -81,12 +82,15 @@ class Host:
         return {"id": name, "kind": kind, "node": 0, "unit": "u", "capacity": capacity, "free": free, "claimed": capacity - free}
 
     def answer(self, method, path, body):
-        path, _, _ = path.partition("?")
+        path, _, query = path.partition("?")
         if path == "/v1/host":
             return 200, {"name": self.name, "accelerator": "tcg", "qemu": "10", "cpu_provider": "affinity", "cpu_overcommit": 1, "parameters": [],
                          "fallbacks": [], "components": [self.component("cpu", "cpu:0", 8000, 8000), self.component("memory", "memory:node0", 4 * GIB, self.free)]}
         if path == "/v1/vms":
-            return 200, {"vms": [self.vms[k] for k in sorted(self.vms)]}
+            query = dict(urllib.parse.parse_qsl(query))
+            names = [k for k in sorted(self.vms) if k > query.get("after", "")]
+            page = names[:int(query.get("limit", 64))]
+            return 200, {"vms": [self.vms[k] for k in page], **({"next": page[-1]} if len(page) < len(names) else {})}
         self.calls.append((method, path, body))
         parts = path.split("/")
         if parts[2] == "vms":

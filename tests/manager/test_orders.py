@@ -399,3 +399,19 @@ def test_followers(fleet):
             p.kill()
             p.wait()
             p.stdout.close()
+
+
+@pytest.mark.parametrize("many", [256, 257, 1100])
+def test_a_host_with_many_vms(fleet, many):
+    """As many as a drain moves; one more is said, and nothing begun, also where not all of them are looked at."""
+    a = fleet.hosts["a"]
+    a.script = lambda ask: [dry(10)] if ask.get("dry_run") else [DONE]
+    with a.lock:
+        for i in range(many - 1):
+            a.add_vm(f"w{i}", memory=1 << 20, cpu=1)
+        a.add_vm("zz", state="stopped")
+    wait_for("they are seen", lambda: fleet.get("/v1/hosts")[1]["hosts"][0].get("running", 0) >= min(many, 1000))
+    said = fleet.call("POST", "/v1/hosts/a/drain", {"id": "d", "within_ms": 600000, "dry_run": True})[1]
+    assert said["possible"] == (many == 256), (said["state"], said["sentence"])
+    if many > 256:
+        assert said["limit"] == "vms" and said["reason"] == "unsupported" and said["vms"] == [], said
