@@ -440,11 +440,25 @@ static int64_t owned_as(const struct hypervisor *h, uint32_t component, int64_t 
         return component_owned(&c);
 }
 
-/* What is to go must be free at every instant to come. */
-static int check_shrink(struct hypervisor *h, uint32_t i, int64_t owned, int64_t now_ms, struct err *err)
+/* Claimed for this VM, with all that its guest was given. */
+static int64_t claimed_for(struct hypervisor *h, const char *vm, uint32_t component)
+{
+        const struct vm_entry *v = vm ? find_vm(h, vm) : NULL;
+        int64_t sum = 0;
+        for (const struct entry *e = v ? v->newest : NULL; e; e = e->vm_older)
+                for (size_t i = 0; request_is_live(&e->r) && i < e->r.n_definitions; i++)
+                        if (e->r.definitions[i].component == component)
+                                sum += e->r.definitions[i].amount;
+        return sum;
+}
+
+/* What is to go must be free at every instant to come, or be what the VM that leaves has. */
+static int check_shrink(struct hypervisor *h, uint32_t i, int64_t owned, const char *leaving, int64_t now_ms,
+                        struct err *err)
 {
         int64_t less = ledger_owned(h->ledger, i) - owned;
-        if (less <= 0 || less <= ledger_free_over(h->ledger, i, now_ms, LEDGER_OPEN))
+        if (less <= 0 ||
+            less <= ledger_free_over(h->ledger, i, now_ms, LEDGER_OPEN) + claimed_for(h, leaving, i))
                 return 0;
         return err_set(err, REASON_UNREASSIGNABLE, EBUSY, "%s is claimed by %.100s, and cannot be taken away",
                        h->components[i].id, claimant(h, i));
@@ -465,13 +479,13 @@ static bool has_room_for_kept(struct hypervisor *h, const int64_t *owned, int64_
         return has_room;
 }
 
-int hypervisor_repartition(struct hypervisor *h, const int64_t *owned, const char *trace, const char *cause,
-                           int64_t now_ms, struct err *err)
+int hypervisor_repartition(struct hypervisor *h, const int64_t *owned, const char *leaving, const char *trace,
+                           const char *cause, int64_t now_ms, struct err *err)
 {
         hypervisor_tick(h, now_ms);
         for (uint32_t i = 0; i < h->n_components; i++) {
                 assert(owned[i] >= 0 && owned[i] <= h->components[i].capacity);
-                int bad = check_shrink(h, i, owned_as(h, i, owned[i]), now_ms, err);
+                int bad = check_shrink(h, i, owned_as(h, i, owned[i]), leaving, now_ms, err);
                 if (bad)
                         return bad;
         }

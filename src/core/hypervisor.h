@@ -145,9 +145,10 @@ struct host_toll hypervisor_host_changed(struct hypervisor *h, const struct host
  * order of the components. What becomes less must be free, and stay so: REASON_UNREASSIGNABLE where a claim
  * stands in the way, of now or of a time to come, and which; REASON_BUSY where only what is kept of a stopped
  * VM does: it is taken back, to be asked again. Nothing has changed then. `cause` goes into the log: "by the
- * service processor, epoch 3". */
-int hypervisor_repartition(struct hypervisor *h, const int64_t *owned, const char *trace, const char *cause,
-                           int64_t now_ms, struct err *err);
+ * service processor, epoch 3". leaving: a VM that is another's already, with what becomes less: its claims do
+ * not stand in the way, nothing more is given away of it, and they come back to nobody; NULL: none. */
+int hypervisor_repartition(struct hypervisor *h, const int64_t *owned, const char *leaving, const char *trace,
+                           const char *cause, int64_t now_ms, struct err *err);
 /* Its allocation is being changed since: it is told of its host when that is done (2.4), or cannot be. */
 bool hypervisor_is_moving(const struct hypervisor *h, const char *vm);
 

@@ -18,6 +18,7 @@ static const struct component machine[N] = {
 
 static struct hypervisor *here;
 static int64_t part[N];
+static const char *leaving;
 static unsigned events;
 
 static void run(void)
@@ -64,7 +65,8 @@ static void begin(void)
 
 static int set(struct err *err)
 {
-        int bad = hypervisor_repartition(here, part, "r1", "by the service processor, epoch 2", 2000, err);
+        int bad = hypervisor_repartition(here, part, leaving, "r1", "by the service processor, epoch 2", 2000,
+                                         err);
         run();
         return bad;
 }
@@ -139,6 +141,33 @@ static void test_claimed(void)
         hypervisor_free(here);
 }
 
+/* What a VM has that is another's already goes with it; what others have does not, and nobody is given it
+ * meanwhile. */
+static void test_leaving(void)
+{
+        struct err err = {0};
+        uint64_t serial;
+        begin();
+        g_assert_cmpint(reserve("r", "memory:128M", 0), ==, OUTCOME_GRANTED);
+        part[NODE0] = 127L * MIB;
+        leaving = "nobody";
+        g_assert_cmpint(set(&err), <, 0);
+        leaving = "v";
+        g_assert_cmpint(set(&err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_UNREASSIGNABLE);
+        part[NODE0] = 128L * MIB;
+        g_assert_cmpint(set(&err), ==, 0);
+        leaving = NULL;
+        g_assert_cmpint(owned(NODE0), ==, 128L * MIB);
+        g_assert_cmpint(reserve("s", "memory:128M", 0), ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(hypervisor_release(here, "vm:v", "it was handed over", 2000, &serial, &err), ==, 0);
+        run();
+        g_assert_cmpint(owned(NODE0), ==, 128L * MIB);
+        g_assert_cmpint(reserve("t", "memory:128M", 0), ==, OUTCOME_NOT_NOW);
+        g_assert_true(hypervisor_is_sound(here));
+        hypervisor_free(here);
+}
+
 /* A window that has not begun stands in the way, too. */
 static void test_future(void)
 {
@@ -180,6 +209,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/repartition/free", test_free);
         g_test_add_func("/repartition/claimed", test_claimed);
+        g_test_add_func("/repartition/leaving", test_leaving);
         g_test_add_func("/repartition/future", test_future);
         g_test_add_func("/repartition/kept", test_kept);
         return g_test_run();

@@ -8,6 +8,7 @@
 
 #include "base/str.h"
 #include "meted/activate-internal.h"
+#include "meted/handover.h"
 #include "meted/moves.h"
 
 enum { AGENT_WAIT_MS = 500 };
@@ -147,7 +148,7 @@ void dimm_prepare(struct step *s)
 {
         struct api_guest_online ask = {0};
         int64_t left = left_ms(s);
-        if (s->v->measured_for == s->serial || moves_is_arriving(s->v))
+        if (s->v->measured_for == s->serial || machine_is_arriving(s->v))
                 plug_backend(s);
         else if (left <= 0)
                 no_answer(s);
@@ -249,7 +250,7 @@ static void on_online(void *arg, const json_t *result, const struct err *err)
 
 void guest_confirm(struct step *s)
 {
-        if (moves_is_arriving(s->v)) { /* it had it on line where it comes from */
+        if (machine_is_arriving(s->v)) { /* it had it on line where it comes from */
                 step_done(s, NULL);
                 return;
         }

@@ -12,6 +12,7 @@
 #include "base/str.h"
 #include "meted/activate-internal.h"
 #include "meted/activate.h"
+#include "meted/handover.h"
 #include "meted/moves.h"
 #include "vm/argv.h"
 #include "vm/socket.h"
@@ -162,7 +163,8 @@ static int launch(struct step *s, struct err *err)
                                     .ram_dir = "@RAM@",
                                     .tap = "@TAP@",
                                     .first_fd = 3,
-                                    .is_incoming = moves_is_arriving(v)};
+                                    .is_incoming = machine_is_arriving(v),
+                                    .is_sharing = handovers_is_arriving(v)};
         struct vm_argv argv = {0};
         int fds[VM_FD_N] = {-1, -1, -1, -1, -1, -1};
         uint32_t nodes[SHAPE_CPUS_MAX];
@@ -242,6 +244,7 @@ static void on_vm_event(void *arg, struct vm *vm, enum vm_event event, int index
         struct machine *v = arg;
         (void)vm;
         moves_vm_event(v, event, words);
+        handovers_vm_event(v, event, words);
         switch (event) {
         case VM_EVENT_SHUTDOWN:
                 (void)snprintf(v->ended, sizeof(v->ended), "%s",
@@ -279,6 +282,7 @@ static void on_vm_death(void *arg, struct vm *vm, const struct err *why)
         struct machine *v = arg;
         (void)vm;
         moves_vm_died(v, why->sentence);
+        handovers_vm_died(v, why->sentence);
         machine_died(v, *v->ended ? v->ended : why->sentence);
 }
 
@@ -287,7 +291,7 @@ static void on_attached(void *arg, const struct vm_result *result)
         struct machine *v = arg;
         struct step *s = v->attaching;
         v->attaching = NULL;
-        if (result->outcome == VM_DONE && !s->is_dropped && !moves_is_arriving(s->v))
+        if (result->outcome == VM_DONE && !s->is_dropped && !machine_is_arriving(s->v))
                 guest_connect(s->v);
         if (result->outcome == VM_DONE && s->is_attaching) {
                 s->is_attaching = false;
@@ -310,6 +314,7 @@ void vmm_attach(struct step *s)
                 .qmp_path = qmp,
                 .oob_path = oob,
                 .ram_dir = v->ram_dir,
+                .is_sharing = handovers_is_arriving(v),
                 .on_event = on_vm_event,
                 .on_death = on_vm_death,
         };
@@ -350,7 +355,7 @@ void vmm_confirm(struct step *s)
 {
         if (!s->v->vm)
                 step_no_vmm(s);
-        else if (vm_run(s->v->vm) == VM_RUN_RUNNING || moves_is_standing(s->v))
+        else if (vm_run(s->v->vm) == VM_RUN_RUNNING || machine_is_standing(s->v))
                 step_done(s, NULL); /* it runs, or is to stand until it is said to be ours */
         else
                 vm_cont(s->v->vm, PLUG_MS, step_vm_done, s);
@@ -364,7 +369,7 @@ static void on_seen(void *arg, const struct vm_result *result)
                 step_vm_done(s, result);
                 return;
         }
-        bool runs = vm_run(s->v->vm) == VM_RUN_RUNNING || moves_is_standing(s->v);
+        bool runs = vm_run(s->v->vm) == VM_RUN_RUNNING || machine_is_standing(s->v);
         if (!runs)
                 (void)err_set(&err, REASON_STALE, EPROTO, "the VMM says that it does not run but is %s",
                               vm_run_name(vm_run(s->v->vm)));
@@ -387,6 +392,7 @@ void vmm_finalise(struct step *s)
 void vmm_hang_up(struct machine *v)
 {
         struct vm *vm = v->vm;
+        handovers_vm_gone(v);
         v->vm = NULL; /* first: what is cancelled below must not take it for one that is there */
         guest_disconnect(v);
         vm_free(vm);

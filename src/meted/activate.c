@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "meted/activate-internal.h"
 #include "meted/crash.h"
+#include "meted/handover.h"
 #include "meted/moves.h"
 
 enum { ADOPT_RETRY_MS = 2000, HURRY_MS = 200, FAULT_POLL_MS = 10 };
@@ -329,7 +330,9 @@ void activate_hurry_back(struct machine *v)
 bool activate_verify(struct machine *v)
 {
         uint64_t serial;
-        if (!v->vm || hypervisor_vm_check(v->m->hv, v->definition.name, loop_now_ms(), &serial, NULL))
+        /* What a handover holds is not what was granted, and is nobody's to repair. */
+        if (!v->vm || handovers_is_standing(v) ||
+            hypervisor_vm_check(v->m->hv, v->definition.name, loop_now_ms(), &serial, NULL))
                 return false;
         meted_changed(v->m);
         return true;
@@ -377,6 +380,7 @@ static void adoption_failed(struct machine *v, const struct err *err)
                 return;
         }
         guest_disconnect(v);
+        handovers_vm_gone(v);
         vm_free(v->vm); /* a connection that was not ready in time is of no more use */
         v->vm = NULL;
         log_warn("VM %s is not adopted yet: %s", v->definition.name, err->sentence);
@@ -405,6 +409,8 @@ static void adoption_goes_on(struct step *s, const struct err *err)
         start_pending(v);
         if (v->vm)
                 moves_adopt(v->m);
+        if (v->vm)
+                handovers_adopt(v->m);
 }
 
 void activate_adopt(struct machine *v)

@@ -18,6 +18,7 @@
 #include "meted/activate.h"
 #include "meted/health.h"
 #include "meted/machine.h"
+#include "meted/handover.h"
 #include "meted/moves.h"
 #include "meted/metrics.h"
 #include "meted/partition.h"
@@ -649,7 +650,8 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
         }
         bool is_change = op == API_OPERATION_VM_DELETE || op == API_OPERATION_VM_START ||
                          op == API_OPERATION_VM_STOP || op == API_OPERATION_VM_KILL;
-        if (is_change && moves_check(m, v, &err)) {
+        if ((is_change && moves_check(m, v, &err)) ||
+            ((is_change || op == API_OPERATION_VM_MOVE) && handovers_check(m, v, &err))) {
                 refuse(req, &err);
                 return;
         }
@@ -698,6 +700,9 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
                 break;
         case API_OPERATION_PARTITION_SET:
                 partition_set(m, req, body);
+                return;
+        case API_OPERATION_HANDOVER_MESSAGE:
+                handovers_hear(m, req, body);
                 return;
         case API_OPERATION_PEER_MOVE:
                 do_peer_move(m, req, body);

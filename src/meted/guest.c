@@ -14,6 +14,7 @@
 #include "meted/activate.h"
 #include "meted/hhi.h"
 #include "meted/machine.h"
+#include "meted/handover.h"
 #include "meted/moves.h"
 #include "vm/socket.h"
 
@@ -276,7 +277,7 @@ static void do_sync(struct machine *v, struct rpc_call *call, const json_t *para
 static bool is_moving(const struct machine *v, struct rpc_call *call)
 {
         struct err err = {0};
-        bool is_fixed = moves_is_fixed(v, &err);
+        bool is_fixed = moves_is_fixed(v, &err) || handovers_is_fixed(v, &err);
         if (is_fixed)
                 refuse(call, &err);
         return is_fixed;

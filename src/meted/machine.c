@@ -12,7 +12,9 @@
 #include "base/str.h"
 #include "json/read.h"
 #include "meted/activate.h"
+#include "meted/handover.h"
 #include "meted/hhi.h"
+#include "meted/moves.h"
 #include "vm/copy.h"
 
 struct machine *machine_find(struct meted *m, const char *name)
@@ -62,6 +64,7 @@ void machine_detach(struct machine *v)
         loop_timer_cancel(&v->adopt_retry);
         activate_drop(v); /* first: what the others cancel is then nobody's any more */
         guest_disconnect(v);
+        handovers_vm_gone(v);
         vm_free(v->vm);
         v->vm = NULL;
 }
@@ -202,6 +205,16 @@ int machine_load(const char *name, const char *record, void *meted, struct err *
                 return err_note(err, "the definition of VM %s", name);
         machine_add(m, &d, (int)slot)->epoch = (uint64_t)epoch;
         return 0;
+}
+
+bool machine_is_arriving(const struct machine *v)
+{
+        return moves_is_arriving(v) || handovers_is_arriving(v);
+}
+
+bool machine_is_standing(const struct machine *v)
+{
+        return moves_is_standing(v) || handovers_is_standing(v);
 }
 
 void machine_note(struct machine *v, const char *trace, const char *event, const char *fmt, ...)

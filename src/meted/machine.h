@@ -81,6 +81,10 @@ int machine_put(const struct machine *v, struct err *err);
 int machine_load(const char *name, const char *record, void *meted, struct err *err);
 /* Its VMM is gone, seen by us or told: everything that it had is taken back. */
 void machine_died(struct machine *v, const char *why);
+/* Its VMM waits for it to come from another one: it must not run, and its guest is not asked. */
+bool machine_is_arriving(const struct machine *v);
+/* Whether it may run is decided by a move or a handover alone. */
+bool machine_is_standing(const struct machine *v);
 void machine_note(struct machine *v, const char *trace, const char *event, const char *fmt, ...)
         __attribute__((format(printf, 4, 5)));
 

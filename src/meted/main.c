@@ -20,6 +20,7 @@
 #include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
+#include "meted/handover.h"
 #include "meted/moves.h"
 #include "meted/partition.h"
 #include "meted/watch.h"
@@ -289,6 +290,7 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
                 boot_check(m);
         hypervisor_recover(m->hv, loop_now_ms());
         moves_adopt(m);
+        handovers_adopt(m);
         if (is_first) {
                 health_settle(m);
                 watch_start(m);
@@ -537,6 +539,8 @@ static int start(struct meted *m, struct err *err)
         if (!bad)
                 bad = moves_start(m, err);
         if (!bad)
+                bad = handovers_start(m, err);
+        if (!bad)
                 bad = api_start(m, err);
         if (bad)
                 return bad;
@@ -566,12 +570,14 @@ static void stop(struct meted *m)
                 loop_timer_cancel(&m->verify);
         }
         moves_stop(m);
+        handovers_stop(m);
         /* First: a guest whose request is under way hears nothing, and asks the next meted. */
         for (guint i = 0; m->machines && i < m->machines->len; i++)
                 machine_detach(g_ptr_array_index(m->machines, i));
         if (m->after)
                 turns_done(m);
         moves_free(m);
+        handovers_free(m);
         partition_done(m);
         events_done(m);
         keeper_free(m->keeper);

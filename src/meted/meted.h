@@ -89,6 +89,7 @@ struct meted {
         struct loop_timer hhi_look;
         struct api_partition *partition; /* partition.c; NULL: under no service processor */
         struct moves *moves;             /* moves.c */
+        struct handovers *handovers;     /* handover.c */
         struct health *health;           /* health.c */
         bool is_hhi_due;                 /* the books have changed in this turn */
         struct watch *watch;             /* watch.c; NULL: the inventory is not this machine's */

@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "meted/hhi.h"
 #include "meted/moves-internal.h"
+#include "meted/moves.h"
 #include "vm/profiler.h"
 
 enum { KEEPER_MS = 20000 };
@@ -51,8 +52,7 @@ static void collect_lease(const struct request *r, void *arg)
         }
 }
 
-/* NULL: it is changing just now. */
-static struct api_peer_vm *guest_of(const struct machine *v)
+struct api_peer_vm *moves_guest(const struct machine *v)
 {
         struct api_peer_vm *to = g_new0(struct api_peer_vm, 1);
         struct collect c = {.v = v, .to = to};
@@ -71,7 +71,7 @@ static struct api_peer_vm *guest_of(const struct machine *v)
 struct api_peer_vm *source_guest(const struct moving *mv)
 {
         const struct machine *v = machine_find(mv->m, mv->vm);
-        return v ? guest_of(v) : NULL;
+        return v ? moves_guest(v) : NULL;
 }
 
 /* ---- the profile ---- */
@@ -162,7 +162,7 @@ void source_profile(struct moving *mv, uint64_t token)
 {
         const struct machine *v = machine_find(mv->m, mv->vm);
         struct err err = {0};
-        struct api_peer_vm *guest = v && v->vm ? guest_of(v) : NULL;
+        struct api_peer_vm *guest = v && v->vm ? moves_guest(v) : NULL;
         mv->profile_token = token;
         if (!guest) {
                 (void)err_set(&err, REASON_BUSY, EBUSY, "what %s has is being changed just now", mv->vm);

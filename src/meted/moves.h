@@ -35,6 +35,9 @@ struct in6_addr;
 int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, const json_t *body,
                struct err *err);
 
+/* What is said of a VM to whoever is to have it; to be freed. NULL: it is changing just now. */
+struct api_peer_vm *moves_guest(const struct machine *v);
+
 /* A VM that moves is not to be started, stopped, deleted or asked for more: why, or 0. */
 int moves_check(const struct meted *m, const struct machine *v, struct err *err);
 /* What its guest has is not to change just now: it was said to the other side. */

@@ -9,6 +9,7 @@
 #include "base/str.h"
 #include "json/read.h"
 #include "meted/crash.h"
+#include "meted/handover.h"
 #include "meted/health.h"
 #include "wire/http.h"
 
@@ -160,7 +161,8 @@ static int take(struct meted *m, const struct api_partition *p, struct err *err)
                 return bad;
         (void)snprintf(cause, sizeof(cause), "by the service processor of %.63s, epoch %lld", p->server,
                        (long long)p->epoch);
-        bad = hypervisor_repartition(m->hv, owned, p->has_trace ? p->trace : "sp", cause, loop_now_ms(), err);
+        bad = hypervisor_repartition(m->hv, owned, p->has_handover ? handovers_leaving(m, p->handover) : NULL,
+                                     p->has_trace ? p->trace : "sp", cause, loop_now_ms(), err);
         if (bad)
                 return bad;
         json_t *v = api_partition_emit(p);

@@ -368,9 +368,9 @@ int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_s
 }
 
 static const char *const documents[STORE_DOCUMENT_N] = {
-        [STORE_VM] = "vm",          [STORE_MOVE] = "move",   [STORE_LEARNT] = "learnt",
-        [STORE_ORDER] = "order",    [STORE_DRAIN] = "drain", [STORE_SERVER] = "server",
-        [STORE_USED_ID] = "used-id"};
+        [STORE_VM] = "vm",           [STORE_MOVE] = "move",        [STORE_LEARNT] = "learnt",
+        [STORE_ORDER] = "order",     [STORE_DRAIN] = "drain",      [STORE_SERVER] = "server",
+        [STORE_USED_ID] = "used-id", [STORE_HANDOVER] = "handover"};
 
 int store_put_document(struct store *s, enum store_document kind, const char *name, const char *text,
                        struct err *err)

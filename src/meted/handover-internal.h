@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* meted/handover-internal.h - shared by the files of handover.h only. */
+#pragma once
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include "core/handover.h"
+#include "json/api.h"
+#include "loop/loop.h"
+#include "meted/handover.h"
+#include "meted/machine.h"
+#include "meted/meted.h"
+#include "vm/transfer.h"
+
+enum {
+        HANDING_KEEPS_MAX = 64,
+        HANDING_NAME = 32,
+        HANDING_KEEPER_MS = 20000,
+        HANDING_PREPARE_MS = 10000,
+        HANDING_AGAIN_MS = 100
+};
+
+/* One handover, on this side of it. What core/handover.h decides is journalled in `core.row`, and beside it
+ * the guest, which has the loan of its memory; all else here can be had again. */
+struct handing {
+        struct meted *m;
+        struct handover core;
+        struct handover_row durable, written; /* as it is in the store; as it will be with this turn */
+        bool is_durable;                      /* it is there at all */
+        bool is_void;                         /* what was decided since could not be written */
+        bool is_loaded;                       /* from the store, and goes on when its VMM is attached to */
+        enum handover_state entered;          /* the last of which a crash point was passed */
+        unsigned pending;                     /* turns of it that are not durable yet */
+        char vm[64], peer[HANDING_NAME];
+        char keeps[HANDING_KEEPS_MAX][HANDING_NAME]; /* what stays with the source, by mete-sp's word */
+        size_t n_keeps;
+        struct api_handover_guest
+                *guest;          /* as was said last: by us as the source, or to us; NULL: nothing was */
+        char transfer_path[108]; /* where the target's VMM is said to wait */
+        int64_t asked_ms, ended_ms;
+        struct loop_timer tick;
+        struct loop_timer again; /* what waits for something that passes by itself */
+        struct loop_timer watch; /* looks at the record */
+        struct loop_timer gap;   /* of a source: the guest has stood for as long as it may */
+        enum handover_record seen;
+        uint64_t seen_step; /* in which that was reported */
+        uint64_t token[HANDOVER_EFFECT_N];
+        struct transfer *transfer;
+        vm_done *done;    /* of handing_prepare() */
+        bool may_lend;    /* source: it has come so far that the memory may be lent */
+        bool is_prepared; /* it is, and its VMM keeps what is plugged when it ends */
+        bool is_returned; /* the loan has ended, by the keeper's word */
+        bool is_calling; /* something of the VMM's or the keeper's is under way, that is not to be begun twice
+                          */
+        struct api_keeper_looked *looked; /* what the VMM has mapped */
+        int64_t stood_us, ran_us;         /* CLOCK_MONOTONIC; 0: not known */
+
+        /* target */
+        bool is_defined;  /* the VM is, for this handover */
+        bool is_complete; /* all of it came */
+        bool is_told_to_run;
+        size_t leases; /* so many of the guest's are asked for already */
+};
+
+/* handover.c */
+void handing_report(struct handing *ho, uint64_t token, enum handover_event_kind kind, const struct err *err);
+void handing_say(struct handing *ho, const char *event, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+struct handing *handing_find(const struct meted *m, const char *id); /* NULL: none is called so */
+bool handing_is_source(const struct handing *ho);
+/* The one that this VM is in the middle of; NULL: none. */
+struct handing *handing_of_vm(const struct meted *m, const char *vm);
+/* The record's word is made so, or learnt; what it says is reported. */
+void handing_write(struct handing *ho, enum handover_record wanted, const char *by);
+void handing_give_up(const struct handing *ho, const char *by);
+enum handover_record handing_read(const struct handing *ho); /* RECORD_NONE, too, where it cannot be known */
+
+/* handover-vmm.c */
+/* The loan of the memory ends; RELEASED then, by the token. Again until it has. */
+void handing_return(struct handing *ho);
+/* RELEASED when it is: no request, no definition, no folder. */
+void handing_forget_vm(struct handing *ho);
+/* The VMM's end of it, made anew: what was under way is answered as cancelled. NULL: it is not attached to.
+ */
+struct transfer *handing_transfer(struct handing *ho);
+/* Asks the keeper what the VMM has mapped, then prepares it for a handover; done as of transfer_prepare(). */
+void handing_prepare(struct handing *ho, vm_done *done);
+
+/* handover-record.c */
+char *handing_record(const struct handing *ho);
+int handing_record_read(struct handing *ho, const char *id, const char *text, struct err *err);
+
+/* handover-source.c */
+void giver_classify(struct handing *ho);
+void giver_separate(struct handing *ho);
+void giver_quiesce(struct handing *ho);
+void giver_give(struct handing *ho);
+void giver_run(struct handing *ho);
+void giver_release(struct handing *ho);
+void giver_again(struct handing *ho);
+void giver_guard_start(struct handing *ho);
+void giver_guard_end(struct handing *ho);
+void giver_bound(void *handing); /* the gap's is reached */
+void giver_vm_event(struct handing *ho, enum vm_event event, const char *words);
+
+/* handover-target.c */
+void taker_check(struct handing *ho);
+void taker_prepare(struct handing *ho);
+void taker_watch(struct handing *ho);
+void taker_run(struct handing *ho);
+void taker_release(struct handing *ho);
+void taker_settle(struct handing *ho); /* it is through: the memory is this VM's alone */
+void taker_again(struct handing *ho);
+void taker_vm_event(struct handing *ho, enum vm_event event, const char *words);

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A handover as it is kept in the store: {"vm": ..., "state": ..., "guest": {...}}. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/str.h"
+#include "json/read.h"
+#include "meted/handover-internal.h"
+
+#define NO_DEADLINE INT64_C(9007199254740991) /* as the store has it */
+
+char *handing_record(const struct handing *ho)
+{
+        const struct handover_row *row = &ho->core.row;
+        json_t *v = json_pack(
+                "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, s:I}", "vm",
+                ho->vm, "state", handover_state_name(row->state), "end",
+                row->end ? handover_state_name(row->end) : "", "epoch", (json_int_t)row->epoch, "step",
+                (json_int_t)row->step, "gap_ms", (json_int_t)row->gap_ms, "deadline_ms",
+                (json_int_t)(row->deadline_ms < NO_DEADLINE ? row->deadline_ms : NO_DEADLINE), "is_told",
+                row->is_told, "is_unsure", row->is_unsure, "is_returned", ho->is_returned, "may_lend",
+                ho->may_lend, "reason", (int)row->reason, "sentence", row->sentence, "peer", ho->peer,
+                "asked_ms", (json_int_t)ho->asked_ms, "ended_ms", (json_int_t)ho->ended_ms);
+        json_t *guest = v && ho->guest ? api_handover_guest_emit(ho->guest) : NULL;
+        bool is_good = v && (!ho->guest || (guest && json_object_set_new(v, "guest", guest) == 0));
+        char *text = is_good ? json_write(v, NULL) : NULL;
+        json_decref(v);
+        return text;
+}
+
+static const char *word(const json_t *v, const char *key)
+{
+        const char *text = json_string_value(json_object_get(v, key));
+        return text ? text : "";
+}
+
+static int64_t figure(const json_t *v, const char *key)
+{
+        return json_integer_value(json_object_get(v, key));
+}
+
+static bool is(const json_t *v, const char *key)
+{
+        return json_is_true(json_object_get(v, key));
+}
+
+static int take(struct handing *ho, const char *id, const json_t *v, struct err *err)
+{
+        struct handover_row *row = &ho->core.row;
+        const json_t *guest = json_object_get(v, "guest");
+        row->state = handover_state_from_name(word(v, "state"));
+        row->end = *word(v, "end") ? handover_state_from_name(word(v, "end")) : 0;
+        if (!row->state || handover_role(row->state) == ROLE_PROCESSOR ||
+            handover_state_is_swift(row->state) || (*word(v, "end") && !row->end))
+                return err_set(err, REASON_INTERNAL, EINVAL, "no such state: %s %s", word(v, "state"),
+                               word(v, "end"));
+        row->epoch = (uint64_t)figure(v, "epoch");
+        row->step = (uint64_t)figure(v, "step");
+        row->gap_ms = figure(v, "gap_ms");
+        row->deadline_ms = figure(v, "deadline_ms");
+        if (row->deadline_ms >= NO_DEADLINE)
+                row->deadline_ms = INT64_MAX;
+        row->is_told = is(v, "is_told");
+        row->is_unsure = is(v, "is_unsure");
+        row->reason = (enum reason)figure(v, "reason");
+        ho->is_returned = is(v, "is_returned");
+        ho->may_lend = is(v, "may_lend");
+        ho->asked_ms = figure(v, "asked_ms");
+        ho->ended_ms = figure(v, "ended_ms");
+        if (!STR_COPY(row->id, id) || !STR_COPY(ho->vm, word(v, "vm")) || !*ho->vm ||
+            !STR_COPY(row->sentence, word(v, "sentence")) || !STR_COPY(ho->peer, word(v, "peer")) ||
+            row->epoch == 0 || row->reason >= REASON_N)
+                return err_set(err, REASON_INTERNAL, EINVAL, "it makes no sense");
+        if (!guest)
+                return 0;
+        ho->guest = g_new0(struct api_handover_guest, 1);
+        return api_handover_guest_parse(guest, ho->guest, err);
+}
+
+int handing_record_read(struct handing *ho, const char *id, const char *text, struct err *err)
+{
+        json_t *v = json_read(text, strlen(text), err);
+        int bad = v ? take(ho, id, v, err) : -EPROTO;
+        json_decref(v);
+        return bad ? err_note(err, "the handover %s in the store", id) : 0;
+}

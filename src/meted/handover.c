@@ -1,0 +1,766 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of handovers, and the driver of each: events in, effects out. What a step decides is recorded
+ * with its turn and then carried out; but the swift states, in which the guest stands, record nothing and are
+ * carried out at once. What belongs to a state that was left meanwhile is not carried out: the one that is
+ * there has its own. */
+#include "meted/handover.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/str.h"
+#include "fleet/handed.h"
+#include "fleet/handover-wire.h"
+#include "json/read.h"
+#include "meted/crash.h"
+#include "meted/handover-internal.h"
+#include "meted/moves.h"
+#include "wire/http-call.h"
+#include "wire/http.h"
+
+enum { HANDOVERS_MAX = 64, FINISHED_KEPT = 32, VOID_MS = 500, SEND_MS = 5000, WATCH_MS = 10 };
+
+struct handovers {
+        GHashTable *by_id; /* id -> struct handing, owned */
+        struct http_calls *calls;
+        bool is_stopping; /* what is answered now is answered as meted goes: it decides nothing */
+};
+
+/* What a step gave, to be carried out once it is durable. The handover may be gone by then. */
+struct batch {
+        char id[HANDOVER_ID];
+        enum handover_state entered; /* 0: none was */
+        struct handover_effects effects;
+};
+
+static void apply(struct handing *ho, const struct handover_effects *effects);
+
+/* ---- the table ---- */
+
+struct handing *handing_find(const struct meted *m, const char *id)
+{
+        return m->handovers ? g_hash_table_lookup(m->handovers->by_id, id) : NULL;
+}
+
+struct handing *handing_of_vm(const struct meted *m, const char *vm)
+{
+        GHashTableIter i;
+        gpointer p;
+        if (!m->handovers)
+                return NULL;
+        g_hash_table_iter_init(&i, m->handovers->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &p))
+                if (strcmp(((struct handing *)p)->vm, vm) == 0 &&
+                    !handover_is_final(&((struct handing *)p)->core))
+                        return p;
+        return NULL;
+}
+
+bool handing_is_source(const struct handing *ho)
+{
+        return handover_role(ho->core.row.state) == ROLE_SOURCE;
+}
+
+static void on_tick(void *arg), on_watch(void *arg), on_again(void *arg);
+
+static struct handing *handing_new(struct meted *m)
+{
+        struct handing *ho = g_new0(struct handing, 1);
+        ho->m = m;
+        loop_timer_init(&ho->tick, on_tick, ho);
+        loop_timer_init(&ho->again, on_again, ho);
+        loop_timer_init(&ho->watch, on_watch, ho);
+        loop_timer_init(&ho->gap, giver_bound, ho);
+        return ho;
+}
+
+static void let_go(struct handing *ho)
+{
+        meted_unwait(ho->m, ho);
+        if (ho->m->keeper)
+                keeper_forget(ho->m->keeper, ho);
+        transfer_free(g_steal_pointer(&ho->transfer));
+        loop_timer_cancel(&ho->again);
+        loop_timer_cancel(&ho->watch);
+        loop_timer_cancel(&ho->gap);
+        ho->is_calling = ho->is_prepared = false;
+}
+
+static void handing_free(gpointer p)
+{
+        struct handing *ho = p;
+        let_go(ho);
+        loop_timer_cancel(&ho->tick);
+        g_free(ho->guest);
+        g_free(ho->looked);
+        g_free(ho);
+}
+
+void handing_say(struct handing *ho, const char *event, const char *fmt, ...)
+{
+        char text[REQUEST_SENTENCE], subject[REQUEST_KEY];
+        va_list ap;
+        va_start(ap, fmt);
+        (void)vsnprintf(text, sizeof(text), fmt, ap);
+        va_end(ap);
+        (void)snprintf(subject, sizeof(subject), "vm:%s", ho->vm);
+        hypervisor_note(ho->m->hv, loop_now_ms(), ho->core.row.id, subject, event, "%s", text);
+        meted_changed(ho->m);
+}
+
+/* ---- steps ---- */
+
+static void arm(struct handing *ho)
+{
+        int64_t at = handover_deadline(&ho->core), now = loop_now_ms();
+        if (at == INT64_MAX)
+                loop_timer_cancel(&ho->tick);
+        else
+                loop_timer_in(&ho->tick, at > now ? at - now : 0);
+}
+
+/* 1: it acted. 0: it came too late. Negative: it makes no sense here. */
+static int step(struct handing *ho, struct handover_event *ev, struct err *err)
+{
+        struct handover_effects effects = {0};
+        ev->now_ms = loop_now_ms();
+        if (ho->m->handovers->is_stopping || ho->is_void || ho->is_loaded)
+                return 0; /* what is void is made anew in a moment, which asks again */
+        int done = handover_step(&ho->core, ev, &effects, err);
+        if (done > 0)
+                apply(ho, &effects);
+        arm(ho);
+        return done;
+}
+
+void handing_report(struct handing *ho, uint64_t token, enum handover_event_kind kind, const struct err *err)
+{
+        struct handover_event ev = {.kind = kind,
+                                    .token = token,
+                                    .reason = err ? err->reason : 0,
+                                    .sentence = err ? err->sentence : NULL};
+        struct err bad = {0};
+        if (step(ho, &ev, &bad) < 0)
+                log_warn("handover %s: %s", ho->core.row.id, bad.sentence);
+}
+
+static void restore(struct handing *ho)
+{
+        struct handover_effects effects = {0};
+        const struct machine *v = machine_find(ho->m, ho->vm);
+        const struct handover_row row = ho->durable;
+        enum handover_record record = handing_read(ho);
+        ho->is_void = false;
+        /* What cannot be known may be committed. */
+        if (record == RECORD_NONE && ho->guest && ho->guest->has_loan &&
+            access(ho->guest->loan.record, X_OK) < 0)
+                record = RECORD_COMMITTED;
+        handover_restore(&ho->core, &row, v && v->vm ? HANDOVER_VMM_LIVES : HANDOVER_VMM_GONE, record,
+                         loop_now_ms(), &effects);
+        ho->entered = row.state;
+        apply(ho, &effects);
+        arm(ho);
+}
+
+static void on_tick(void *arg)
+{
+        struct handing *ho = arg;
+        if (ho->is_void)
+                restore(ho);
+        else
+                handing_report(ho, 0, HANDOVER_EV_TICK, NULL);
+}
+
+static void on_again(void *arg)
+{
+        struct handing *ho = arg;
+        if (!ho->is_void && !ho->is_loaded && !ho->m->handovers->is_stopping)
+                (handing_is_source(ho) ? giver_again : taker_again)(ho);
+}
+
+/* ---- the record ---- */
+
+static int record_open(const struct handing *ho, struct err *err)
+{
+        if (!ho->guest || !ho->guest->has_loan)
+                return err_set(err, REASON_INTERNAL, ENOENT, "it has no record yet");
+        return handed_open(ho->guest->loan.record, err);
+}
+
+enum handover_record handing_read(const struct handing *ho)
+{
+        struct err err = {0};
+        enum handover_record is = RECORD_NONE;
+        int fd = record_open(ho, &err);
+        if (fd < 0)
+                return RECORD_NONE;
+        if (handed_read(fd, &is, &err))
+                log_warn("handover %s: %s", ho->core.row.id, err.sentence);
+        (void)close(fd);
+        return is;
+}
+
+static enum handover_event_kind event_of(enum handover_record record)
+{
+        return record == RECORD_COMMITTED  ? HANDOVER_EV_COMMITTED
+               : record == RECORD_ABORTED  ? HANDOVER_EV_ABORTED
+               : record == RECORD_RETURNED ? HANDOVER_EV_RETURNED
+                                           : HANDOVER_EV_UNKNOWN;
+}
+
+/* Who lets go of what was lent gives up, unless it was decided before: the keeper waits for a word. */
+void handing_give_up(const struct handing *ho, const char *by)
+{
+        struct err err = {0};
+        enum handover_record is;
+        int fd = ho->guest && ho->guest->has_loan ? handed_open(ho->guest->loan.record, &err) : -ENOENT;
+        if (fd >= 0 && handed_write(fd, RECORD_ABORTED, by, &is, &err))
+                log_warn("handover %s: %s", ho->core.row.id, err.sentence);
+        if (fd >= 0)
+                (void)close(fd);
+}
+
+/* Before there was a loan nobody else can have written: who gives up then gives up for all. */
+void handing_write(struct handing *ho, enum handover_record wanted, const char *by)
+{
+        struct err err = {0};
+        enum handover_record is = RECORD_NONE;
+        bool has_record = ho->guest && ho->guest->has_loan;
+        int fd = has_record ? record_open(ho, &err) : -ENOENT;
+        int bad = fd < 0 ? fd : handed_write(fd, wanted, by, &is, &err);
+        if (fd >= 0)
+                (void)close(fd);
+        if (!has_record && wanted == RECORD_ABORTED) {
+                is = RECORD_ABORTED;
+                bad = 0;
+        }
+        handing_report(ho, ho->core.row.step, bad ? HANDOVER_EV_UNKNOWN : event_of(is), bad ? &err : NULL);
+}
+
+static void on_watch(void *arg)
+{
+        struct handing *ho = arg;
+        if (!handover_state_has(ho->core.row.state, HANDOVER_WATCH) || ho->m->handovers->is_stopping)
+                return;
+        loop_timer_in(&ho->watch, WATCH_MS);
+        enum handover_record is = handing_read(ho);
+        if (is == RECORD_NONE || (is == ho->seen && ho->seen_step == ho->core.row.step))
+                return;
+        ho->seen = is;
+        ho->seen_step = ho->core.row.step;
+        handing_report(ho, ho->core.row.step, event_of(is), NULL);
+}
+
+/* ---- what is said to mete-sp ---- */
+
+static void on_said(void *arg, const struct http_answer *answer, const struct cert_id *peer,
+                    const struct err *err)
+{
+        (void)arg;
+        (void)answer;
+        (void)peer;
+        if (err) /* it is said again, or asked for */
+                log_debug("mete-sp: %s", err->sentence);
+}
+
+static void say_out(struct meted *m, const struct api_handover_message *out)
+{
+        struct err err = {0};
+        struct http_target to = {.socket = m->config.processor};
+        size_t n = 0;
+        json_t *v = api_handover_message_emit(out);
+        char *text = v ? json_write(v, &n) : NULL;
+        json_decref(v);
+        if (!text || !*m->config.processor ||
+            !http_call(m->handovers->calls, &to, "POST", "/v1/handover/messages", text, n, SEND_MS, on_said,
+                       m, &err))
+                log_debug("mete-sp is not told: %s", err.sentence);
+        free(text);
+}
+
+static void tell(struct handing *ho, const struct handover_message *said)
+{
+        struct api_handover_message *out = g_new0(struct api_handover_message, 1);
+        handover_wire_fill(said, ho->vm, out);
+        if ((said->says == HANDOVER_SAYS_CLASSIFIED || said->says == HANDOVER_SAYS_QUIESCED) && ho->guest) {
+                out->has_guest = true;
+                out->guest = *ho->guest;
+        }
+        if (said->says == HANDOVER_SAYS_INFORMED && ho->guest && ho->guest->has_loan) {
+                out->has_transfer = true;
+                (void)STR_COPY(out->transfer, ho->guest->loan.transfer);
+        }
+        int64_t at_us = said->says == HANDOVER_SAYS_HANDED    ? ho->stood_us
+                        : said->says == HANDOVER_SAYS_RUNNING ? ho->ran_us
+                                                              : 0;
+        out->has_at_us = at_us > 0;
+        out->at_us = at_us;
+        say_out(ho->m, out);
+        g_free(out);
+}
+
+/* ---- effects ---- */
+
+static void carry_out(struct handing *ho, const struct handover_effect *f)
+{
+        bool is_giver = handing_is_source(ho);
+        ho->token[f->kind] = f->token;
+        switch (f->kind) {
+        case HANDOVER_PERSIST:
+        case HANDOVER_EVENT:
+        case HANDOVER_ADOPT:
+                break; /* done, with the transaction */
+        case HANDOVER_SEND:
+                tell(ho, &f->message);
+                break;
+        case HANDOVER_CLASSIFY:
+                giver_classify(ho);
+                break;
+        case HANDOVER_SEPARATE:
+                giver_separate(ho);
+                break;
+        case HANDOVER_QUIESCE:
+                giver_quiesce(ho);
+                break;
+        case HANDOVER_CHECK:
+                taker_check(ho);
+                break;
+        case HANDOVER_GUARD_START:
+                giver_guard_start(ho);
+                break;
+        case HANDOVER_GUARD_END:
+                giver_guard_end(ho);
+                break;
+        case HANDOVER_VMM_GIVE:
+                giver_give(ho);
+                break;
+        case HANDOVER_VMM_PREPARE:
+                taker_prepare(ho);
+                break;
+        case HANDOVER_VMM_WATCH:
+                taker_watch(ho);
+                break;
+        case HANDOVER_VMM_CONT:
+                (is_giver ? giver_run : taker_run)(ho);
+                break;
+        case HANDOVER_VMM_QUIT:
+                break; /* it ends with what it had: RELEASE follows */
+        case HANDOVER_WRITE:
+                handing_write(ho, f->record, is_giver ? "source" : "target");
+                break;
+        case HANDOVER_WATCH:
+                on_watch(ho);
+                break;
+        case HANDOVER_RELEASE:
+                (is_giver ? giver_release : taker_release)(ho);
+                break;
+        case HANDOVER_ASSIGN:
+        case HANDOVER_ANSWER:
+        case HANDOVER_FORGET:
+        case HANDOVER_EFFECT_N:
+                assert(false); /* the service processor's */
+        }
+}
+
+static void run(struct meted *m, const struct batch *b)
+{
+        struct handing *ho;
+        for (size_t i = 0; i < b->effects.n; i++) {
+                ho = handing_find(m, b->id);
+                if (!ho || b->effects.list[i].token != ho->core.row.step)
+                        break;
+                carry_out(ho, &b->effects.list[i]);
+        }
+        if (b->entered)
+                crash_point_of("handover", handover_state_name(b->entered), "done");
+        ho = b->entered == TARGET_SETTLED ? handing_find(m, b->id) : NULL;
+        if (ho)
+                taker_settle(ho);
+}
+
+/* It never was. */
+static void forget(struct handing *ho)
+{
+        g_hash_table_remove(ho->m->handovers->by_id, ho->core.row.id);
+}
+
+static void on_durable(struct meted *m, void *call, const struct request *r, const struct err *err)
+{
+        struct batch *b = call;
+        struct handing *ho = handing_find(m, b->id);
+        (void)r;
+        if (ho && ho->pending > 0)
+                ho->pending--;
+        if (ho && err && !ho->is_void) {
+                ho->is_void = true; /* what was not recorded was not decided */
+                if (ho->is_durable)
+                        loop_timer_in(&ho->tick, VOID_MS);
+                else
+                        forget(ho);
+        } else if (ho && !err && !ho->is_void) {
+                ho->durable = ho->written;
+                ho->is_durable = true;
+                if (b->entered)
+                        crash_point_of("handover", handover_state_name(b->entered), "recorded");
+                run(m, b);
+        }
+        g_free(b);
+}
+
+static void put(struct handing *ho)
+{
+        struct err err = {0};
+        char *text = handing_record(ho);
+        if (text ? store_put_document(ho->m->store, STORE_HANDOVER, ho->core.row.id, text, &err)
+                 : err_set(&err, REASON_INTERNAL, ENOMEM, "no memory for the record of a handover"))
+                meted_unwritten(ho->m, &err);
+        free(text);
+        ho->written = ho->core.row;
+}
+
+/* With the row that says whose it is. */
+static void adopt(struct handing *ho)
+{
+        struct machine *v = machine_find(ho->m, ho->vm);
+        struct err err = {0};
+        if (!v)
+                return;
+        v->epoch = ho->guest && ho->guest->has_owner_epoch ? (uint64_t)ho->guest->owner_epoch : 1;
+        if (ho->guest)
+                (void)STR_COPY(v->boot_id, ho->guest->vm.boot_id);
+        if (machine_put(v, &err))
+                meted_unwritten(ho->m, &err);
+}
+
+static void apply(struct handing *ho, const struct handover_effects *effects)
+{
+        struct meted *m = ho->m;
+        bool is_recorded = ho->pending > 0;
+        struct batch *b = g_new0(struct batch, 1);
+        (void)STR_COPY(b->id, ho->core.row.id);
+        b->effects = *effects;
+        if (handover_is_final(&ho->core) && !ho->ended_ms)
+                ho->ended_ms = loop_now_ms();
+        if (ho->core.row.state != ho->entered)
+                b->entered = ho->entered = ho->core.row.state;
+        if (ho->core.row.state == SOURCE_QUIESCING)
+                ho->may_lend = true; /* on disk before it does */
+        for (size_t i = 0; i < effects->n; i++) {
+                const struct handover_effect *f = &effects->list[i];
+                is_recorded = is_recorded || f->kind == HANDOVER_PERSIST || f->kind == HANDOVER_EVENT ||
+                              f->kind == HANDOVER_ADOPT;
+                if (f->kind == HANDOVER_EVENT)
+                        handing_say(ho, f->event, "%s", f->text);
+                else if (f->kind == HANDOVER_ADOPT)
+                        adopt(ho);
+                else if (f->kind == HANDOVER_PERSIST)
+                        put(ho);
+        }
+        if (b->entered)
+                crash_point_of("handover", handover_state_name(b->entered), "decided");
+        if (is_recorded) {
+                ho->pending++;
+                meted_wait(m, 0, WAIT_COMMIT, on_durable, b);
+                meted_changed(m);
+        } else {
+                run(m, b);
+                g_free(b);
+        }
+}
+
+/* ---- mete-sp says ---- */
+
+/* Greater than of any that is over here. */
+static uint64_t least_epoch(const struct meted *m)
+{
+        uint64_t most = 0;
+        GHashTableIter i;
+        gpointer p;
+        g_hash_table_iter_init(&i, m->handovers->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &p)) {
+                const struct handover *h = &((const struct handing *)p)->core;
+                if (handover_is_final(h) && h->row.epoch > most)
+                        most = h->row.epoch;
+        }
+        return most + 1;
+}
+
+/* Finished ones are kept for a while, those of the highest epochs. */
+static void trim(struct meted *m)
+{
+        for (;;) {
+                GHashTableIter i;
+                gpointer p;
+                struct handing *oldest = NULL;
+                unsigned n = 0;
+                g_hash_table_iter_init(&i, m->handovers->by_id);
+                while (g_hash_table_iter_next(&i, NULL, &p)) {
+                        struct handing *ho = p;
+                        if (!handover_may_be_forgotten(&ho->core) || ho->pending > 0)
+                                continue;
+                        n++;
+                        if (!oldest || ho->core.row.epoch < oldest->core.row.epoch)
+                                oldest = ho;
+                }
+                struct err err = {0};
+                if (n <= FINISHED_KEPT)
+                        return;
+                if (store_delete_document(m->store, STORE_HANDOVER, oldest->core.row.id, &err)) {
+                        meted_unwritten(m, &err);
+                        return;
+                }
+                forget(oldest);
+        }
+}
+
+/* What goes along with a word that this state waits for; of one that it does not, nothing is believed. */
+static void take_along(struct handing *ho, const struct api_handover_message *in, enum handover_says says)
+{
+        enum handover_state s = ho->core.row.state;
+        if (in->has_peer)
+                (void)STR_COPY(ho->peer, in->peer);
+        if (s == TARGET_ACCEPTED && says == HANDOVER_SAYS_INFORM && in->has_guest) {
+                g_free(ho->guest);
+                ho->guest = g_memdup2(&in->guest, sizeof(in->guest));
+        }
+        if (s == SOURCE_QUIESCED && says == HANDOVER_SAYS_GIVE && in->has_transfer)
+                (void)STR_COPY(ho->transfer_path, in->transfer);
+}
+
+static int admit(struct meted *m, const struct api_handover_message *in, const struct handover_message *said,
+                 struct err *err)
+{
+        struct handover_effects effects = {0};
+        trim(m);
+        if (g_hash_table_size(m->handovers->by_id) >= HANDOVERS_MAX)
+                return err_set(err, REASON_BUSY, EBUSY, "%d handovers are under way, more are not",
+                               HANDOVERS_MAX);
+        if (handing_of_vm(m, in->vm))
+                return err_set(err, REASON_BUSY, EBUSY, "the VM %s is being handed over already", in->vm);
+        struct handing *ho = handing_new(m);
+        (void)STR_COPY(ho->vm, in->vm);
+        (void)STR_COPY(ho->peer, in->peer);
+        for (size_t i = 0; in->n_keeps > i && i < HANDING_KEEPS_MAX; i++)
+                (void)STR_COPY(ho->keeps[ho->n_keeps++], in->keeps[i]);
+        ho->asked_ms = loop_now_ms();
+        if (in->has_guest)
+                ho->guest = g_memdup2(&in->guest, sizeof(in->guest));
+        int bad = handover_admit(&ho->core, said, least_epoch(m), ho->asked_ms, &effects, err);
+        if (bad < 0) {
+                handing_free(ho);
+                return bad;
+        }
+        g_hash_table_insert(m->handovers->by_id, ho->core.row.id, ho);
+        apply(ho, &effects);
+        arm(ho);
+        return 0;
+}
+
+static void answer_unknown(struct meted *m, const char *vm, const struct handover_message *said,
+                           const struct err *why)
+{
+        struct handover_message out;
+        if (!handover_answer_unknown(said, &out))
+                return;
+        if (why->reason) {
+                out.reason = why->reason;
+                (void)snprintf(out.sentence, sizeof(out.sentence), "%.150s", why->sentence);
+        }
+        struct api_handover_message *to = g_new0(struct api_handover_message, 1);
+        handover_wire_fill(&out, vm, to);
+        say_out(m, to);
+        g_free(to);
+}
+
+static int hear(struct meted *m, const struct api_handover_message *in, struct err *err)
+{
+        struct handover_message said;
+        int bad = handover_wire_take(in, &said, err);
+        if (!bad && said.to == ROLE_PROCESSOR)
+                bad = err_set(err, REASON_INVALID, EINVAL, "%s is for mete-sp",
+                              handover_says_name(said.says));
+        if (bad)
+                return bad;
+        struct handing *ho = handing_find(m, said.id);
+        if (ho && (strcmp(ho->vm, in->vm) != 0 || said.to != handover_role(ho->core.row.state)))
+                return err_set(err, REASON_INVALID, EEXIST, "the handover %s is another one here", said.id);
+        if (!ho) {
+                bool is_first = said.says == HANDOVER_SAYS_CLASSIFY || said.says == HANDOVER_SAYS_OFFER;
+                struct err why = {0};
+                if (!is_first || admit(m, in, &said, &why))
+                        answer_unknown(m, in->vm, &said, &why);
+                return 0;
+        }
+        struct handover_event ev = {.kind = HANDOVER_EV_MESSAGE, .message = &said};
+        take_along(ho, in, said.says);
+        int done = step(ho, &ev, err);
+        return done < 0 ? done : 0;
+}
+
+void handovers_hear(struct meted *m, struct http_request *req, const json_t *body)
+{
+        struct api_handover_message *in = g_new0(struct api_handover_message, 1);
+        struct err err = {0};
+        int bad = 0;
+        if (req->caller || req->peer.uid != 0)
+                bad = err_set(&err, REASON_DENIED, EACCES, "this is for mete-sp alone: see 'mete handover'");
+        else if (!m->config.is_managed || !*m->config.processor)
+                bad = err_set(&err, REASON_UNSUPPORTED, EOPNOTSUPP,
+                              "this meted is under no service processor: there is no handover");
+        bad = bad ? bad : api_handover_message_parse(body, in, &err);
+        bad = bad ? bad : hear(m, in, &err);
+        g_free(in);
+        if (bad)
+                api_refuse(req, &err);
+        else
+                http_reply_text(req, 200, "application/json", "{\"taken\": true}");
+        meted_changed(m);
+}
+
+const char *handovers_leaving(const struct meted *m, const char *id)
+{
+        const struct handing *ho = handing_find(m, id);
+        return ho && handing_is_source(ho) && handover_is_targets(&ho->core.row, handing_read(ho)) ? ho->vm
+                                                                                                   : NULL;
+}
+
+/* ---- what happens to a VM ---- */
+
+int handovers_check(const struct meted *m, const struct machine *v, struct err *err)
+{
+        const struct handing *ho = handing_of_vm(m, v->definition.name);
+        return ho ? err_set(err, REASON_BUSY, EBUSY,
+                            "the VM %s is being handed over to another hypervisor: %s", v->definition.name,
+                            ho->core.row.id)
+                  : 0;
+}
+
+bool handovers_is_arriving(const struct machine *v)
+{
+        const struct handing *ho = handing_of_vm(v->m, v->definition.name);
+        return ho && !handing_is_source(ho) && ho->core.row.state != TARGET_RUNNING;
+}
+
+bool handovers_is_fixed(const struct machine *v, struct err *err)
+{
+        const struct handing *ho = handing_of_vm(v->m, v->definition.name);
+        if (!ho || (handing_is_source(ho) && ho->core.row.state < SOURCE_QUIESCING) ||
+            ho->core.row.state == TARGET_RUNNING)
+                return false;
+        (void)err_set(err, REASON_BUSY, EBUSY,
+                      "this VM is being handed over to another hypervisor; ask again in a while");
+        return true;
+}
+
+bool handovers_is_standing(const struct machine *v)
+{
+        struct err err = {0};
+        return handovers_is_fixed(v, &err);
+}
+
+void handovers_vm_event(struct machine *v, enum vm_event event, const char *words)
+{
+        struct handing *ho = handing_of_vm(v->m, v->definition.name);
+        if (ho)
+                (handing_is_source(ho) ? giver_vm_event : taker_vm_event)(ho, event, words);
+}
+
+void handovers_vm_gone(struct machine *v)
+{
+        GHashTableIter i;
+        gpointer p;
+        if (!v->m->handovers)
+                return;
+        g_hash_table_iter_init(&i, v->m->handovers->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &p)) {
+                struct handing *ho = p;
+                if (strcmp(ho->vm, v->definition.name) != 0 || !ho->transfer)
+                        continue;
+                transfer_free(g_steal_pointer(&ho->transfer)); /* also of one that is over */
+                ho->is_prepared = ho->is_calling = false;
+        }
+}
+
+/* Of a VMM that this side was about to let run it is certain whether it did. */
+void handovers_vm_died(struct machine *v, const char *why)
+{
+        struct handing *ho = handing_of_vm(v->m, v->definition.name);
+        struct err err = {0};
+        if (!ho)
+                return;
+        (void)err_set(&err, REASON_STALE, ECHILD, "%s", why);
+        handovers_vm_gone(v);
+        bool never_ran = ho->core.row.state == TARGET_STARTING && !ho->is_told_to_run;
+        handing_report(ho, ho->core.row.step, never_ran ? HANDOVER_EV_FAILED : HANDOVER_EV_DIED, &err);
+}
+
+/* ---- start and end ---- */
+
+static int load(const char *id, const char *text, void *arg, struct err *err)
+{
+        struct meted *m = arg;
+        struct handing *ho = handing_new(m);
+        int bad = handing_record_read(ho, id, text, err);
+        if (bad) {
+                handing_free(ho);
+                return bad;
+        }
+        ho->durable = ho->written = ho->core.row;
+        ho->is_durable = ho->is_loaded = true;
+        const struct machine *v = machine_find(m, ho->vm);
+        ho->is_defined = v && ho->guest && v->epoch == 0 &&
+                         strcmp(v->definition.uuid, ho->guest->vm.definition.uuid) == 0;
+        g_hash_table_insert(m->handovers->by_id, ho->core.row.id, ho);
+        return 0;
+}
+
+int handovers_start(struct meted *m, struct err *err)
+{
+        m->handovers = g_new0(struct handovers, 1);
+        m->handovers->by_id = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, handing_free);
+        m->handovers->calls = http_calls_new(err);
+        if (!m->handovers->calls)
+                return -ENOMEM;
+        return store_load_documents(m->store, STORE_HANDOVER, load, m, err);
+}
+
+void handovers_adopt(struct meted *m)
+{
+        g_autoptr(GList) all = g_hash_table_get_values(m->handovers->by_id);
+        for (GList *l = all; l; l = l->next) {
+                struct handing *ho = l->data;
+                const struct machine *v = machine_find(m, ho->vm);
+                if (!ho->is_loaded || (v && v->pid && !v->vm)) /* its VMM is there, nobody is attached yet */
+                        continue;
+                ho->is_loaded = false;
+                restore(ho);
+                if (ho->core.row.state == TARGET_SETTLED)
+                        taker_settle(ho); /* it may not have come to that */
+        }
+}
+
+void handovers_stop(struct meted *m)
+{
+        GHashTableIter i;
+        gpointer p;
+        if (!m->handovers)
+                return;
+        m->handovers->is_stopping = true;
+        g_hash_table_iter_init(&i, m->handovers->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &p))
+                transfer_free(g_steal_pointer(&((struct handing *)p)->transfer)); /* before its VM */
+}
+
+void handovers_free(struct meted *m)
+{
+        if (!m->handovers)
+                return;
+        g_hash_table_destroy(m->handovers->by_id);
+        http_calls_free(m->handovers->calls);
+        g_free(m->handovers);
+        m->handovers = NULL;
+}

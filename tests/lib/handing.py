@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two hypervisors of one server, and a service processor that a test plays: it leads handovers as core/handover.h says, and
+can be told to lose a word, or to stop in the middle.
+
+    with Pair() as pair:
+        vm = pair.a.vm("v", cpus=1, memory="256M")
+        assert pair.hand_over(vm, pair.b) == "running"
+"""
+import http.server
+import json
+import os
+import pwd
+import queue
+import socketserver
+import threading
+import time
+
+from host import HostError, kvm_group, wait_for
+from server import Hypervisor, Server, USERS
+
+
+class Ear(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.heard(body)
+        answer = b'{"taken": true}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args):
+        pass
+
+    def address_string(self):
+        return "unix"
+
+
+class Leader:
+    """One handover, as the service processor leads it."""
+
+    def __init__(self, pair, vm, source, target, gap_ms=None, keeps=()):
+        pair.epoch += 1
+        self.pair, self.vm, self.source, self.target, self.keeps = pair, vm.name, source, target, list(keeps)
+        self.id, self.epoch, self.gap_ms = f"h{pair.epoch}", pair.epoch, gap_ms
+        self.words, self.said, self.lost = queue.Queue(), {}, set()
+        self.stands = None
+
+    def say(self, to, says, **more):
+        """A word gets lost where nobody is there to hear it."""
+        body = {"says": says, "handover": self.id, "vm": self.vm, "epoch": self.epoch,
+                "peer": (self.target if to is self.source else self.source).hypervisor_name, **more}
+        if self.gap_ms:
+            body["gap_ms"] = self.gap_ms
+        if says in self.lost:
+            return None
+        try:
+            return to.http("POST", "/v1/handover/messages", body)
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def hear(self, body):
+        self.said[body["says"]] = body
+        if body["says"] == "handed" and not self.stands:
+            self.stands = True
+            self.say(self.target, "stands")
+            self.stands = None
+        self.words.put(body["says"])
+
+    def until(self, to, says, wanted, timeout_s=120, **more):
+        """Says it again and again until one of the words comes; returns that."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for word in wanted:
+                if word in self.said:
+                    return word
+            self.say(to, says, **more)
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end and not any(w in self.said for w in wanted):
+                try:
+                    self.words.get(timeout=0.02)
+                except queue.Empty:
+                    pass
+        raise HostError(f"{says}: none of {wanted} came, but {list(self.said)}: {self.pair.story(self.id)}")
+
+    def back(self):
+        for to, says, wanted in ((self.source, "abort", ("back", "died")), (self.target, "drop", ("dropped", "lost"))):
+            self.until(to, says, wanted)
+        return "back" if "back" in self.said else "lost"
+
+    def lead(self, upto=None):
+        """"running", "back" or "lost"."""
+        ends = ("back", "died", "dropped", "lost")
+        for to, says, wanted in ((self.source, "classify", "classified"), (self.target, "offer", "accepted"),
+                                 (self.source, "separate", "separated"), (self.source, "quiesce", "quiesced"),
+                                 (self.target, "inform", "informed"), (self.source, "give", "running")):
+            more = {"keeps": self.keeps} if says == "classify" and self.keeps else {}
+            if says in ("offer", "inform"):
+                more["guest"] = self.said["classified" if says == "offer" else "quiesced"]["guest"]
+            if says == "give":
+                more["transfer"] = self.said["informed"]["transfer"]
+            if says == upto:
+                return upto
+            if self.until(to, says, (wanted, *ends), **more) != wanted:
+                return self.back()
+        self.pair.assign(self)
+        if self.until(self.source, "finish", ("gone",)) == "gone":
+            self.until_settled()
+        return "running"
+
+    def until_settled(self):
+        def settled():
+            self.say(self.target, "settle")
+            return self.pair.state(self.target, self.id) == "target-settled"
+        wait_for("the target is through", settled, 60, 0.1)
+
+
+class Pair(Server):
+    def start_sp(self, env=None, wait=True):
+        self.epoch, self.part_epoch, self.leader = 0, 0, None
+        self.processor = self.path("sprun", "processor.sock")
+        for name in ("sprun", "spstate"):
+            os.mkdir(self.path(name), 0o755)
+        self.ear = Ear(self.processor, Handler)
+        os.chmod(self.processor, 0o666)
+        self.ear.heard = lambda body: self.leader and body["handover"] == self.leader.id and self.leader.hear(body)
+        threading.Thread(target=self.ear.serve_forever, daemon=True).start()
+        self.processes = {}
+        self.shares = {}
+        for n, (name, user) in enumerate(zip("ab", USERS)):
+            self.make(name, user)
+            self.start_hypervisor(name)
+            self.shares[name] = {f"cpu:{n}": 1000, "memory:node0": 1 << 30}
+        self.give_parts()
+        self.a, self.b = self.hypervisor("a"), self.hypervisor("b")
+
+    def make(self, name, user):
+        u = pwd.getpwnam(user)
+        for where in ("sprun", "spstate"):
+            os.mkdir(self.path(where, name), 0o711)
+            os.chown(self.path(where, name), u.pw_uid, u.pw_gid)
+        with open(self.path("sprun", f"{name}.conf"), "w") as f:
+            f.write(f"[meted]\nname={name}\nstate_dir={self.path('spstate', name)}\nrun_dir={self.path('sprun', name)}\n"
+                    f"socket={self.path('sprun', name, 'meted.sock')}\nsocket_mode=0666\n[keeper]\nsocket={self.keeper_socket}\n"
+                    f"[server]\nmanaged=yes\nprocessor={self.processor}\n[host]\nsource=live\ncpu_overcommit=8\n"
+                    f"[vm]\nqemu={self.qemus.get(name, self.qemu)}\nimage_dir={self.path('images')}\n")
+
+    qemus = {}
+
+    def start_hypervisor(self, name, env=None):
+        u = pwd.getpwnam(USERS["ab".index(name)])
+        argv = ["setpriv", "--reuid", str(u.pw_uid), "--regid", str(u.pw_gid), *kvm_group(), "--inh-caps=-all", "--no-new-privs",
+                "--", self.path("bin", "meted"), "--config", self.path("sprun", f"{name}.conf")]
+        self.processes[name] = self._spawn("sp", argv, env or {})
+        self._wait_socket(self.processes[name], "sp", self.path("sprun", name, "meted.sock"))
+
+    def kill_hypervisor(self, name, sig=9):
+        if self.processes[name].poll() is None:
+            self.processes[name].send_signal(sig)
+        return self.processes[name].wait(15)
+
+    def give_parts(self, handover=None):
+        self.part_epoch += 1
+        for name, shares in self.shares.items():
+            body = {"server": "s1", "epoch": self.part_epoch,
+                    "shares": [{"component": c, "amount": n} for c, n in shares.items() if n > 0]}
+            if handover:
+                body["handover"] = handover
+            wait_for(f"{name} takes its part", lambda b=body, n=name: self.hypervisor(n).http("POST", "/v1/partition", b)[0] == 200, 60,
+                     0.1)
+
+    def assign(self, leader):
+        for part in leader.said["quiesced"]["guest"]["parts"]:
+            if part["portion"] == "reassignable":
+                for name, sign in ((leader.source.hypervisor_name, -1), (leader.target.hypervisor_name, 1)):
+                    share = self.shares[name]
+                    share[part["component"]] = share.get(part["component"], 0) + sign * part["amount"]
+        self.give_parts(leader.id)
+
+    def hand_over(self, vm, target, **more):
+        source = self.a if target is self.b else self.b
+        self.leader = Leader(self, vm, source, target, **more)
+        end = self.leader.lead()
+        if end == "running":
+            move(vm, target)
+        return end
+
+    def state(self, hypervisor, handover):
+        """The last state of a handover there, by its log."""
+        found = [e["event"] for e in hypervisor.events(handover) if e["event"].split("-")[0] in ("source", "target")]
+        return found[-1] if found else None
+
+    def story(self, handover):
+        return [[(e["event"], e.get("text")) for e in h.events(handover)] for h in (self.a, self.b)]
+
+    def close(self):
+        problems = []
+        if self.dir is not None and hasattr(self, "ear"):
+            self.sp = None
+            problems = super().close()
+            self.ear.shutdown()
+            self.ear.server_close()
+            return problems
+        return super().close()
+
+
+def move(vm, target):
+    """The harness's VM is at the other hypervisor from now on."""
+    vm.host.vms.pop(vm.name, None)
+    vm.disconnect()
+    vm.host = target
+    target.vms[vm.name] = vm

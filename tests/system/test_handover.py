@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running VM changes hypervisor on one server without being copied (5.1-5.13, 5.21): real meted's, a real keeper, real guests;
+the service processor's part is played by the harness (tests/lib/handing.py), so that words can be lost and steps be stopped at."""
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+
+from app import App
+from handing import Leader, Pair, move
+from host import ROOT, wait_for
+
+pytestmark = [pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one a hypervisor"),
+              pytest.mark.skipif(not os.environ.get("METE_HANDOVERS"),
+                                 reason="METE_HANDOVERS=N is not set: so many handovers there and back, and the deaths of METE_POINTS")]
+
+CRASH_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
+MIB = 1 << 20
+NODE = "memory:node0"
+
+
+@pytest.fixture(scope="module")
+def pair():
+    with Pair() as p:
+        program = os.path.join(ROOT, CRASH_BUILD, "src/meted/meted")
+        if os.path.exists(program):
+            os.unlink(p.path("bin", "meted"))
+            shutil.copy(program, p.path("bin", "meted"))
+        for name in ("vmlinuz", "test.cpio.gz"):
+            p.image(os.path.join(ROOT, "build/guest", name))
+        yield p
+
+
+@pytest.fixture
+def vm(pair):
+    """A VM with leases, whichever hypervisor has it."""
+    if not getattr(pair, "guest", None):
+        pair.guest = new_vm(pair, pair.a)
+    return pair.guest
+
+
+def new_vm(pair, hypervisor):
+    pair.made = getattr(pair, "made", 0) + 1
+    v = hypervisor.vm(f"v{pair.made}", cpus="1..2", memory="192M..448M")
+    v.check("dd if=/dev/urandom of=/tmp/blob bs=1M count=16 2>/dev/null; sha256sum /tmp/blob >/tmp/sum")
+    v.check("(n=0; while true; do n=$((n+1)); echo $n >/tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.05; done) >/dev/null 2>&1 &")
+    v.app = App(v, "own")
+    assert v.app.call("request", {"id": "m", "needs": ["memory:128M"]})["outcome"] == "granted"
+    assert v.app.call("request", {"id": "c", "needs": ["cpu:1,share>=0.1"]})["outcome"] == "granted"
+    return v
+
+
+def other(pair, hypervisor):
+    return pair.b if hypervisor is pair.a else pair.a
+
+
+def counter(vm):
+    return int(vm.check("cat /tmp/n"))
+
+
+def ram_files(vm):
+    """{name: (device, inode)} of what its VMM has mapped of its memory."""
+    found = {}
+    with open(f"/proc/{vm.pid()}/maps") as f:
+        for line in f:
+            words = line.split()
+            if len(words) > 5 and "/dev/shm/" in words[5] and words[1][3] == "s":
+                found[os.path.basename(words[5])] = (words[3], words[4])
+    return found
+
+
+def running(pair, name):
+    """The hypervisors at which it runs."""
+    return [h for h in (pair.a, pair.b)
+            for v in h.mete_json("vm", "list")["vms"] if v["name"] == name and v["state"] == "running"]
+
+
+def vmms(pair, name):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                line = f.read().decode(errors="replace")
+            if pair.dir in line and f"guest={name}," in line and open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z":
+                found.append(int(pid))
+    return found
+
+
+def is_whole(pair, vm, at):
+    """It runs there and nowhere else, with all of its memory and what it had."""
+    wait_for("it runs at one", lambda: running(pair, vm.name) == [at] and len(vmms(pair, vm.name)) == 1, 60, 0.1)
+    assert vm.host is at
+    vm.wait_agent()
+    assert vm.check("cd /tmp; sha256sum -c sum") == "/tmp/blob: OK"
+    before = counter(vm)
+    wait_for("its counter goes on", lambda: counter(vm) > before, 60, 0.1)
+    assert vm.cpus_online() == 2
+    assert {c["state"] for c in at.claims() if vm.name in c["holder"]} == {"active"}
+
+
+def test_there_and_back(pair, vm):
+    """With a leased vCPU and a leased DIMM; the same memory, a counter that never goes back, and a ledger each that agrees."""
+    for _ in range(int(os.environ["METE_HANDOVERS"])):
+        source, target = vm.host, other(pair, vm.host)
+        files, n = ram_files(vm), counter(vm)
+        assert len(files) == 2, files
+        claims = sorted((c["holder"], c["amount"]) for c in source.claims() if vm.name in c["holder"])
+        shares = {name: dict(s) for name, s in pair.shares.items()}
+        assert pair.hand_over(vm, target) == "running", pair.story(pair.leader.id)
+        assert ram_files(vm) == files
+        assert counter(vm) >= n
+        is_whole(pair, vm, target)
+        assert sorted((c["holder"], c["amount"]) for c in target.claims() if vm.name in c["holder"]) == claims
+        assert vm.name not in [v["name"] for v in source.mete_json("vm", "list")["vms"]]
+        assert not [c for c in source.claims() if vm.name in c["holder"]]
+        # what it has changed its manager with it
+        has = sum(p["amount"] for p in pair.leader.said["quiesced"]["guest"]["parts"] if p["component"] == NODE)
+        assert has >= (192 + 128) * MIB
+        for h, sign in ((source, -1), (target, 1)):
+            name = h.hypervisor_name
+            assert pair.shares[name][NODE] == shares[name][NODE] + sign * has
+            assert {s["component"]: s["amount"] for s in h.partition()["shares"]}[NODE] == pair.shares[name][NODE]
+        said = pair.leader.said
+        assert said["running"]["at_us"] > said["handed"]["at_us"] > 0
+        control = said["quiesced"]["guest"]["control"]
+        assert [(v["slot"], v["use"]) for v in control["vcpus"]] == [(0, "base"), (1, "granted")], control
+
+
+def test_what_is_leased_can_be_given_back_after_it(pair, vm):
+    assert pair.hand_over(vm, other(pair, vm.host)) == "running"
+    is_whole(pair, vm, vm.host)
+    vm.app.call("release", {"id": "m"})
+    wait_for("its DIMM is gone", lambda: len(ram_files(vm)) == 1, 60, 0.1)
+    assert vm.app.call("request", {"id": "m2", "needs": ["memory:128M"]})["outcome"] == "granted"
+    assert len(ram_files(vm)) == 2
+
+
+def test_refusals(pair, vm):
+    source, target = vm.host, other(pair, vm.host)
+
+    class Nobody:
+        name = "nobody"
+
+    pair.leader = Leader(pair, Nobody, source, target)
+    assert pair.leader.lead() == "back"
+    assert "no VM is called nobody" in pair.leader.said["back"]["sentence"]
+    # what stays with the source cannot leave as it is
+    assert pair.hand_over(vm, target, keeps=[NODE]) == "back"
+    parts = {p["component"]: p for p in pair.leader.said["classified"]["guest"]["parts"]}
+    assert parts[NODE]["portion"] != "reassignable" and parts[NODE]["why"] == "kept", parts
+    assert pair.leader.said["back"]["reason"] == "unreassignable"
+    # while it is handed over nothing else is done to it
+    pair.leader = Leader(pair, vm, source, target)
+    assert pair.leader.lead(upto="separate") == "separate"
+    for words in (("vm", "stop", vm.name), ("vm", "kill", vm.name), ("move", vm.name, "--to", "b")):
+        p = source.mete(*words, check=False)
+        assert p.returncode != 0 and "handed over" in p.stderr, p.stderr
+    assert pair.leader.back() == "back"
+    # a name that is taken
+    target.mete("vm", "create", vm.name, "--memory=192M", "--kernel=vmlinuz")
+    assert pair.hand_over(vm, target) == "back"
+    assert "already" in pair.leader.said["dropped"]["sentence"]
+    target.mete("vm", "delete", vm.name)
+    # no word of anybody but root
+    status, _ = source.http("POST", "/v1/handover/messages", {"says": "classify"})
+    assert status == 400
+    is_whole(pair, vm, source)
+
+
+def test_cancelled_before_it_is_given(pair, vm):
+    """Everything is ready, and then it is called off: nothing has changed."""
+    source, target = vm.host, other(pair, vm.host)
+    free = {h: h.free() for h in (source, target)}
+    for upto in ("quiesce", "inform", "give"):
+        pair.leader = Leader(pair, vm, source, target)
+        assert pair.leader.lead(upto=upto) == upto
+        assert pair.leader.back() == "back"
+        is_whole(pair, vm, source)
+        for h in (source, target):
+            h.wait_free(free[h], 60)
+    assert pair.hand_over(vm, target) == "running"
+    is_whole(pair, vm, target)
+
+
+def test_bound_of_the_gap(pair, vm):
+    """The other side never hears that the guest stands: at the bound it runs here again, and the record says so to all."""
+    source, target = vm.host, other(pair, vm.host)
+    pair.leader = leader = Leader(pair, vm, source, target, gap_ms=300)
+    leader.lost.add("stands")
+    assert leader.lead() == "back"
+    assert leader.said["back"]["reason"] == "timeout", leader.said["back"]
+    is_whole(pair, vm, source)
+
+
+# ---- deaths
+
+def states():
+    """Of a source, and of a target, as the tables have them, with how they come about."""
+    with open(f"{ROOT}/src/core/handover-tables.c") as f:
+        rows = re.findall(r'\[(?:SOURCE|TARGET)_\w+\]\s*=\s*\{\s*"((?:source|target)-[a-z-]+)",?([^\n]*)', f.read())
+    assert len(rows) > 25 and len({r[0] for r in rows}) == len(rows), rows
+    return [(name, "is_swift = true" in rest) for name, rest in rows]
+
+
+# What brings a handover into a state; where nothing is said here it goes through it on its way.
+WAYS = {"source-closing": "bound", "source-resuming": "bound", "source-releasing": "called off", "source-back": "called off",
+        "target-dropping": "called off", "target-dropped": "called off"}
+# Those that only a death in the middle of another brings about: test-handover.c walks them.
+NOT_HERE = ("source-orphaned", "source-lost", "target-closing", "target-returning", "target-lost")
+POINTS = [(name, when) for name, swift in states() if name not in NOT_HERE
+          for when in (("decided", "done") if swift else ("decided", "recorded", "done"))]
+
+
+def chosen():
+    if os.environ.get("METE_POINTS") == "all":
+        return POINTS
+    if os.environ.get("METE_POINTS"):
+        return [p for p in POINTS if p[0] in os.environ["METE_POINTS"].split(",")]
+    seed = int(os.environ.get("METE_SEED") or time.time())
+    print(f"METE_SEED={seed}")
+    return random.Random(seed).sample(POINTS, 4)
+
+
+@pytest.mark.parametrize("point", chosen(), ids=lambda p: "-".join(p))
+def test_meted_dies(pair, vm, point):
+    """At each point that is generated from the tables; it is started again, and the handover comes to its end by itself."""
+    source, target = vm.host, other(pair, vm.host)
+    victim = source if point[0].startswith("source") else target
+    way = WAYS.get(point[0], "through")
+    name = victim.hypervisor_name
+    pair.kill_hypervisor(name)
+    pair.start_hypervisor(name, {"METE_CRASH_AT": f"handover {point[0]} {point[1]}"})
+    wait_for("it is adopted", lambda: victim is target or victim.mete_json("vm", "show", vm.name).get("pid"), 60, 0.1)
+    pair.leader = leader = Leader(pair, vm, source, target, gap_ms=500 if way == "bound" else None)
+    if way == "bound":
+        leader.lost.add("stands")
+
+    stop, died = threading.Event(), []
+
+    def revive():
+        while not stop.wait(0.05):
+            if pair.processes[name].poll() is not None:
+                died.append(pair.processes[name].returncode)
+                pair.start_hypervisor(name)
+    t = threading.Thread(target=revive)
+    t.start()
+    try:
+        if way == "called off":
+            leader.lead(upto="give")
+            end = leader.back()
+        else:
+            end = leader.lead()
+        wait_for("it died there", lambda: died, 60, 0.1)
+    finally:
+        stop.set()
+        t.join()
+    assert died == [-signal.SIGKILL], died
+    assert end in ("running", "back"), (end, pair.story(leader.id))
+    if end == "running":
+        move(vm, target)
+    vm.disconnect()
+    is_whole(pair, vm, vm.host)
+    away = other(pair, vm.host)
+    wait_for("nothing is left of it", lambda: vm.name not in [v["name"] for v in away.mete_json("vm", "list")["vms"]], 60, 0.1)
+    assert not [c for c in away.claims() if vm.name in c["holder"]]
