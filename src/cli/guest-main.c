@@ -10,8 +10,9 @@
 
 /* Verbs that a host's own `mete` has and a guest's has not; those with a blank are all that begin with it. */
 static const char *const host_words[] = {
-        "vm ",    "host offline", "host online", "ledger", "definition ", "reserve",   "unreserve", "events",
-        "doctor", "peers",        "pki ",        "move ",  "why",         "host list", "drain ",    "server ",
+        "vm ",       "host offline", "host online", "ledger",  "definition ", "reserve",
+        "unreserve", "events",       "doctor",      "peers",   "pki ",        "move ",
+        "why",       "host list",    "drain ",      "server ", "handover ",
 };
 
 static const char *find_host_words(int argc, char **argv)

@@ -16,7 +16,7 @@ enum { CALL_MS = 30000, PAGES_MAX = 100000 };
 /* Verbs of a server as a whole go to its service processor. */
 static bool is_for_sp(const struct arguments *a)
 {
-        return strncmp(a->verb->words, "server ", 7) == 0;
+        return strncmp(a->verb->words, "server ", 7) == 0 || strncmp(a->verb->words, "handover", 8) == 0;
 }
 
 const char *host_socket(const struct arguments *a)
@@ -38,7 +38,7 @@ static int no_sp(const char *socket, struct err *err)
         return err_set(
                 err, REASON_PEER_LOST, ENOENT,
                 "mete-sp is not running, or not at %.80s (--socket, METE_SP_SOCKET): without it there is "
-                "no configuration; hypervisors, VMs and local grants go on",
+                "no configuration and no handover; hypervisors, VMs and local grants go on",
                 socket);
 }
 

@@ -230,6 +230,12 @@ static int host_server_give(const struct arguments *a)
                    *amount = arguments_option(a, "--amount");
         struct err err = {0};
         int64_t bytes = 0;
+        if (arguments_option(a, "--cancel"))
+                return answer(a, "DELETE", "/v1/server/give", NULL);
+        if (a->n_operands == 0) {
+                (void)err_set(&err, REASON_INVALID, EINVAL, "a component is wanted, or --cancel");
+                return verb_fail(a, &err);
+        }
         int bad = from && to ? 0 : err_set(&err, REASON_INVALID, EINVAL, "--from and --to are wanted");
         if (!bad && amount)
                 bad = units_parse_bytes(amount, &bytes, &err);
@@ -281,6 +287,7 @@ static const struct option_row give_options[] = {
         {"--from",                              "HYPERVISOR", "who has it", false},
         {"--to", "HYPERVISOR", "who is to have it", false},
         {"--amount",                                "SIZE", "only so much of it, of memory: 4G (all that it has of it)", false},
+        {"--cancel", NULL, "take back what is on its way and was not let go of yet", false},
         {NULL                                },
 };
 static const struct option_row server_events_options[] = {
@@ -298,7 +305,7 @@ const struct verb server_verbs[] = {
          "Returns when it has taken its part of the server, or says what is wrong.",                                        host_server_start },
         {"server stop",   "HYPERVISOR", 1, 1, false, NULL,                  "Stop a hypervisor until it is started again",
          "Its VMs run on, and nobody decides for them meanwhile.",                                                          host_server_stop  },
-        {"server give",   "COMPONENT",  1, 1, false, give_options,          "Give what a hypervisor has free to another",
+        {"server give",   "[COMPONENT]", 0, 1, false, give_options,          "Give what a hypervisor has free to another",
          "Refused where something of it is claimed, now or in time to come, or kept. Until the giver has recorded "
          "that it is without, nobody has it.",                                                                              host_server_give  },
         {"server events", "",           0, 0, false, server_events_options, "Print the event log of the service processor", NULL,

@@ -17,6 +17,8 @@ extern const struct verb move_verbs[];
 extern const size_t move_verbs_n;
 extern const struct verb server_verbs[];
 extern const size_t server_verbs_n;
+extern const struct verb handover_verbs[];
+extern const size_t handover_verbs_n;
 extern const struct verb pki_verbs[];
 extern const size_t pki_verbs_n;
 

@@ -19,6 +19,7 @@ int main(int argc, char **argv)
         const struct verb_table on_host = {"On a host", host_verbs, host_verbs_n};
         const struct verb_table in_guest = {"In a guest", guest_verbs, guest_verbs_n};
         const struct verb_table server = {"Several hypervisors on one server", server_verbs, server_verbs_n};
+        const struct verb_table handovers = {"Handovers on one server", handover_verbs, handover_verbs_n};
         const struct verb_table moves = {"Moves", move_verbs, move_verbs_n};
         const struct verb_table manager = {"A fleet, by its manager", manager_verbs, manager_verbs_n};
         const struct verb_table other_hosts = {"Other hosts", pki_verbs, pki_verbs_n};
@@ -27,6 +28,7 @@ int main(int argc, char **argv)
                                             moves,
                                             manager,
                                             server,
+                                            handovers,
                                             other_hosts};
 
         return verb_main(tables, ARRAY_N(tables), argc, argv);

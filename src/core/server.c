@@ -287,6 +287,51 @@ void server_give_undo(struct server *s)
         put(s, s->giving.from);
 }
 
+/* ---- what a VM takes along ---- */
+
+int server_assign_check(const struct server *s, int from, int to, const struct server_portion *portions,
+                        size_t n, struct err *err)
+{
+        int64_t cpus = sum(s, from, COMPONENT_CPU), memory = sum(s, from, COMPONENT_MEMORY);
+        if (s->giving.amount > 0)
+                return err_set(err, REASON_BUSY, EBUSY, "%s is on its way from %s to %s; try again",
+                               s->components[s->giving.component].id, s->names[s->giving.from],
+                               s->names[s->giving.to]);
+        for (size_t i = 0; i < n; i++) {
+                const struct component *c = &s->components[portions[i].component];
+                const struct server_share *own = at(s, portions[i].component, from);
+                int bad = check_amount(c, portions[i].amount, err);
+                if (bad)
+                        return bad;
+                if (portions[i].amount > own->amount)
+                        return err_set(err, REASON_NO_CAPACITY, ENOSPC, "%s has %lld of %s, and not %lld",
+                                       s->names[from], (long long)own->amount, c->id,
+                                       (long long)portions[i].amount);
+                if (own->is_kept)
+                        return err_set(err, REASON_UNREASSIGNABLE, EPERM, "%s is kept by %s (keep=)", c->id,
+                                       s->names[from]);
+                *(c->kind == COMPONENT_CPU ? &cpus : &memory) -= portions[i].amount;
+        }
+        if (from != to && cpus > 0 && memory > 0)
+                return 0;
+        return from == to ? err_set(err, REASON_INVALID, EINVAL, "%s has it already", s->names[to])
+                          : err_set(err, REASON_UNREASSIGNABLE, EPERM, "it is the last %s that %s has",
+                                    cpus > 0 ? "memory" : "CPU", s->names[from]);
+}
+
+void server_assign(struct server *s, int from, int to, const struct server_portion *portions, size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                struct server_share *a = at(s, portions[i].component, from),
+                                    *b = at(s, portions[i].component, to);
+                int64_t amount = portions[i].amount < a->amount ? portions[i].amount : a->amount;
+                a->amount -= amount;
+                b->amount += amount;
+                a->is_kept = a->is_kept && a->amount > 0;
+        }
+        s->epoch++;
+}
+
 bool server_is_sound(const struct server *s)
 {
         const struct server_giving *g = &s->giving;

@@ -80,5 +80,18 @@ int server_give_begin(struct server *s, const struct server_giving *g, struct er
 void server_give_end(struct server *s);
 void server_give_undo(struct server *s);
 
+/* What changes hands with a VM, in one step: whole CPUs, and memory, of `from`. */
+struct server_portion {
+        uint32_t component;
+        int64_t amount;
+};
+/* Each component once. REASON_UNREASSIGNABLE: it is kept, or what `from` cannot be without, which stays a
+ * hypervisor; REASON_NO_CAPACITY: it has not so much; REASON_INVALID: part of a CPU; REASON_BUSY: something
+ * is on its way. */
+int server_assign_check(const struct server *s, int from, int to, const struct server_portion *portions,
+                        size_t n, struct err *err);
+/* As was checked; of what `from` has less of by now, as a machine may lose memory, what is left of it. */
+void server_assign(struct server *s, int from, int to, const struct server_portion *portions, size_t n);
+
 /* Slow check of every invariant, for tests and for what was read. false: broken. */
 bool server_is_sound(const struct server *s);

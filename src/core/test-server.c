@@ -137,6 +137,59 @@ static void test_memory(void)
         server_done(&s);
 }
 
+/* What a VM takes along, all of it in one step, and back. */
+static void test_assign(void)
+{
+        struct server s;
+        struct server_portion p[2] = {
+                {.component = NODE0, .amount = 1024 * MIB},
+                {.component = 1,     .amount = 1000      }
+        };
+        setup(&s);
+        g_assert_cmpint(server_take_node(&s, A, 0, true, &err), ==, 0);
+        g_assert_cmpint(server_take_node(&s, B, 1, true, &err), ==, 0);
+        g_assert_cmpint(server_keep(&s, A, 3, &err), ==, 0);
+        s.epoch = 1;
+        refused(server_assign_check(&s, A, A, p, 2, &err), REASON_INVALID, "a has it already");
+        p[1].component = 3;
+        refused(server_assign_check(&s, A, B, p, 2, &err), REASON_UNREASSIGNABLE, "cpu:3 is kept by a");
+        p[1].component = 4;
+        refused(server_assign_check(&s, A, B, p, 2, &err), REASON_NO_CAPACITY, "a has 0 of cpu:4");
+        p[1] = (struct server_portion){.component = 1, .amount = 500};
+        refused(server_assign_check(&s, A, B, p, 2, &err), REASON_INVALID, "as a whole");
+        p[1].amount = 1000;
+        p[0].amount = 4096 * MIB;
+        refused(server_assign_check(&s, A, B, p, 2, &err), REASON_UNREASSIGNABLE,
+                "the last memory that a has");
+        p[0].amount = 1024 * MIB + 1;
+        refused(server_assign_check(&s, A, B, p, 2, &err), REASON_INVALID, "whole MiB");
+        p[0].amount = 1024 * MIB;
+        struct server_giving g = {.component = NODE0, .from = A, .to = B, .amount = MIB};
+        g_assert_cmpint(server_give_begin(&s, &g, &err), ==, 0);
+        refused(server_assign_check(&s, A, B, p, 2, &err), REASON_BUSY, "is on its way");
+        server_give_undo(&s);
+        s.epoch = 1;
+        g_assert_cmpint(server_assign_check(&s, A, B, p, 2, &err), ==, 0);
+        g_assert_cmpint(server_assign_check(&s, A, B, NULL, 0, &err), ==, 0);
+        server_assign(&s, A, B, p, 2);
+        g_assert_true(server_is_sound(&s));
+        g_assert_cmpint(s.epoch, ==, 2);
+        g_assert_cmpint(server_share(&s, NODE0, A)->amount, ==, 3072 * MIB);
+        g_assert_cmpint(server_share(&s, NODE0, B)->amount, ==, 1024 * MIB);
+        g_assert_cmpint(server_share(&s, 1, A)->amount, ==, 0);
+        g_assert_cmpint(server_share(&s, 1, B)->amount, ==, 1000);
+        server_assign(&s, B, A, p, 2);
+        g_assert_cmpint(server_share(&s, NODE0, A)->amount, ==, 4096 * MIB);
+        g_assert_cmpint(server_share(&s, 1, B)->amount, ==, 0);
+        /* A machine that has lost memory since. */
+        p[0].amount = 8192 * MIB;
+        server_assign(&s, A, B, p, 1);
+        g_assert_true(server_is_sound(&s));
+        g_assert_cmpint(server_share(&s, NODE0, A)->amount, ==, 0);
+        g_assert_cmpint(server_share(&s, NODE0, B)->amount, ==, 4096 * MIB);
+        server_done(&s);
+}
+
 static void test_give(void)
 {
         struct server s;
@@ -275,6 +328,7 @@ int main(int argc, char **argv)
         g_test_add_func("/server/overlap", test_overlap);
         g_test_add_func("/server/memory", test_memory);
         g_test_add_func("/server/give", test_give);
+        g_test_add_func("/server/assign", test_assign);
         g_test_add_func("/server/unsound", test_unsound);
         g_test_add_func("/server/random", test_random);
         return g_test_run();

@@ -12,6 +12,7 @@
 #include "json/api.h"
 #include "json/read.h"
 #include "json/route.h"
+#include "sp/lead.h"
 #include "sp/sp.h"
 #include "wire/unix.h"
 
@@ -20,7 +21,7 @@ enum { WAIT_MS = 60000, PAGE = 64, PAGE_MAX = 256 };
 
 /* ---- answers ---- */
 
-static void reply(struct http_request *req, int status, json_t *body)
+void api_reply(struct http_request *req, int status, json_t *body)
 {
         size_t n = 0;
         char *text = body ? json_write(body, &n) : NULL;
@@ -32,7 +33,7 @@ static void refuse_status(struct http_request *req, int status, const struct err
 {
         struct api_error e = {.code = status, .reason = err->reason};
         (void)snprintf(e.message, sizeof(e.message), "%s", err->sentence);
-        reply(req, status, api_error_emit(&e));
+        api_reply(req, status, api_error_emit(&e));
 }
 
 void api_refuse(struct http_request *req, const struct err *err)
@@ -42,7 +43,7 @@ void api_refuse(struct http_request *req, const struct err *err)
 
 void api_answer_server(struct sp *sp, struct http_request *req)
 {
-        reply(req, 200, partition_show(sp));
+        api_reply(req, 200, partition_show(sp));
 }
 
 /* ---- who waits ---- */
@@ -222,6 +223,52 @@ static void do_give(struct sp *sp, struct http_request *req, const json_t *body)
         give(sp, req, &in, trace);
 }
 
+/* ---- handovers ---- */
+
+static json_t *view_handover(const struct leading *l)
+{
+        struct api_handover *v = g_new0(struct api_handover, 1);
+        lead_show(l, v);
+        json_t *out = api_handover_emit(v);
+        g_free(v);
+        return out;
+}
+
+static json_t *view_handovers(const struct sp *sp)
+{
+        json_t *list = json_array();
+        for (const struct leading *l = sp->leadings; l; l = l->next)
+                json_array_append_new(list, view_handover(l));
+        return json_pack("{s:o}", "handovers", list);
+}
+
+static struct leading *find_handover(const struct sp *sp, const char *id, struct err *err)
+{
+        struct leading *l = lead_find(sp, id);
+        if (!l)
+                (void)err_set(err, REASON_NOT_FOUND, ENOENT, "there is no handover %.63s", id);
+        return l;
+}
+
+static void do_handover(struct sp *sp, struct http_request *req, const json_t *body)
+{
+        struct api_handover_start in = {0};
+        struct err err = {0};
+        if (api_handover_start_parse(body, &in, &err))
+                api_refuse(req, &err);
+        else
+                lead_ask(sp, req, &in);
+}
+
+static json_t *do_cancel(struct sp *sp, const char *id, struct err *err)
+{
+        struct leading *l = find_handover(sp, id, err);
+        bool is_over = l && handover_is_final(&l->core);
+        if (!l || (!is_over && lead_cancel(l, REASON_CANCELLED, "somebody wanted it no longer", err)))
+                return NULL;
+        return view_handover(l);
+}
+
 static json_t *view_health(const struct sp *sp)
 {
         struct api_health h = {.ok = sp->problem.reason == 0,
@@ -267,13 +314,15 @@ static void reply_metrics(const struct sp *sp, struct http_request *req)
                 const char *name, *type, *help;
                 uint64_t value;
         } rows[] = {
-                {"epoch",          "gauge",   "Epoch of the partition of the server; 0: there is none.",
-                 (uint64_t)sp->server.epoch                                                                          },
-                {"giving",         "gauge",   "Whether something is on its way between hypervisors.",
-                 sp->server.giving.amount > 0                                                                        },
-                {"commits_total",  "counter", "Transactions of the journal.",                            sp->commits },
-                {"requests_total", "counter", "HTTP requests.",                                          sp->requests},
-                {"denied_total",   "counter", "HTTP requests of those who may not.",                     sp->refused },
+                {"epoch",           "gauge",   "Epoch of the partition of the server; 0: there is none.",
+                 (uint64_t)sp->server.epoch                                                                                   },
+                {"giving",          "gauge",   "Whether something is on its way between hypervisors.",
+                 sp->server.giving.amount > 0                                                                                 },
+                {"handovers_total", "counter", "Handovers that were ever begun.",                         sp->handovers       },
+                {"handing_over",    "gauge",   "Whether a VM is being handed over.",                      lead_now(sp) != NULL},
+                {"commits_total",   "counter", "Transactions of the journal.",                            sp->commits         },
+                {"requests_total",  "counter", "HTTP requests.",                                          sp->requests        },
+                {"denied_total",    "counter", "HTTP requests of those who may not.",                     sp->refused         },
         };
         for (size_t i = 0; i < ARRAY_N(rows); i++)
                 (void)fprintf(f, "# HELP mete_sp_%s %s\n# TYPE mete_sp_%s %s\nmete_sp_%s %" PRIu64 "\n",
@@ -337,14 +386,32 @@ static void dispatch(struct sp *sp, struct http_request *req, enum api_sp_operat
         case API_SP_OPERATION_HYPERVISOR_STOP:
                 do_order(sp, req, part, body, false);
                 return;
+        case API_SP_OPERATION_GIVE_CANCEL:
+                out = give_cancel(sp, &err) ? NULL : partition_show(sp);
+                break;
+        case API_SP_OPERATION_HANDOVER_START:
+                do_handover(sp, req, body);
+                return;
+        case API_SP_OPERATION_HANDOVER_LIST:
+                out = view_handovers(sp);
+                break;
+        case API_SP_OPERATION_HANDOVER_SHOW: {
+                const struct leading *l = find_handover(sp, part, &err);
+                out = l ? view_handover(l) : NULL;
+                break;
+        }
+        case API_SP_OPERATION_HANDOVER_CANCEL:
+                out = do_cancel(sp, part, &err);
+                break;
         case API_SP_OPERATION_EVENT_LIST:
                 out = view_events(sp, req->query, &err);
                 break;
+        case API_SP_OPERATION_HANDOVER_MESSAGE: /* role hypervisor: at its own socket alone */
         case API_SP_OPERATION_N:
                 break;
         }
         if (out)
-                reply(req, 200, out);
+                api_reply(req, 200, out);
         else
                 api_refuse(req, &err);
 }
@@ -395,8 +462,11 @@ void api_stop(struct sp *sp)
                 return; /* the path is not ours */
         (void)err_set(&err, REASON_CANCELLED, ECANCELED, "mete-sp ends");
         api_answer_all(sp, &sp->giving_waiters, &err);
-        for (int k = 0; k < sp->server.n; k++)
+        for (int k = 0; k < sp->server.n; k++) {
                 api_answer_all(sp, &sp->hypervisors[k].waiters, &err);
+                lead_listen_end(&sp->hypervisors[k]);
+        }
+        lead_ask_end(sp);
         http_server_free(sp->http);
         sp->http = NULL;
         (void)unlink(sp->config.socket);

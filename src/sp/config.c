@@ -20,18 +20,19 @@ static const struct key {
         const char *preset;
 } keys[] = {
 #define AT(field) offsetof(struct sp_config, field), sizeof(((struct sp_config *)NULL)->field)
-        {"sp",    "name",            NAME,      AT(name),          ""                         },
-        {"sp",    "state_dir",       PATH,      AT(state_dir),     "/var/lib/mete-sp"         },
-        {"sp",    "run_dir",         PATH,      AT(run_dir),       "/run/mete-sp"             },
-        {"sp",    "socket",          PATH,      AT(socket),        "/run/mete-sp/sp.sock"     },
-        {"sp",    "socket_mode",     OCTAL,     AT(socket_mode),   "0660"                     },
-        {"sp",    "lock",            PATH,      AT(lock),          "/run/mete-sp.lock"        },
-        {"sp",    "meted",           PATH,      AT(meted),         METE_SBINDIR "/meted"      },
-        {"sp",    "hypervisor_conf", PATH,      AT(base),          "/etc/mete/hypervisor.conf"},
-        {"host",  "source",          TEXT,      AT(source),        "live"                     },
-        {"host",  "reserve",         BYTES,     AT(reserve_bytes), "512M"                     },
-        {"roles", "operators",       OPERATORS, 0,                 0,                           ""},
-        {"roles",       "observers",                  OBSERVERS,          AT(observers), "all"     },
+        {"sp",     "name",            NAME,      AT(name),           ""                         },
+        {"sp",     "state_dir",       PATH,      AT(state_dir),      "/var/lib/mete-sp"         },
+        {"sp",     "run_dir",         PATH,      AT(run_dir),        "/run/mete-sp"             },
+        {"sp",     "socket",          PATH,      AT(socket),         "/run/mete-sp/sp.sock"     },
+        {"sp",     "socket_mode",     OCTAL,     AT(socket_mode),    "0660"                     },
+        {"sp",     "lock",            PATH,      AT(lock),           "/run/mete-sp.lock"        },
+        {"sp",     "meted",           PATH,      AT(meted),          METE_SBINDIR "/meted"      },
+        {"sp",     "hypervisor_conf", PATH,      AT(base),           "/etc/mete/hypervisor.conf"},
+        {"keeper", "run_dir",         PATH,      AT(keeper_run_dir), "/run/mete-keeper"         },
+        {"host",   "source",          TEXT,      AT(source),         "live"                     },
+        {"host",   "reserve",         BYTES,     AT(reserve_bytes),  "512M"                     },
+        {"roles",  "operators",       OPERATORS, 0,                  0,                           ""},
+        {"roles",        "observers",                   OBSERVERS,          AT(observers), "all"     },
 #undef AT
 };
 

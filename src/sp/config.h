@@ -16,11 +16,12 @@ struct sp_config {
         char run_dir[128];   /* [sp] run_dir: likewise */
         char socket[108];    /* [sp] socket */
         unsigned socket_mode;
-        char lock[256];   /* [sp] lock: one a server */
-        char meted[256];  /* [sp] meted: the program */
-        char base[256];   /* [sp] hypervisor_conf: what all hypervisors are configured with, mete.conf(5) */
-        char source[512]; /* [host] source */
-        int64_t reserve_bytes;             /* [host] reserve: left to the server itself */
+        char lock[256];  /* [sp] lock: one a server */
+        char meted[256]; /* [sp] meted: the program */
+        char base[256];  /* [sp] hypervisor_conf: what all hypervisors are configured with, mete.conf(5) */
+        char keeper_run_dir[128]; /* [keeper] run_dir: as in keeper.conf; records of handovers are under it */
+        char source[512];         /* [host] source */
+        int64_t reserve_bytes;    /* [host] reserve: left to the server itself */
         uid_t operators[SP_OPERATORS_MAX]; /* [roles] operators; root always is */
         int n_operators;
         bool observers; /* [roles] observers */

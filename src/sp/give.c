@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "sp/lead.h"
 #include "sp/sp.h"
 
 enum { GIVE_MS = 60000 };
@@ -67,6 +68,9 @@ static int begin(struct sp *sp, const struct api_server_give *in, const char *tr
                 return err_set(err, REASON_BUSY, EAGAIN,
                                "%s does not run: only it knows what of %s is claimed", in->from,
                                in->component);
+        if (lead_now(sp))
+                return err_set(err, REASON_BUSY, EBUSY, "%s is being handed over (%s); try again",
+                               lead_now(sp)->vm, lead_now(sp)->core.row.id);
         struct server_giving g = {.component = (uint32_t)at,
                                   .from = from,
                                   .to = to,
@@ -131,4 +135,27 @@ void give_refused(struct sp *sp, const struct hypervisor_of *h, const struct err
         }
         tell_all(sp);
         api_answer_all(sp, &sp->giving_waiters, why);
+}
+
+/* The giver may be recording just now that it is without: it is told a later partition, in which it has it
+ * again, and what it then says of the earlier one is of no partition of ours. */
+int give_cancel(struct sp *sp, struct err *err)
+{
+        struct server *s = &sp->server;
+        const struct server_giving g = s->giving;
+        struct err why = {0};
+        if (g.amount == 0)
+                return 0;
+        struct before before = remember(s, g.component);
+        server_give_undo(s);
+        int bad = journal_write(sp, true, sp->giving_trace, s->components[g.component].id, "given-back", err,
+                                "%s has it still: somebody wanted it no longer", s->names[g.from]);
+        if (bad) {
+                recall(s, g.component, &before);
+                return bad;
+        }
+        tell_all(sp);
+        (void)err_set(&why, REASON_CANCELLED, ECANCELED, "somebody wanted it no longer");
+        api_answer_all(sp, &sp->giving_waiters, &why);
+        return 0;
 }

@@ -24,6 +24,7 @@
 #include "base/str.h"
 #include "json/read.h"
 #include "sp/crash.h"
+#include "sp/lead.h"
 #include "sp/sp.h"
 #include "wire/unix.h"
 
@@ -155,6 +156,8 @@ static bool adopt(struct hypervisor_of *h)
         if (!bad && peer.uid != u.uid)
                 bad = err_set(&err, REASON_POLICY, EPERM, "uid %u listens at %.150s, and not %s",
                               (unsigned)peer.uid, h->socket, h->user);
+        if (!bad)
+                bad = lead_listen(h, &u, &err);
         int pid_fd = bad ? -1 : pidfd_open(peer.pid, 0);
         (void)close(fd);
         if (!bad && pid_fd < 0)
@@ -223,6 +226,7 @@ static int write_config(const struct hypervisor_of *h, const char *path, struct 
         g_key_file_set_string(f, "meted", "run_dir", run);
         g_key_file_set_string(f, "meted", "socket", h->socket);
         g_key_file_set_string(f, "server", "managed", "yes");
+        g_key_file_set_string(f, "server", "processor", h->answers);
         g_key_file_set_string(f, "host", "source", c->source);
         if (*h->vmm)
                 g_key_file_set_string(f, "vm", "qemu", h->vmm);
@@ -245,6 +249,8 @@ static void start(struct hypervisor_of *h)
                 bad = make_dir(sp->config.state_dir, h, &u, 0700, &err);
         if (!bad)
                 bad = make_dir(sp->config.run_dir, h, &u, 0711, &err);
+        if (!bad)
+                bad = lead_listen(h, &u, &err);
         if (!bad)
                 bad = write_config(h, path, &err);
         sp_crash_point("start");

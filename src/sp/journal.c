@@ -12,6 +12,7 @@
 #include "base/str.h"
 #include "json/read.h"
 #include "sp/crash.h"
+#include "sp/lead.h"
 #include "sp/sp.h"
 
 static const char document[] = "server";
@@ -39,6 +40,10 @@ static json_t *record_of(const struct sp *sp)
                 giving_out(s, &r->giving);
         r->has_trace = r->has_giving && *sp->giving_trace;
         (void)STR_COPY(r->trace, sp->giving_trace);
+        r->has_handovers = sp->handovers > 0;
+        r->handovers = (int64_t)sp->handovers;
+        r->has_committed = *sp->committed != '\0';
+        (void)STR_COPY(r->committed, sp->committed);
         for (int k = 0; k < s->n; k++) {
                 const struct hypervisor_of *h = &sp->hypervisors[k];
                 struct api_server_record_hypervisor *to = &r->hypervisors[r->n_hypervisors++];
@@ -73,21 +78,34 @@ static int put_record(struct sp *sp, struct err *err)
         return bad;
 }
 
+static int put_lead(struct sp *sp, const struct leading *l, struct err *err)
+{
+        char *text = lead_text(l);
+        int bad = text ? store_put_document(sp->store, STORE_MOVE, l->core.row.id, text, err)
+                       : err_set(err, REASON_INTERNAL, ENOMEM, "no memory for the handover");
+        free(text);
+        return bad;
+}
+
 /* Of a line in the log alone nothing depends. */
-static void point(bool with_partition, const char *event, const char *where)
+static void point(bool is_more, const char *event, const char *where)
 {
         char name[64];
         (void)snprintf(name, sizeof(name), "%s %s", event, where);
-        if (with_partition)
+        if (is_more)
                 sp_crash_point(name);
 }
 
-static int write_all(struct sp *sp, bool with_partition, const struct store_event *e, struct err *err)
+static int write_all(struct sp *sp, const struct leading *l, bool with_partition, const struct store_event *e,
+                     struct err *err)
 {
-        point(with_partition, e->event, "begin");
+        bool is_first = l && l->core.row.state == HANDOVER_CONFIGURED; /* counts it */
+        point(with_partition || l, e->event, "begin");
         int bad = store_add_event(sp->store, e, NULL, err);
-        if (!bad && with_partition)
+        if (!bad && (with_partition || is_first))
                 bad = put_record(sp, err);
+        if (!bad && l)
+                bad = put_lead(sp, l, err);
         if (!bad)
                 bad = store_trim_events(sp->store, EVENTS_MAX, err);
         if (!bad)
@@ -97,7 +115,7 @@ static int write_all(struct sp *sp, bool with_partition, const struct store_even
         sp->problem = bad ? *err : (struct err){0};
         sp->commits += !bad;
         if (!bad)
-                point(with_partition, e->event, "end");
+                point(with_partition || l, e->event, "end");
         return bad;
 }
 
@@ -120,7 +138,26 @@ int journal_write(struct sp *sp, bool with_partition, const char *trace, const c
         va_start(args, fmt);
         event_of(&e, trace, subject, event, fmt, args);
         va_end(args);
-        return write_all(sp, with_partition, &e, err);
+        return write_all(sp, NULL, with_partition, &e, err);
+}
+
+int journal_lead(struct sp *sp, const struct leading *l, bool with_partition, const char *trace,
+                 const char *subject, const char *event, struct err *err, const char *fmt, ...)
+{
+        struct store_event e;
+        va_list args;
+        va_start(args, fmt);
+        event_of(&e, trace, subject, event, fmt, args);
+        va_end(args);
+        log_info("%s: %s: %s: %s", trace, subject, event, e.text);
+        return write_all(sp, l, with_partition, &e, err);
+}
+
+void journal_forget_lead(struct sp *sp, const char *id)
+{
+        struct err err = {0};
+        if (store_delete_document(sp->store, STORE_MOVE, id, &err))
+                log_warn("handover %s: %s", id, err.sentence); /* forgotten after the next start */
 }
 
 void journal_note(struct sp *sp, const char *trace, const char *subject, const char *event, const char *fmt,
@@ -133,7 +170,7 @@ void journal_note(struct sp *sp, const char *trace, const char *subject, const c
         event_of(&e, trace, subject, event, fmt, args);
         va_end(args);
         log_info("%s: %s: %s", subject, event, e.text);
-        if (write_all(sp, false, &e, &err))
+        if (write_all(sp, NULL, false, &e, &err))
                 log_warn("not in the event log: %s", err.sentence);
 }
 
@@ -189,6 +226,8 @@ static int take_record(struct sp *sp, const struct api_server_record *r, struct 
                         bad = take_share(sp, (int)k, &in->shares[i], &is_less, err);
         }
         sp->server.epoch = r->epoch;
+        sp->handovers = r->has_handovers ? (uint64_t)r->handovers : 0;
+        (void)STR_COPY(sp->committed, r->has_committed ? r->committed : "");
         if (!bad && r->has_giving)
                 bad = take_giving(sp, &r->giving, err);
         (void)STR_COPY(sp->giving_trace, r->has_trace ? r->trace : "sp");

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/str.h"
+#include "sp/lead.h"
 #include "sp/sp.h"
 
 enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 /* sysexits.h */ };
@@ -81,6 +82,8 @@ static int begin(struct sp *sp, struct err *err)
         if (!bad)
                 bad = journal_open(sp, err);
         if (!bad)
+                bad = lead_load(sp, err);
+        if (!bad)
                 bad = (sp->calls = http_calls_new(err)) ? 0 : -ENOMEM;
         if (!bad)
                 bad = api_start(sp, err);
@@ -90,12 +93,15 @@ static int begin(struct sp *sp, struct err *err)
         journal_note(sp, "sp", "server", "started", "mete-sp %s of %s", METE_VERSION, sp->name);
         for (int k = 0; k < sp->server.n; k++)
                 hypervisor_begin(&sp->hypervisors[k], sp, k);
+        lead_start(sp);
         return 0;
 }
 
 static void end(struct sp *sp)
 {
         api_stop(sp);
+        lead_words_end(sp);
+        lead_end(sp);
         for (int k = 0; k < SERVER_HYPERVISORS_MAX; k++)
                 hypervisor_end(&sp->hypervisors[k]);
         http_calls_free(sp->calls);

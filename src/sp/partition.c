@@ -125,8 +125,12 @@ void partition_of(const struct sp *sp, int hypervisor, struct api_partition *ret
         const struct server *s = &sp->server;
         *ret = (struct api_partition){.epoch = s->epoch, .has_trace = true};
         (void)STR_COPY(ret->server, sp->name);
-        const char *trace = s->giving.amount > 0 ? sp->giving_trace : sp->hypervisors[hypervisor].trace;
+        const char *trace = s->giving.amount > 0             ? sp->giving_trace
+                            : sp->assigned_epoch == s->epoch ? sp->assigned_trace
+                                                             : sp->hypervisors[hypervisor].trace;
         (void)STR_COPY(ret->trace, *trace ? trace : "sp");
+        ret->has_handover = *sp->committed != '\0';
+        (void)STR_COPY(ret->handover, sp->committed);
         for (uint32_t i = 0; i < s->n_components && ret->n_shares < ARRAY_N(ret->shares); i++) {
                 int64_t amount = server_share(s, i, hypervisor)->amount;
                 if (amount == 0)

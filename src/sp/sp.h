@@ -5,6 +5,7 @@
  *   journal.c    the partition and the log, durable before anything acts
  *   hypervisor.c one meted: started, taken over, configured, supervised
  *   give.c       what changes hands
+ *   lead.h       a running VM changes hypervisor (core/handover.h)
  *
  * One server: a lock; one state: the store's own. What it configures are meted's of their own users; it
  * speaks to them over their own sockets, and they to nobody. Where it is away they run on with what they
@@ -13,6 +14,7 @@
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include "core/handover.h"
 #include "core/server.h"
 #include "host/inventory.h"
 #include "json/api.h"
@@ -26,6 +28,9 @@
 enum { SP_TRACE = 64, SP_PATH = 320 };
 
 struct sp;
+struct leading; /* sp/lead.h */
+struct asking;
+struct saying;
 
 /* Somebody who waits for something to be so. Answered once. */
 struct sp_waiter {
@@ -40,10 +45,11 @@ struct hypervisor_of {
         struct sp *sp;
         int number;
         enum api_server_state state;
-        bool is_wanted;         /* journalled */
-        char user[LAUNCH_USER]; /* likewise */
-        char vmm[256];          /* likewise; "": as its configuration says */
-        char socket[SP_PATH];
+        bool is_wanted;                         /* journalled */
+        char user[LAUNCH_USER];                 /* likewise */
+        char vmm[256];                          /* likewise; "": as its configuration says */
+        char socket[SP_PATH], answers[SP_PATH]; /* its own; ours, for its words */
+        struct http_server *words;              /* at the latter; NULL: not yet */
         pid_t pid;
         int pid_fd; /* -1: it does not run, as far as is known */
         bool is_child;
@@ -69,6 +75,14 @@ struct sp {
         struct hypervisor_of hypervisors[SERVER_HYPERVISORS_MAX];
         char giving_trace[SP_TRACE];
         struct sp_waiter *giving_waiters;
+        struct leading *leadings; /* the latest first */
+        struct asking *askings;   /* handovers that may begin */
+        struct saying *sayings;   /* words that are under way */
+        unsigned n_sayings;
+        uint64_t handovers;            /* journalled: how many were begun */
+        char committed[HANDOVER_ID];   /* journalled: the last that counts in the partition; "": none */
+        char assigned_trace[SP_TRACE]; /* of the partition of this epoch */
+        int64_t assigned_epoch;
         struct err problem; /* why the last write to the store failed; code 0: it did not */
         uint64_t n_traces, commits, requests, refused;
         int64_t ready_mono_ms;
@@ -80,6 +94,12 @@ int journal_open(struct sp *sp, struct err *err); /* and all that is in it */
 int journal_write(struct sp *sp, bool with_partition, const char *trace, const char *subject,
                   const char *event, struct err *err, const char *fmt, ...)
         __attribute__((format(printf, 7, 8)));
+/* The same with a handover; NULL: none. */
+int journal_lead(struct sp *sp, const struct leading *l, bool with_partition, const char *trace,
+                 const char *subject, const char *event, struct err *err, const char *fmt, ...)
+        __attribute__((format(printf, 8, 9)));
+/* With the transaction that comes next. */
+void journal_forget_lead(struct sp *sp, const char *id);
 /* An event of which nothing depends. */
 void journal_note(struct sp *sp, const char *trace, const char *subject, const char *event, const char *fmt,
                   ...) __attribute__((format(printf, 5, 6)));
@@ -106,11 +126,15 @@ void give(struct sp *sp, struct http_request *req, const struct api_server_give 
 void give_taken(struct sp *sp, const struct hypervisor_of *h, int64_t epoch);
 void give_refused(struct sp *sp, const struct hypervisor_of *h, const struct err *err);
 
+/* Takes back what the giver still has. 0: nothing is on its way any more, and it is journalled. */
+int give_cancel(struct sp *sp, struct err *err);
+
 /* ---- api.c ---- */
 int api_start(struct sp *sp, struct err *err);
 void api_stop(struct sp *sp);
 void api_answer_server(struct sp *sp, struct http_request *req);
 void api_refuse(struct http_request *req, const struct err *err);
+void api_reply(struct http_request *req, int status, json_t *body); /* body is taken; NULL: 500 */
 /* Waits for so long at most. */
 void api_wait(struct sp *sp, struct sp_waiter **list, struct http_request *req, int64_t timeout_ms);
 /* Everybody on the list: err, or the server as it is. */

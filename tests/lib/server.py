@@ -67,7 +67,8 @@ class Server(Host):
         with open(self.path("sp.conf"), "w") as f:
             f.write(f"[sp]\nname=s1\nstate_dir={self.path('spstate')}\nrun_dir={self.path('sprun')}\n"
                     f"socket={self.path('sprun', 'sp.sock')}\nsocket_mode=0666\nlock={self.path('sp.lock')}\n"
-                    f"meted={self.path('bin', 'meted')}\nhypervisor_conf={self.path('hypervisor.conf')}\n")
+                    f"meted={self.path('bin', 'meted')}\nhypervisor_conf={self.path('hypervisor.conf')}\n"
+                    f"[keeper]\nrun_dir={self.path('keeper')}\n")
         self.write_hypervisor_config()
 
     def write_hypervisor_config(self, name=None, extra=""):

@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* handover: a running VM changes hypervisor on one server; and how handovers stand. */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "base/str.h"
+#include "base/units.h"
+#include "cli/exit.h"
+#include "cli/host.h"
+#include "json/read.h"
+#include "wire/http-client.h"
+
+enum { CALL_MS = 30000, POLL_MS = 50, VMS_MAX = 1024 };
+
+/* ---- what is shown ---- */
+
+static bool is_over(const json_t *h)
+{
+        return json_object_get(h, "ended_ms") != NULL;
+}
+
+static void print_parts(const json_t *handover)
+{
+        size_t i;
+        json_t *part;
+        char amount[HOST_AMOUNT];
+        json_array_foreach(json_object_get(handover, "parts"), i, part)
+        {
+                const char *portion = host_text(part, "portion"), *why = host_text(part, "why");
+                (void)printf(
+                        "  %s of %s: %s%s\n",
+                        host_amount_text(host_text(part, "component"), host_number(part, "amount"), amount),
+                        host_text(part, "component"), portion,
+                        strcmp(why, "kept") == 0     ? ", as its source keeps what it lies in"
+                        : strcmp(why, "shared") == 0 ? ", as it is shared with others that stay"
+                                                     : "");
+        }
+}
+
+static void print(const json_t *h)
+{
+        bool is_dry = json_is_true(json_object_get(h, "dry_run"));
+        bool would = json_is_true(json_object_get(h, "would"));
+        if (is_dry && is_over(h) && would) {
+                (void)printf("%s: %s could be handed over from %s to %s\n", host_text(h, "id"),
+                             host_text(h, "vm"), host_text(h, "from"), host_text(h, "to"));
+        } else {
+                (void)printf("%s: %s from %s to %s: %s%s%s\n", host_text(h, "id"), host_text(h, "vm"),
+                             host_text(h, "from"), host_text(h, "to"), host_text(h, "state"),
+                             json_object_get(h, "reason") ? ": " : "",
+                             json_object_get(h, "reason") ? host_text(h, "sentence") : "");
+        }
+        print_parts(h);
+        if (json_object_get(h, "gap_us"))
+                (void)printf("  the guest stood for %.1f ms%s\n", (double)host_number(h, "gap_us") / 1000.0,
+                             json_object_get(h, "max_gap_ms") ? " (of what was allowed)" : "");
+        if (json_object_get(h, "sent_bytes"))
+                (void)printf("  %" PRId64 " bytes went over, %" PRId64 " of them of its memory\n",
+                             host_number(h, "sent_bytes"), host_number(h, "ram_bytes"));
+}
+
+static int status_of(const json_t *h)
+{
+        enum reason r = reason_from_name(host_text(h, "reason"));
+        if (!is_over(h) || strcmp(host_text(h, "state"), "running-on-target") == 0 ||
+            json_is_true(json_object_get(h, "would")))
+                return EXIT_OK;
+        return r ? (int)exit_from_reason(r) : EXIT_FAILED;
+}
+
+static int id_path(const struct arguments *a, char *path, size_t size, struct err *err)
+{
+        if (!str_is_name(a->operands[0]))
+                return err_set(err, REASON_INVALID, EINVAL, "'%s' is no id of a handover", a->operands[0]);
+        (void)snprintf(path, size, "/v1/handovers/%s", a->operands[0]);
+        return 0;
+}
+
+/* ---- one ---- */
+
+/* A line for each state that is seen, on a terminal in place. */
+static int wait_for_end(const struct arguments *a, json_t **h, struct err *err)
+{
+        char path[96], seen[32] = "";
+        const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
+        bool is_terminal = isatty(STDOUT_FILENO) && !arguments_option(a, "--json");
+        (void)snprintf(path, sizeof(path), "/v1/handovers/%s", host_text(*h, "id"));
+        while (!is_over(*h)) {
+                json_t *now = NULL;
+                if (is_terminal && strcmp(seen, host_text(*h, "state")) != 0) {
+                        (void)STR_COPY(seen, host_text(*h, "state"));
+                        (void)printf("\r\033[K%s: %s", host_text(*h, "vm"), seen);
+                        (void)fflush(stdout);
+                }
+                (void)nanosleep(&pause, NULL);
+                int bad = host_call(a, "GET", path, NULL, CALL_MS, &now, err);
+                if (bad)
+                        return bad;
+                json_decref(*h);
+                *h = now;
+        }
+        if (is_terminal)
+                (void)printf("\r\033[K");
+        return 0;
+}
+
+static int body_of(const struct arguments *a, const char *vm, json_t **ret, struct err *err)
+{
+        const char *to = arguments_option(a, "--to"), *from = arguments_option(a, "--from"),
+                   *gap = arguments_option(a, "--max-gap"), *id = arguments_option(a, "--id");
+        int64_t ms = 0;
+        if (!str_is_name(vm))
+                return err_set(err, REASON_INVALID, EINVAL, "'%s' is no name of a VM", vm);
+        if (!to)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "--to is missing: which hypervisor (mete server show)?");
+        if (gap && units_parse_ms(gap, &ms, err))
+                return err_note(err, "--max-gap %s", gap);
+        json_t *body = json_pack("{s:s, s:s}", "vm", vm, "to", to);
+        if (from)
+                (void)json_object_set_new(body, "from", json_string(from));
+        if (id)
+                (void)json_object_set_new(body, "id", json_string(id));
+        if (gap)
+                (void)json_object_set_new(body, "max_gap_ms", json_integer(ms));
+        if (arguments_option(a, "--dry-run"))
+                (void)json_object_set_new(body, "dry_run", json_true());
+        *ret = body;
+        return 0;
+}
+
+/* is_waiting: until it is over. Returns the exit status. */
+static int hand_over(const struct arguments *a, const char *vm, bool is_waiting)
+{
+        json_t *body = NULL, *h = NULL;
+        struct err err = {0};
+        int bad = body_of(a, vm, &body, &err);
+        if (!bad)
+                bad = host_call(a, "POST", "/v1/handovers", body, CALL_MS, &h, &err);
+        if (!bad && is_waiting)
+                bad = wait_for_end(a, &h, &err);
+        if (bad) {
+                json_decref(h);
+                return verb_fail(a, &err);
+        }
+        if (!host_json(a, h))
+                print(h);
+        int status = status_of(h);
+        json_decref(h);
+        return status;
+}
+
+/* ---- all of a hypervisor ---- */
+
+static int ask(const char *socket, const char *path, json_t **ret, struct err *err)
+{
+        struct http_answer answer = {0};
+        struct http_client *client = http_client_new(socket, err);
+        int bad = client ? http_client_do(client, "GET", path, NULL, 0, CALL_MS, &answer, err) : -err->code;
+        if (!bad && answer.status != 200)
+                bad = err_set(err, REASON_INTERNAL, EPROTO, "%.100s answered %.60s with status %d", socket,
+                              path, answer.status);
+        if (!bad)
+                bad = (*ret = json_read(answer.body, answer.body_n, err)) ? 0 : -EPROTO;
+        http_answer_done(&answer);
+        http_client_free(client);
+        return bad;
+}
+
+/* Names of those that run there, in *ret, an array. */
+static int running_at(const char *socket, json_t **ret, struct err *err)
+{
+        json_t *names = json_array(), *page = NULL, *vm;
+        char path[192] = "/v1/vms?limit=256";
+        size_t i;
+        int bad = 0;
+        for (bool is_more = true; is_more && !bad; json_decref(page), page = NULL) {
+                bad = ask(socket, path, &page, err);
+                json_array_foreach(json_object_get(page, "vms"), i, vm)
+                {
+                        if (strcmp(host_text(vm, "state"), "running") == 0 &&
+                            json_array_size(names) < VMS_MAX)
+                                (void)json_array_append_new(names, json_string(host_text(vm, "name")));
+                }
+                const char *next = json_string_value(json_object_get(page, "next"));
+                is_more = next && str_is_name(next);
+                if (is_more)
+                        (void)snprintf(path, sizeof(path), "/v1/vms?limit=256&after=%s", next);
+        }
+        if (bad)
+                json_decref(names);
+        else
+                *ret = names;
+        return bad;
+}
+
+static int find_socket(const struct arguments *a, const char *name, char *ret, size_t size, struct err *err)
+{
+        json_t *server = NULL, *h;
+        size_t i;
+        int bad = host_call(a, "GET", "/v1/server", NULL, CALL_MS, &server, err);
+        if (bad)
+                return bad;
+        bad = err_set(err, REASON_NOT_FOUND, ENOENT, "no hypervisor is called %s", name);
+        json_array_foreach(json_object_get(server, "hypervisors"), i, h)
+        {
+                if (strcmp(host_text(h, "name"), name) == 0 && str_copy(ret, size, host_text(h, "socket")))
+                        bad = 0;
+        }
+        json_decref(server);
+        return bad;
+}
+
+/* One after the other; one that stays does not keep the others. */
+static int hand_over_all(const struct arguments *a)
+{
+        const char *from = arguments_option(a, "--from");
+        char socket[320];
+        json_t *names = NULL, *name;
+        struct err err = {0};
+        size_t i;
+        int worst = EXIT_OK, bad = 0;
+        if (!from || !arguments_option(a, "--to") || arguments_option(a, "--id"))
+                bad = err_set(&err, REASON_INVALID, EINVAL, "--all wants --from and --to, and no --id");
+        if (!bad)
+                bad = find_socket(a, from, socket, sizeof(socket), &err);
+        if (!bad)
+                bad = running_at(socket, &names, &err);
+        if (bad)
+                return verb_fail(a, &err);
+        json_array_foreach(names, i, name)
+        {
+                int status = hand_over(a, json_string_value(name), true);
+                worst = worst == EXIT_OK ? status : worst;
+        }
+        if (json_array_size(names) == 0)
+                (void)fprintf(stderr, "no VM runs at %s\n", from);
+        json_decref(names);
+        return worst;
+}
+
+/* ---- verbs ---- */
+
+static int run_handover(const struct arguments *a)
+{
+        struct err err = {0};
+        bool is_all = arguments_option(a, "--all") != NULL;
+        if (is_all == (a->n_operands == 1)) {
+                (void)err_set(&err, REASON_INVALID, EINVAL, "a VM is wanted, or --all");
+                return verb_fail(a, &err);
+        }
+        return is_all ? hand_over_all(a)
+                      : hand_over(a, a->operands[0],
+                                  arguments_option(a, "--wait") || arguments_option(a, "--dry-run"));
+}
+
+static int run_list(const struct arguments *a)
+{
+        json_t *answer = NULL, *h;
+        struct err err = {0};
+        char gap[32];
+        size_t i;
+        if (host_call(a, "GET", "/v1/handovers", NULL, CALL_MS, &answer, &err) < 0)
+                return verb_fail(a, &err);
+        if (!host_json(a, answer)) {
+                struct table *t = table_new((const char *const[]){"ID", "VM", "FROM", "TO", "STATE", ">GAP",
+                                                                  "ASKED", "ENDED", "SENTENCE", NULL});
+                json_array_foreach(json_object_get(answer, "handovers"), i, h)
+                {
+                        gap[0] = '\0';
+                        if (json_object_get(h, "gap_us"))
+                                (void)snprintf(gap, sizeof(gap), "%.1fms",
+                                               (double)host_number(h, "gap_us") / 1000.0);
+                        table_text(t, host_text(h, "id"));
+                        table_text(t, host_text(h, "vm"));
+                        table_text(t, host_text(h, "from"));
+                        table_text(t, host_text(h, "to"));
+                        table_text(t, host_text(h, "state"));
+                        table_text(t, gap);
+                        table_time(t, host_number(h, "asked_ms"));
+                        table_time(t, host_number(h, "ended_ms"));
+                        table_text(t, host_text(h, "sentence"));
+                }
+                table_print(t, stdout, "no handovers");
+                table_free(t);
+        }
+        json_decref(answer);
+        return EXIT_OK;
+}
+
+static int about(const struct arguments *a, const char *method)
+{
+        json_t *h = NULL;
+        struct err err = {0};
+        char path[96];
+        int bad = id_path(a, path, sizeof(path), &err);
+        if (bad || host_call(a, method, path, NULL, CALL_MS, &h, &err) < 0)
+                return verb_fail(a, &err);
+        if (!host_json(a, h))
+                print(h);
+        json_decref(h);
+        return EXIT_OK;
+}
+
+static int run_show(const struct arguments *a)
+{
+        return about(a, "GET");
+}
+
+static int run_cancel(const struct arguments *a)
+{
+        return about(a, "DELETE");
+}
+
+/* clang-format off */
+static const struct option_row handover_options[] = {
+        {"--to", "HYPERVISOR", "the hypervisor of this server that is to run it", false},
+        {"--from", "HYPERVISOR", "the one that runs it; needed with --all, and where two have a VM of that name", false},
+        {"--max-gap", "TIME", "the guest may stand for so long, such as 50ms; else it stays where it was", false},
+        {"--dry-run", NULL, "only find out whether it would do, and what would change hands", false},
+        {"--all", NULL, "all VMs that run at --from, one after the other", false},
+        {"--id", "ID", "id of the handover, for asking again; else one is made", false},
+        {"--wait", NULL, "until it is over, with its state on a terminal", false},
+        {NULL},
+};
+
+const struct verb handover_verbs[] = {
+        {.words = "handover list", .operands = "", .summary = "List the handover under way, and those that ended last", .run = run_list},
+        {.words = "handover show", .operands = "ID", .operands_min = 1, .operands_max = 1, .summary = "Show one handover", .run = run_show},
+        {.words = "handover cancel", .operands = "ID", .operands_min = 1, .operands_max = 1,
+         .summary = "Break a handover off",
+         .text = "The VM stays with its source, or goes back to it. Once it is committed it is too late (stale).",
+         .run = run_cancel},
+        {.words = "handover", .operands = "[VM]", .operands_min = 0, .operands_max = 1, .options = handover_options,
+         .summary = "Hand a running VM over to another hypervisor of this server",
+         .text = "Its memory stays where it is, and is not copied: it changes its owner, with the CPUs that are the VM's alone. "
+                 "Asked of mete-sp; without it there are no handovers. Returns when it is under way; with --wait, --dry-run and "
+                 "--all when it is over.",
+         .run = run_handover},
+};
+const size_t handover_verbs_n = ARRAY_N(handover_verbs);
+/* clang-format on */

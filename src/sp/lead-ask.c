@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A handover is asked for: which hypervisor runs the VM is known by those who run. They are asked, and what
+ * comes of that begins, or is refused with what is in the way. */
+#include <errno.h>
+#include <string.h>
+
+#include "base/str.h"
+#include "json/read.h"
+#include "sp/lead.h"
+
+enum { ASK_MS = 5000 };
+
+struct asking;
+struct asked {
+        struct asking *of;
+        int number;
+        struct http_call *call;
+};
+
+struct asking {
+        struct sp *sp;
+        struct asking *next;
+        struct http_request *req;
+        struct api_handover_start in;
+        struct asked asked[SERVER_HYPERVISORS_MAX];
+        int n_waiting;
+        int n_running, running; /* how many run it, and the last of them */
+        char elsewhere[160];    /* what was found that does not help; "": nothing */
+};
+
+static void answer(struct http_request *req, const struct leading *l)
+{
+        struct api_handover *v = g_new0(struct api_handover, 1);
+        lead_show(l, v);
+        api_reply(req, 200, api_handover_emit(v));
+        g_free(v);
+}
+
+static void remove_asking(struct asking *a)
+{
+        for (struct asking **at = &a->sp->askings; *at; at = &(*at)->next)
+                if (*at == a) {
+                        *at = a->next;
+                        break;
+                }
+        g_free(a);
+}
+
+/* Before anybody is asked, and once more before it begins. */
+static int check(const struct sp *sp, const struct api_handover_start *in, struct err *err)
+{
+        int to = server_find(&sp->server, in->to),
+            from = in->has_from ? server_find(&sp->server, in->from) : 0;
+        const struct leading *now = lead_now(sp);
+        if (sp->server.epoch == 0)
+                return err_set(
+                        err, REASON_STALE, ESTALE,
+                        "this server is not partitioned: there are no hypervisors ('mete server init')");
+        if (to < 0 || from < 0)
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no hypervisor is called %s",
+                               to < 0 ? in->to : in->from);
+        if (in->has_from && from == to)
+                return err_set(err, REASON_INVALID, EINVAL, "from %s to itself", in->to);
+        if (sp->hypervisors[to].state != API_SERVER_STATE_RUNNING)
+                return err_set(err, REASON_STALE, EAGAIN, "%s does not run: 'mete server start %s'", in->to,
+                               in->to);
+        if (in->has_from && sp->hypervisors[from].state != API_SERVER_STATE_RUNNING)
+                return err_set(err, REASON_STALE, EAGAIN, "%s does not run: 'mete server start %s'", in->from,
+                               in->from);
+        if (now)
+                return err_set(err, REASON_BUSY, EBUSY,
+                               "%s is being handed over from %s to %s (%s): one at a time", now->vm,
+                               sp->server.names[now->from], sp->server.names[now->to], now->core.row.id);
+        if (sp->server.giving.amount > 0)
+                return err_set(err, REASON_BUSY, EBUSY, "%s is on its way from %s to %s; try again",
+                               sp->server.components[sp->server.giving.component].id,
+                               sp->server.names[sp->server.giving.from],
+                               sp->server.names[sp->server.giving.to]);
+        return 0;
+}
+
+static int decide(struct asking *a, struct leading **ret, struct err *err)
+{
+        struct sp *sp = a->sp;
+        int bad = check(sp, &a->in, err), to = server_find(&sp->server, a->in.to);
+        if (bad)
+                return bad;
+        if (a->n_running == 0 && *a->elsewhere)
+                return err_set(err, REASON_STALE, ESTALE, "%s", a->elsewhere);
+        if (a->n_running == 0)
+                return err_set(err, REASON_NOT_FOUND, ENOENT, "no hypervisor of this server has a VM %s",
+                               a->in.vm);
+        if (a->n_running > 1)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "two hypervisors run a VM %s: say which is meant (--from)", a->in.vm);
+        if (a->running == to)
+                return err_set(err, REASON_INVALID, EINVAL, "%s runs at %s already", a->in.vm, a->in.to);
+        return lead_begin(sp, &a->in, a->running, to, ret, err);
+}
+
+static void end(struct asking *a)
+{
+        struct err err = {0};
+        struct leading *l = lead_find(a->sp, a->in.has_id ? a->in.id : "");
+        if (!l && decide(a, &l, &err))
+                api_refuse(a->req, &err);
+        else
+                answer(a->req, l);
+        remove_asking(a);
+}
+
+static void on_vm(void *arg, const struct http_answer *got, const struct cert_id *peer, const struct err *err)
+{
+        struct asked *q = arg;
+        struct asking *a = q->of;
+        struct err ignored;
+        const char *name = a->sp->server.names[q->number];
+        (void)peer;
+        q->call = NULL;
+        json_t *v = err || got->status != 200 ? NULL : json_read(got->body, got->body_n, &ignored);
+        const char *state = json_string_value(json_object_get(v, "state"));
+        if (state && strcmp(state, "running") == 0) {
+                a->n_running++;
+                a->running = q->number;
+        } else if (state) {
+                (void)snprintf(a->elsewhere, sizeof(a->elsewhere),
+                               "%.63s does not run at %s: only a running VM is handed over", a->in.vm, name);
+        } else if ((err || got->status != 404) && !*a->elsewhere) {
+                (void)snprintf(a->elsewhere, sizeof(a->elsewhere), "%s does not say whether it runs %.63s",
+                               name, a->in.vm);
+        }
+        json_decref(v);
+        if (--a->n_waiting == 0)
+                end(a);
+}
+
+/* The same id again. false: it is a new one. */
+static bool is_known(struct sp *sp, struct http_request *req, const struct api_handover_start *in)
+{
+        struct err err = {0};
+        const struct leading *l = in->has_id ? lead_find(sp, in->id) : NULL;
+        if (!l)
+                return false;
+        if (strcmp(l->vm, in->vm) != 0 || strcmp(sp->server.names[l->to], in->to) != 0 ||
+            l->is_dry != (in->has_dry_run && in->dry_run)) {
+                (void)err_set(&err, REASON_INVALID, EEXIST, "handover %s is another", in->id);
+                api_refuse(req, &err);
+        } else {
+                answer(req, l);
+        }
+        return true;
+}
+
+void lead_ask(struct sp *sp, struct http_request *req, const struct api_handover_start *in)
+{
+        struct err err = {0};
+        char path[128];
+        if (is_known(sp, req, in))
+                return;
+        if (check(sp, in, &err)) {
+                api_refuse(req, &err);
+                return;
+        }
+        struct asking *a = g_new0(struct asking, 1);
+        *a = (struct asking){.sp = sp, .next = sp->askings, .req = req, .in = *in};
+        sp->askings = a;
+        (void)snprintf(path, sizeof(path), "/v1/vms/%s", in->vm);
+        for (int k = 0; k < sp->server.n; k++) {
+                const struct hypervisor_of *h = &sp->hypervisors[k];
+                struct http_target target = {.socket = h->socket};
+                bool is_meant = !in->has_from || strcmp(in->from, hypervisor_name(h)) == 0;
+                if (!is_meant || h->state != API_SERVER_STATE_RUNNING)
+                        continue;
+                a->asked[k] = (struct asked){.of = a, .number = k};
+                a->asked[k].call = http_call(sp->calls, &target, "GET", path, NULL, 0, ASK_MS, on_vm,
+                                             &a->asked[k], &err);
+                a->n_waiting += a->asked[k].call != NULL;
+        }
+        if (a->n_waiting == 0)
+                end(a);
+}
+
+void lead_ask_end(struct sp *sp)
+{
+        struct err err = {0};
+        (void)err_set(&err, REASON_CANCELLED, ECANCELED, "mete-sp ends");
+        while (sp->askings) {
+                struct asking *a = sp->askings;
+                for (int k = 0; k < SERVER_HYPERVISORS_MAX; k++)
+                        if (a->asked[k].call)
+                                http_call_cancel(a->asked[k].call);
+                api_refuse(a->req, &err);
+                remove_asking(a);
+        }
+}

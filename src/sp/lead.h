@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* sp/lead.h - the service processor's part in a handover (core/handover.h), driven.
+ *
+ *   lead.c         events in, effects out; the partition, the record, the clock
+ *   lead-ask.c     what is asked for, and where the VM is -> a handover that begins
+ *   lead-words.c   what is said to the two hypervisors, and what they say; what they claim is checked here
+ *   lead-record.c  a handover in the store, and as it is shown
+ *
+ * One is under way at a time, as the partition changes in one place at a time; a restart goes on with it.
+ * Those that ended last are kept, so that a word which comes late has its answer, and people theirs. */
+#pragma once
+#include "core/handover.h"
+#include "sp/sp.h"
+
+enum { LEAD_KEPT = 64, LEAD_NAME = 64, LEAD_RECORD = 256, LEAD_TRANSFER = 100, LEAD_PARTS = 96 };
+
+struct leading {
+        struct sp *sp;
+        struct leading *next; /* begun before */
+        struct handover core;
+        char vm[64];
+        int from, to;
+        bool is_dry, would;                        /* would: a dry run found that it would be begun */
+        bool is_assigned;                          /* what is reassignable is the target's */
+        int64_t asked_ms, ended_ms;                /* wall clock; 0: not yet */
+        char record[LEAD_RECORD], boot[LEAD_NAME]; /* path of its folder, "": not known; when that was made */
+        char transfer[LEAD_TRANSFER];              /* "": not known */
+        int64_t gap_us, sent_bytes, ram_bytes, separated_bytes; /* -1: not known */
+        int64_t stood_us;                 /* by the source's word; 0: not known; not journalled */
+        struct api_handover_guest *guest; /* what the source said last, checked; NULL: nothing, or ended */
+        size_t n_parts;                   /* once it has ended */
+        struct api_handover_part parts[LEAD_PARTS];
+        int dir_fd, notify_fd; /* of the record; -1: not open */
+        struct loop_fd notify;
+        struct loop_timer tick;
+        struct handover_event after; /* what comes of an effect, behind the others */
+        bool has_after;
+};
+
+/* ---- lead.c ---- */
+int lead_load(struct sp *sp, struct err *err); /* from the store */
+void lead_start(struct sp *sp);                /* goes on */
+void lead_end(struct sp *sp);
+/* The one that is under way; NULL: none. */
+struct leading *lead_now(const struct sp *sp);
+struct leading *lead_find(const struct sp *sp, const char *id);
+/* Journalled, and under way, when it returns 0; then *ret is the list's. */
+int lead_begin(struct sp *sp, const struct api_handover_start *in, int from, int to, struct leading **ret,
+               struct err *err);
+/* As handover_step(). Negative, and nothing has changed: it may not be, or cannot be journalled now. May end
+ * it. */
+int lead_take(struct leading *l, const struct handover_event *ev, struct err *err);
+/* What the record says now, of those who may say it. Negative: that cannot be known. */
+int lead_look(struct leading *l, enum handover_record *ret, struct err *err);
+/* Where it is, by the source's word, which is not believed: a folder of the keeper's, and nothing in it. */
+int lead_set_record(struct leading *l, const char *path, struct err *err);
+int lead_cancel(struct leading *l, enum reason reason, const char *sentence, struct err *err);
+
+/* ---- lead-record.c ---- */
+char *lead_text(const struct leading *l); /* for the store; malloc'ed; NULL: no memory */
+/* *ret is new. REASON_INVALID. */
+int lead_read(struct sp *sp, const char *id, const char *text, struct leading **ret, struct err *err);
+void lead_show(const struct leading *l, struct api_handover *ret);
+void lead_free(struct leading *l);
+
+/* ---- lead-words.c ---- */
+void lead_say(struct leading *l, const struct handover_message *said);
+/* Of what a hypervisor may be told once more. */
+void lead_words_end(struct sp *sp);
+/* Each hypervisor has a socket for its words, its user's alone. 0: it listens, or did already. */
+int lead_listen(struct hypervisor_of *h, const struct launch_user *u, struct err *err);
+void lead_listen_end(struct hypervisor_of *h);
+/* What of the VM changes hands; room for LEAD_PARTS. */
+size_t lead_portions(const struct leading *l, struct server_portion *ret);
+
+/* ---- lead-ask.c ---- */
+void lead_ask(struct sp *sp, struct http_request *req, const struct api_handover_start *in);
+void lead_ask_end(struct sp *sp);

@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service processor's part in handovers: a real mete-sp, which starts hypervisors that are none (fake_meted.py), so that each
+of them can say what it likes, or nothing, and mete-sp can be killed at each of its steps."""
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
+from fake_server import FakeServer  # noqa: E402
+from host import HostError, wait_for  # noqa: E402
+
+PARTS = ("a:cpus=0,memory=1G", "b:cpus=1,memory=1G")
+NODE = "memory:node0"
+GIB, VM_BYTES = 1 << 30, 1 << 28
+FREE = [{"component": NODE, "amount": VM_BYTES, "portion": "reassignable", "why": "free"},
+        {"component": "cpu:0", "amount": 1000, "portion": "unreassignable", "why": "shared"}]
+
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one a hypervisor")
+
+
+@pytest.fixture
+def server():
+    with FakeServer() as s:
+        s.init(*PARTS)
+        s.start("a", "b")
+        s.fake("a", vms={"v": "running"}, parts=FREE)
+        yield s
+
+
+def refusal(p, *words):
+    assert p.returncode != 0, (p.stdout, p.stderr)
+    for word in words:
+        assert word in p.stderr, p.stderr
+
+
+def memory(server):
+    return {name: server.managers()[NODE].get(name, 0) for name in "ab"}
+
+
+def told(server, name):
+    """What of the memory a hypervisor was told last that it has."""
+    return {s["component"]: s["amount"] for s in server.fake(name)["partition"]["shares"]}.get(NODE, 0)
+
+
+def words(server, name, handover):
+    return [w["says"] for w in server.fake(name)["heard"] if w["handover"] == handover]
+
+
+def test_hands_over_and_back(server):
+    """What goes along with which word; the partition follows, in one step, and back; all of it is in the log and on disk."""
+    h = server.hand_over("v", "--to", "b", "--max-gap", "50ms", "--wait")
+    assert h["state"] == "running-on-target" and h["from"] == "a" and h["assigned"], h
+    assert h["sent_bytes"] == 65536 and h["ram_bytes"] == 0 and h["gap_us"] >= 0 and h["parts"] == FREE, h
+    assert memory(server) == {"a": GIB - VM_BYTES, "b": GIB + VM_BYTES}
+    wait_for("both were told", lambda: (told(server, "a"), told(server, "b")) == (GIB - VM_BYTES, GIB + VM_BYTES))
+    assert server.fake("b")["partition"]["handover"] == h["id"] and server.fake("a")["partition"]["handover"] == h["id"]
+    heard = {w["says"]: w for name in "ab" for w in server.fake(name)["heard"]}
+    assert {"classify", "separate", "quiesce", "give", "finish", "offer", "inform", "stands"} <= set(heard)
+    assert all(w["gap_ms"] == 50 and w["handover"] == h["id"] and w["epoch"] == h["epoch"] for w in heard.values())
+    assert heard["offer"]["peer"] == "a" and heard["classify"]["peer"] == "b" and "keeps" not in heard["classify"]
+    # what schedules it goes from the source by the service processor, and only when it is quiet (5.5)
+    assert "control" not in heard["offer"]["guest"] and heard["inform"]["guest"]["control"]["vcpus"][0]["throttled_us"] == 17
+    assert heard["give"]["transfer"] == "/run/nowhere/transfer.sock"
+    assert [e["event"] for e in server.sp_events(h["id"])] == ["configured", "classified", "accepted", "separated", "quiesced",
+                                                               "informed", "assigned", "finishing", "running-on-target"]
+
+    server.fake("b", parts=FREE[:1])
+    back = server.hand_over("v", "--to", "a", "--from", "b", "--wait")
+    assert back["state"] == "running-on-target" and back["epoch"] == h["epoch"] + 1
+    assert memory(server) == {"a": GIB, "b": GIB}
+    assert [x["id"] for x in json.loads(server.handover("list", "--json").stdout)["handovers"]] == [back["id"], h["id"]]
+    assert server.handover("show", h["id"]).stdout.startswith(f"{h['id']}: v from a to b: running-on-target")
+    server.kill_sp()
+    server.start_sp()
+    assert memory(server) == {"a": GIB, "b": GIB}
+    assert [x["id"] for x in json.loads(server.handover("list", "--json").stdout)["handovers"]] == [back["id"], h["id"]]
+    refusal(server.handover("cancel", "h9", check=False), "no handover h9")
+    server.handover("cancel", h["id"])  # how it ended
+
+
+def test_refusals(server):
+    """What cannot be begun is refused at once, with why, and nobody hears of it."""
+    server.fake("a", vms={"v": "running", "w": "stopped", "both": "running"})
+    server.fake("b", vms={"there": "running", "both": "running"})
+    for args, text in ((("x", "--to", "b"), "no hypervisor of this server has a VM x"),
+                       (("v", "--to", "c"), "no hypervisor is called c"),
+                       (("v", "--to", "b", "--from", "c"), "no hypervisor is called c"),
+                       (("v", "--to", "b", "--from", "b"), "to itself"),
+                       (("there", "--to", "b"), "there runs at b already"),
+                       (("w", "--to", "b"), "does not run at a"),
+                       (("both", "--to", "b"), "two hypervisors run a VM both"),
+                       (("v", "--to", "b", "--max-gap", "2h"), ""),
+                       (("v/../w", "--to", "b"), "no name of a VM"),
+                       (("v",), "--to is missing"),
+                       (("v", "--all", "--from", "a", "--to", "b"), "a VM is wanted, or --all"),
+                       (("--all", "--to", "b"), "--all wants --from")):
+        refusal(server.handover(*args, check=False), text)
+    assert server.fake("a")["heard"] == [] and server.fake("b")["heard"] == []
+    assert json.loads(server.handover("list", "--json").stdout)["handovers"] == []
+    # one at a time, and not while something else changes hands
+    server.fake("a", do={"classify": {"silent": 1000000}})
+    first = server.hand_over("v", "--to", "b", "--id", "first")
+    refusal(server.handover("v", "--to", "b", check=False), "v is being handed over from a to b (first)")
+    refusal(server.ask("give", NODE, "--amount", "128M", "--from", "a", "--to", "b", check=False), "v is being handed over")
+    assert server.hand_over("v", "--to", "b", "--id", "first")["epoch"] == first["epoch"]  # asked again
+    refusal(server.handover("w", "--to", "b", "--id", "first", check=False), "first is another")
+    server.handover("cancel", "first")
+    ended = server.ended("first")
+    assert ended["state"] == "rolled-back" and ended["reason"] == "cancelled", ended
+    # the target does not run
+    server.ask("stop", "b")
+    refusal(server.handover("v", "--to", "b", check=False), "b does not run")
+    server.kill_sp()
+    refusal(server.handover("v", "--to", "b", check=False), "mete-sp is not running", "no handover")
+
+
+@pytest.mark.parametrize("where,do,parts,reason,text", [
+    ("a", {"classify": {"refuse": [422, "unsupported"]}}, FREE, "unsupported", "a: classify is not for me"),
+    ("b", {"offer": {"refuse": [404, "not-found"]}}, FREE, "not-found", "b: offer is not for me"),
+    ("a", {"classify": {"say": {"says": "back", "reason": "busy", "sentence": "it moves"}}}, FREE, "busy", "it moves"),
+    ("b", {"offer": {"say": {"says": "dropped", "reason": "incompatible", "sentence": "another CPU model"}}}, FREE, "incompatible",
+     "another CPU model"),
+    ("b", {"inform": {"say": {"says": "dropped", "reason": "no-capacity", "sentence": "no room"}}}, FREE, "no-capacity", "no room"),
+    # what a source claims that it has
+    ("a", {}, [{**FREE[0], "amount": 8 * GIB}], "no-capacity", "a has 1073741824 of memory:node0"),
+    ("a", {}, [{**FREE[0], "amount": GIB}], "unreassignable", "the last memory that a has"),
+    ("a", {}, [FREE[0], {**FREE[0], "component": "cpu:0", "amount": 1000}], "unreassignable", "the last CPU that a has"),
+    ("a", {}, [FREE[0], {**FREE[0], "component": "cpu:1", "amount": 1000}], "no-capacity", "a has 0 of cpu:1"),
+    ("a", {}, [{**FREE[0], "component": "memory:node77"}], "invalid", "no memory:node77"),
+    ("a", {}, [{**FREE[0], "amount": VM_BYTES + 1}], "invalid", "only whole MiB"),
+    ("a", {}, [FREE[0], FREE[0]], "invalid", "said twice"),
+    ("a", {}, [{**FREE[0], "portion": "unreassignable", "why": "shared"}], "unreassignable", "shared with somebody that stays"),
+    ("a", {}, [{**FREE[0], "portion": "separable", "why": "kept", "moved": 5}], "unreassignable", "was not separated"),
+])
+def test_goes_back(server, where, do, parts, reason, text):
+    """Whoever does not want to, or claims what is not so: it goes back, with the reason, and nothing has changed hands."""
+    server.fake("a", parts=parts)
+    server.fake(where, do=do)
+    p = server.handover("v", "--to", "b", "--wait", "--json", check=False)
+    h = json.loads(p.stdout)
+    assert p.returncode != 0 and h["state"] == "rolled-back" and h["reason"] == reason and text in h["sentence"], h
+    assert memory(server) == {"a": GIB, "b": GIB} and server.show()["epoch"] == 1
+    assert "give" not in words(server, "a", h["id"])
+    server.fake("a", parts=FREE, do={})
+    server.fake("b", do={})
+    assert server.hand_over("v", "--to", "b", "--wait")["state"] == "running-on-target"
+
+
+def test_record(server):
+    """Where the record is, is the source's to say, and is written to by root: nowhere else than where the keeper makes such, and
+    none that says something already."""
+    used = server.fake("a")["records"][-1]
+    server.fake("b", parts=FREE[:1])
+    assert server.hand_over("v", "--to", "b", "--wait")["state"] == "running-on-target"
+    assert server.hand_over("v", "--to", "a", "--wait")["state"] == "running-on-target"
+    with open(os.path.join(used, "outcome")) as f:
+        assert f.read().startswith("committed")
+    server.fake("a", parts=FREE)
+    top = server.path("keeper", "handover")
+    made = {name: os.path.join(top, name, "record") for name in ("aa", "bb", "cc")}
+    for path in made.values():
+        os.makedirs(path)
+    os.chmod(made["aa"], 0o0777)  # not sticky
+    os.chown(made["bb"], 65534, 65534)
+    os.chmod(made["bb"], 0o1777)
+    os.rmdir(made["cc"])
+    os.symlink("/tmp", made["cc"])
+    before = os.listdir("/tmp")
+    for path, text in ((used, "another handover's"), ("/tmp", "not under"), (f"{top}/../../tmp", "not under"),
+                       (f"{top}/aa/../record", "not under"), (f"{top}x/aa/record", "not under"), (made["aa"], "sticky"),
+                       (made["bb"], "not root's"), (made["cc"], "the record of"), (f"{top}/dd/record", "No such file")):
+        server.fake("a", records=[path])
+        h = json.loads(server.handover("v", "--to", "b", "--wait", "--json", check=False).stdout)
+        assert h["state"] == "rolled-back" and text in h["sentence"], (path, h)
+        assert "give" not in words(server, "a", h["id"])
+    assert "outcome" not in set(os.listdir("/tmp")) - set(before)
+    # one who is not the target commits: it does not count
+    path = f"{top}/ee/record"
+    os.makedirs(path)
+    os.chmod(path, 0o1777)
+    server.fake("a", records=[path], do={"give": {"silent": 1000000}, "abort": {"say": {"says": "back"}}})
+    server.fake("b", do={"drop": {"say": {"says": "dropped"}}})
+    h = server.hand_over("v", "--to", "b")
+    wait_for("it is to be given", lambda: "give" in words(server, "a", h["id"]))
+    with open(os.path.join(path, "beside"), "w") as f:
+        f.write("committed b\n")
+    os.chown(os.path.join(path, "beside"), 65534, 65534)
+    os.link(os.path.join(path, "beside"), os.path.join(path, "outcome"))
+    assert server.ended(h["id"])["state"] == "rolled-back"
+    assert memory(server) == {"a": GIB, "b": GIB}
+
+
+def test_kept():
+    """What the service processor keeps with a hypervisor is told to it, and never changes hands, whatever that says."""
+    with FakeServer() as server:
+        server.init("a:cpus=0,memory=1G,keep=memory:node0", "b:cpus=1,memory=1G")
+        server.start("a", "b")
+        server.fake("a", vms={"v": "running"}, parts=FREE)
+        h = json.loads(server.handover("v", "--to", "b", "--wait", "--json", check=False).stdout)
+        assert h["state"] == "rolled-back" and h["reason"] == "unreassignable" and "kept by a" in h["sentence"], h
+        assert server.fake("a")["heard"][0]["keeps"] == [NODE]
+
+
+def test_dry_run(server):
+    """It is found out whether it would do, and nothing is touched: nothing is separated, nobody is told to give."""
+    h = server.hand_over("v", "--to", "b", "--dry-run")
+    assert h["would"] and h["parts"] == FREE and h["state"] == "rolled-back", h
+    assert "could be handed over" in server.handover("show", h["id"]).stdout
+    assert not {"separate", "quiesce", "give"} & set(words(server, "a", h["id"]))
+    server.fake("b", do={"offer": {"say": {"says": "dropped", "reason": "incompatible", "sentence": "another machine"}}})
+    p = server.handover("v", "--to", "b", "--dry-run", check=False)
+    assert p.returncode != 0 and "another machine" in p.stdout, p.stdout
+    assert memory(server) == {"a": GIB, "b": GIB}
+
+
+def test_all(server):
+    """One after the other; one that stays does not keep the others."""
+    server.fake("a", vms={f"v{i}": "running" for i in range(3)} | {"off": "stopped"})
+    p = server.handover("--all", "--from", "a", "--to", "b")
+    assert p.stdout.count("running-on-target") == 3, p.stdout
+    assert set(server.fake("b")["vms"]) == {"v0", "v1", "v2"} and server.fake("a")["vms"] == {"off": "stopped"}
+    assert memory(server)["a"] == GIB - 3 * VM_BYTES
+    assert "no VM runs at a" in server.handover("--all", "--from", "a", "--to", "b").stderr
+
+
+def test_words_are_lost(server):
+    """Each word gets lost a few times: it is said again."""
+    lost = {word: {"silent": 2} for word in ("classify", "separate", "quiesce", "finish", "offer", "inform", "stands", "settle")}
+    for name in "ab":
+        server.fake(name, do=json.loads(json.dumps(lost)))
+    assert server.hand_over("v", "--to", "b", "--wait")["state"] == "running-on-target"
+
+
+def test_returned(server):
+    """Its VMM at the target dies before it ran: what was assigned is the source's again, in an epoch of its own."""
+    server.fake("b", do={"stands": {"set": {"dies": True}}})
+    p = server.handover("v", "--to", "b", "--wait", "--json", check=False)
+    h = json.loads(p.stdout)
+    assert h["state"] == "rolled-back" and not h.get("assigned"), h
+    assert "assigned" in [e["event"] for e in server.sp_events(h["id"])]
+    assert memory(server) == {"a": GIB, "b": GIB}
+    wait_for("both have their own", lambda: (told(server, "a"), told(server, "b")) == (GIB, GIB))
+    assert "handover" not in server.fake("a")["partition"]
+
+
+def test_liars(server):
+    """Neither says who owns the VM: the record does. Nor does one of them speak for the other, or anybody else for them."""
+    server.fake("a", do={"give": {"say": {"says": "given"}}})
+    h = server.hand_over("v", "--to", "b")
+    wait_for("it was refused", lambda: any(w.get("refused", {}).get("reason") == "policy" for w in server.fake("a")["said"]))
+    assert memory(server) == {"a": GIB, "b": GIB}
+    # the target's words by the source; of a handover that is not; of another number
+    word = {"says": "running", "handover": h["id"], "vm": "v", "epoch": h["epoch"]}
+    assert server.word("a", word)["reason"] == "denied"
+    assert server.word("b", {**word, "epoch": h["epoch"] + 1})["reason"] == "stale"
+    assert server.word("b", {**word, "vm": "w"})["reason"] == "invalid"
+    assert server.word("b", {**word, "says": "give"})["reason"] == "invalid"
+    assert server.word("b", word)["reason"] == "policy"
+    assert server.word("b", {**word, "handover": "h77"}) == {"taken": True}
+    wait_for("it has its answer", lambda: "settle" in words(server, "b", "h77"))
+    # the socket is that user's alone, and for words alone
+    other = ["setpriv", "--reuid", "games", "--clear-groups", "--", "curl", "-sS", "--unix-socket", server.words_socket("a"),
+             "http://x/v1/server"]
+    assert subprocess.run(other, stderr=subprocess.PIPE, timeout=60).returncode != 0
+    assert server.word("a", None, path="/v1/server", method="GET")["reason"] == "denied"
+    assert server.word("a", word, at=server.sp_socket)["reason"] == "denied"
+    server.fake("a", do={})
+    assert server.ended(h["id"])["state"] == "running-on-target"
+
+
+def test_deaths(server):
+    """SIGKILL at each step of its journal, before and behind it, at each word and around the record. A new one brings it to its
+    end; what is whose follows the record, and is one hypervisor's at every instant."""
+    log = server.path("crash.log")
+
+    def whose():
+        runs = [name for name in "ab" if server.fake(name)["vms"].get("v") == "running"]
+        assert len(runs) <= 1 or json.loads(server.handover("list", "--json").stdout)["handovers"][0].get("ended_ms") is None
+        return runs
+
+    def story(here, there):
+        """False: the service processor died."""
+        p = server.handover("v", "--from", here, "--to", there, "--wait", "--json", check=False)
+        return p.returncode == 0 and json.loads(p.stdout)["state"] == "running-on-target"
+
+    server.fake("b", parts=FREE[:1])
+    server.kill_sp(signal.SIGTERM)
+    server.start_sp({"METE_SP_CRASH_LOG": log})
+    server.all_run()
+    assert story("a", "b")
+    with open(log) as f:
+        names = [line.split(None, 1)[1].strip() for line in f]
+    # those of starting and telling are test_server's
+    points = [n for n, name in enumerate(names, 1) if name not in ("tell", "told", "start", "started") and
+              names[:n].count(name) <= 1]
+    states = ("configured", "classified", "accepted", "separated", "quiesced", "informed", "assigned", "finishing", "running-on-target")
+    assert {f"{s} {w}" for s in states for w in ("begin", "end")} <= set(names), names
+    died = 0
+    for n in points:
+        here = whose()[0]
+        there = "b" if here == "a" else "a"
+        server.kill_sp(signal.SIGTERM)
+        server.start_sp({"METE_SP_CRASH_AT": str(n)}, wait=False)
+        wait_for("it listens, or has died", lambda: server.sp.poll() is not None or
+                 server.ask("show", check=False).returncode == 0)
+        try:
+            server.all_run()
+            story(here, there)
+        except HostError:
+            pass
+        if server.sp.poll() is None:
+            server.kill_sp(signal.SIGTERM)
+        else:
+            died += 1
+            assert server.sp.wait(15) == -signal.SIGKILL
+        server.start_sp()
+        server.all_run()
+        wait_for("nothing is under way", lambda: all(x.get("ended_ms") for x in json.loads(
+            server.handover("list", "--json").stdout)["handovers"]), 120)
+        wait_for("one has it", lambda: len(whose()) == 1)
+        here = whose()[0]
+        assert sum(memory(server).values()) == 2 * GIB
+        assert memory(server)[here] == (GIB if here == "a" else GIB + VM_BYTES), (n, names[n - 1], here, memory(server))
+        wait_for("both were told", lambda: {x: told(server, x) for x in "ab"} == memory(server))
+    assert died > len(points) // 2, (died, points)
