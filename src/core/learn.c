@@ -40,7 +40,7 @@ void learn_init(struct learn *l)
 
 static struct learnt_figure first(enum learn_cost c)
 {
-        return (struct learnt_figure){assumed[c].mean, (assumed[c].p99 - assumed[c].mean) / to_p99, 0};
+        return (struct learnt_figure){assumed[c].mean, (assumed[c].p99 - assumed[c].mean) / to_p99, 0, false};
 }
 
 static bool is_usable(double x)
@@ -122,8 +122,10 @@ const struct learnt *learn_add(struct learn *l, const char *peer, const char *ma
         (void)snprintf(by_machine, sizeof(by_machine), "%s", machine);
         struct learnt *row = find_or_make(l, by_peer, by_machine, evicted);
         for (int c = 1; c < LEARN_COST_N; c++)
-                if (is_usable(m->cost[c]))
+                if (is_usable(m->cost[c])) {
                         add(&row->figure[c], (enum learn_cost)c, m->cost[c]);
+                        row->figure[c].is_told = m->is_told[c];
+                }
         return row;
 }
 
@@ -151,7 +153,9 @@ static struct cost cost_of(const struct learnt *row, enum learn_cost c)
 {
         struct learnt_figure f = row ? row->figure[c] : first(c);
         return (struct cost){f.mean, f.mean + to_p99 * f.deviation,
-                             f.weight > 0 ? FIGURE_LEARNT : FIGURE_ASSUMED};
+                             f.weight <= 0 ? FIGURE_ASSUMED
+                             : f.is_told   ? FIGURE_TOLD
+                                           : FIGURE_LEARNT};
 }
 
 void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p)

@@ -34,6 +34,7 @@ const char *learn_cost_name(enum learn_cost c); /* "zero-page" */
 /* A figure that was not measured is below 0. */
 struct learn_move {
         double cost[LEARN_COST_N];
+        bool is_told[LEARN_COST_N]; /* by the peer, of its side */
 };
 
 struct learnt {
@@ -42,6 +43,7 @@ struct learnt {
         struct learnt_figure {
                 double mean, deviation;
                 double weight; /* of moves, the later ones more; 0: none has told */
+                bool is_told;  /* the last by the peer */
         } figure[LEARN_COST_N];
 };
 
@@ -61,6 +63,6 @@ bool learn_put(struct learn *l, const struct learnt *row);
 /* The i-th row of a peer, or NULL. */
 const struct learnt *learn_row(const struct learn *l, const char *peer, size_t i);
 
-/* All costs and the size of the device state, each FIGURE_LEARNT or FIGURE_ASSUMED; the rest of *p is left.
- */
+/* All costs and the size of the device state, each FIGURE_LEARNT, FIGURE_TOLD or FIGURE_ASSUMED; the rest of
+ * *p is left. */
 void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p);

@@ -28,7 +28,7 @@ const char *figure_source_name(enum figure_source source)
         static const char *const names[FIGURE_SOURCE_N] = {
                 [FIGURE_ASSUMED] = "assumed", [FIGURE_CONFIGURED] = "configured",
                 [FIGURE_SAMPLED] = "sampled", [FIGURE_MEASURED] = "measured",
-                [FIGURE_LEARNT] = "learnt",
+                [FIGURE_LEARNT] = "learnt",   [FIGURE_TOLD] = "told",
         };
         return source > 0 && source < FIGURE_SOURCE_N ? names[source] : "?";
 }

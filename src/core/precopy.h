@@ -24,7 +24,8 @@ enum figure_source {
         FIGURE_CONFIGURED,
         FIGURE_SAMPLED,  /* from a part: page sampling */
         FIGURE_MEASURED, /* from all of it: a dirty bitmap, the holes of the RAM file */
-        FIGURE_LEARNT,   /* from earlier moves */
+        FIGURE_LEARNT,   /* from earlier moves, by who asks */
+        FIGURE_TOLD,     /* likewise, by the other host */
         FIGURE_SOURCE_N
 };
 const char *figure_source_name(enum figure_source source); /* "sampled" */

@@ -11,7 +11,7 @@ static char evicted[LEARN_NAME];
 
 static struct learn_move nothing(void)
 {
-        struct learn_move m;
+        struct learn_move m = {.is_told = {false}};
         for (int c = 0; c < LEARN_COST_N; c++)
                 m.cost[c] = -1;
         return m;
@@ -120,7 +120,7 @@ static void test_hostile(void)
         static const double said[] = {NAN, INFINITY, -INFINITY, -1};
         learn_init(&table);
         for (size_t i = 0; i < G_N_ELEMENTS(said); i++) {
-                struct learn_move m;
+                struct learn_move m = {.is_told = {false}};
                 for (int c = 0; c < LEARN_COST_N; c++)
                         m.cost[c] = said[i];
                 g_assert_null(learn_add(&table, "liar", "q35", &m, evicted));
@@ -215,6 +215,26 @@ static void test_names(void)
         g_assert_cmpstr(learn_cost_name(LEARN_ZERO_PAGE), ==, "zero-page");
 }
 
+/* Who measured a figure is known of the last that was added, and kept. */
+static void test_told(void)
+{
+        learn_init(&table);
+        struct learn_move m = only(LEARN_RUN, 0.003);
+        m.is_told[LEARN_RUN] = true;
+        m.cost[LEARN_COMMIT] = 0.002;
+        add("b", "q35", m);
+        g_assert_cmpint(filled("b", "q35").run.source, ==, FIGURE_TOLD);
+        g_assert_cmpint(filled("b", "q35").commit.source, ==, FIGURE_LEARNT);
+        g_assert_cmpint(filled("b", "q35").stop.source, ==, FIGURE_ASSUMED);
+        struct learnt row = *learn_row(&table, "b", 0);
+        learn_init(&table);
+        g_assert_true(learn_put(&table, &row));
+        g_assert_cmpint(filled("b", "q35").run.source, ==, FIGURE_TOLD);
+        add("b", "q35", only(LEARN_RUN, 0.003));
+        g_assert_cmpint(filled("b", "q35").run.source, ==, FIGURE_LEARNT);
+        g_assert_cmpstr(figure_source_name(FIGURE_TOLD), ==, "told");
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -226,5 +246,6 @@ int main(int argc, char **argv)
         g_test_add_func("/learn/rows", test_rows);
         g_test_add_func("/learn/put", test_put);
         g_test_add_func("/learn/names", test_names);
+        g_test_add_func("/learn/told", test_told);
         return g_test_run();
 }

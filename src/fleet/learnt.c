@@ -38,6 +38,8 @@ static void emit_row(const struct learnt *row, struct api_learnt_machine *ret)
                         .mean = llround(f->mean * parts(cost_of[i])),
                         .deviation = llround(f->deviation * parts(cost_of[i])),
                         .weight_milli = llround(fmax(f->weight * 1000, 1)),
+                        .has_told = f->is_told,
+                        .told = f->is_told,
                 };
         }
 }
@@ -66,9 +68,9 @@ int learnt_parse(struct learn *l, const char *peer, const json_t *document, stru
                 for (size_t k = 0; k < d->machines[i].n_costs; k++) {
                         const struct api_learnt_cost *c = &d->machines[i].costs[k];
                         enum learn_cost which = cost_of[c->cost];
-                        row.figure[which] = (struct learnt_figure){(double)c->mean / parts(which),
-                                                                   (double)c->deviation / parts(which),
-                                                                   (double)c->weight_milli / 1000};
+                        row.figure[which] = (struct learnt_figure){
+                                (double)c->mean / parts(which), (double)c->deviation / parts(which),
+                                (double)c->weight_milli / 1000, c->has_told && c->told};
                 }
                 (void)learn_put(l, &row);
         }

@@ -14,7 +14,7 @@ static void add(const char *peer, const char *machine, double of)
                 [LEARN_COMMIT] = 0.0005,     [LEARN_RUN] = 0.0007,           [LEARN_ZERO_PAGE] = 8.8e-6,
                 [LEARN_SOURCE_CPU] = 1.7e-9, [LEARN_DESTINATION_CPU] = 3e-9, [LEARN_DEVICE_BYTES] = 206123,
         };
-        struct learn_move m;
+        struct learn_move m = {.is_told = {false}};
         char evicted[LEARN_NAME];
         for (int c = 1; c < LEARN_COST_N; c++)
                 m.cost[c] = some[c] * of;

@@ -384,6 +384,8 @@ static void on_runs(void *arg, const struct vm_result *result)
         }
         if (v)
                 guest_connect(v);
+        if (mv->run_us == 0 && mv->run_mono_us > 0)
+                mv->run_us = MAX(g_get_monotonic_time() - mv->run_mono_us, 1);
         move_report(mv, mv->run_token, MOVE_EV_RUNS, NULL);
         if (mv->copy)
                 copy_announce(mv->copy, COPY_MS, on_receiving, mv);
@@ -398,6 +400,8 @@ void arrive_run(struct moving *mv, const struct move_effect *f)
         if (v && v->pid && !v->vm)
                 return; /* nobody is attached to it yet: asked again */
         if (v && v->vm) {
+                if (mv->run_mono_us == 0)
+                        mv->run_mono_us = g_get_monotonic_time();
                 vm_cont(v->vm, CONT_MS, on_runs, mv);
                 return;
         }

@@ -50,6 +50,7 @@ struct moving {
         bool is_dry; /* only asked what would come of it: it is in no table */
         int64_t asked_ms, ended_ms;
         int64_t took_ms, gap_ms; /* 0: not measured */
+        int64_t run_us;          /* that the destination's VMM took to run; 0: not measured */
         bool was_cut;
         size_t n_fallbacks;
         char fallbacks[MOVE_FALLBACKS_MAX][MOVE_FALLBACK]; /* what is not held of what was reserved (S.10) */
@@ -97,6 +98,9 @@ struct moving {
         bool is_release_awaited; /* nothing is held any more: what RELEASE waits for */
         int64_t stream_bps, held_bytes; /* the rate; what went through its class, by the kernel's count */
         int64_t began_mono_us, stop_mono_us, complete_mono_us;
+        int64_t attempt_mono_us,
+                begun_mono_us; /* of this attempt: when it began, and when QEMU did; 0: not yet */
+        int64_t stop_us;       /* until the last vCPU stood; 0: not known */
         int64_t predicted_total_ms, predicted_downtime_ms, missed_total_ms, missed_downtime_ms;
         struct level offer; /* while it is copied, in place of the level that will be missed */
         bool has_offer;
@@ -115,6 +119,7 @@ struct moving {
         struct copy_key key;
         uint16_t port;
         bool is_watched;
+        int64_t run_mono_us; /* when its VMM was told to run first; 0: not by us */
 };
 
 /* moves.c */
@@ -149,9 +154,10 @@ struct learn *moves_learn(const struct meted *m);     /* what moves cost, by wha
 char *move_record(const struct moving *mv);
 int move_record_read(struct moving *mv, const char *id, const char *text, struct err *err);
 json_t *move_message_emit(const struct moving *mv, const struct move_message *said);
-/* *ret_guest, *ret_stream: NULL where it does not say so; to be freed. */
+/* *ret_guest, *ret_stream: NULL where it does not say so; to be freed. *ret_run_us: 0 likewise. */
 int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
-                      struct api_peer_vm **ret_guest, struct api_peer_stream **ret_stream, struct err *err);
+                      struct api_peer_vm **ret_guest, struct api_peer_stream **ret_stream,
+                      int64_t *ret_run_us, struct err *err);
 json_t *move_view(const struct moving *mv);
 
 /* moves-profile.c */

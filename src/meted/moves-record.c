@@ -7,6 +7,8 @@
 #include "json/read.h"
 #include "meted/moves-internal.h"
 
+enum { RUN_MAX_US = 60000000 }; /* as the contract has it */
+
 #define NO_DEADLINE INT64_C(9007199254740991) /* as the store has it */
 
 static const char *const misses[] = {
@@ -180,6 +182,8 @@ json_t *move_message_emit(const struct moving *mv, const struct move_message *sa
                 out->guest = *guest;
         out->has_has = said->says == MOVE_SAYS_SHORT;
         out->has = (struct api_move_means){said->has.bandwidth_bps, said->has.cpu_milli};
+        out->has_run_us = said->says == MOVE_SAYS_RUNNING && mv->run_us > 0 && mv->run_us <= RUN_MAX_US;
+        out->run_us = mv->run_us;
         out->has_stream = said->says == MOVE_SAYS_READY;
         out->stream.port = mv->port;
         (void)STR_COPY(out->stream.key, mv->key.hex);
@@ -194,7 +198,8 @@ json_t *move_message_emit(const struct moving *mv, const struct move_message *sa
 }
 
 int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
-                      struct api_peer_vm **ret_guest, struct api_peer_stream **ret_stream, struct err *err)
+                      struct api_peer_vm **ret_guest, struct api_peer_stream **ret_stream,
+                      int64_t *ret_run_us, struct err *err)
 {
         struct api_peer_move *in = g_new0(struct api_peer_move, 1);
         int bad = api_peer_move_parse(body, in, err);
@@ -220,6 +225,7 @@ int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
                 ret->has = (struct means_side){in->has.bandwidth_bps, in->has.cpu_milli};
         if (in->has_sentence)
                 (void)STR_COPY(ret->sentence, in->sentence);
+        *ret_run_us = in->has_run_us && in->says == API_PEER_SAYS_RUNNING ? in->run_us : 0;
         *ret_guest = in->has_guest ? g_memdup2(&in->guest, sizeof(in->guest)) : NULL;
         *ret_stream = in->has_stream ? g_memdup2(&in->stream, sizeof(in->stream)) : NULL;
         g_free(in);

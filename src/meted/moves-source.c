@@ -242,8 +242,35 @@ static bool guard(struct moving *mv, const struct machine *v, struct err *err)
 
 /* ---- the copy ---- */
 
+static void learn(struct moving *mv, const struct learn_move *learnt)
+{
+        const struct machine *v = machine_find(mv->m, mv->vm);
+        char evicted[LEARN_NAME];
+        if (!learn_add(moves_learn(mv->m), mv->peer, v ? v->definition.machine : "?", learnt, evicted))
+                return;
+        moves_learnt(mv->m, mv->peer);
+        if (*evicted && strcmp(evicted, mv->peer) != 0)
+                moves_learnt(mv->m, evicted);
+}
+
+/* What every attempt that QEMU began tells, however it ends; once. */
+static struct learn_move attempt_cost(struct moving *mv)
+{
+        struct learn_move learnt = {.is_told = {false}};
+        for (enum learn_cost c = LEARN_SETUP; c < LEARN_COST_N; c++)
+                learnt.cost[c] = -1;
+        learnt.cost[0] = -1;
+        if (mv->begun_mono_us > 0 && mv->seen.setup_ms > 0)
+                learnt.cost[LEARN_SETUP] = (double)(mv->begun_mono_us - mv->attempt_mono_us) / 1e6 +
+                                           (double)mv->seen.setup_ms / 1e3;
+        mv->begun_mono_us = 0;
+        return learnt;
+}
+
 static void broken(struct moving *mv, enum move_event_kind kind, const struct err *err)
 {
+        struct learn_move learnt = attempt_cost(mv);
+        learn(mv, &learnt);
         mv->is_copying = false;
         loop_timer_cancel(&mv->look);
         move_report(mv, mv->copy_token, kind, err);
@@ -472,6 +499,7 @@ static void on_begun(void *arg, const struct vm_result *result)
                 broken(mv, MOVE_EV_BROKEN, &result->err);
                 return;
         }
+        mv->begun_mono_us = g_get_monotonic_time();
         if (mv->control.state == CONTROL_PREPARED || mv->control.state == CONTROL_BROKEN)
                 happened(mv, &ev);
         else
@@ -621,9 +649,11 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->limits_out = 0;
         mv->is_copying = true;
         mv->copy_attempt = f->attempt;
-        mv->stop_mono_us = 0;
+        mv->stop_mono_us = mv->stop_us = mv->begun_mono_us = 0;
+        mv->seen = (struct copy_seen){0};
+        mv->attempt_mono_us = g_get_monotonic_time();
         if (!mv->began_mono_us)
-                mv->began_mono_us = g_get_monotonic_time();
+                mv->began_mono_us = mv->attempt_mono_us;
         guard_hang_up(mv); /* of an attempt before */
         const struct plan plan = source_plan_in_force(mv);
         if (!mv->is_control_there ||
@@ -643,26 +673,35 @@ void source_copy(struct moving *mv, const struct move_effect *f)
  * little more than it was. */
 void source_measured(struct moving *mv)
 {
-        const struct machine *v = machine_find(mv->m, mv->vm);
         int64_t now_us = g_get_monotonic_time();
-        struct learn_move learnt;
-        char evicted[LEARN_NAME];
         if (!mv->stop_mono_us || mv->gap_ms > 0)
                 return; /* another meted began it; or it was measured in a turn that could not be written */
+        struct learn_move learnt = attempt_cost(mv);
+        int64_t behind_us = now_us - mv->complete_mono_us;
         mv->gap_ms = (now_us - mv->stop_mono_us + 999) / 1000;
         mv->took_ms = (now_us - mv->began_mono_us + 999) / 1000;
-        for (enum learn_cost c = LEARN_SETUP; c < LEARN_COST_N; c++)
-                learnt.cost[c] = -1;
-        learnt.cost[0] = -1;
+        if (mv->stop_us > 0)
+                learnt.cost[LEARN_STOP] = (double)mv->stop_us / 1e6;
+        if (mv->run_us > 0 && mv->run_us <= behind_us) {
+                learnt.cost[LEARN_RUN] = (double)mv->run_us / 1e6;
+                learnt.is_told[LEARN_RUN] = true;
+                behind_us -= mv->run_us;
+        }
         /* Longer than what the guard allows it was because the two sides did not reach each other: that is
          * not what a commit costs, and would spoil every plan with this peer for long. */
         if (mv->core.row.level.downtime_ms == 0 || mv->gap_ms <= mv->core.row.level.downtime_ms)
-                learnt.cost[LEARN_COMMIT] = (double)(now_us - mv->complete_mono_us) / 1e6;
-        (void)learn_add(moves_learn(mv->m), mv->peer, v ? v->definition.machine : "?", &learnt, evicted);
-        moves_learnt(mv->m, mv->peer);
-        if (*evicted && strcmp(evicted, mv->peer) != 0)
-                moves_learnt(mv->m, evicted);
+                learnt.cost[LEARN_COMMIT] = (double)behind_us / 1e6;
+        learn(mv, &learnt);
         move_say(mv, "measured", "%lld ms, downtime %lld ms", (long long)mv->took_ms, (long long)mv->gap_ms);
+}
+
+/* QEMU counts its downtime from when it begins to stop the vCPUs, and says STOP when the last one stands. */
+static void on_last_look(void *arg, const struct copy_seen *seen, const struct err *err)
+{
+        struct moving *mv = arg;
+        int64_t stop_us = err ? 0 : seen->downtime_ms * 1000 - (mv->complete_mono_us - mv->stop_mono_us);
+        if (!err && seen->downtime_ms > 0 && mv->stop_mono_us > 0)
+                mv->stop_us = MAX(stop_us, 1);
 }
 
 void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
@@ -681,6 +720,7 @@ void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
                 mv->is_copying = false;
                 loop_timer_cancel(&mv->look);
                 mv->complete_mono_us = vm_event_us(v->vm);
+                copy_look(mv->copy, LOOK_TIMEOUT_MS, on_last_look, mv);
                 hold_end(mv);
                 move_report(mv, mv->copy_token, MOVE_EV_COPIED, NULL);
         } else if (event == VM_EVENT_MIGRATION &&
