@@ -801,12 +801,14 @@ def test_requests_of_a_user_are_slowed_down(world):
     app = world.up()
     apps = [world.app() for _ in range(4)]
     reasons = []
-    for i in range(160):
-        numbers = [(a, a.start("release", {"id": "none"})) for a in apps]
+    for _ in range(40):  # more at once than a user may; again, where this machine was slower than what is allowed
+        numbers = [(a, a.start("release", {"id": "none"})) for _ in range(200) for a in apps]
         for a, number in numbers:
             with pytest.raises(Refused) as e:
                 a.answer(number)
             reasons.append(e.value.reason)
+        if "busy" in reasons:
+            break
     assert set(reasons) == {"not-found", "busy"}
 
 
