@@ -6,6 +6,7 @@ can be told to lose a word, or to stop in the middle.
         vm = pair.a.vm("v", cpus=1, memory="256M")
         assert pair.hand_over(vm, pair.b) == "running"
 """
+import contextlib
 import http.server
 import json
 import os
@@ -15,6 +16,7 @@ import socketserver
 import threading
 import time
 
+from app import App
 from host import HostError, kvm_group, wait_for
 from server import Hypervisor, Server, USERS
 
@@ -217,3 +219,64 @@ def move(vm, target):
     vm.disconnect()
     vm.host = target
     target.vms[vm.name] = vm
+
+
+# ---- the guest, and what must be true of it; pair: a Server with the hypervisors .a and .b
+
+def counter(vm):
+    return int(vm.check("cat /tmp/n"))
+
+
+def ram_files(vm):
+    """{name: (device, inode)} of what its VMM has mapped of its memory."""
+    found = {}
+    with open(f"/proc/{vm.pid()}/maps") as f:
+        for line in f:
+            words = line.split()
+            if len(words) > 5 and "/dev/shm/" in words[5] and words[1][3] == "s":
+                found[os.path.basename(words[5])] = (words[3], words[4])
+    return found
+
+
+def running(pair, name):
+    """The hypervisors at which it runs."""
+    return [h for h in (pair.a, pair.b)
+            for v in h.mete_json("vm", "list")["vms"] if v["name"] == name and v["state"] == "running"]
+
+
+def vmms(pair, name):
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                line = f.read().decode(errors="replace")
+            if pair.dir in line and f"guest={name}," in line and open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] != "Z":
+                found.append(int(pid))
+    return found
+
+
+def is_whole(pair, vm, at):
+    """It runs there and nowhere else, with all of its memory and what it had."""
+    wait_for("it runs at one", lambda: running(pair, vm.name) == [at] and len(vmms(pair, vm.name)) == 1, 60, 0.1)
+    assert vm.host is at
+    vm.wait_agent()
+    assert vm.check("cd /tmp; sha256sum -c sum") == "/tmp/blob: OK"
+    before = counter(vm)
+    wait_for("its counter goes on", lambda: counter(vm) > before, 60, 0.1)
+    assert vm.cpus_online() == 2
+    assert {c["state"] for c in at.claims() if vm.name in c["holder"]} == {"active"}
+
+
+def new_vm(pair, hypervisor):
+    pair.made = getattr(pair, "made", 0) + 1
+    v = hypervisor.vm(f"v{pair.made}", cpus="1..2", memory="192M..448M")
+    v.check("dd if=/dev/urandom of=/tmp/blob bs=1M count=16 2>/dev/null; sha256sum /tmp/blob >/tmp/sum")
+    v.check("(n=0; while true; do n=$((n+1)); echo $n >/tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.05; done) >/dev/null 2>&1 &")
+    v.app = App(v, "own")
+    assert v.app.call("request", {"id": "m", "needs": ["memory:128M"]})["outcome"] == "granted"
+    assert v.app.call("request", {"id": "c", "needs": ["cpu:1,share>=0.1"]})["outcome"] == "granted"
+    return v
+
+
+def other(pair, hypervisor):
+    return pair.b if hypervisor is pair.a else pair.a

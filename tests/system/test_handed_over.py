@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running VM changes hypervisor, led by the real service processor: mete handover, real meted's and guests (5.1 to 5.13)."""
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from handing import counter, is_whole, move, new_vm, other, ram_files
+from host import ROOT, wait_for
+from server import Server
+
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one a hypervisor")
+
+NODE = "memory:node0"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server(cpu_overcommit=8) as s:
+        s.write_hypervisor_config(extra="[host]\ncpu_overcommit=8\n")
+        s.init("a:cpus=0,memory=1G", "b:cpus=1,memory=1G")
+        s.start("a", "b")
+        s.a, s.b = s.hypervisor("a"), s.hypervisor("b")
+        for name in ("vmlinuz", "test.cpio.gz"):
+            s.image(os.path.join(ROOT, "build/guest", name))
+        yield s
+
+
+@pytest.fixture(scope="module")
+def vm(server):
+    return new_vm(server, server.a)
+
+
+def mete(server, *words):
+    return subprocess.run([server.path("bin", "mete"), *words, "--socket", server.sp_socket], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=180, check=False)
+
+
+def hand_over(server, vm, target, *words):
+    """The handover as it ended."""
+    p = mete(server, "handover", vm.name, "--to", target.hypervisor_name, "--wait", "--json", *words)
+    assert p.stdout, (p.returncode, p.stderr)
+    said = json.loads(p.stdout)
+    if said["state"] == "running-on-target":
+        move(vm, target)
+    return said
+
+
+def test_there_and_back(server, vm):
+    """With a leased vCPU and a leased DIMM: the same memory, a counter that never goes back, one owner of everything."""
+    for _ in range(int(os.environ.get("METE_HANDOVERS") or 4)):
+        source, target = vm.host, other(server, vm.host)
+        files, n, before = ram_files(vm), counter(vm), server.managers()[NODE]
+        said = hand_over(server, vm, target)
+        assert said["state"] == "running-on-target" and said["assigned"] and said["gap_us"] > 0, said
+        assert ram_files(vm) == files and len(files) == 2
+        assert counter(vm) >= n
+        is_whole(server, vm, target)
+        assert vm.name not in [v["name"] for v in source.mete_json("vm", "list")["vms"]]
+        assert not [c for c in source.claims() if vm.name in c["holder"]]
+        moved = sum(p["amount"] for p in said["parts"] if p["component"] == NODE and p["portion"] == "reassignable")
+        assert moved >= (192 + 128) * MIB, said
+        after = server.managers()[NODE]
+        assert after[target.hypervisor_name] == before[target.hypervisor_name] + moved
+        assert after[source.hypervisor_name] == before[source.hypervisor_name] - moved
+
+
+def test_a_dry_run_changes_nothing(server, vm):
+    before = server.managers(), server.show()["epoch"], vm.host.claims()
+    said = hand_over(server, vm, other(server, vm.host), "--dry-run")
+    assert said["dry_run"] and said["would"] and said["parts"], said
+    assert (server.managers(), server.show()["epoch"], vm.host.claims()) == before
+    is_whole(server, vm, vm.host)
+
+
+def test_refusals(server, vm):
+    for words, status, sentence in (
+            (("handover", "nobody", "--to", "b"), None, "nobody"),
+            (("handover", vm.name, "--to", "c"), None, "c"),
+            (("handover", vm.name, "--to", vm.host.hypervisor_name), None, vm.host.hypervisor_name),
+            (("handover", vm.name), 65, "--to"),
+            (("handover", vm.name, "--to", "b", "--max-gap", "0ms"), None, "")):
+        p = mete(server, *words)
+        assert p.returncode != 0 and sentence in p.stderr and (status is None or p.returncode == status), (words, p)
+    is_whole(server, vm, vm.host)
+
+
+def test_without_the_service_processor(server, vm):
+    """No handover, and it says why; the VM runs on. Afterwards there is one again."""
+    server.kill_sp(signal.SIGKILL)
+    try:
+        p = mete(server, "handover", vm.name, "--to", other(server, vm.host).hypervisor_name)
+        assert p.returncode == 69 and "mete-sp" in p.stderr, p
+        is_whole(server, vm, vm.host)
+    finally:
+        server.start_sp()
+    wait_for("both run", lambda: all(server.state(n)["state"] == "running" for n in "ab"), 60)
+    assert hand_over(server, vm, other(server, vm.host))["state"] == "running-on-target"
+    is_whole(server, vm, vm.host)
