@@ -221,11 +221,12 @@ static int hand_over_all(const struct arguments *a)
         json_t *names = NULL, *name;
         struct err err = {0};
         size_t i;
-        int worst = EXIT_OK, bad = 0;
-        if (!from || !arguments_option(a, "--to") || arguments_option(a, "--id"))
-                bad = err_set(&err, REASON_INVALID, EINVAL, "--all wants --from and --to, and no --id");
-        if (!bad)
-                bad = find_socket(a, from, socket, sizeof(socket), &err);
+        int worst = EXIT_OK;
+        if (!from || !arguments_option(a, "--to") || arguments_option(a, "--id")) {
+                (void)err_set(&err, REASON_INVALID, EINVAL, "--all wants --from and --to, and no --id");
+                return verb_fail(a, &err);
+        }
+        int bad = find_socket(a, from, socket, sizeof(socket), &err);
         if (!bad)
                 bad = running_at(socket, &names, &err);
         if (bad)

@@ -286,7 +286,7 @@ static void answer_unknown(struct hypervisor_of *h, const struct api_handover_me
 static int hear(struct hypervisor_of *h, const json_t *body, struct err *err)
 {
         struct api_handover_message *m = g_new0(struct api_handover_message, 1);
-        struct handover_message said;
+        struct handover_message said = {0};
         int bad = api_handover_message_parse(body, m, err);
         if (!bad)
                 bad = handover_wire_take(m, &said, err);

@@ -113,6 +113,8 @@ class Leader:
             if self.until(to, says, (wanted, *ends), **more) != wanted:
                 return self.back()
         self.pair.assign(self)
+        # it finds the record by itself, and says so until it hears more; whatever dies meanwhile comes back to that
+        wait_for("the source has given it", lambda: "given" in self.said or "gone" in self.said, 60, 0.02)
         if self.until(self.source, "finish", ("gone",)) == "gone":
             self.until_settled()
         return "running"
