@@ -54,6 +54,8 @@ struct handing {
                           */
         struct api_keeper_looked *looked; /* what the VMM has mapped */
         int64_t stood_us, ran_us;         /* CLOCK_MONOTONIC; 0: not known */
+        bool has_counted;                 /* source: what went over is known, or asked for */
+        int64_t sent_bytes, ram_bytes;    /* -1: not known */
 
         /* target */
         bool is_defined;  /* the VM is, for this handover */
@@ -96,6 +98,7 @@ void giver_separate(struct handing *ho);
 void giver_quiesce(struct handing *ho);
 void giver_give(struct handing *ho);
 void giver_run(struct handing *ho);
+void giver_count(struct handing *ho); /* what went over, once it is given: not while the guest stands */
 void giver_release(struct handing *ho);
 void giver_again(struct handing *ho);
 void giver_guard_start(struct handing *ho);

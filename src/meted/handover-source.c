@@ -378,6 +378,26 @@ void giver_vm_event(struct handing *ho, enum vm_event event, const char *words)
         }
 }
 
+/* ---- given ---- */
+
+static void on_counted(void *arg, const struct transfer_seen *seen, const struct err *err)
+{
+        struct handing *ho = arg;
+        if (err || seen->status != COPY_COMPLETED)
+                return;
+        ho->sent_bytes = seen->transferred_bytes;
+        ho->ram_bytes = seen->ram_bytes;
+}
+
+void giver_count(struct handing *ho)
+{
+        const struct machine *v = machine_find(ho->m, ho->vm);
+        if (ho->has_counted || ho->core.row.state != SOURCE_GIVEN || !v || !v->vm || !ho->transfer)
+                return;
+        ho->has_counted = true;
+        transfer_look(ho->transfer, LOOK_MS, on_counted, ho);
+}
+
 /* ---- here again ---- */
 
 static void on_runs(void *arg, const struct vm_result *result)

@@ -71,6 +71,7 @@ static struct handing *handing_new(struct meted *m)
 {
         struct handing *ho = g_new0(struct handing, 1);
         ho->m = m;
+        ho->sent_bytes = ho->ram_bytes = -1;
         loop_timer_init(&ho->tick, on_tick, ho);
         loop_timer_init(&ho->again, on_again, ho);
         loop_timer_init(&ho->watch, on_watch, ho);
@@ -299,6 +300,12 @@ static void tell(struct handing *ho, const struct handover_message *said)
                                                               : 0;
         out->has_at_us = at_us > 0;
         out->at_us = at_us;
+        if (said->says == HANDOVER_SAYS_GIVEN || said->says == HANDOVER_SAYS_GONE) {
+                giver_count(ho);
+                out->has_sent_bytes = out->has_ram_bytes = ho->sent_bytes >= 0;
+                out->sent_bytes = ho->sent_bytes;
+                out->ram_bytes = ho->ram_bytes;
+        }
         say_out(ho->m, out);
         g_free(out);
 }

@@ -220,8 +220,11 @@ static int take_along(struct leading *l, const struct api_handover_message *m, s
                         return err_set(err, REASON_INVALID, EINVAL, "the path of the transfer is wrong");
                 (void)STR_COPY(l->transfer, m->transfer);
         }
-        if (says == HANDOVER_SAYS_HANDED && (s == HANDOVER_INFORMED || s == HANDOVER_CLOSING)) {
+        if (says == HANDOVER_SAYS_HANDED && (s == HANDOVER_INFORMED || s == HANDOVER_CLOSING))
                 set_if(m->has_at_us, m->at_us, &l->stood_us);
+        if ((says == HANDOVER_SAYS_GIVEN &&
+             (s == HANDOVER_INFORMED || s == HANDOVER_ASSIGNED || s == HANDOVER_FINISHING)) ||
+            (says == HANDOVER_SAYS_GONE && s == HANDOVER_FINISHING)) {
                 set_if(m->has_sent_bytes, m->sent_bytes, &l->sent_bytes);
                 set_if(m->has_ram_bytes, m->ram_bytes, &l->ram_bytes);
         }

@@ -21,6 +21,8 @@
 
 #define PLUGGED "dimmmem" /* as vm.c names it */
 
+/* What of QEMU's own is in no file is less than this: the firmware and its tables. */
+enum { FIRMWARE_MAX = 1 << 20 };
 enum { PAUSE_MS = 5, FINAL_LOOKS = 100, LIMIT_MS = 60000, LEAST_MAJOR = 7, LEAST_MINOR = 2 };
 enum op_kind { OP_NONE, OP_PREPARE, OP_SOCKET, OP_LOOK, OP_CANCEL, OP_RUN, OP_SETTLE, OP_ANNOUNCE };
 
@@ -350,6 +352,10 @@ static bool see(struct transfer *t, const json_t *ret)
         t->seen.downtime_ms = figure(ret, "downtime");
         t->seen.transferred_bytes = figure(ram, "transferred");
         t->seen.firmware_bytes = figure(ram, "normal-bytes");
+        if (t->seen.firmware_bytes > FIRMWARE_MAX) {
+                t->seen.ram_bytes = t->seen.firmware_bytes - FIRMWARE_MAX;
+                t->seen.firmware_bytes = FIRMWARE_MAX;
+        }
         pick_words(ret, "error-desc", t->seen.why, sizeof(t->seen.why));
         if (t->o.is_target && t->seen.status == COPY_COMPLETED)
                 t->is_complete = true;

@@ -39,7 +39,8 @@ struct transfer_seen {
         int64_t total_ms, downtime_ms; /* 0: not yet known */
         int64_t transferred_bytes;     /* devices and all */
         int64_t firmware_bytes;        /* of its pages: what is in no file, such as its firmware's tables */
-        char why[160];                 /* of one that failed, in QEMU's words; "" */
+        int64_t ram_bytes; /* of its pages: more than is in no file: it is the guest's memory; 0 */
+        char why[160];     /* of one that failed, in QEMU's words; "" */
 };
 
 struct transfer_options {

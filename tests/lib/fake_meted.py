@@ -22,6 +22,7 @@ CONFIG = configparser.ConfigParser(strict=False)
 CONFIG.read(sys.argv[sys.argv.index("--config") + 1])
 NAME, SOCKET = CONFIG["meted"]["name"], CONFIG["meted"]["socket"]
 PROCESSOR = CONFIG["server"]["processor"]
+SENT = {"sent_bytes": 65536, "ram_bytes": 0}
 LOCK = threading.RLock()
 STATE = {"vms": {}, "do": {}, "parts": [], "partition": {}, "heard": [], "said": [], "handovers": {}, "partitions": [], "records": []}
 
@@ -99,15 +100,15 @@ def source(h, word):
     """Where it is by now, as a word, or None."""
     says, is_back = word["says"], h.get("end") == "back"
     if h.get("end") == "gone":
-        return {"says": "gone"}
+        return {"says": "gone", **SENT}
     if is_back or says in ("abort", "finish"):
         record = write(h, "aborted") if h.get("given") else None  # until then nothing can have been decided
         if record == "committed":
             if says != "finish":
-                return {"says": "given"}
+                return {"says": "given", **SENT}
             h["end"] = "gone"
             STATE["vms"].pop(word["vm"], None)
-            return {"says": "gone"}
+            return {"says": "gone", **SENT}
         h["end"] = "back"
         return {"says": "back", "reason": word.get("reason", "cancelled"), "sentence": word.get("sentence", "")}
     if says == "classify":
@@ -118,9 +119,9 @@ def source(h, word):
         return {"says": "quiesced", "guest": guest(h, word, True)}
     h["given"] = True
     if outcome(h) == "committed":
-        return {"says": "given"}
+        return {"says": "given", **SENT}
     h.setdefault("at_us", time.monotonic_ns() // 1000)
-    return {"says": "handed", "at_us": h["at_us"], "sent_bytes": 65536, "ram_bytes": 0}
+    return {"says": "handed", "at_us": h["at_us"]}
 
 
 def target(h, word):

@@ -56,6 +56,7 @@ def test_there_and_back(server, vm):
         files, n, before = ram_files(vm), counter(vm), server.managers()[NODE]
         said = hand_over(server, vm, target)
         assert said["state"] == "running-on-target" and said["assigned"] and said["gap_us"] > 0, said
+        assert said["ram_bytes"] == 0 < said["sent_bytes"], said
         assert ram_files(vm) == files and len(files) == 2
         assert counter(vm) >= n
         is_whole(server, vm, target)
