@@ -146,6 +146,8 @@ void giver_classify(struct handing *ho)
                 bad = err_set(&err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", ho->vm);
         else if (!v->vm || v->is_dead || machine_state(v) != API_VM_STATE_RUNNING)
                 bad = err_set(&err, REASON_STALE, ESTALE, "the VM %s does not run", ho->vm);
+        else if (machine_is_awaited(v))
+                bad = err_set(&err, REASON_BUSY, EBUSY, "%s is being looked at, as its hypervisor has just started", ho->vm);
         else
                 bad = moves_check(m, v, &err);
         if (!bad && !describe(ho, v))
@@ -444,7 +446,7 @@ void giver_run(struct handing *ho)
         struct machine *v = machine_find(ho->m, ho->vm);
         struct err err = {0};
         loop_timer_cancel(&ho->gap);
-        if ((v && v->pid && !v->vm) || ho->is_calling)
+        if ((v && machine_is_awaited(v)) || ho->is_calling)
                 return; /* nobody is attached to it yet, or it is being told: asked again */
         if (!v || !v->vm) {
                 (void)err_set(&err, REASON_STALE, ECHILD, "its VMM is gone");

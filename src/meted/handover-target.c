@@ -442,7 +442,7 @@ void taker_run(struct handing *ho)
 {
         struct machine *v = machine_find(ho->m, ho->vm);
         struct err err = {0};
-        if (ho->is_calling || (v && v->pid && !v->vm && !v->is_dead))
+        if (ho->is_calling || (v && machine_is_awaited(v) && !v->is_dead))
                 return; /* it is being told, or nobody is attached to it yet: asked again */
         if (!v || !v->vm) {
                 (void)err_set(&err, REASON_STALE, ECHILD, "its VMM is gone");

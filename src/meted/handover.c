@@ -613,11 +613,11 @@ void handovers_hear(struct meted *m, struct http_request *req, const json_t *bod
         struct api_handover_message *in = g_new0(struct api_handover_message, 1);
         struct err err = {0};
         int bad = 0;
-        if (req->caller || req->peer.uid != 0)
-                bad = err_set(&err, REASON_DENIED, EACCES, "this is for mete-sp alone: see 'mete handover'");
-        else if (!m->config.is_managed || !*m->config.processor)
+        if (!m->config.is_managed || !*m->config.processor)
                 bad = err_set(&err, REASON_UNSUPPORTED, EOPNOTSUPP,
                               "this meted is under no service processor: there is no handover");
+        else if (req->caller || req->peer.uid != 0)
+                bad = err_set(&err, REASON_DENIED, EACCES, "this is for mete-sp alone: see 'mete handover'");
         bad = bad ? bad : api_handover_message_parse(body, in, &err);
         bad = bad ? bad : hear(m, in, &err);
         g_free(in);
@@ -735,17 +735,31 @@ int handovers_start(struct meted *m, struct err *err)
         return store_load_documents(m->store, STORE_HANDOVER, load, m, err);
 }
 
+/* Of that VM: what an older one has left undone is the later one's now, or done. */
+static bool is_latest(const struct handing *ho)
+{
+        GHashTableIter i;
+        gpointer p;
+        g_hash_table_iter_init(&i, ho->m->handovers->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &p)) {
+                const struct handing *other = p;
+                if (strcmp(other->vm, ho->vm) == 0 && other->core.row.epoch > ho->core.row.epoch)
+                        return false;
+        }
+        return true;
+}
+
 void handovers_adopt(struct meted *m)
 {
         g_autoptr(GList) all = g_hash_table_get_values(m->handovers->by_id);
         for (GList *l = all; l; l = l->next) {
                 struct handing *ho = l->data;
                 const struct machine *v = machine_find(m, ho->vm);
-                if (!ho->is_loaded || (v && v->pid && !v->vm)) /* its VMM is there, nobody is attached yet */
+                if (!ho->is_loaded || (v && machine_is_awaited(v))) /* its VMM is there, nobody is attached yet */
                         continue;
                 ho->is_loaded = false;
                 restore(ho);
-                if (ho->core.row.state == TARGET_SETTLED)
+                if (ho->core.row.state == TARGET_SETTLED && is_latest(ho))
                         taker_settle(ho); /* it may not have come to that */
         }
 }

@@ -207,6 +207,11 @@ int machine_load(const char *name, const char *record, void *meted, struct err *
         return 0;
 }
 
+bool machine_is_awaited(const struct machine *v)
+{
+        return v->pid && (!v->vm || v->attaching);
+}
+
 bool machine_is_arriving(const struct machine *v)
 {
         return moves_is_arriving(v) || handovers_is_arriving(v);

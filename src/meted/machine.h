@@ -83,6 +83,8 @@ int machine_load(const char *name, const char *record, void *meted, struct err *
 void machine_died(struct machine *v, const char *why);
 /* Its VMM waits for it to come from another one: it must not run, and its guest is not asked. */
 bool machine_is_arriving(const struct machine *v);
+/* Its VMM is there, and it is not known yet what that has: nobody is attached to it. */
+bool machine_is_awaited(const struct machine *v);
 /* Whether it may run is decided by a move or a handover alone. */
 bool machine_is_standing(const struct machine *v);
 void machine_note(struct machine *v, const char *trace, const char *event, const char *fmt, ...)

@@ -397,7 +397,7 @@ void arrive_run(struct moving *mv, const struct move_effect *f)
         struct err err = {0};
         mv->run_token = f->token;
         hold_end(mv); /* of a meted before this one */
-        if (v && v->pid && !v->vm)
+        if (v && machine_is_awaited(v))
                 return; /* nobody is attached to it yet: asked again */
         if (v && v->vm) {
                 if (mv->run_mono_us == 0)

@@ -812,7 +812,7 @@ void source_run(struct moving *mv, const struct move_effect *f)
         hold_end(mv);
         if (mv->is_control_there && mv->control.state != CONTROL_PREPARED)
                 happened(mv, &ev); /* the other side may have broken it off */
-        if (v && v->pid && !v->vm)
+        if (v && machine_is_awaited(v))
                 return; /* nobody is attached to it yet: asked again */
         if (!v || !v->vm) {
                 (void)err_set(&err, REASON_STALE, ECHILD, "its VMM is gone");

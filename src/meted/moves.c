@@ -1180,7 +1180,7 @@ void moves_adopt(struct meted *m)
         for (GList *l = all; l; l = l->next) {
                 struct moving *mv = l->data;
                 const struct machine *v = machine_find(m, mv->vm);
-                if (!mv->is_loaded || (v && v->pid && !v->vm)) /* its VMM is there, nobody is attached yet */
+                if (!mv->is_loaded || (v && machine_is_awaited(v))) /* its VMM is there, nobody is attached yet */
                         continue;
                 mv->is_loaded = false;
                 restore(mv);
