@@ -8,7 +8,7 @@ import subprocess
 
 from qmp import ROOT, Schema, Vmm
 
-# What view.c, vm.c and probe.c read out of replies and events.
+# What view.c, vm.c, vm-operation.c and probe.c read out of replies and events.
 READS = {
     "query-name": ["name"],
     "query-uuid": ["UUID"],
@@ -37,7 +37,7 @@ OF_DISKS = [{"execute": "query-block"},
 
 def commands_in_source():
     found = set()
-    for name in ("vm.c", "view.c", "qmp.c", "probe.c"):
+    for name in ("vm.c", "vm-operation.c", "view.c", "qmp.c", "probe.c"):
         with open(f"{ROOT}/src/vm/{name}", encoding="utf-8") as f:
             text = f.read()
         found |= set(re.findall(r'(?:act\(vm|qmp_execute(?:_oob)?\([^,"]+),\s*"([a-z_-]+)"', text))
