@@ -147,7 +147,8 @@ void giver_classify(struct handing *ho)
         else if (!v->vm || v->is_dead || machine_state(v) != API_VM_STATE_RUNNING)
                 bad = err_set(&err, REASON_STALE, ESTALE, "the VM %s does not run", ho->vm);
         else if (machine_is_awaited(v))
-                bad = err_set(&err, REASON_BUSY, EBUSY, "%s is being looked at, as its hypervisor has just started", ho->vm);
+                bad = err_set(&err, REASON_BUSY, EBUSY,
+                              "%s is being looked at, as its hypervisor has just started", ho->vm);
         else
                 bad = moves_check(m, v, &err);
         if (!bad && !describe(ho, v))
@@ -237,6 +238,14 @@ static void control(struct handing *ho, const struct machine *v)
         ho->guest->has_control = true;
 }
 
+/* The release waits for what was under way as it was called off; one that is not durable yet comes itself. */
+static void release_goes_on(struct handing *ho, const struct err *err)
+{
+        if (ho->core.row.state == SOURCE_RELEASING && ho->pending == 0 && !ho->is_void &&
+            (!err || err->reason != REASON_CANCELLED))
+                giver_release(ho);
+}
+
 static void on_lent(void *arg, const json_t *result, const struct err *err)
 {
         struct handing *ho = arg;
@@ -253,7 +262,9 @@ static void on_lent(void *arg, const json_t *result, const struct err *err)
                         err = (err_set(&bad, REASON_INTERNAL, E2BIG, "the names of the loan are too long"),
                                &bad);
         }
-        if (err)
+        if (ho->core.row.state != SOURCE_QUIESCING)
+                release_goes_on(ho, err);
+        else if (err)
                 failed(ho, HANDOVER_QUIESCE, err);
         else
                 handing_report(ho, ho->token[HANDOVER_QUIESCE], HANDOVER_EV_QUIESCED, NULL);
@@ -287,14 +298,18 @@ static void lend(struct handing *ho)
 static void on_prepared(void *arg, const struct vm_result *result)
 {
         struct handing *ho = arg;
-        if (result->outcome != VM_DONE) {
-                ho->is_calling = false;
-                if (result->err.reason != REASON_CANCELLED)
-                        failed(ho, HANDOVER_QUIESCE, &result->err);
+        bool is_done = result->outcome == VM_DONE;
+        ho->is_prepared = is_done;
+        if (is_done && ho->core.row.state == SOURCE_QUIESCING) {
+                lend(ho);
                 return;
         }
-        ho->is_prepared = true;
-        lend(ho);
+        /* It failed, or was called off: then nobody would return what is lent now. */
+        ho->is_calling = false;
+        if (ho->core.row.state != SOURCE_QUIESCING)
+                release_goes_on(ho, is_done ? NULL : &result->err);
+        else if (result->err.reason != REASON_CANCELLED)
+                failed(ho, HANDOVER_QUIESCE, &result->err);
 }
 
 /* From the state on nothing new is decided (handovers_is_fixed()); what was under way comes to its end. */
@@ -311,6 +326,7 @@ void giver_quiesce(struct handing *ho)
                 loop_timer_in(&ho->again, WAIT_AGAIN_MS);
         } else if (!ho->is_calling) {
                 control(ho, v);
+                ho->is_calling = true; /* until on_lent(): a release waits for it */
                 handing_prepare(ho, on_prepared);
         }
 }
@@ -491,7 +507,7 @@ static void stay(struct handing *ho)
         if (ho->is_calling)
                 return;
         handing_give_up(ho, "source");
-        if (v && v->vm && !v->is_dead && ho->guest && ho->guest->has_loan) {
+        if (v && v->vm && !v->is_dead && (ho->is_prepared || (ho->guest && ho->guest->has_loan))) {
                 ho->is_calling = true;
                 handing_prepare(ho, on_prepared_again);
         } else {
@@ -529,7 +545,7 @@ static void leave(struct handing *ho)
                 return;
         }
         transfer_free(g_steal_pointer(&ho->transfer));
-        meted_unwait(m, ho);
+        (void)meted_unwait(m, ho);
         if (hypervisor_release(m->hv, key, "it was handed over", loop_now_ms(), &serial, &err) == 0)
                 meted_wait(m, serial, WAIT_END, on_ended, ho);
         meted_changed(m);

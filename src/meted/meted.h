@@ -108,8 +108,8 @@ void meted_wait(struct meted *m, uint64_t serial, enum wait_for what,
                 void *call);
 /* A write to the store failed: this turn cannot be recorded, so that nothing of it was decided. */
 void meted_unwritten(struct meted *m, const struct err *why);
-/* Whoever waited with this call no longer does. */
-void meted_unwait(struct meted *m, const void *call);
+/* Whoever waited with this call no longer does. false: nobody did. */
+bool meted_unwait(struct meted *m, const void *call);
 /* The hypervisor made from the store: at start, and after a transaction that failed. */
 int meted_load(struct meted *m, struct err *err);
 

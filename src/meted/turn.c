@@ -58,7 +58,7 @@ void meted_wait(struct meted *m, uint64_t serial, enum wait_for what,
                 loop_turn_request(&m->commit); /* also where nothing is written */
 }
 
-void meted_unwait(struct meted *m, const void *call)
+bool meted_unwait(struct meted *m, const void *call)
 {
         for (GList *l = m->waiters; l; l = l->next) {
                 struct waiter *w = l->data;
@@ -66,8 +66,9 @@ void meted_unwait(struct meted *m, const void *call)
                         continue;
                 m->waiters = g_list_delete_link(m->waiters, l);
                 g_free(w);
-                return;
+                return true;
         }
+        return false;
 }
 
 static void answer_one(struct meted *m, struct waiter *w, const struct err *err)
