@@ -107,6 +107,16 @@ static void not_prepared(struct handing *ho, const struct err *err)
         failed(ho, HANDOVER_VMM_PREPARE, err);
 }
 
+/* It is called off since: what would come next would be nobody's to end. The release, which waits for what is
+ * under way, goes on with its repetition. */
+static bool is_off(struct handing *ho)
+{
+        if (ho->core.row.state == TARGET_PREPARING)
+                return false;
+        ho->is_calling = false;
+        return true;
+}
+
 /* Were it not the very same, QEMU 7.2 would silently leave out what is not. */
 static int check_ram(const struct handing *ho, struct err *err)
 {
@@ -180,7 +190,10 @@ static void on_prepared(void *arg, const struct vm_result *result)
 {
         struct handing *ho = arg;
         struct err err = {0};
+        if (is_off(ho))
+                return;
         if (result->outcome != VM_DONE) {
+                ho->is_calling = false; /* also where it was cancelled: a return waits for that */
                 if (result->err.reason != REASON_CANCELLED)
                         not_prepared(ho, &result->err);
                 return;
@@ -198,6 +211,8 @@ static void plug_next(void *arg, const struct vm_result *result)
         const struct api_peer_vm *vm = &ho->guest->vm;
         struct machine *v = machine_find(ho->m, ho->vm);
         struct err err = {0};
+        if (is_off(ho))
+                return;
         if (result && result->outcome != VM_DONE) {
                 not_prepared(ho, &result->err);
                 return;
@@ -224,6 +239,8 @@ static void on_lease(struct meted *m, void *call, const struct request *r, const
         struct handing *ho = call;
         struct err bad = {0};
         (void)m;
+        if (is_off(ho))
+                return;
         if (!err && r->state != REQUEST_GRANTED)
                 err = (err_set(&bad, r->reason ? r->reason : REASON_INTERNAL, ENOSPC, "%.150s", r->sentence),
                        &bad);
@@ -283,6 +300,10 @@ static void on_borrowed(void *arg, const json_t *result, const struct err *err)
         struct err bad = {0};
         char key[REQUEST_KEY];
         uint64_t serial;
+        if (is_off(ho)) {
+                g_free(got);
+                return;
+        }
         (void)snprintf(key, sizeof(key), "vm:%s", ho->vm);
         int r = err ? -EIO : api_keeper_borrowed_parse(result, got, &bad);
         if (!r && (strcmp(got->record, ho->guest->loan.record) != 0 ||
@@ -514,7 +535,9 @@ void taker_release(struct handing *ho)
         transfer_free(g_steal_pointer(&ho->transfer));
         ho->is_complete = false;
         loop_timer_cancel(&ho->again);
-        meted_unwait(m, ho);
+        if (meted_unwait(m,
+                         ho)) /* what is not waited for any more is not under way: handing_return() looks */
+                ho->is_calling = false;
         if (!base || request_is_final(base) || !ho->is_defined) {
                 on_ended(m, ho, NULL, NULL);
         } else if (hypervisor_release(m->hv, key, "it did not come", loop_now_ms(), &serial, &err) == 0) {
