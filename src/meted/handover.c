@@ -81,10 +81,11 @@ static struct handing *handing_new(struct meted *m)
 
 static void let_go(struct handing *ho)
 {
-        meted_unwait(ho->m, ho);
+        /* First: who is told that it is cancelled may call the keeper, as the return of a loan does. */
+        transfer_free(g_steal_pointer(&ho->transfer));
+        (void)meted_unwait(ho->m, ho);
         if (ho->m->keeper)
                 keeper_forget(ho->m->keeper, ho);
-        transfer_free(g_steal_pointer(&ho->transfer));
         loop_timer_cancel(&ho->again);
         loop_timer_cancel(&ho->watch);
         loop_timer_cancel(&ho->gap);
@@ -755,7 +756,8 @@ void handovers_adopt(struct meted *m)
         for (GList *l = all; l; l = l->next) {
                 struct handing *ho = l->data;
                 const struct machine *v = machine_find(m, ho->vm);
-                if (!ho->is_loaded || (v && machine_is_awaited(v))) /* its VMM is there, nobody is attached yet */
+                if (!ho->is_loaded ||
+                    (v && machine_is_awaited(v))) /* its VMM is there, nobody is attached yet */
                         continue;
                 ho->is_loaded = false;
                 restore(ho);
