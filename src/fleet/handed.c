@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "fleet/outcome.h"
 
@@ -15,10 +17,32 @@ int handed_open(const char *path, struct err *err)
                        : err_set(err, REASON_INTERNAL, errno, "the record %.120s: %s", path, strerror(errno));
 }
 
-int handed_read(int dir_fd, enum handover_record *ret, struct err *err)
+/* The word of whoever may say it. OUTCOME_IS_ABORTED: of anybody else, and of what is none. -ENOENT. */
+static int read_of(int dir_fd, const char *name, enum handed_whose whose, bool needs_word,
+                   enum outcome_is *ret, struct err *err)
+{
+        struct stat st;
+        if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+                return errno == ENOENT ? -ENOENT
+                                       : err_set(err, REASON_INTERNAL, errno, "the outcome %s: %s", name,
+                                                 strerror(errno));
+        bool is_my_own = st.st_uid == geteuid();
+        bool counts =
+                S_ISREG(st.st_mode) && (whose == HANDED_ANYBODYS || is_my_own == (whose == HANDED_MINE));
+        *ret = counts ? OUTCOME_IS_COMMITTED : OUTCOME_IS_ABORTED;
+        if (!counts || !needs_word)
+                return 0;
+        int bad = outcome_read(dir_fd, name, ret, err);
+        if (bad != -EBADMSG && bad != -ELOOP && bad != -ENXIO && bad != -EISDIR)
+                return bad;
+        *ret = OUTCOME_IS_ABORTED;
+        return 0;
+}
+
+int handed_read_of(int dir_fd, enum handed_whose whose, enum handover_record *ret, struct err *err)
 {
         enum outcome_is is = 0, back = 0;
-        int bad = outcome_read(dir_fd, HANDED_OUTCOME, &is, err);
+        int bad = read_of(dir_fd, HANDED_OUTCOME, whose, true, &is, err);
         if (bad == -ENOENT) {
                 *ret = RECORD_NONE;
                 return 0;
@@ -29,32 +53,54 @@ int handed_read(int dir_fd, enum handover_record *ret, struct err *err)
                 *ret = RECORD_ABORTED;
                 return 0;
         }
-        bad = outcome_read(dir_fd, HANDED_RETURNED, &back, err);
+        /* Whatever it says. */
+        bad = read_of(dir_fd, HANDED_RETURNED, whose, false, &back, err);
         if (bad && bad != -ENOENT)
                 return bad;
-        *ret = bad ? RECORD_COMMITTED : RECORD_RETURNED;
+        *ret = !bad && back == OUTCOME_IS_COMMITTED ? RECORD_RETURNED : RECORD_COMMITTED;
         return 0;
+}
+
+/* Of a name that is taken nothing more comes, whatever is there: so it is no failure that it makes no sense.
+ */
+static int write_to(int dir_fd, const char *name, enum outcome_is wanted, const char *by, struct err *err)
+{
+        enum outcome_is is = 0;
+        struct stat st;
+        int bad = outcome_write(dir_fd, name, wanted, by, &is, err);
+        return bad && fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : bad;
+}
+
+int handed_write_of(int dir_fd, enum handed_whose whose, enum handover_record wanted, const char *by,
+                    enum handover_record *ret, struct err *err)
+{
+        enum handover_record now;
+        int bad;
+        assert(wanted == RECORD_ABORTED || wanted == RECORD_COMMITTED || wanted == RECORD_RETURNED);
+        if (wanted != RECORD_RETURNED) {
+                bad = write_to(dir_fd, HANDED_OUTCOME,
+                               wanted == RECORD_COMMITTED ? OUTCOME_IS_COMMITTED : OUTCOME_IS_ABORTED, by,
+                               err);
+                return bad ? bad : handed_read_of(dir_fd, whose, ret, err);
+        }
+        if ((bad = handed_read_of(dir_fd, whose, &now, err)))
+                return bad;
+        if (now == RECORD_COMMITTED) {
+                if ((bad = write_to(dir_fd, HANDED_RETURNED, OUTCOME_IS_ABORTED, by, err)))
+                        return bad;
+                now = RECORD_RETURNED; /* also where another was first, who had no say: it is over here */
+        }
+        *ret = now;
+        return 0;
+}
+
+int handed_read(int dir_fd, enum handover_record *ret, struct err *err)
+{
+        return handed_read_of(dir_fd, HANDED_ANYBODYS, ret, err);
 }
 
 int handed_write(int dir_fd, enum handover_record wanted, const char *by, enum handover_record *ret,
                  struct err *err)
 {
-        enum outcome_is is = 0;
-        enum handover_record now;
-        int bad;
-        assert(wanted == RECORD_ABORTED || wanted == RECORD_COMMITTED || wanted == RECORD_RETURNED);
-        if (wanted == RECORD_RETURNED) {
-                if ((bad = handed_read(dir_fd, &now, err)))
-                        return bad;
-                if (now != RECORD_COMMITTED) {
-                        *ret = now;
-                        return 0;
-                }
-                bad = outcome_write(dir_fd, HANDED_RETURNED, OUTCOME_IS_ABORTED, by, &is, err);
-        } else {
-                bad = outcome_write(dir_fd, HANDED_OUTCOME,
-                                    wanted == RECORD_COMMITTED ? OUTCOME_IS_COMMITTED : OUTCOME_IS_ABORTED,
-                                    by, &is, err);
-        }
-        return bad ? bad : handed_read(dir_fd, ret, err);
+        return handed_write_of(dir_fd, HANDED_ANYBODYS, wanted, by, ret, err);
 }

@@ -3,13 +3,23 @@
  * when the VM's memory is lent (ram-lend), and in which all three who take part can read and write, none what
  * another wrote. Its words are two outcomes (fleet/outcome.h), so the first writer wins: `outcome` says
  * `committed` or `aborted`; `returned`, written only where that says `committed`, takes it back. The keeper
- * believes `committed` and `returned` of the target's meted alone. */
+ * believes `committed` and `returned` of the target's meted alone, and so do the others. What is there and
+ * makes no sense (no plain file, no such word) says `aborted`, to them as to the keeper (keeper/place.h):
+ * any of the three could make it, and if it said nothing they would wait for ever. */
 #pragma once
+#include <stdbool.h>
 #include "base/err.h"
 #include "core/handover.h"
 
 #define HANDED_OUTCOME  "outcome"
 #define HANDED_RETURNED "returned"
+
+/* Whose `committed` and `returned` count. */
+enum handed_whose {
+        HANDED_ANYBODYS,
+        HANDED_MINE,  /* the target reads: its own */
+        HANDED_OTHERS /* the source reads: those that are not its own */
+};
 
 /* The folder; no link is followed. A descriptor. REASON_INTERNAL: it is not there, or no folder. */
 int handed_open(const char *path, struct err *err);
@@ -20,3 +30,7 @@ int handed_write(int dir_fd, enum handover_record wanted, const char *by, enum h
                  struct err *err);
 /* RECORD_NONE where it says nothing yet. REASON_INTERNAL: it cannot be known now. */
 int handed_read(int dir_fd, enum handover_record *ret, struct err *err);
+/* The same where it counts who wrote. Of those above the caller looks at that. */
+int handed_write_of(int dir_fd, enum handed_whose whose, enum handover_record wanted, const char *by,
+                    enum handover_record *ret, struct err *err);
+int handed_read_of(int dir_fd, enum handed_whose whose, enum handover_record *ret, struct err *err);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -103,8 +104,9 @@ static void test_race(void)
                         if ((pids[i] = fork()) == 0) {
                                 enum handover_record is = 0;
                                 struct err err = {0};
-                                if (handed_write(fd, i % 2 ? RECORD_COMMITTED : RECORD_ABORTED, "one", &is,
-                                                 &err))
+                                if (handed_write_of(fd, HANDED_ANYBODYS,
+                                                    i % 2 ? RECORD_COMMITTED : RECORD_ABORTED, "one", &is,
+                                                    &err))
                                         _exit(9);
                                 _exit(is == RECORD_COMMITTED);
                         }
@@ -122,11 +124,10 @@ static void test_race(void)
         place_done();
 }
 
-/* What makes no sense is nobody's word: neither is said. */
+/* What makes no sense says `aborted`: else all three would wait for ever, and anybody could make it so. */
 static void test_bad(void)
 {
         struct err err = {0};
-        enum handover_record is = RECORD_NONE;
         place_init();
         g_autofree char *file = g_build_filename(path, HANDED_OUTCOME, NULL),
                         *back = g_build_filename(path, HANDED_RETURNED, NULL);
@@ -135,15 +136,79 @@ static void test_bad(void)
         int dir = handed_open(path, &err);
         g_assert_cmpint(dir, >=, 0);
         close(dir);
-        g_assert_true(g_file_set_contents(file, "perhaps\n", -1, NULL));
-        g_assert_cmpint(handed_open(file, &err), <, 0);
-        g_assert_cmpint(handed_read(fd, &is, &err), <, 0);
-        g_assert_cmpint(handed_write(fd, RECORD_ABORTED, "test", &is, &err), <, 0);
+        for (const char **word = (const char *[]){"perhaps\n", "", "committedly\n", NULL}; *word; word++) {
+                g_assert_true(g_file_set_contents(file, *word, -1, NULL));
+                g_assert_cmpint(handed_open(file, &err), <, 0);
+                g_assert_cmpint(is_now(), ==, RECORD_ABORTED);
+                g_assert_cmpint(write_it(RECORD_COMMITTED), ==, RECORD_ABORTED);
+                g_assert_cmpint(write_it(RECORD_RETURNED), ==, RECORD_ABORTED);
+        }
+        (void)g_unlink(file);
+        g_assert_cmpint(symlink("/etc/passwd", file), ==, 0);
+        g_assert_cmpint(write_it(RECORD_COMMITTED), ==, RECORD_ABORTED);
+        (void)g_unlink(file);
+        g_assert_cmpint(mkfifo(file, 0600), ==, 0);
+        g_assert_cmpint(write_it(RECORD_ABORTED), ==, RECORD_ABORTED);
+        (void)g_unlink(file);
+        g_assert_cmpint(g_mkdir(file, 0700), ==, 0);
+        g_assert_cmpint(write_it(RECORD_COMMITTED), ==, RECORD_ABORTED);
+        g_rmdir(file);
         g_assert_true(g_file_set_contents(file, "committed target\n", -1, NULL));
-        g_assert_true(g_file_set_contents(back, "perhaps\n", -1, NULL));
-        g_assert_cmpint(handed_read(fd, &is, &err), <, 0);
-        g_assert_cmpint(handed_write(fd, RECORD_RETURNED, "test", &is, &err), <, 0);
-        g_assert_cmpint(is, ==, RECORD_NONE);
+        g_assert_cmpint(g_mkdir(back, 0700), ==, 0);
+        g_assert_cmpint(is_now(), ==, RECORD_COMMITTED);
+        g_rmdir(back);
+        g_assert_true(g_file_set_contents(back, "perhaps\n", -1, NULL)); /* as the keeper has it */
+        g_assert_cmpint(is_now(), ==, RECORD_RETURNED);
+        place_done();
+}
+
+static enum handover_record is_to(enum handed_whose whose)
+{
+        struct err err = {0};
+        enum handover_record is = RECORD_NONE;
+        g_assert_cmpint(handed_read_of(fd, whose, &is, &err), ==, 0);
+        return is;
+}
+
+/* `committed` and `returned` count by who wrote them: the target's own to it, not the source's own to that.
+ */
+static void test_owners(void)
+{
+        struct err err = {0};
+        enum handover_record is = RECORD_NONE;
+        place_init();
+        g_assert_cmpint(is_to(HANDED_MINE), ==, RECORD_NONE);
+        g_assert_cmpint(is_to(HANDED_OTHERS), ==, RECORD_NONE);
+        g_assert_cmpint(handed_write_of(fd, HANDED_MINE, RECORD_COMMITTED, "target", &is, &err), ==, 0);
+        g_assert_cmpint(is, ==, RECORD_COMMITTED);
+        g_assert_cmpint(is_to(HANDED_MINE), ==, RECORD_COMMITTED);
+        g_assert_cmpint(is_to(HANDED_OTHERS), ==, RECORD_ABORTED);
+        g_assert_cmpint(handed_write_of(fd, HANDED_OTHERS, RECORD_ABORTED, "source", &is, &err), ==, 0);
+        g_assert_cmpint(is, ==, RECORD_ABORTED);
+        g_assert_cmpint(handed_write_of(fd, HANDED_MINE, RECORD_RETURNED, "target", &is, &err), ==, 0);
+        g_assert_cmpint(is, ==, RECORD_RETURNED);
+        g_assert_cmpint(is_to(HANDED_MINE), ==, RECORD_RETURNED);
+        (void)clear(true);
+        g_assert_cmpint(handed_write_of(fd, HANDED_MINE, RECORD_ABORTED, "target", &is, &err), ==, 0);
+        g_assert_cmpint(is_to(HANDED_OTHERS), ==, RECORD_ABORTED); /* that is anybody's to say */
+        if (geteuid() == 0) {                                      /* so that it can be another's */
+                g_autofree char *file = g_build_filename(path, HANDED_OUTCOME, NULL),
+                                *back = g_build_filename(path, HANDED_RETURNED, NULL);
+                (void)clear(true);
+                g_assert_true(g_file_set_contents(file, "committed other\n", -1, NULL));
+                g_assert_cmpint(chown(file, 12345, 12345), ==, 0);
+                g_assert_cmpint(is_to(HANDED_MINE), ==, RECORD_ABORTED);
+                g_assert_cmpint(is_to(HANDED_OTHERS), ==, RECORD_COMMITTED);
+                g_assert_true(g_file_set_contents(back, "aborted me\n", -1, NULL));
+                g_assert_cmpint(is_to(HANDED_OTHERS), ==, RECORD_COMMITTED);
+                g_assert_cmpint(chown(back, 12345, 12345), ==, 0);
+                g_assert_cmpint(is_to(HANDED_OTHERS), ==, RECORD_RETURNED);
+                g_assert_cmpint(chown(file, 0, 0), ==, 0);
+                g_assert_cmpint(is_to(HANDED_MINE), ==, RECORD_COMMITTED);
+                g_assert_cmpint(handed_write_of(fd, HANDED_MINE, RECORD_RETURNED, "target", &is, &err), ==,
+                                0);
+                g_assert_cmpint(is, ==, RECORD_RETURNED);
+        }
         place_done();
 }
 
@@ -153,5 +218,6 @@ int main(int argc, char **argv)
         g_test_add_func("/handed/words", test_words);
         g_test_add_func("/handed/race", test_race);
         g_test_add_func("/handed/bad", test_bad);
+        g_test_add_func("/handed/owners", test_owners);
         return g_test_run();
 }

@@ -72,10 +72,6 @@ struct handing *handing_find(const struct meted *m, const char *id); /* NULL: no
 bool handing_is_source(const struct handing *ho);
 /* The one that this VM is in the middle of; NULL: none. */
 struct handing *handing_of_vm(const struct meted *m, const char *vm);
-/* The record's word is made so, or learnt; what it says is reported. */
-void handing_write(struct handing *ho, enum handover_record wanted, const char *by);
-void handing_give_up(const struct handing *ho, const char *by);
-enum handover_record handing_read(const struct handing *ho); /* RECORD_NONE, too, where it cannot be known */
 
 /* handover-vmm.c */
 /* The loan of the memory ends; RELEASED then, by the token. Again until it has. */
@@ -91,6 +87,12 @@ void handing_prepare(struct handing *ho, vm_done *done);
 /* handover-record.c */
 char *handing_record(const struct handing *ho);
 int handing_record_read(struct handing *ho, const char *id, const char *text, struct err *err);
+/* The record's word is made so, or learnt; what it says is reported. */
+void handing_write(struct handing *ho, enum handover_record wanted, const char *by);
+void handing_give_up(const struct handing *ho, const char *by);
+/* Negative: it cannot be known now. Where there is no loan yet nobody can have written. */
+int handing_read(const struct handing *ho, enum handover_record *ret, struct err *err);
+enum handover_event_kind handing_event_of(enum handover_record record); /* NONE: UNKNOWN */
 
 /* handover-source.c */
 void giver_classify(struct handing *ho);

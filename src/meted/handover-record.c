@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A handover as it is kept in the store: {"vm": ..., "state": ..., "guest": {...}}. */
+/* A handover as it is kept in the store, and the record of it that all three have (fleet/handed.h). In the
+ * store: {"vm": ..., "state": ..., "guest": {...}}. */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "base/log.h"
 #include "base/str.h"
+#include "fleet/handed.h"
 #include "json/read.h"
 #include "meted/handover-internal.h"
 
@@ -83,4 +87,72 @@ int handing_record_read(struct handing *ho, const char *id, const char *text, st
         int bad = v ? take(ho, id, v, err) : -EPROTO;
         json_decref(v);
         return bad ? err_note(err, "the handover %s in the store", id) : 0;
+}
+
+/* ---- the record that all three have ---- */
+
+static int record_open(const struct handing *ho, struct err *err)
+{
+        if (!ho->guest || !ho->guest->has_loan)
+                return err_set(err, REASON_INTERNAL, ENOENT, "it has no record yet");
+        return handed_open(ho->guest->loan.record, err);
+}
+
+/* Each side wrote as its own user: the keeper tells them apart by that. */
+static enum handed_whose whose(const struct handing *ho)
+{
+        return handing_is_source(ho) ? HANDED_OTHERS : HANDED_MINE;
+}
+
+int handing_read(const struct handing *ho, enum handover_record *ret, struct err *err)
+{
+        *ret = RECORD_NONE;
+        if (!ho->guest || !ho->guest->has_loan)
+                return 0;
+        int fd = record_open(ho, err);
+        if (fd < 0)
+                return fd;
+        int bad = handed_read_of(fd, whose(ho), ret, err);
+        (void)close(fd);
+        if (bad)
+                *ret = RECORD_NONE;
+        return bad;
+}
+
+enum handover_event_kind handing_event_of(enum handover_record record)
+{
+        return record == RECORD_COMMITTED  ? HANDOVER_EV_COMMITTED
+               : record == RECORD_ABORTED  ? HANDOVER_EV_ABORTED
+               : record == RECORD_RETURNED ? HANDOVER_EV_RETURNED
+                                           : HANDOVER_EV_UNKNOWN;
+}
+
+/* Who lets go of what was lent gives up, unless it was decided before: the keeper waits for a word. */
+void handing_give_up(const struct handing *ho, const char *by)
+{
+        struct err err = {0};
+        enum handover_record is;
+        int fd = ho->guest && ho->guest->has_loan ? handed_open(ho->guest->loan.record, &err) : -ENOENT;
+        if (fd >= 0 && handed_write_of(fd, whose(ho), RECORD_ABORTED, by, &is, &err))
+                log_warn("handover %s: %s", ho->core.row.id, err.sentence);
+        if (fd >= 0)
+                (void)close(fd);
+}
+
+/* Before there was a loan nobody else can have written: who gives up then gives up for all. */
+void handing_write(struct handing *ho, enum handover_record wanted, const char *by)
+{
+        struct err err = {0};
+        enum handover_record is = RECORD_NONE;
+        bool has_record = ho->guest && ho->guest->has_loan;
+        int fd = has_record ? record_open(ho, &err) : -ENOENT;
+        int bad = fd < 0 ? fd : handed_write_of(fd, whose(ho), wanted, by, &is, &err);
+        if (fd >= 0)
+                (void)close(fd);
+        if (!has_record && wanted == RECORD_ABORTED) {
+                is = RECORD_ABORTED;
+                bad = 0;
+        }
+        handing_report(ho, ho->core.row.step, bad ? HANDOVER_EV_UNKNOWN : handing_event_of(is),
+                       bad ? &err : NULL);
 }

@@ -9,11 +9,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/str.h"
-#include "fleet/handed.h"
 #include "fleet/handover-wire.h"
 #include "json/read.h"
 #include "meted/crash.h"
@@ -155,12 +153,14 @@ static void restore(struct handing *ho)
         struct handover_effects effects = {0};
         const struct machine *v = machine_find(ho->m, ho->vm);
         const struct handover_row row = ho->durable;
-        enum handover_record record = handing_read(ho);
+        enum handover_record record = RECORD_NONE;
+        struct err err = {0};
         ho->is_void = false;
-        /* What cannot be known may be committed. */
-        if (record == RECORD_NONE && ho->guest && ho->guest->has_loan &&
-            access(ho->guest->loan.record, X_OK) < 0)
-                record = RECORD_COMMITTED;
+        if (handing_read(ho, &record, &err)) {
+                if (!handover_is_final(&ho->core)) /* of one that is over it may be gone */
+                        log_warn("handover %s: %s", ho->core.row.id, err.sentence);
+                record = RECORD_COMMITTED; /* what cannot be known may be */
+        }
         handover_restore(&ho->core, &row, v && v->vm ? HANDOVER_VMM_LIVES : HANDOVER_VMM_GONE, record,
                          loop_now_ms(), &effects);
         ho->entered = row.state;
@@ -186,75 +186,20 @@ static void on_again(void *arg)
 
 /* ---- the record ---- */
 
-static int record_open(const struct handing *ho, struct err *err)
-{
-        if (!ho->guest || !ho->guest->has_loan)
-                return err_set(err, REASON_INTERNAL, ENOENT, "it has no record yet");
-        return handed_open(ho->guest->loan.record, err);
-}
-
-enum handover_record handing_read(const struct handing *ho)
-{
-        struct err err = {0};
-        enum handover_record is = RECORD_NONE;
-        int fd = record_open(ho, &err);
-        if (fd < 0)
-                return RECORD_NONE;
-        if (handed_read(fd, &is, &err))
-                log_warn("handover %s: %s", ho->core.row.id, err.sentence);
-        (void)close(fd);
-        return is;
-}
-
-static enum handover_event_kind event_of(enum handover_record record)
-{
-        return record == RECORD_COMMITTED  ? HANDOVER_EV_COMMITTED
-               : record == RECORD_ABORTED  ? HANDOVER_EV_ABORTED
-               : record == RECORD_RETURNED ? HANDOVER_EV_RETURNED
-                                           : HANDOVER_EV_UNKNOWN;
-}
-
-/* Who lets go of what was lent gives up, unless it was decided before: the keeper waits for a word. */
-void handing_give_up(const struct handing *ho, const char *by)
-{
-        struct err err = {0};
-        enum handover_record is;
-        int fd = ho->guest && ho->guest->has_loan ? handed_open(ho->guest->loan.record, &err) : -ENOENT;
-        if (fd >= 0 && handed_write(fd, RECORD_ABORTED, by, &is, &err))
-                log_warn("handover %s: %s", ho->core.row.id, err.sentence);
-        if (fd >= 0)
-                (void)close(fd);
-}
-
-/* Before there was a loan nobody else can have written: who gives up then gives up for all. */
-void handing_write(struct handing *ho, enum handover_record wanted, const char *by)
-{
-        struct err err = {0};
-        enum handover_record is = RECORD_NONE;
-        bool has_record = ho->guest && ho->guest->has_loan;
-        int fd = has_record ? record_open(ho, &err) : -ENOENT;
-        int bad = fd < 0 ? fd : handed_write(fd, wanted, by, &is, &err);
-        if (fd >= 0)
-                (void)close(fd);
-        if (!has_record && wanted == RECORD_ABORTED) {
-                is = RECORD_ABORTED;
-                bad = 0;
-        }
-        handing_report(ho, ho->core.row.step, bad ? HANDOVER_EV_UNKNOWN : event_of(is), bad ? &err : NULL);
-}
-
 static void on_watch(void *arg)
 {
         struct handing *ho = arg;
         if (!handover_state_has(ho->core.row.state, HANDOVER_WATCH) || ho->m->handovers->is_stopping)
                 return;
         loop_timer_in(&ho->watch, WATCH_MS);
-        enum handover_record is = handing_read(ho);
-        if (is == RECORD_NONE || (is == ho->seen && ho->seen_step == ho->core.row.step))
+        enum handover_record is;
+        struct err err = {0};
+        if (handing_read(ho, &is, &err) || is == RECORD_NONE ||
+            (is == ho->seen && ho->seen_step == ho->core.row.step))
                 return;
         ho->seen = is;
         ho->seen_step = ho->core.row.step;
-        handing_report(ho, ho->core.row.step, event_of(is), NULL);
+        handing_report(ho, ho->core.row.step, handing_event_of(is), NULL);
 }
 
 /* ---- what is said to mete-sp ---- */
@@ -632,8 +577,12 @@ void handovers_hear(struct meted *m, struct http_request *req, const json_t *bod
 const char *handovers_leaving(const struct meted *m, const char *id)
 {
         const struct handing *ho = handing_find(m, id);
-        return ho && handing_is_source(ho) && handover_is_targets(&ho->core.row, handing_read(ho)) ? ho->vm
-                                                                                                   : NULL;
+        enum handover_record is = RECORD_NONE;
+        struct err err = {0};
+        if (!ho || !handing_is_source(ho))
+                return NULL;
+        (void)handing_read(ho, &is, &err); /* not known: not yet */
+        return handover_is_targets(&ho->core.row, is) ? ho->vm : NULL;
 }
 
 /* ---- what happens to a VM ---- */
