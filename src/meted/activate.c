@@ -408,9 +408,9 @@ static void adoption_goes_on(struct step *s, const struct err *err)
         step_free(s);
         start_pending(v);
         if (v->vm)
-                moves_adopt(v->m);
+                (void)moves_adopt(v->m);
         if (v->vm)
-                handovers_adopt(v->m);
+                (void)handovers_adopt(v->m);
 }
 
 void activate_adopt(struct machine *v)

@@ -699,20 +699,24 @@ static bool is_latest(const struct handing *ho)
         return true;
 }
 
-void handovers_adopt(struct meted *m)
+bool handovers_adopt(struct meted *m)
 {
+        bool do_wait = false;
         g_autoptr(GList) all = g_hash_table_get_values(m->handovers->by_id);
         for (GList *l = all; l; l = l->next) {
                 struct handing *ho = l->data;
                 const struct machine *v = machine_find(m, ho->vm);
-                if (!ho->is_loaded ||
-                    (v && machine_is_awaited(v))) /* its VMM is there, nobody is attached yet */
+                /* To one that is dead nobody will be attached, and its end may wait for the handover. */
+                bool waits = ho->is_loaded && v && machine_is_awaited(v) && !v->is_dead;
+                do_wait = do_wait || waits;
+                if (!ho->is_loaded || waits)
                         continue;
                 ho->is_loaded = false;
                 restore(ho);
                 if (ho->core.row.state == TARGET_SETTLED && is_latest(ho))
                         taker_settle(ho); /* it may not have come to that */
         }
+        return do_wait;
 }
 
 void handovers_stop(struct meted *m)

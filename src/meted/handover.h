@@ -17,9 +17,9 @@ struct handovers;
 /* Behind the VMs and their requests; those that were under way go on when the VMMs are known:
  * handovers_adopt(). */
 int handovers_start(struct meted *m, struct err *err);
-void handovers_adopt(struct meted *m);
-void handovers_stop(struct meted *m); /* what is under way goes on with the next meted */
-void handovers_free(struct meted *m); /* when the VMs are detached */
+bool handovers_adopt(struct meted *m); /* true: some wait for a VMM that nobody is attached to yet */
+void handovers_stop(struct meted *m);  /* what is under way goes on with the next meted */
+void handovers_free(struct meted *m);  /* when the VMs are detached */
 
 /* mete-sp says something; answers. */
 void handovers_hear(struct meted *m, struct http_request *req, const json_t *body);

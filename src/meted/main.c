@@ -28,7 +28,13 @@
 #include "wire/peers.h"
 
 enum { HOUSEKEEPING_MS = 5000, CONSOLE_MAX_BYTES = 1 << 20 };
-enum { EXIT_CONFIG = 78 /* EX_CONFIG */, PROBE_MS = 20000, KEEPER_LIST_MS = 20000, LIST_RETRY_MS = 500 };
+enum {
+        EXIT_CONFIG = 78 /* EX_CONFIG */,
+        PROBE_MS = 20000,
+        KEEPER_LIST_MS = 20000,
+        LIST_RETRY_MS = 500,
+        AWAITED_MS = 250
+};
 
 static const char usage[] =
         "Usage: meted [--config PATH] [--check] [--verbose]\n"
@@ -241,6 +247,17 @@ static void take_page_sizes(struct meted *m)
         hypervisor_set_pages(m->hv, sizes);
 }
 
+/* Moves and handovers of before a restart go on when somebody is attached to their VMM, or it is gone. That
+ * is said to nobody where it is a step of an activation that attaches: so it is looked at until none waits.
+ */
+static void adopt(void *arg)
+{
+        struct meted *m = arg;
+        bool do_wait = moves_adopt(m);
+        if (handovers_adopt(m) || do_wait)
+                loop_timer_in(&m->awaited, AWAITED_MS);
+}
+
 static void on_vmms(void *arg, const json_t *result, const struct err *err)
 {
         struct meted *m = arg;
@@ -289,8 +306,7 @@ static void on_vmms(void *arg, const json_t *result, const struct err *err)
         if (is_first)
                 boot_check(m);
         hypervisor_recover(m->hv, loop_now_ms());
-        moves_adopt(m);
-        handovers_adopt(m);
+        adopt(m);
         if (is_first) {
                 health_settle(m);
                 watch_start(m);
@@ -546,6 +562,7 @@ static int start(struct meted *m, struct err *err)
                 return bad;
         m->keeper = keeper_new(m->config.keeper_socket, on_keeper, m);
         loop_timer_init(&m->list, list_vmms, m);
+        loop_timer_init(&m->awaited, adopt, m);
         list_vmms(m);
         hypervisor_note(m->hv, loop_now_ms(), "meted", "host", "started", "meted %s on QEMU %s (%s)",
                         METE_VERSION, m->probe.version, api_accelerator_name(m->probe.accelerator));
@@ -567,6 +584,7 @@ static void stop(struct meted *m)
         if (m->ready_mono_ms) {
                 loop_timer_cancel(&m->housekeeping);
                 loop_timer_cancel(&m->list);
+                loop_timer_cancel(&m->awaited);
                 loop_timer_cancel(&m->verify);
         }
         moves_stop(m);

@@ -93,7 +93,7 @@ struct meted {
         struct health *health;           /* health.c */
         bool is_hhi_due;                 /* the books have changed in this turn */
         struct watch *watch;             /* watch.c; NULL: the inventory is not this machine's */
-        struct loop_timer tick, mend, housekeeping, list, verify;
+        struct loop_timer tick, mend, housekeeping, list, verify, awaited;
         guint verified; /* which of the machines is looked at next */
         struct counters counters;
 };

@@ -1174,17 +1174,21 @@ int moves_start(struct meted *m, struct err *err)
         return bad ? bad : store_load_documents(m->store, STORE_MOVE, load, m, err);
 }
 
-void moves_adopt(struct meted *m)
+bool moves_adopt(struct meted *m)
 {
+        size_t n_loaded = 0;
         g_autoptr(GList) all = g_hash_table_get_values(m->moves->by_id);
         for (GList *l = all; l; l = l->next) {
                 struct moving *mv = l->data;
+                n_loaded += mv->is_loaded ? 1 : 0;
                 const struct machine *v = machine_find(m, mv->vm);
                 if (!mv->is_loaded || (v && machine_is_awaited(v))) /* its VMM is there, nobody is attached yet */
                         continue;
                 mv->is_loaded = false;
+                n_loaded--;
                 restore(mv);
         }
+        return n_loaded > 0;
 }
 
 void moves_stop(struct meted *m)

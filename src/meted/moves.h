@@ -16,7 +16,7 @@ struct moves;
 /* Behind the VMs and their requests; moves that were under way go on when the keeper has said which VMMs are
  * there: moves_adopt(). */
 int moves_start(struct meted *m, struct err *err);
-void moves_adopt(struct meted *m);
+bool moves_adopt(struct meted *m); /* true: some wait for a VMM that nobody is attached to yet */
 /* All ids of their reservations begin with it, and no others. */
 #define MOVES_RESERVE "move:"
 /* The keeper holds a class of the link for a move of this VM: where there is none it is dropped. */
