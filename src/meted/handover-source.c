@@ -13,7 +13,14 @@
 #include "meted/handover-internal.h"
 #include "meted/moves.h"
 
-enum { GIVE_MS = 10000, CANCEL_MS = 10000, LOOK_MS = 5000, CONT_MS = 15000, WAIT_AGAIN_MS = 50 };
+enum {
+        GIVE_MS = 10000,
+        CANCEL_MS = 10000,
+        LOOK_MS = 5000,
+        CONT_MS = 15000,
+        WAIT_AGAIN_MS = 50,
+        BOUND_AGAIN_MS = 10
+};
 
 static void failed(struct handing *ho, enum handover_effect_kind of, const struct err *err)
 {
@@ -374,7 +381,7 @@ void giver_bound(void *arg)
                 return;
         handing_write(ho, RECORD_ABORTED, "bound");
         if (ho->core.row.state == s) /* it could not be written */
-                loop_timer_in(&ho->gap, 1);
+                loop_timer_in(&ho->gap, BOUND_AGAIN_MS);
 }
 
 void giver_vm_event(struct handing *ho, enum vm_event event, const char *words)

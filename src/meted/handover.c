@@ -114,9 +114,11 @@ void handing_say(struct handing *ho, const char *event, const char *fmt, ...)
 
 /* ---- steps ---- */
 
+/* By the clock that nobody sets: else each wait would end with it. What is in the store is of another start,
+ * and begins anew (handover_restore()). */
 static void arm(struct handing *ho)
 {
-        int64_t at = handover_deadline(&ho->core), now = loop_now_ms();
+        int64_t at = handover_deadline(&ho->core), now = loop_mono_ms();
         if (at == INT64_MAX)
                 loop_timer_cancel(&ho->tick);
         else
@@ -127,7 +129,7 @@ static void arm(struct handing *ho)
 static int step(struct handing *ho, struct handover_event *ev, struct err *err)
 {
         struct handover_effects effects = {0};
-        ev->now_ms = loop_now_ms();
+        ev->now_ms = loop_mono_ms();
         if (ho->m->handovers->is_stopping || ho->is_void || ho->is_loaded)
                 return 0; /* what is void is made anew in a moment, which asks again */
         int done = handover_step(&ho->core, ev, &effects, err);
@@ -162,7 +164,7 @@ static void restore(struct handing *ho)
                 record = RECORD_COMMITTED; /* what cannot be known may be */
         }
         handover_restore(&ho->core, &row, v && v->vm ? HANDOVER_VMM_LIVES : HANDOVER_VMM_GONE, record,
-                         loop_now_ms(), &effects);
+                         loop_mono_ms(), &effects);
         ho->entered = row.state;
         apply(ho, &effects);
         arm(ho);
@@ -502,7 +504,7 @@ static int admit(struct meted *m, const struct api_handover_message *in, const s
         ho->asked_ms = loop_now_ms();
         if (in->has_guest)
                 ho->guest = g_memdup2(&in->guest, sizeof(in->guest));
-        int bad = handover_admit(&ho->core, said, least_epoch(m), ho->asked_ms, &effects, err);
+        int bad = handover_admit(&ho->core, said, least_epoch(m), loop_mono_ms(), &effects, err);
         if (bad < 0) {
                 handing_free(ho);
                 return bad;
