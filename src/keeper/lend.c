@@ -265,8 +265,11 @@ static int settle(struct lends *l, struct loan *loan, bool gives_up, struct err 
                 return 1;
         if (loan->state == LOAN_LENT || loan->state == LOAN_BORROWED) {
                 r = place_read(l->place_fd, loan, &word, err);
+                /* Somebody may have removed a record that says `committed`: the VMM that runs then stays. */
+                bool is_lenders = loan->state == LOAN_LENT ||
+                                  (vmms_has(l->vmms, loan->lender) && !vmms_has(l->vmms, loan->borrower));
                 if (r == 0 && word == PLACE_NOTHING && gives_up)
-                        r = place_abort(l->place_fd, loan, &word, err);
+                        r = place_abort(l->place_fd, loan, is_lenders, &word, err);
                 if (r < 0 || word == PLACE_NOTHING)
                         return r;
                 struct loan next = *loan;

@@ -238,10 +238,10 @@ static int write_word(int dir_fd, struct err *err)
         return code ? err_set(err, REASON_INTERNAL, code, "record of a handover: %s", strerror(code)) : 0;
 }
 
-int place_abort(int base_fd, const struct loan *l, enum place_word *ret, struct err *err)
+int place_abort(int base_fd, const struct loan *l, bool is_lenders, enum place_word *ret, struct err *err)
 {
         int fd = open_record(base_fd, l);
-        if (fd < 0 && errno == ENOENT) { /* nobody can write anything else there */
+        if (fd < 0 && errno == ENOENT && is_lenders) { /* nobody can write anything else there */
                 *ret = PLACE_SOURCES;
                 return 0;
         }

@@ -28,8 +28,9 @@ int place_paths(const char *run_dir, const struct loan *l, char ret_record[PLACE
                 char ret_transfer[PLACE_SOCKET], struct err *err);
 /* What the record says. Where the folder is gone, nothing. */
 int place_read(int base_fd, const struct loan *l, enum place_word *ret, struct err *err);
-/* `aborted`, where there is no word yet; *ret is what it says from now on. */
-int place_abort(int base_fd, const struct loan *l, enum place_word *ret, struct err *err);
+/* `aborted`, where there is no word yet; *ret is what it says from now on. Where the folder is gone, which
+ * may have said anything: is_lenders, or REASON_INTERNAL. */
+int place_abort(int base_fd, const struct loan *l, bool is_lenders, enum place_word *ret, struct err *err);
 bool place_has_record(int base_fd, const struct loan *l);
 /* With all that is in it. REASON_BUSY: so much that it takes another call. */
 int place_remove(int base_fd, const struct loan *l, struct err *err);

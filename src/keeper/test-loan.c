@@ -255,7 +255,7 @@ static void test_words(void)
                 (void)unlinkat(f.record, "returned", 0);
                 put(&f, "outcome", "committed target\n");
                 g_assert_cmpint(word(&f), ==, PLACE_TARGETS);
-                g_assert_cmpint(place_abort(f.base, &f.l, &w, &err), ==, 0); /* too late */
+                g_assert_cmpint(place_abort(f.base, &f.l, true, &w, &err), ==, 0); /* too late */
                 g_assert_cmpint(w, ==, PLACE_TARGETS);
                 f.l.borrower_user = geteuid() + 1; /* then it is the lender who wrote that */
                 g_assert_cmpint(word(&f), ==, geteuid() == 0 ? PLACE_TARGETS : PLACE_SOURCES);
@@ -275,9 +275,28 @@ static void test_words(void)
                 g_assert_cmpint(mkfifoat(f.record, "outcome", 0600), ==, 0);
                 g_assert_cmpint(word(&f), ==, PLACE_SOURCES);
                 (void)unlinkat(f.record, "outcome", 0);
-                g_assert_cmpint(place_abort(f.base, &f.l, &w, &err), ==, 0);
+                g_assert_cmpint(place_abort(f.base, &f.l, true, &w, &err), ==, 0);
                 g_assert_cmpint(w, ==, PLACE_SOURCES);
                 g_assert_cmpint(faccessat(f.record, "outcome", F_OK, 0), ==, 0);
+        }
+        end(&f);
+}
+
+/* Somebody removed it: what it said is not known any more. */
+static void test_no_record(void)
+{
+        struct fixture f;
+        struct err err = {0};
+        enum place_word w = PLACE_NOTHING;
+        if (begin(&f)) {
+                put(&f, "outcome", "committed target\n");
+                g_assert_cmpint(place_remove(f.base, &f.l, &err), ==, 0);
+                g_assert_cmpint(word(&f), ==, PLACE_NOTHING);
+                g_assert_cmpint(place_abort(f.base, &f.l, false, &w, &err), <, 0);
+                g_assert_cmpint(err.reason, ==, REASON_INTERNAL);
+                g_assert_cmpint(w, ==, PLACE_NOTHING);
+                g_assert_cmpint(place_abort(f.base, &f.l, true, &w, &err), ==, 0);
+                g_assert_cmpint(w, ==, PLACE_SOURCES);
         }
         end(&f);
 }
@@ -312,6 +331,7 @@ int main(int argc, char **argv)
         g_test_add_func("/look/parse", test_look);
         g_test_add_func("/look/long", test_look_long);
         g_test_add_func("/place/words", test_words);
+        g_test_add_func("/place/no-record", test_no_record);
         g_test_add_func("/place/paths", test_paths);
         return g_test_run();
 }

@@ -266,6 +266,12 @@ bool vmm_is_there(const struct vmm *vmm)
         return vmm->pid_fd >= 0 && pidfd_send_signal(vmm->pid_fd, 0, NULL, 0) == 0;
 }
 
+bool vmms_has(const struct vmms *v, const char *vm)
+{
+        const struct vmm *m = g_hash_table_lookup(v->by_name, vm);
+        return m && vmm_is_there(m);
+}
+
 /* Root's group is not given away for it. */
 static int kvm_group(gid_t *ret, struct err *err)
 {

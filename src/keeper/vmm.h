@@ -94,7 +94,8 @@ int vmm_drop_run(const struct vmm_drop *d, struct err *err);
 void vmms_drop_end(const struct vmm_drop *d);
 /* REASON_BUSY: that uid is one of another VM, which is there, or has borrowed for it. */
 int vmms_check_slot(const struct vmms *v, const char *vm, uid_t uid, struct err *err);
-bool vmm_is_there(const struct vmm *vmm); /* at this moment: its process has not ended */
+bool vmm_is_there(const struct vmm *vmm);            /* at this moment: its process has not ended */
+bool vmms_has(const struct vmms *v, const char *vm); /* one of that name is */
 /* What the contract says of a VMM that runs. false: it is gone. */
 bool vmm_describe(const struct vmm *vmm, struct api_keeper_vmm *ret);
 

@@ -4,6 +4,7 @@ whoever is malicious among them. Each way out leads to one owner of the same fil
 import json
 import os
 import pwd
+import shutil
 import signal
 import socket
 import stat
@@ -399,6 +400,23 @@ def test_returned(a, b):
     assert b.word(lent["record"], "returned", "target")
     assert give_back(b) == {"is": "back"}
     assert owned(a, "v", 0)
+
+
+def test_a_record_that_was_removed(a, b):
+    """It may have said `committed`: the VMM that runs by it is not ended, by nobody's asking."""
+    source(a)
+    lent = lend(a)
+    borrow(b, lent)
+    b.start("v", 3, "-incoming", "defer", *dimm(b.ram("v", f"dimm0-{DIMM_MIB}M")))
+    assert b.word(lent["record"], "outcome", "committed target")
+    shutil.rmtree(os.path.dirname(lent["record"]))
+    for side in (a, b):
+        refused("internal", side.call, "ram-return", vm="v", handover="h1")
+        assert "v" in a.pids() and "v" in b.pids()
+    b.call("vmm-kill", vm="v")
+    wait_for("its end", lambda: "v" not in b.pids())
+    assert give_back(a) == {"is": "back"}  # the lender's alone is there
+    assert "v" in a.pids() and owned(a, "v", 0)
 
 
 def test_whose_words_count(a, b, c):
