@@ -81,6 +81,38 @@ static int define(struct handing *ho, struct err *err)
         return bad;
 }
 
+struct memory_here {
+        const struct handing *ho;
+        const char *stray; /* a component */
+};
+
+static void look_for_memory(const struct request *r, void *arg)
+{
+        struct memory_here *of = arg;
+        const struct api_handover_guest *g = of->ho->guest;
+        if (strcmp(r->vm, of->ho->vm) != 0 || !request_is_live(r))
+                return;
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                const struct component *c = &of->ho->m->inventory.components[r->definitions[i].component];
+                bool is_there = c->kind != COMPONENT_MEMORY;
+                for (size_t k = 0; k < g->n_parts && !is_there; k++)
+                        is_there = strcmp(g->parts[k].component, c->id) == 0;
+                if (!is_there)
+                        of->stray = c->id;
+        }
+}
+
+/* The pages stay where they are: were they claimed of another node, what they lie in would be assigned to
+ * nobody's account here, and given away a second time. */
+static int check_memory(const struct handing *ho, struct err *err)
+{
+        struct memory_here of = {.ho = ho};
+        hypervisor_each(ho->m->hv, look_for_memory, &of);
+        return of.stray ? err_set(err, REASON_INCOMPATIBLE, EXDEV,
+                                  "%s would have %s here, where none of its memory lies", ho->vm, of.stray)
+                        : 0;
+}
+
 void taker_check(struct handing *ho)
 {
         struct err err = {0};
@@ -92,6 +124,7 @@ void taker_check(struct handing *ho)
         if (!bad && (!base || base->state != REQUEST_OFFERED))
                 bad = err_set(&err, base && base->reason ? base->reason : REASON_NO_CAPACITY, ENOSPC,
                               "%.150s", base && *base->sentence ? base->sentence : "it does not fit");
+        bad = bad ? bad : check_memory(ho, &err);
         if (bad)
                 failed(ho, HANDOVER_CHECK, &err);
         else
@@ -198,7 +231,7 @@ static void on_prepared(void *arg, const struct vm_result *result)
                         not_prepared(ho, &result->err);
                 return;
         }
-        if (check_ram(ho, &err) || check_control(ho, &err))
+        if (check_ram(ho, &err) || check_memory(ho, &err) || check_control(ho, &err))
                 not_prepared(ho, &err);
         else
                 transfer_listen(ho->transfer, ho->guest->loan.transfer, LISTEN_MS, on_listening, ho);
