@@ -11,9 +11,7 @@
 #include "base/str.h"
 #include "meted/meted.h"
 
-enum { BOOT_ID = 64 };
-
-static bool read_boot(char ret[BOOT_ID])
+bool boot_read(char ret[BOOT_ID])
 {
         g_autofree char *text = NULL;
         if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &text, NULL, NULL))
@@ -33,7 +31,7 @@ static void on_recorded(struct meted *m, void *call, const struct request *r, co
         g_autoptr(GError) e = NULL;
         (void)call;
         (void)r;
-        if (err || !read_boot(boot))
+        if (err || !boot_read(boot))
                 return; /* the next one finds it not noted, and gives up what is kept once more */
         m->is_boot_noted = g_file_set_contents(path, boot, -1, &e);
         if (!m->is_boot_noted)
@@ -47,7 +45,7 @@ void boot_check(struct meted *m)
         if (m->is_boot_noted)
                 return;
         bool is_same =
-                read_boot(boot) && g_file_get_contents(path, &noted, NULL, NULL) && strcmp(boot, noted) == 0;
+                boot_read(boot) && g_file_get_contents(path, &noted, NULL, NULL) && strcmp(boot, noted) == 0;
         m->is_boot_noted = is_same;
         if (is_same)
                 return;

@@ -36,6 +36,7 @@ struct handing {
         size_t n_keeps;
         struct api_handover_guest
                 *guest;          /* as was said last: by us as the source, or to us; NULL: nothing was */
+        char boot[BOOT_ID];      /* in which the loan was made, and its record; "": not known */
         char transfer_path[108]; /* where the target's VMM is said to wait */
         int64_t asked_ms, ended_ms;
         struct loop_timer tick;
@@ -92,6 +93,9 @@ void handing_write(struct handing *ho, enum handover_record wanted, const char *
 void handing_give_up(const struct handing *ho, const char *by);
 /* Negative: it cannot be known now. Where there is no loan yet nobody can have written. */
 int handing_read(const struct handing *ho, enum handover_record *ret, struct err *err);
+/* Where the record went with the machine, of which both VMMs did, too, nobody will write: what mete-sp says
+ * is its word. */
+void handing_follow(struct handing *ho, const struct handover_message *said);
 enum handover_event_kind handing_event_of(enum handover_record record); /* NONE: UNKNOWN */
 
 /* handover-source.c */

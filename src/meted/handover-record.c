@@ -17,14 +17,14 @@ char *handing_record(const struct handing *ho)
 {
         const struct handover_row *row = &ho->core.row;
         json_t *v = json_pack(
-                "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, s:I}", "vm",
+                "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, s:I, s:s}", "vm",
                 ho->vm, "state", handover_state_name(row->state), "end",
                 row->end ? handover_state_name(row->end) : "", "epoch", (json_int_t)row->epoch, "step",
                 (json_int_t)row->step, "gap_ms", (json_int_t)row->gap_ms, "deadline_ms",
                 (json_int_t)(row->deadline_ms < NO_DEADLINE ? row->deadline_ms : NO_DEADLINE), "is_told",
                 row->is_told, "is_unsure", row->is_unsure, "is_returned", ho->is_returned, "may_lend",
                 ho->may_lend, "reason", (int)row->reason, "sentence", row->sentence, "peer", ho->peer,
-                "asked_ms", (json_int_t)ho->asked_ms, "ended_ms", (json_int_t)ho->ended_ms);
+                "asked_ms", (json_int_t)ho->asked_ms, "ended_ms", (json_int_t)ho->ended_ms, "boot", ho->boot);
         json_t *guest = v && ho->guest ? api_handover_guest_emit(ho->guest) : NULL;
         bool is_good = v && (!ho->guest || (guest && json_object_set_new(v, "guest", guest) == 0));
         char *text = is_good ? json_write(v, NULL) : NULL;
@@ -73,7 +73,7 @@ static int take(struct handing *ho, const char *id, const json_t *v, struct err 
         ho->ended_ms = figure(v, "ended_ms");
         if (!STR_COPY(row->id, id) || !STR_COPY(ho->vm, word(v, "vm")) || !*ho->vm ||
             !STR_COPY(row->sentence, word(v, "sentence")) || !STR_COPY(ho->peer, word(v, "peer")) ||
-            row->epoch == 0 || row->reason >= REASON_N)
+            !STR_COPY(ho->boot, word(v, "boot")) || row->epoch == 0 || row->reason >= REASON_N)
                 return err_set(err, REASON_INTERNAL, EINVAL, "it makes no sense");
         if (!guest)
                 return 0;
@@ -125,6 +125,31 @@ enum handover_event_kind handing_event_of(enum handover_record record)
                : record == RECORD_ABORTED  ? HANDOVER_EV_ABORTED
                : record == RECORD_RETURNED ? HANDOVER_EV_RETURNED
                                            : HANDOVER_EV_UNKNOWN;
+}
+
+static bool is_of_another_boot(const struct handing *ho)
+{
+        char now[BOOT_ID];
+        enum handover_record is;
+        struct err err = {0};
+        return *ho->boot && boot_read(now) && strcmp(now, ho->boot) != 0 && handing_read(ho, &is, &err) < 0;
+}
+
+/* mete-sp goes by what it has assigned: it asks for the target's STATUS, and for all that comes behind that,
+ * when it has. */
+void handing_follow(struct handing *ho, const struct handover_message *said)
+{
+        enum handover_state s = ho->core.row.state;
+        enum handover_record is = RECORD_NONE;
+        bool is_back = said->says == HANDOVER_SAYS_ABORT || said->says == HANDOVER_SAYS_DROP;
+        bool is_on = said->says == HANDOVER_SAYS_FINISH || said->says == HANDOVER_SAYS_STATUS ||
+                     said->says == HANDOVER_SAYS_SETTLE;
+        if (s == SOURCE_CLOSING || s == TARGET_CLOSING)
+                is = is_back ? RECORD_ABORTED : is_on ? RECORD_COMMITTED : RECORD_NONE;
+        else if ((s == SOURCE_GIVEN && is_back) || (s == TARGET_RETURNING && (is_back || is_on)))
+                is = RECORD_RETURNED;
+        if (is != RECORD_NONE && said->epoch == ho->core.row.epoch && is_of_another_boot(ho))
+                handing_report(ho, ho->core.row.step, handing_event_of(is), NULL);
 }
 
 /* Who lets go of what was lent gives up, unless it was decided before: the keeper waits for a word. */

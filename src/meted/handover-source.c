@@ -263,6 +263,7 @@ static void on_lent(void *arg, const json_t *result, const struct err *err)
                 err = &bad;
         if (!err && ho->guest) {
                 ho->guest->has_loan = true;
+                (void)boot_read(ho->boot);
                 if (!STR_COPY(ho->guest->loan.handle, lent.handle) ||
                     !STR_COPY(ho->guest->loan.record, lent.record) ||
                     !STR_COPY(ho->guest->loan.transfer, lent.transfer))

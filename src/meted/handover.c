@@ -481,6 +481,7 @@ static void take_along(struct handing *ho, const struct api_handover_message *in
         if (s == TARGET_ACCEPTED && says == HANDOVER_SAYS_INFORM && in->has_guest) {
                 g_free(ho->guest);
                 ho->guest = g_memdup2(&in->guest, sizeof(in->guest));
+                (void)boot_read(ho->boot);
         }
         if (s == SOURCE_QUIESCED && says == HANDOVER_SAYS_GIVE && in->has_transfer)
                 (void)STR_COPY(ho->transfer_path, in->transfer);
@@ -552,6 +553,7 @@ static int hear(struct meted *m, const struct api_handover_message *in, struct e
         }
         struct handover_event ev = {.kind = HANDOVER_EV_MESSAGE, .message = &said};
         take_along(ho, in, said.says);
+        handing_follow(ho, &said);
         int done = step(ho, &ev, err);
         return done < 0 ? done : 0;
 }

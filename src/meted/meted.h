@@ -115,6 +115,8 @@ int meted_load(struct meted *m, struct err *err);
 
 /* boot.c: what the books say of before the last boot of this machine is no longer so. */
 void boot_check(struct meted *m);
+enum { BOOT_ID = 64 };
+bool boot_read(char ret[BOOT_ID]); /* which this one is. false: it cannot be known */
 
 /* events.c */
 void events_publish(struct meted *m); /* to the followers, what is durable since */
