@@ -282,6 +282,11 @@ static void refused(struct order *o, const struct order_event *ev, struct order_
                 lost(o, ev, ret); /* it is there, and says nothing of the move: looked at again */
                 return;
         }
+        if (o->refusal && ev->seen == ORDER_SEEN_REFUSED) {
+                /* So is the look, too: made at once again it would be so without a pause, and without an end. */
+                lost(o, ev, ret);
+                return;
+        }
         say(o, ev->reason, ret, "%s refuses: %.200s", o->from, ev->sentence);
         if (ev->seen == ORDER_SEEN_UNASKED) {
                 next_round(o, ev->now_ms, ORDER_FAILED, ret);

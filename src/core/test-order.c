@@ -204,6 +204,31 @@ static void test_refused_and_begun(void)
         g_assert_cmpint(o.reason, ==, REASON_STALE);
 }
 
+/* A host that refuses whatever it is asked, the look as well: it is looked at with pauses, and given up. */
+static void test_refuses_all(void)
+{
+        struct order o = make(1, 60000);
+        int64_t now = NOW;
+        int looks = 0;
+        order_begin(&o, now, &effects);
+        see(&o, ORDER_SEEN_REFUSED, now, REASON_DENIED);
+        g_assert_cmpint(effects.call, ==, ORDER_CALL_LOOK);
+        for (; !order_is_over(&o) && looks <= ORDER_LOST_MS; looks++) {
+                see(&o, ORDER_SEEN_REFUSED, now, REASON_DENIED);
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
+                g_assert_true(looks == 0 || !effects.is_changed || order_is_over(&o)); /* recorded once */
+                if (order_is_over(&o))
+                        break;
+                g_assert_cmpint(o.due_ms, ==, now + ORDER_RETRY_FIRST_MS);
+                happen(&o, ORDER_EV_TIME, now = o.due_ms);
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_LOOK);
+        }
+        g_assert_cmpint(o.state, ==, ORDER_FAILED);
+        g_assert_cmpint(o.reason, ==, REASON_PEER_LOST);
+        g_assert_cmpint(looks, ==, ORDER_LOST_MS / ORDER_RETRY_FIRST_MS + 1);
+        g_assert_cmpint(now, >=, o.until_ms);
+}
+
 /* It asks until its time is over, however long that is, and never waits beyond it. */
 static void test_rounds_last(void)
 {
@@ -479,6 +504,7 @@ int main(int argc, char **argv)
         g_test_add_func("/order/offer-that-is-not-held", test_offer_that_is_not_held);
         g_test_add_func("/order/restart", test_restart);
         g_test_add_func("/order/refused-and-begun", test_refused_and_begun);
+        g_test_add_func("/order/refuses-all", test_refuses_all);
         g_test_add_func("/order/rounds-last", test_rounds_last);
         g_test_add_func("/order/a-clock-that-is-set-back", test_a_clock_that_is_set_back);
         g_test_add_func("/order/somebody-is-asked", test_somebody_is_asked);
