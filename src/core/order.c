@@ -231,8 +231,9 @@ static void lost(struct order *o, const struct order_event *ev, struct order_eff
         if (is_first || ev->now_ms < o->lost_ms) /* a clock may be set back */
                 o->lost_ms = ev->now_ms > 0 ? ev->now_ms : 1;
         o->due_ms = ev->now_ms + ORDER_RETRY_FIRST_MS;
+        /* until_ms is how long it may be tried: what is cancelled is not tried any more. */
         if (o->state != ORDER_MOVING && ev->now_ms - o->lost_ms > ORDER_LOST_MS &&
-            ev->now_ms >= o->until_ms) {
+            (o->state == ORDER_CANCELLING || ev->now_ms >= o->until_ms)) {
                 (void)order_move_id(o, id);
                 settle(o, ORDER_FAILED, ev->now_ms, ret);
                 say(o, REASON_PEER_LOST, ret, "%s does not answer: what became of move %s there is not known",

@@ -366,6 +366,20 @@ static void test_cancel(void)
         g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
 }
 
+/* However long it might have been tried, whoever cancels does not wait for a host that is silent. */
+static void test_cancel_at_a_silent_host(void)
+{
+        struct order o = make(1, LEVEL_MAX_MS);
+        order_begin(&o, NOW, &effects);
+        happen(&o, ORDER_EV_CANCEL, NOW);
+        see(&o, ORDER_SEEN_LOST, NOW, REASON_PEER_LOST);
+        see(&o, ORDER_SEEN_LOST, NOW + ORDER_LOST_MS, REASON_PEER_LOST);
+        g_assert_cmpint(o.state, ==, ORDER_CANCELLING);
+        see(&o, ORDER_SEEN_LOST, NOW + ORDER_LOST_MS + 1, REASON_PEER_LOST);
+        g_assert_cmpint(o.state, ==, ORDER_FAILED);
+        g_assert_cmpint(o.reason, ==, REASON_PEER_LOST);
+}
+
 static void test_an_offer_that_is_not_kept(void)
 {
         struct order o = make(1, 0);
@@ -511,6 +525,7 @@ int main(int argc, char **argv)
         g_test_add_func("/order/offered-on-the-way", test_offered_on_the_way);
         g_test_add_func("/order/silence", test_silence);
         g_test_add_func("/order/cancel", test_cancel);
+        g_test_add_func("/order/cancel-at-a-silent-host", test_cancel_at_a_silent_host);
         g_test_add_func("/order/an-offer-that-is-not-kept", test_an_offer_that_is_not_kept);
         g_test_add_func("/order/random", test_random);
         return g_test_run();
