@@ -64,6 +64,12 @@ bool order_may_take(const struct order *o, const struct level *offer)
                is_within(offer->downtime_ms, o->level.downtime_ms, o->floor.downtime_ms);
 }
 
+/* The host is to hear of it, also where that got lost, or nobody lived to say it. */
+static bool is_breaking(const struct order *o)
+{
+        return o->state == ORDER_CANCELLING || o->state == ORDER_DECLINING;
+}
+
 /* ---- moving on ---- */
 
 static void settle(struct order *o, enum order_state to, int64_t now_ms, struct order_effects *ret)
@@ -284,7 +290,7 @@ static void refused(struct order *o, const struct order_event *ev, struct order_
                 return;
         }
         if (o->refusal && ev->seen == ORDER_SEEN_REFUSED) {
-                /* So is the look, too: made at once again it would be so without a pause, and without an end. */
+                /* So is the look, too: made at once, it would go on without a pause, and without an end. */
                 lost(o, ev, ret);
                 return;
         }
@@ -308,7 +314,12 @@ static void offered_on_the_way(struct order *o, const struct order_event *ev, st
 {
         const struct level none = {0}, *l = ev->n_offers > 0 ? &ev->offers[0] : &none;
         char text[96];
-        if (has_bound(l) && order_may_take(o, l) && o->accepts < ORDER_ACCEPTS) {
+        if (has_bound(l) && is_same(l, &o->taken) && o->accepts < ORDER_ACCEPTS) {
+                /* It may not have heard that it was accepted. */
+                o->accepts++;
+                ret->is_changed = true;
+                ret->call = ORDER_CALL_ACCEPT;
+        } else if (has_bound(l) && order_may_take(o, l) && o->accepts < ORDER_ACCEPTS) {
                 o->accepts++;
                 o->taken = *l;
                 say(o, 0, ret, "%s offers %s on the way, which is not below the floor: accepted", o->from,
@@ -326,7 +337,7 @@ static void offered_on_the_way(struct order *o, const struct order_event *ev, st
 static void going(struct order *o, const struct order_event *ev, struct order_effects *ret)
 {
         /* It may not have heard that it is to be broken off. */
-        if (o->state == ORDER_CANCELLING && o->lost_ms > 0)
+        if (is_breaking(o) && o->lost_ms > 0)
                 ret->call = ORDER_CALL_BREAK;
         o->lost_ms = 0;
         if (o->state == ORDER_ASKING || o->state == ORDER_ACCEPTING || o->state == ORDER_OFFERED) {
@@ -461,7 +472,7 @@ static void wake(struct order *o, int64_t now_ms, bool is_restart, struct order_
                 o->due_ms = 0;
                 o->lost_ms = is_restart ? 0 : o->lost_ms; /* nobody asked meanwhile */
                 o->refusal = is_restart ? 0 : o->refusal;
-                ret->call = is_restart && o->state == ORDER_CANCELLING ? ORDER_CALL_BREAK : ORDER_CALL_LOOK;
+                ret->call = is_restart && is_breaking(o) ? ORDER_CALL_BREAK : ORDER_CALL_LOOK;
         } else if (now_ms < o->next_ms && o->next_ms - now_ms <= o->until_ms - o->asked_ms) {
                 /* else the clock was set back since */
                 o->due_ms = o->next_ms;

@@ -331,6 +331,45 @@ static void test_offered_on_the_way(void)
         g_assert_cmpint(effects.call, ==, ORDER_CALL_BREAK);
 }
 
+/* What somebody said is recorded before the host is told: it is told again where that got lost, or the
+ * manager died over it. */
+static void test_choice_gets_lost(void)
+{
+        for (int way = 0; way < 4; way++) {
+                struct order o = make(1, 0);
+                struct err err = {0};
+                bool is_accept = way < 2;
+                bool is_restart = way % 2 > 0;
+                enum order_call call = is_accept ? ORDER_CALL_ACCEPT : ORDER_CALL_BREAK;
+                order_begin(&o, NOW, &effects);
+                offer(&o, ORDER_SEEN_GOING, 3000, 100);
+                offer(&o, ORDER_SEEN_GOING, 3000, 100);
+                if (is_accept)
+                        g_assert_cmpint(order_accept(&o, NULL, NOW, &effects, &err), ==, 0);
+                else
+                        g_assert_cmpint(order_decline(&o, NOW, &effects, &err), ==, 0);
+                g_assert_cmpint(effects.call, ==, call);
+                if (!is_restart)
+                        see(&o, ORDER_SEEN_LOST, NOW, REASON_PEER_LOST);
+                happen(&o, is_restart ? ORDER_EV_RESTART : ORDER_EV_TIME, NOW + 1);
+                if (is_accept || !is_restart) {
+                        g_assert_cmpint(effects.call, ==, ORDER_CALL_LOOK);
+                        offer(&o, ORDER_SEEN_GOING, 3000, 100);
+                }
+                g_assert_cmpint(effects.call, ==, call);
+                g_assert_cmpint(o.state, ==, is_accept ? ORDER_MOVING : ORDER_DECLINING);
+                if (!is_accept)
+                        continue;
+                g_assert_cmpint(o.taken.total_ms, ==, 3000);
+                for (int i = 1; i < ORDER_ACCEPTS; i++)
+                        offer(&o, ORDER_SEEN_GOING, 3000, 100);
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_ACCEPT);
+                offer(&o, ORDER_SEEN_GOING, 3000, 100); /* it does not take it up: somebody is told */
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
+                g_assert_true(effects.is_decided && o.offer.total_ms == 3000);
+        }
+}
+
 static void test_silence(void)
 {
         struct order o = make(1, 0);
@@ -523,6 +562,7 @@ int main(int argc, char **argv)
         g_test_add_func("/order/a-clock-that-is-set-back", test_a_clock_that_is_set_back);
         g_test_add_func("/order/somebody-is-asked", test_somebody_is_asked);
         g_test_add_func("/order/offered-on-the-way", test_offered_on_the_way);
+        g_test_add_func("/order/choice-gets-lost", test_choice_gets_lost);
         g_test_add_func("/order/silence", test_silence);
         g_test_add_func("/order/cancel", test_cancel);
         g_test_add_func("/order/cancel-at-a-silent-host", test_cancel_at_a_silent_host);
