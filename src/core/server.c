@@ -310,6 +310,11 @@ int server_assign_check(const struct server *s, int from, int to, const struct s
                 if (own->is_kept)
                         return err_set(err, REASON_UNREASSIGNABLE, EPERM, "%s is kept by %s (keep=)", c->id,
                                        s->names[from]);
+                /* It would become part of that, and never could come back. */
+                if (at(s, portions[i].component, to)->is_kept)
+                        return err_set(err, REASON_UNREASSIGNABLE, EPERM,
+                                       "%s is kept by %s (keep=): what comes to it there never leaves", c->id,
+                                       s->names[to]);
                 *(c->kind == COMPONENT_CPU ? &cpus : &memory) -= portions[i].amount;
         }
         if (from != to && cpus > 0 && memory > 0)

@@ -85,9 +85,9 @@ struct server_portion {
         uint32_t component;
         int64_t amount;
 };
-/* Each component once. REASON_UNREASSIGNABLE: it is kept, or what `from` cannot be without, which stays a
- * hypervisor; REASON_NO_CAPACITY: it has not so much; REASON_INVALID: part of a CPU; REASON_BUSY: something
- * is on its way. */
+/* Each component once. REASON_UNREASSIGNABLE: it is kept, by either, as what is added to what is kept is so,
+ * too; or what `from` cannot be without, which stays a hypervisor; REASON_NO_CAPACITY: it has not so much;
+ * REASON_INVALID: part of a CPU; REASON_BUSY: something is on its way. */
 int server_assign_check(const struct server *s, int from, int to, const struct server_portion *portions,
                         size_t n, struct err *err);
 /* As was checked; of what `from` has less of by now, as a machine may lose memory, what is left of it. */

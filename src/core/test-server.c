@@ -172,6 +172,12 @@ static void test_assign(void)
         g_assert_cmpint(server_assign_check(&s, A, B, p, 2, &err), ==, 0);
         g_assert_cmpint(server_assign_check(&s, A, B, NULL, 0, &err), ==, 0);
         server_assign(&s, A, B, p, 2);
+        /* What came to where it is kept could not go back. */
+        g_assert_cmpint(server_keep(&s, B, NODE0, &err), ==, 0);
+        refused(server_assign_check(&s, A, B, p, 1, &err), REASON_UNREASSIGNABLE,
+                "memory:node0 is kept by b");
+        s.shares[(size_t)NODE0 * SERVER_HYPERVISORS_MAX + B].is_kept = false;
+        g_assert_cmpint(server_assign_check(&s, A, B, p, 1, &err), ==, 0);
         g_assert_true(server_is_sound(&s));
         g_assert_cmpint(s.epoch, ==, 2);
         g_assert_cmpint(server_share(&s, NODE0, A)->amount, ==, 3072 * MIB);
