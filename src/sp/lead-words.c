@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/str.h"
+#include "fleet/handed.h"
 #include "fleet/handover-wire.h"
 #include "json/read.h"
 #include "json/route.h"
@@ -234,7 +235,8 @@ static int take_along(struct leading *l, const struct api_handover_message *m, s
         return 0;
 }
 
-/* Who owns the VM is not theirs to say. */
+/* Who owns the VM is not theirs to say. Nor that it goes back, while it can still go forth: the target might
+ * be told already that the source's VMM stands, and commit. So before that is believed the record says it. */
 static int check_record(struct leading *l, enum handover_says says, struct err *err)
 {
         enum handover_state s = l->core.row.state;
@@ -247,6 +249,10 @@ static int check_record(struct leading *l, enum handover_says says, struct err *
             (!is_targets && !is_back))
                 return 0;
         int bad = lead_look(l, &record, err);
+        if (!bad && is_back && record == RECORD_NONE) {
+                bad = handed_write(l->dir_fd, RECORD_ABORTED, "sp", &record, err);
+                bad = bad ? bad : lead_look(l, &record, err); /* who was first, and whether that counts */
+        }
         if (!bad && ((is_targets && record != RECORD_COMMITTED) || (is_back && record == RECORD_COMMITTED)))
                 bad = err_set(err, REASON_POLICY, EPERM, "the record says otherwise than \"%s\"",
                               handover_says_name(says));

@@ -272,6 +272,24 @@ def test_liars(server):
     assert server.ended(h["id"])["state"] == "running-on-target"
 
 
+def test_says_back_and_hands_over(server):
+    """A source that says that it has the VM back while the record says nothing, and the target may commit at any instant: from
+    that word on it cannot, so that what the source says is so."""
+    server.fake("b", do={"stands": {"silent": 1000000}, "drop": {"silent": 1000000}})
+    for says in ("back", "died"):
+        h = server.hand_over("v", "--to", "b")
+        wait_for("the target knows that it stands", lambda: "stands" in words(server, "b", h["id"]))
+        record = os.path.join(server.fake("a")["handovers"][h["id"]]["record"], "outcome")
+        assert not os.path.exists(record)
+        assert server.word("a", {"says": says, "handover": h["id"], "vm": "v", "epoch": h["epoch"]}) == {"taken": True}
+        with open(record) as f:
+            assert f.read().startswith("aborted sp")
+        server.fake("b", do={"stands": {"silent": 1000000}})  # now it tries, too late
+        assert server.ended(h["id"])["state"] == ("rolled-back" if says == "back" else "lost")
+        server.fake("b", do={"stands": {"silent": 1000000}, "drop": {"silent": 1000000}})
+    assert memory(server) == {"a": GIB, "b": GIB} and server.fake("b")["vms"] == {}
+
+
 def test_deaths(server):
     """SIGKILL at each step of its journal, before and behind it, at each word and around the record. A new one brings it to its
     end; what is whose follows the record, and is one hypervisor's at every instant."""
