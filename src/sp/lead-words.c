@@ -16,7 +16,8 @@
 #include "sp/lead.h"
 #include "wire/unix.h"
 
-enum { SAY_MS = 5000, SAYING_MAX = 32, WORD_MAX = 256 << 10 };
+/* To each hypervisor so many: one that never answers is in nobody's way but its own. */
+enum { SAY_MS = 5000, SAYING_MAX = 8, WORD_MAX = 256 << 10 };
 
 /* One word that is under way to a hypervisor. */
 struct saying {
@@ -35,7 +36,6 @@ static void remove_saying(struct saying *w)
         for (struct saying **at = &w->sp->sayings; *at; at = &(*at)->next)
                 if (*at == w) {
                         *at = w->next;
-                        w->sp->n_sayings--;
                         break;
                 }
         g_free(w);
@@ -89,6 +89,14 @@ static void along(const struct leading *l, const struct handover_message *said,
         m->at_us = l->stood_us;
 }
 
+static unsigned n_sayings(const struct sp *sp, int to)
+{
+        unsigned n = 0;
+        for (const struct saying *w = sp->sayings; w; w = w->next)
+                n += w->to == to;
+        return n;
+}
+
 void lead_say(struct leading *l, const struct handover_message *said)
 {
         struct sp *sp = l->sp;
@@ -98,8 +106,8 @@ void lead_say(struct leading *l, const struct handover_message *said)
         struct err err = {0};
         size_t n = 0;
         char point[64];
-        if (h->pid_fd < 0 || sp->n_sayings >= SAYING_MAX)
-                return; /* it does not run: it is said again */
+        if (h->pid_fd < 0 || n_sayings(sp, to) >= SAYING_MAX)
+                return; /* it does not run, or does not answer: it is said again */
         struct api_handover_message *m = g_new0(struct api_handover_message, 1);
         handover_wire_fill(said, l->vm, m);
         along(l, said, m);
@@ -121,7 +129,6 @@ void lead_say(struct leading *l, const struct handover_message *said)
                 return;
         }
         sp->sayings = w;
-        sp->n_sayings++;
 }
 
 void lead_words_end(struct sp *sp)
@@ -286,6 +293,11 @@ static void answer_unknown(struct hypervisor_of *h, const struct api_handover_me
 {
         struct handover_message answer;
         struct leading none = {.sp = h->sp, .from = h->number, .to = h->number, .dir_fd = -1};
+        /* One at a time: such words cost nothing, and those of a handover that is known are to get through.
+         */
+        for (const struct saying *w = h->sp->sayings; w; w = w->next)
+                if (w->to == h->number && !lead_find(h->sp, w->id))
+                        return;
         if (!handover_answer_unknown(said, &answer))
                 return;
         (void)STR_COPY(none.vm, m->vm);

@@ -78,7 +78,6 @@ struct sp {
         struct leading *leadings; /* the latest first */
         struct asking *askings;   /* handovers that may begin */
         struct saying *sayings;   /* words that are under way */
-        unsigned n_sayings;
         uint64_t handovers;            /* journalled: how many were begun */
         char committed[HANDOVER_ID];   /* journalled: the last that counts in the partition; "": none */
         char assigned_trace[SP_TRACE]; /* of the partition of this epoch */

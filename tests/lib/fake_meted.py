@@ -5,12 +5,14 @@ test, and plays source and target of handovers. It answers each word by where it
 lost is said again because mete-sp asks again. The record it reads and writes as a real one does.
 
 The test speaks to it on the same socket: GET /fake, POST /fake {"vms": {NAME: STATE}, "do": {WORD: what}, "parts": [...]}. do[WORD]:
-{"silent": N}: not answered N times; {"refuse": [STATUS, REASON]}: refused over HTTP; {"say": {...}}: this instead of what is due.
+{"silent": N}: not answered N times; {"refuse": [STATUS, REASON]}: refused over HTTP; {"say": {...}}: this instead of what is due;
+{"hangs": True}: not even over HTTP, as long as it stands there. do["partition"]: {"refuse": ...} alone. {"say": [...]} says all these.
 """
 import configparser
 import http.client
 import json
 import os
+import select
 import socket
 import socketserver
 import sys
@@ -24,7 +26,8 @@ NAME, SOCKET = CONFIG["meted"]["name"], CONFIG["meted"]["socket"]
 PROCESSOR = CONFIG["server"]["processor"]
 SENT = {"sent_bytes": 65536, "ram_bytes": 0}
 LOCK = threading.RLock()
-STATE = {"vms": {}, "do": {}, "parts": [], "partition": {}, "heard": [], "said": [], "handovers": {}, "partitions": [], "records": []}
+STATE = {"vms": {}, "do": {}, "parts": [], "partition": {}, "heard": [], "said": [], "handovers": {}, "partitions": [], "records": [],
+         "hanging": 0, "most_hanging": 0, "refused": 0}
 
 
 class Local(http.client.HTTPConnection):
@@ -162,6 +165,8 @@ def hear(word):
         if do.get("silent", 0) > 0:
             do["silent"] -= 1
             return 200, {"taken": True}
+        if do.get("hangs"):
+            return 0, says
         if "refuse" in do:
             return do["refuse"][0], {"code": do["refuse"][0], "reason": do["refuse"][1], "message": f"{says} is not for me"}
         h = STATE["handovers"].setdefault(word["handover"], {})
@@ -184,6 +189,9 @@ class Handler(BaseHTTPRequestHandler):
         with LOCK:
             status, out = self.route(body)
             text = json.dumps(out).encode()
+        if status == 0:
+            self.hang(out)
+            status = 500
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
@@ -191,9 +199,24 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
     do_GET = do_POST = do_DELETE = answer
 
+    def hang(self, says):
+        """As long as it is to, and mete-sp waits."""
+        with LOCK:
+            STATE["hanging"] += 1
+            STATE["most_hanging"] = max(STATE["most_hanging"], STATE["hanging"])
+        while STATE["do"].get(says, {}).get("hangs"):
+            if select.select([self.connection], [], [], 0.05)[0] and not self.connection.recv(1, socket.MSG_PEEK):
+                break
+        with LOCK:
+            STATE["hanging"] -= 1
+
     def route(self, body):
         path = self.path.split("?")[0]
         if path == "/v1/partition":
+            refusal = STATE["do"].get("partition", {}).get("refuse")
+            if self.command == "POST" and refusal:
+                STATE["refused"] += 1
+                return refusal[0], {"code": refusal[0], "reason": refusal[1], "message": "not now"}
             if self.command == "POST":
                 STATE["partition"] = body
                 STATE["partitions"].append(body)
@@ -210,6 +233,8 @@ class Handler(BaseHTTPRequestHandler):
             return hear(body)
         if path == "/fake":
             if self.command == "POST":
+                all_words = body.pop("say", [])
+                threading.Thread(target=lambda: [say(word) for word in all_words], daemon=True).start()
                 STATE.update(body)
             return 200, STATE
         return 404, {"code": 404, "reason": "not-found", "message": "there is no such thing"}

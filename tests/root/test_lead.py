@@ -272,6 +272,20 @@ def test_liars(server):
     assert server.ended(h["id"])["state"] == "running-on-target"
 
 
+def test_one_that_says_much_and_never_answers(server):
+    """Of handovers that are not known, which it may have any number of: it is owed one answer at a time, however many it is asked
+    for, and what is owed to others is said meanwhile."""
+    server.fake("b", do={"settle": {"hangs": True}}, say=[{"says": "running", "handover": f"x{i}", "vm": "v", "epoch": 1}
+                                                          for i in range(100)])
+    wait_for("it has said all, and hears an answer", lambda: (lambda f: f["most_hanging"] and len(f["said"]) >= 100)(server.fake("b")))
+    h = server.hand_over("v", "--to", "b")
+    wait_for("the others get through", lambda: "finish" in words(server, "a", h["id"]))
+    # one that is given up, and the next; the fake may be slow to see the former go
+    assert server.fake("b")["most_hanging"] < 4
+    server.fake("b", do={})
+    assert server.ended(h["id"])["state"] == "running-on-target"
+
+
 def test_says_back_and_hands_over(server):
     """A source that says that it has the VM back while the record says nothing, and the target may commit at any instant: from
     that word on it cannot, so that what the source says is so."""
