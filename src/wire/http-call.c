@@ -206,8 +206,11 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
         struct http_call *call = g_new0(struct http_call, 1);
         char text[TCP_TEXT];
         const char *where = to->socket ? to->socket : tcp_address_text(&to->address, text);
-        g_autofree char *url = to->socket ? g_strdup_printf("http://localhost%s", path)
-                                          : g_strdup_printf("https://%s%s", where, path);
+        /* curl counts connections by the name of the host: each socket has its own, so that one which does
+         * not answer keeps nobody from the others. */
+        g_autofree char *url = to->socket
+                                       ? g_strdup_printf("http://%08x.localhost%s", g_str_hash(where), path)
+                                       : g_strdup_printf("https://%s%s", where, path);
         call->calls = c;
         call->answer.max = HTTP_CALL_ANSWER_MAX;
         call->done = done;
@@ -215,7 +218,9 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
         (void)g_strlcpy(call->where, where, sizeof(call->where));
         call->curl = curl_easy_init();
         call->headers = curl_slist_append(NULL, "Content-Type: application/json");
-        if (!call->curl || !call->headers) {
+        struct curl_slist *all =
+                to->socket ? curl_slist_append(call->headers, "Host: localhost") : call->headers;
+        if (!call->curl || !call->headers || !all) {
                 call_free(call);
                 (void)err_set(err, REASON_INTERNAL, ENOMEM, "no memory for an HTTP request");
                 return NULL;

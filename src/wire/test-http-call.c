@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Calls to daemons on this machine. The servers are in the same loop; one of them never answers. */
+#include "wire/http-call.h"
+
+#include <glib.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "loop/loop.h"
+#include "wire/http.h"
+#include "wire/unix.h"
+
+enum { CALL_MS = 60000, CALLS = 6 };
+
+struct site {
+        char *path;
+        struct http_server *server;
+        bool is_silent;
+        unsigned n, n_kept;
+        struct http_request *kept[CALLS];
+};
+
+struct outcome {
+        unsigned n_over;
+        int status;
+        enum reason reason;
+};
+
+static char *dir;
+
+static void on_request(void *arg, struct http_request *req)
+{
+        struct site *site = arg;
+        const char *host = http_request_header(req, "Host");
+        g_assert_cmpstr(host, ==, "localhost");
+        site->n++;
+        if (site->is_silent)
+                site->kept[site->n_kept++] = req;
+        else
+                http_reply_text(req, 200, "text/plain", "so it is");
+}
+
+static void open_site(struct site *site, const char *name)
+{
+        struct http_limits limits = {0};
+        struct err err = {0};
+        site->path = g_build_filename(dir, name, NULL);
+        int fd = unix_listen(site->path, 0600, &err);
+        g_assert_cmpint(fd, >=, 0);
+        site->server = http_server_new(fd, &limits, on_request, site, &err);
+        g_assert_nonnull(site->server);
+}
+
+static void close_site(struct site *site)
+{
+        for (unsigned i = 0; i < site->n_kept; i++)
+                http_reply_text(site->kept[i], 200, "text/plain", "at last");
+        http_server_free(site->server);
+        (void)g_unlink(site->path);
+        g_free(site->path);
+}
+
+static void on_done(void *arg, const struct http_answer *answer, const struct cert_id *peer,
+                    const struct err *err)
+{
+        struct outcome *o = arg;
+        g_assert_null(peer);
+        o->n_over++;
+        o->status = answer ? answer->status : 0;
+        o->reason = err ? err->reason : 0;
+}
+
+/* However many calls wait for one that never answers, another is called. */
+static void test_one_is_silent(void)
+{
+        struct site silent = {.is_silent = true}, other = {0};
+        struct outcome waiting = {0}, done = {0};
+        struct http_calls *calls = http_calls_new(NULL);
+        open_site(&silent, "silent");
+        open_site(&other, "other");
+        const struct http_target a = {.socket = silent.path}, b = {.socket = other.path};
+        for (int i = 0; i < CALLS; i++)
+                g_assert_nonnull(http_call(calls, &a, "GET", "/", NULL, 0, CALL_MS, on_done, &waiting, NULL));
+        while (silent.n == 0)
+                loop_once(true);
+        g_assert_nonnull(http_call(calls, &b, "POST", "/", "{}", 2, CALL_MS, on_done, &done, NULL));
+        while (done.n_over == 0)
+                loop_once(true);
+        g_assert_cmpint(done.status, ==, 200);
+        g_assert_cmpuint(waiting.n_over, ==, 0);
+        http_calls_free(calls);
+        close_site(&silent);
+        close_site(&other);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        dir = g_dir_make_tmp("mete-test-call-XXXXXX", NULL);
+        g_test_add_func("/http-call/one-is-silent", test_one_is_silent);
+        int status = g_test_run();
+        loop_done();
+        (void)g_rmdir(dir);
+        g_free(dir);
+        return status;
+}
