@@ -338,6 +338,7 @@ static void on_told(void *arg, const struct http_answer *answer, const struct ce
                 sp_crash_point("told");
                 note(h, "configured", "it has taken its partition of epoch %lld", (long long)h->epoch);
                 give_taken(h->sp, h, h->epoch);
+                lead_told(h);
                 look_in(h, h->epoch == h->telling ? 0 : AGAIN_MS);
         }
 }

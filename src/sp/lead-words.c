@@ -97,6 +97,24 @@ static unsigned n_sayings(const struct sp *sp, int to)
         return n;
 }
 
+/* By FINISH the claims of the VM end at its source, and what they were of would be free there for others,
+ * where it has not taken yet the partition in which it is the target's. While a handover is under way nothing
+ * else changes the partition: whatever stands is what it is to take. */
+static bool is_early(const struct leading *l, enum handover_says says)
+{
+        return says == HANDOVER_SAYS_FINISH && l->is_assigned &&
+               l->sp->hypervisors[l->from].epoch < l->sp->server.epoch;
+}
+
+void lead_told(const struct hypervisor_of *h)
+{
+        struct leading *l = lead_now(h->sp);
+        if (!l || l->from != h->number || !l->is_held || l->core.row.state != HANDOVER_FINISHING)
+                return;
+        l->is_held = false;
+        lead_say(l, &l->held);
+}
+
 void lead_say(struct leading *l, const struct handover_message *said)
 {
         struct sp *sp = l->sp;
@@ -106,6 +124,11 @@ void lead_say(struct leading *l, const struct handover_message *said)
         struct err err = {0};
         size_t n = 0;
         char point[64];
+        if (is_early(l, said->says)) {
+                l->is_held = true;
+                l->held = *said;
+                return;
+        }
         if (h->pid_fd < 0 || n_sayings(sp, to) >= SAYING_MAX)
                 return; /* it does not run, or does not answer: it is said again */
         struct api_handover_message *m = g_new0(struct api_handover_message, 1);

@@ -35,6 +35,8 @@ struct leading {
         struct loop_timer tick;
         struct handover_event after; /* what comes of an effect, behind the others */
         bool has_after;
+        bool is_held; /* FINISH, until the source has its lesser part */
+        struct handover_message held;
 };
 
 /* ---- lead.c ---- */
@@ -65,6 +67,8 @@ void lead_free(struct leading *l);
 
 /* ---- lead-words.c ---- */
 void lead_say(struct leading *l, const struct handover_message *said);
+/* It has taken the partition of h->epoch: what waited for that is said. */
+void lead_told(const struct hypervisor_of *h);
 /* Of what a hypervisor may be told once more. */
 void lead_words_end(struct sp *sp);
 /* Each hypervisor has a socket for its words, its user's alone. 0: it listens, or did already. */

@@ -272,6 +272,25 @@ def test_liars(server):
     assert server.ended(h["id"])["state"] == "running-on-target"
 
 
+def test_finish_waits_for_the_partition(server):
+    """The claims of a VM that was handed over do not end at its source before that has taken the partition without them: what they
+    were of would be free there, and given to somebody, while it is the target's."""
+    server.fake("a", do={"partition": {"refuse": [409, "busy"]}})
+    h = server.hand_over("v", "--to", "b")
+    wait_for("it is finishing", lambda: "finishing" in [e["event"] for e in server.sp_events(h["id"])])
+    wait_for("the target has its part", lambda: told(server, "b") == GIB + VM_BYTES)
+    wait_for("overdue", lambda: server.fake("a")["refused"] >= 3)
+    assert "finish" not in words(server, "a", h["id"])
+    server.kill_sp()  # nor by one that starts anew
+    server.start_sp()
+    before = server.fake("a")["refused"]
+    wait_for("it was asked again", lambda: server.fake("a")["refused"] >= before + 3)
+    assert "finish" not in words(server, "a", h["id"]) and memory(server)["b"] == GIB + VM_BYTES
+    server.fake("a", do={})
+    assert server.ended(h["id"])["state"] == "running-on-target"
+    assert told(server, "a") == GIB - VM_BYTES
+
+
 def test_one_that_says_much_and_never_answers(server):
     """Of handovers that are not known, which it may have any number of: it is owed one answer at a time, however many it is asked
     for, and what is owed to others is said meanwhile."""
