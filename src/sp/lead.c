@@ -405,6 +405,9 @@ static void on_tick(void *arg)
 int lead_cancel(struct leading *l, enum reason reason, const char *sentence, struct err *err)
 {
         struct handover_event ev = {.kind = HANDOVER_EV_CANCEL, .reason = reason, .sentence = sentence};
+        enum handover_state s = l->core.row.state;
+        if (s == HANDOVER_CLOSING || s == HANDOVER_RECALLING || s == HANDOVER_DROPPING)
+                return 0; /* it is being broken off */
         int r = lead_take(l, &ev, err);
         if (r == 0)
                 return err_set(err, REASON_STALE, ESTALE, "handover %s: it is %s: too late to break it off",

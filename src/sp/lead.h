@@ -56,6 +56,7 @@ int lead_take(struct leading *l, const struct handover_event *ev, struct err *er
 int lead_look(struct leading *l, enum handover_record *ret, struct err *err);
 /* Where it is, by the source's word, which is not believed: a folder of the keeper's, and nothing in it. */
 int lead_set_record(struct leading *l, const char *path, struct err *err);
+/* 0: it is broken off, or is so already. REASON_STALE: too late. */
 int lead_cancel(struct leading *l, enum reason reason, const char *sentence, struct err *err);
 
 /* ---- lead-record.c ---- */
