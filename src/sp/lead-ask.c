@@ -79,6 +79,18 @@ static int check(const struct sp *sp, const struct api_handover_start *in, struc
         return 0;
 }
 
+/* One of those that could have it, and cannot be asked; NULL: there is none. */
+static const struct hypervisor_of *not_running(const struct sp *sp, const struct api_handover_start *in)
+{
+        for (int k = 0; k < sp->server.n; k++) {
+                const struct hypervisor_of *h = &sp->hypervisors[k];
+                bool is_meant = !in->has_from || strcmp(in->from, hypervisor_name(h)) == 0;
+                if (is_meant && h->state != API_SERVER_STATE_RUNNING)
+                        return h;
+        }
+        return NULL;
+}
+
 static int decide(struct asking *a, struct leading **ret, struct err *err)
 {
         struct sp *sp = a->sp;
@@ -87,6 +99,11 @@ static int decide(struct asking *a, struct leading **ret, struct err *err)
                 return bad;
         if (a->n_running == 0 && *a->elsewhere)
                 return err_set(err, REASON_STALE, ESTALE, "%s", a->elsewhere);
+        const struct hypervisor_of *off = not_running(sp, &a->in);
+        if (a->n_running == 0 && off)
+                return err_set(err, REASON_STALE, EAGAIN,
+                               "no hypervisor that runs has a VM %s, and %s does not", a->in.vm,
+                               hypervisor_name(off));
         if (a->n_running == 0)
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "no hypervisor of this server has a VM %s",
                                a->in.vm);
@@ -98,11 +115,22 @@ static int decide(struct asking *a, struct leading **ret, struct err *err)
         return lead_begin(sp, &a->in, a->running, to, ret, err);
 }
 
+/* The same id again: with the same words it is the same handover. */
+static int check_words(const struct leading *l, const struct api_handover_start *in, struct err *err)
+{
+        bool is_same = strcmp(l->vm, in->vm) == 0 && strcmp(l->sp->server.names[l->to], in->to) == 0 &&
+                       (!in->has_from || strcmp(l->sp->server.names[l->from], in->from) == 0) &&
+                       l->core.row.gap_ms == (in->has_max_gap_ms ? in->max_gap_ms : 0) &&
+                       l->is_dry == (in->has_dry_run && in->dry_run);
+        return is_same ? 0 : err_set(err, REASON_INVALID, EEXIST, "handover %s is another", in->id);
+}
+
+/* Another with this id may have begun meanwhile. */
 static void end(struct asking *a)
 {
         struct err err = {0};
-        struct leading *l = lead_find(a->sp, a->in.has_id ? a->in.id : "");
-        if (!l && decide(a, &l, &err))
+        struct leading *l = a->in.has_id ? lead_find(a->sp, a->in.id) : NULL;
+        if (l ? check_words(l, &a->in, &err) : decide(a, &l, &err))
                 api_refuse(a->req, &err);
         else
                 answer(a->req, l);
@@ -141,13 +169,10 @@ static bool is_known(struct sp *sp, struct http_request *req, const struct api_h
         const struct leading *l = in->has_id ? lead_find(sp, in->id) : NULL;
         if (!l)
                 return false;
-        if (strcmp(l->vm, in->vm) != 0 || strcmp(sp->server.names[l->to], in->to) != 0 ||
-            l->is_dry != (in->has_dry_run && in->dry_run)) {
-                (void)err_set(&err, REASON_INVALID, EEXIST, "handover %s is another", in->id);
+        if (check_words(l, in, &err))
                 api_refuse(req, &err);
-        } else {
+        else
                 answer(req, l);
-        }
         return true;
 }
 

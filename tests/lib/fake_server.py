@@ -78,6 +78,10 @@ class FakeServer(Server):
             raise HostError(f"mete handover {' '.join(args)}: exit {p.returncode}: {p.stdout} {p.stderr}")
         return p
 
+    def begin_handover(self, *args):
+        return subprocess.Popen([self.path("bin", "mete"), "handover", *args, "--socket", self.sp_socket], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self._environment({}))
+
     def hand_over(self, *args):
         return json.loads(self.handover(*args, "--json").stdout)
 

@@ -107,12 +107,27 @@ def test_refusals(server):
     refusal(server.handover("v", "--to", "b", check=False), "v is being handed over from a to b (first)")
     refusal(server.ask("give", NODE, "--amount", "128M", "--from", "a", "--to", "b", check=False), "v is being handed over")
     assert server.hand_over("v", "--to", "b", "--id", "first")["epoch"] == first["epoch"]  # asked again
-    refusal(server.handover("w", "--to", "b", "--id", "first", check=False), "first is another")
-    server.handover("cancel", "first")
+    assert server.hand_over("v", "--to", "b", "--id", "first", "--from", "a")["epoch"] == first["epoch"]
+    for args in (("w", "--to", "b"), ("v", "--to", "a"), ("v", "--to", "b", "--from", "b"), ("v", "--to", "b", "--dry-run"),
+                 ("v", "--to", "b", "--max-gap", "1s")):
+        refusal(server.handover(*args, "--id", "first", check=False), "first is another")
+    server.fake("a", do={word: {"silent": 1000000} for word in ("classify", "abort")})
+    for _ in range(3):  # it is being broken off: that is what stands, however often it is wanted
+        assert json.loads(server.handover("cancel", "first", "--json").stdout)["state"] == "recalling"
+    server.fake("a", do={"classify": {"silent": 1000000}})
     ended = server.ended("first")
     assert ended["state"] == "rolled-back" and ended["reason"] == "cancelled", ended
-    # the target does not run
+    # two with one id, of which neither is known yet when both are asked for: one of them, and not both
+    server.fake("a", do={})
+    asked = [server.begin_handover("v", "--to", "b", "--id", "twice", "--max-gap", gap, "--json") for gap in ("1s", "2s")]
+    answers = [p.communicate(timeout=60) for p in asked]
+    assert sorted(p.returncode == 0 for p in asked) == [False, True] and any("twice is another" in e for _, e in answers), answers
+    assert server.ended("twice")["state"] == "running-on-target"
+    server.fake("b", parts=FREE[:1])
+    assert server.hand_over("v", "--to", "a", "--wait")["state"] == "running-on-target"
+    # the target does not run; nor does who may have it
     server.ask("stop", "b")
+    refusal(server.handover("there", "--to", "a", check=False), "no hypervisor that runs has a VM there, and b does not")
     refusal(server.handover("v", "--to", "b", check=False), "b does not run")
     server.kill_sp()
     refusal(server.handover("v", "--to", "b", check=False), "mete-sp is not running", "no handover")
