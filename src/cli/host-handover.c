@@ -53,9 +53,13 @@ static void print(const json_t *h)
                              json_object_get(h, "reason") ? host_text(h, "sentence") : "");
         }
         print_parts(h);
-        if (json_object_get(h, "gap_us"))
-                (void)printf("  the guest stood for %.1f ms%s\n", (double)host_number(h, "gap_us") / 1000.0,
-                             json_object_get(h, "max_gap_ms") ? " (of what was allowed)" : "");
+        if (json_object_get(h, "gap_us")) {
+                (void)printf("  the guest stood for %.1f ms", (double)host_number(h, "gap_us") / 1000.0);
+                if (json_object_get(h, "max_gap_ms"))
+                        (void)printf(" of the %" PRId64 " ms that were allowed",
+                                     host_number(h, "max_gap_ms"));
+                (void)printf("\n");
+        }
         if (json_object_get(h, "sent_bytes"))
                 (void)printf("  %" PRId64 " bytes went over, %" PRId64 " of them of its memory\n",
                              host_number(h, "sent_bytes"), host_number(h, "ram_bytes"));

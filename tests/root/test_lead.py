@@ -73,7 +73,8 @@ def test_hands_over_and_back(server):
     assert back["state"] == "running-on-target" and back["epoch"] == h["epoch"] + 1
     assert memory(server) == {"a": GIB, "b": GIB}
     assert [x["id"] for x in json.loads(server.handover("list", "--json").stdout)["handovers"]] == [back["id"], h["id"]]
-    assert server.handover("show", h["id"]).stdout.startswith(f"{h['id']}: v from a to b: running-on-target")
+    shown = server.handover("show", h["id"]).stdout
+    assert shown.startswith(f"{h['id']}: v from a to b: running-on-target") and "of the 50 ms that were allowed" in shown, shown
     server.kill_sp()
     server.start_sp()
     assert memory(server) == {"a": GIB, "b": GIB}
