@@ -10,6 +10,7 @@
  * started, the lock of its store leaves one. All of it is one function, hypervisor_look(), called again and
  * again until nothing is left to be done; what it does may be done twice. */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,6 +142,24 @@ static int watch(struct hypervisor_of *h, pid_t pid, int pid_fd, bool is_child, 
         return 0;
 }
 
+/* Who listened may have ended since, and another process have its number: SIGTERM and SIGKILL go to what
+ * pid_fd is. So it is looked at by its number first, and that it is alive after that: then the number was its
+ * own all the while. */
+static bool is_of_user(pid_t pid, int pid_fd, uid_t uid)
+{
+        struct pollfd p = {.fd = pid_fd, .events = POLLIN};
+        char path[64], line[256], wanted[64];
+        bool is_same = false;
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+        (void)snprintf(wanted, sizeof(wanted), "Uid:\t%u\t%u\t", (unsigned)uid, (unsigned)uid);
+        FILE *f = fopen(path, "re");
+        while (f && !is_same && fgets(line, sizeof(line), f))
+                is_same = g_str_has_prefix(line, wanted);
+        if (f)
+                (void)fclose(f);
+        return is_same && poll(&p, 1, 0) == 0;
+}
+
 /* true: somebody is there. */
 static bool adopt(struct hypervisor_of *h)
 {
@@ -160,6 +179,10 @@ static bool adopt(struct hypervisor_of *h)
                 bad = lead_listen(h, &u, &err);
         int pid_fd = bad ? -1 : pidfd_open(peer.pid, 0);
         (void)close(fd);
+        if (!bad && pid_fd >= 0 && !is_of_user(peer.pid, pid_fd, u.uid)) {
+                (void)close(pid_fd);
+                pid_fd = -1;
+        }
         if (!bad && pid_fd < 0)
                 return false; /* it has ended just now */
         if (!bad)
