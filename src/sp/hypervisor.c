@@ -47,6 +47,11 @@ const char *hypervisor_name(const struct hypervisor_of *h)
         return h->sp->server.names[h->number];
 }
 
+struct http_target hypervisor_target(const struct hypervisor_of *h)
+{
+        return (struct http_target){.socket = h->socket, .has_owner = true, .owner = h->uid};
+}
+
 static void on_look(void *arg);
 
 static void look_in(struct hypervisor_of *h, int64_t ms)
@@ -177,6 +182,7 @@ static bool adopt(struct hypervisor_of *h)
                               (unsigned)peer.uid, h->socket, h->user);
         if (!bad)
                 bad = lead_listen(h, &u, &err);
+        h->uid = bad ? h->uid : u.uid;
         int pid_fd = bad ? -1 : pidfd_open(peer.pid, 0);
         (void)close(fd);
         if (!bad && pid_fd >= 0 && !is_of_user(peer.pid, pid_fd, u.uid)) {
@@ -279,6 +285,7 @@ static void start(struct hypervisor_of *h)
         sp_crash_point("start");
         if (!bad)
                 bad = launch(&u, argv, &pid, &pid_fd, &err);
+        h->uid = bad ? h->uid : u.uid;
         sp_crash_point("started");
         if (!bad && (bad = watch(h, pid, pid_fd, true, &err))) {
                 (void)pidfd_send_signal(pid_fd, SIGTERM, NULL, 0);
@@ -303,7 +310,7 @@ static void call(struct hypervisor_of *h, const char *method, const char *path, 
         struct err err = {0};
         size_t n = 0;
         char *text = body ? json_write(body, &n) : NULL;
-        struct http_target to = {.socket = h->socket};
+        struct http_target to = hypervisor_target(h);
         json_decref(body);
         h->call = http_call(h->sp->calls, &to, method, path, text, n, CALL_MS, done, h, &err);
         free(text);

@@ -192,7 +192,7 @@ void lead_ask(struct sp *sp, struct http_request *req, const struct api_handover
         (void)snprintf(path, sizeof(path), "/v1/vms/%s", in->vm);
         for (int k = 0; k < sp->server.n; k++) {
                 const struct hypervisor_of *h = &sp->hypervisors[k];
-                struct http_target target = {.socket = h->socket};
+                struct http_target target = hypervisor_target(h);
                 bool is_meant = !in->has_from || strcmp(in->from, hypervisor_name(h)) == 0;
                 if (!is_meant || h->state != API_SERVER_STATE_RUNNING)
                         continue;

@@ -120,7 +120,7 @@ void lead_say(struct leading *l, const struct handover_message *said)
         struct sp *sp = l->sp;
         int to = said->to == ROLE_SOURCE ? l->from : l->to;
         struct hypervisor_of *h = &sp->hypervisors[to];
-        struct http_target target = {.socket = h->socket};
+        struct http_target target = hypervisor_target(h);
         struct err err = {0};
         size_t n = 0;
         char point[64];

@@ -50,6 +50,7 @@ struct hypervisor_of {
         char vmm[256];                          /* likewise; "": as its configuration says */
         char socket[SP_PATH], answers[SP_PATH]; /* its own; ours, for its words */
         struct http_server *words;              /* at the latter; NULL: not yet */
+        uid_t uid;                              /* of what runs */
         pid_t pid;
         int pid_fd; /* -1: it does not run, as far as is known */
         bool is_child;
@@ -75,9 +76,9 @@ struct sp {
         struct hypervisor_of hypervisors[SERVER_HYPERVISORS_MAX];
         char giving_trace[SP_TRACE];
         struct sp_waiter *giving_waiters;
-        struct leading *leadings; /* the latest first */
-        struct asking *askings;   /* handovers that may begin */
-        struct saying *sayings;   /* words that are under way */
+        struct leading *leadings;      /* the latest first */
+        struct asking *askings;        /* handovers that may begin */
+        struct saying *sayings;        /* words that are under way */
         uint64_t handovers;            /* journalled: how many were begun */
         char committed[HANDOVER_ID];   /* journalled: the last that counts in the partition; "": none */
         char assigned_trace[SP_TRACE]; /* of the partition of this epoch */
@@ -116,6 +117,9 @@ void hypervisor_begin(struct hypervisor_of *h, struct sp *sp, int number);
 void hypervisor_end(struct hypervisor_of *h);  /* it runs on */
 void hypervisor_look(struct hypervisor_of *h); /* soon */
 const char *hypervisor_name(const struct hypervisor_of *h);
+/* Its meted while one runs, and nobody else: what lies at its socket is its own to make, a link to another's
+ * socket as well. */
+struct http_target hypervisor_target(const struct hypervisor_of *h);
 /* "" where it is to be had; reads only. */
 int hypervisor_check_user(const struct sp *sp, const char *user, struct err *err);
 

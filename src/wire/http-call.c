@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include "base/str.h"
 #include "loop/loop.h"
+#include "wire/unix.h"
 #include "wire/http-curl.h"
 
 enum { HOST_CONNECTIONS_MAX = 4 };
@@ -28,7 +30,9 @@ struct http_call {
         CURL *curl;
         struct curl_slist *headers;
         struct http_text answer;
-        bool is_too_large;
+        bool is_too_large, is_strange;
+        int fd; /* of a connection that was made for this; -1: none was */
+        uid_t owner;
         char where[128], detail[CURL_ERROR_SIZE], *body;
         http_call_done_fn *done;
         void *arg;
@@ -48,6 +52,35 @@ static size_t on_body(char *data, size_t one, size_t n, void *arg)
         struct http_call *call = arg;
         call->is_too_large = !http_text_add(&call->answer, data, n);
         return call->is_too_large ? 0 : n;
+}
+
+static curl_socket_t on_open(void *arg, curlsocktype purpose, struct curl_sockaddr *a)
+{
+        struct http_call *call = arg;
+        (void)purpose;
+        call->fd = socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+        return call->fd < 0 ? CURL_SOCKET_BAD : call->fd;
+}
+
+/* The connection is there, and nothing was said yet. One that is used again was looked at when it was made.
+ */
+static int on_connected(void *arg, char *to, char *from, int to_port, int from_port)
+{
+        struct http_call *call = arg;
+        struct unix_peer peer;
+        (void)to, (void)from, (void)to_port, (void)from_port;
+        call->is_strange =
+                call->fd >= 0 && (unix_peer_get(call->fd, &peer, NULL) < 0 || peer.uid != call->owner);
+        return call->is_strange ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
+}
+
+static void check_owner(struct http_call *call, uid_t owner)
+{
+        call->owner = owner;
+        curl_easy_setopt(call->curl, CURLOPT_OPENSOCKETFUNCTION, on_open);
+        curl_easy_setopt(call->curl, CURLOPT_OPENSOCKETDATA, call);
+        curl_easy_setopt(call->curl, CURLOPT_PREREQFUNCTION, on_connected);
+        curl_easy_setopt(call->curl, CURLOPT_PREREQDATA, call);
 }
 
 static void call_free(struct http_call *call)
@@ -80,6 +113,9 @@ static void finish(struct http_call *call, CURLcode code)
         (void)STR_COPY(answer.content_type, type ? type : "");
         if (call->is_too_large)
                 (void)err_set(&err, REASON_INVALID, EMSGSIZE, "%s: the answer is too large", call->where);
+        else if (call->is_strange)
+                (void)err_set(&err, REASON_DENIED, EPERM, "%s: who listens there is not uid %u", call->where,
+                              (unsigned)call->owner);
         else if (code != CURLE_OK)
                 (void)http_curl_failed(call->curl, code, call->where, call->detail, &err);
         else if (!answer.body && !http_text_add(&call->answer, "", 0))
@@ -212,6 +248,7 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
                                        ? g_strdup_printf("http://%08x.localhost%s", g_str_hash(where), path)
                                        : g_strdup_printf("https://%s%s", where, path);
         call->calls = c;
+        call->fd = -1;
         call->answer.max = HTTP_CALL_ANSWER_MAX;
         call->done = done;
         call->arg = arg;
@@ -231,6 +268,8 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
                 curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, to->socket);
         else
                 http_curl_tls(h, to);
+        if (to->has_owner)
+                check_owner(call, to->owner);
         curl_easy_setopt(h, CURLOPT_HTTPHEADER, call->headers);
         curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, method);
         curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)timeout_ms);

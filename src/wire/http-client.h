@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 #include "base/err.h"
 #include "wire/cert.h"
 #include "wire/tcp.h"
@@ -23,7 +24,11 @@ struct http_answer {
 
 /* Another daemon, and what we show it. */
 struct http_target {
-        const char *socket; /* of one on this machine: nothing else counts then; borrowed. http-call.h only */
+        const char *socket; /* of one on this machine: nothing else but the owner counts then; borrowed.
+                               http-call.h only */
+        bool has_owner;     /* whoever listens there runs as that uid; nobody else is told anything. One
+                               of a socket, in all calls: connections are used again */
+        uid_t owner;
         struct tcp_address address;
         char pin[CERT_PIN];             /* of its certificate; nobody else is spoken to. "": whoever our
                                            authority signed; who it is, is then the caller's to look at */

@@ -94,11 +94,43 @@ static void test_one_is_silent(void)
         close_site(&other);
 }
 
+static struct outcome call_as(struct http_calls *calls, const char *path, uid_t owner)
+{
+        const struct http_target to = {.socket = path, .has_owner = true, .owner = owner};
+        struct outcome o = {0};
+        g_assert_nonnull(http_call(calls, &to, "POST", "/", "{}", 2, CALL_MS, on_done, &o, NULL));
+        while (o.n_over == 0)
+                loop_once(true);
+        return o;
+}
+
+/* Who listens is somebody else, also behind a link: he is told nothing. */
+static void test_owner(void)
+{
+        struct site site = {0};
+        struct http_calls *calls = http_calls_new(NULL);
+        g_autofree char *link = g_build_filename(dir, "link", NULL);
+        open_site(&site, "site");
+        g_assert_cmpint(symlink(site.path, link), ==, 0);
+        for (int i = 0; i < 2; i++) {
+                g_assert_cmpint(call_as(calls, site.path, getuid() + 1).reason, ==, REASON_DENIED);
+                g_assert_cmpint(call_as(calls, link, getuid() + 1).reason, ==, REASON_DENIED);
+        }
+        g_assert_cmpuint(site.n, ==, 0);
+        for (int i = 0; i < 2; i++) /* the other time over the same connection */
+                g_assert_cmpint(call_as(calls, site.path, getuid()).status, ==, 200);
+        g_assert_cmpuint(site.n, ==, 2);
+        http_calls_free(calls);
+        (void)g_unlink(link);
+        close_site(&site);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         dir = g_dir_make_tmp("mete-test-call-XXXXXX", NULL);
         g_test_add_func("/http-call/one-is-silent", test_one_is_silent);
+        g_test_add_func("/http-call/owner", test_owner);
         int status = g_test_run();
         loop_done();
         (void)g_rmdir(dir);
