@@ -368,8 +368,10 @@ static void countered(struct order *o, const struct order_event *ev, struct orde
                 say(o, REASON_STALE, ret, "%s does not take up what it offered", o->from);
                 ret->call = ORDER_CALL_BREAK;
         } else {
+                /* Where that is the answer to it already, it is not said again at once, which might go on for
+                 * ever. */
                 o->due_ms = ev->now_ms + ORDER_POLL_MS;
-                ret->call = ORDER_CALL_BREAK;
+                ret->call = o->is_told ? ORDER_CALL_NONE : ORDER_CALL_BREAK;
         }
 }
 
@@ -468,6 +470,7 @@ int order_decline(struct order *o, int64_t now_ms, struct order_effects *ret, st
 
 static void wake(struct order *o, int64_t now_ms, bool is_restart, struct order_effects *ret)
 {
+        o->is_told = false;
         if (o->state != ORDER_WAITING) {
                 o->due_ms = 0;
                 o->lost_ms = is_restart ? 0 : o->lost_ms; /* nobody asked meanwhile */
@@ -513,4 +516,5 @@ void order_step(struct order *o, const struct order_event *ev, struct order_effe
         case ORDER_EV_N:
                 break;
         }
+        o->is_told = o->is_told || ret->call == ORDER_CALL_BREAK;
 }

@@ -127,6 +127,7 @@ struct order {
         enum reason
                 refusal; /* why it was refused, until it is certain that nothing was begun; 0: it was not */
         int64_t due_ms;  /* 0: nothing is due */
+        bool is_told;    /* that it is broken off, since it was looked at last */
 };
 
 /* id, key, vm, from, to, level, floor and until_ms are filled in; the rest is zero. Asks. */

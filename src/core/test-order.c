@@ -123,7 +123,15 @@ static void test_declined(void)
         struct order o = make(1, 0);
         order_begin(&o, NOW, &effects);
         offer(&o, ORDER_SEEN_COUNTERED, 5000, 500);
-        see(&o, ORDER_SEEN_COUNTERED, NOW, 0);
+        for (int i = 0; i < 3; i++) { /* told once a pause, whatever it answers */
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_BREAK);
+                see(&o, ORDER_SEEN_COUNTERED, NOW, 0);
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_NONE);
+                g_assert_cmpint(o.due_ms, ==, NOW + ORDER_POLL_MS);
+                happen(&o, ORDER_EV_TIME, o.due_ms);
+                g_assert_cmpint(effects.call, ==, ORDER_CALL_LOOK);
+                see(&o, ORDER_SEEN_COUNTERED, NOW, 0);
+        }
         g_assert_cmpint(effects.call, ==, ORDER_CALL_BREAK);
         see(&o, ORDER_SEEN_GOING, NOW, 0);
         g_assert_cmpint(o.state, ==, ORDER_DECLINING);
