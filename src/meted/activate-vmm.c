@@ -222,13 +222,11 @@ static void ignore_answer(void *arg, const json_t *result, const struct err *err
                 log_warn("mete-keeper: %s", err->sentence);
 }
 
-/* A vCPU that had to be plugged before the one that was asked for: nobody's yet. No request is behind it, so
- * its activation is one that no serial reaches. */
-#define UNASKED INT64_C(9007199254740991)
-
-static void park_unasked(struct machine *v, int slot)
+/* No request is behind it: in the VM's own lane, behind whatever else comes to what runs already. */
+void activate_park(struct machine *v, int slot)
 {
-        struct api_keeper_item p = {.activation = UNASKED - slot, .kind = API_HOST_KIND_CPU, .has_tid = true};
+        struct api_keeper_item p = {
+                .activation = machine_lane(v), .kind = API_HOST_KIND_CPU, .has_tid = true};
         const struct vm_cpu *cpu = vm_cpu(v->vm, slot);
         if (!cpu->plugged || cpu->tid <= 0)
                 return;
@@ -266,7 +264,7 @@ static void on_vm_event(void *arg, struct vm *vm, enum vm_event event, int index
                 activate_hurry_back(v);
                 break;
         case VM_EVENT_CPU_NEW:
-                park_unasked(v, index);
+                activate_park(v, index);
                 break;
         case VM_EVENT_STOP:
         case VM_EVENT_RESUME:

@@ -25,6 +25,8 @@ void activate_adopt(struct machine *v);
 /* What its VM and its leases were granted is looked at again, and repaired. false: it does not run, or nobody
  * is attached to it. */
 bool activate_verify(struct machine *v);
+/* A vCPU that is plugged and that nobody was granted: its thread is put aside. */
+void activate_park(struct machine *v, int slot);
 /* The hypervisor was made anew: what is under way reports to nobody. */
 void activate_void(struct machine *v);
 /* The agent greets: what the one before it was asked is asked again, and what could not be taken back is

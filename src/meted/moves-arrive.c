@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/str.h"
+#include "meted/activate.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
 
@@ -174,9 +175,12 @@ static void plug_next(void *arg, const struct vm_result *result)
                 failed(mv, &result->err);
                 return;
         }
+        if (result && v && v->vm)
+                activate_park(v, mv->plug_slot); /* nobody is told of the one that was asked for */
         for (size_t i = 0; v && v->vm && i < mv->guest->n_plugged; i++) {
                 int slot = (int)mv->guest->plugged[i];
                 if (slot < v->definition.cpus_max && !vm_cpu(v->vm, slot)->plugged) {
+                        mv->plug_slot = slot;
                         vm_cpu_ensure(v->vm, slot, PLUG_MS, plug_next, mv);
                         return;
                 }

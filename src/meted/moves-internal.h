@@ -114,6 +114,7 @@ struct moving {
         uint32_t prepared;         /* the attempt for which a VMM listens; 0: none */
         uint64_t prepare_token;
         size_t leases; /* so many of the guest's are asked for already */
+        int plug_slot; /* of a vCPU that nobody was granted, and that is being plugged */
         struct listener listener;
         struct in6_addr peer_at; /* whence its source spoke to us last */
         struct copy_key key;

@@ -233,6 +233,8 @@ def test_a_guest_that_spins_is_lifted_before_it_is_stopped(hosts, slow, cgroups)
         ended = over(a, move)
     assert ended["state"] == "done", ended
     assert quota(b, "vcpu0@slow") == 6
+    there = b.mete_json("vm", "show", "slow")["pid"]
+    wait_for("the vCPU that nobody was granted is put aside there too", lambda: len(groups(there, "parked@slow")) == 1)
 
 
 def test_a_guest_that_dirties_too_fast_is_throttled(hosts, vm, cgroups):
