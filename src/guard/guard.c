@@ -14,7 +14,7 @@
 #include "base/str.h"
 
 /* QEMU refuses to go on for as long as it is still about to finish, which are milliseconds. */
-enum { RUN_AGAIN_US = 1000, RUN_ASKS_MAX = 5000 };
+enum { RUN_AGAIN_US = 1000, RUN_ASKS_MAX = 5000, LOOK_US = 1000000 };
 
 static const char capabilities[] =
         "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]},\"id\":\"guard\"}\n";
@@ -124,6 +124,27 @@ static bool is_aborted(struct guard *g)
         return n == (ssize_t)sizeof(text) && memcmp(text, word, sizeof(text)) == 0;
 }
 
+/* Who started it may have given up before it began: then there is nobody who would dismiss it, and what
+ * stops the guest later is none of its attempt. A copy begins only when it is heard that it watches, so a
+ * copy that was not begun before the outcome was written never will be. */
+static bool is_too_late(const struct guard *g)
+{
+        return !g->has_begun && faccessat(g->o.dir_fd, g->outcome, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static void watch(struct guard *g)
+{
+        g->look_us = clock_mono_us() + LOOK_US;
+        become(g, is_too_late(g) ? GUARD_OVER : GUARD_WATCHING);
+}
+
+static void look_again(struct guard *g)
+{
+        g->look_us = clock_mono_us() + LOOK_US;
+        if (is_too_late(g))
+                become(g, GUARD_OVER);
+}
+
 static void on_bound(struct guard *g)
 {
         if (linkat(g->o.dir_fd, g->mine, g->o.dir_fd, g->outcome, 0) < 0 &&
@@ -180,16 +201,21 @@ static void on_migration(struct guard *g, const char *line)
 {
         bool is_over = has(line, "\"status\": \"failed\"") || has(line, "\"status\": \"cancelled\"");
         g->is_complete = has(line, "\"status\": \"completed\"");
-        if (g->state == GUARD_CUT)
+        if (g->state == GUARD_CUT) {
                 run_again(g);
-        else if (g->state == GUARD_WATCHING && is_over)
-                become(g, GUARD_OVER);
+        } else if (g->state == GUARD_WATCHING) {
+                if (is_over || is_too_late(g))
+                        become(g, GUARD_OVER);
+                g->has_begun = true;
+        }
 }
 
 static void on_event(struct guard *g, const char *line)
 {
         if (has(line, "\"event\": \"STOP\"")) {
-                if (g->state == GUARD_WATCHING) {
+                if (g->state == GUARD_WATCHING && is_too_late(g)) {
+                        become(g, GUARD_OVER);
+                } else if (g->state == GUARD_WATCHING) {
                         g->stopped_us = event_us(g, line);
                         become(g, GUARD_STOPPED);
                 }
@@ -216,8 +242,10 @@ static void on_line(struct guard *g, const char *line)
                 g->state = GUARD_NEGOTIATING;
                 tell_vmm(g, capabilities);
         } else if (g->state == GUARD_NEGOTIATING) {
-                if (has(line, "\"id\": \"guard\""))
-                        become(g, has(line, "\"return\":") ? GUARD_WATCHING : GUARD_GONE);
+                if (has(line, "\"id\": \"guard\"") && has(line, "\"return\":"))
+                        watch(g);
+                else if (has(line, "\"id\": \"guard\""))
+                        become(g, GUARD_GONE);
         } else {
                 if (has(line, "\"id\": \"run\"") && has(line, "\"error\":")) {
                         g->is_running_asked = false;
@@ -307,6 +335,8 @@ static int64_t due_us(const struct guard *g)
 {
         if (g->state == GUARD_STOPPED)
                 return g->stopped_us + g->o.bound_us;
+        if (g->state == GUARD_WATCHING && !g->has_begun)
+                return g->look_us;
         return g->state == GUARD_CUT ? g->run_again_us : 0;
 }
 
@@ -335,6 +365,8 @@ enum guard_state guard_run(struct guard *g)
                 if (due_us(g) && clock_mono_us() >= due_us(g)) {
                         if (g->state == GUARD_STOPPED)
                                 on_bound(g);
+                        else if (g->state == GUARD_WATCHING)
+                                look_again(g);
                         else
                                 run_again(g);
                 }

@@ -6,7 +6,8 @@
  * writes the outcome of the move, `aborted`, and only if no other was written before (link(2) to a name that
  * must not exist; the first writer wins) cuts the stream, which is the one thing that a VMM does while it
  * holds its main loop for the rest of the memory. The source then runs again by itself; where all had gone
- * over already it is told to, until it does. It ends with its attempt. Nothing else is ever done here.
+ * over already it is told to, until it does. It ends with its attempt, also where that
+ * had its outcome before a copy of it began. Nothing else is ever done here.
  *
  * After guard_prepare() nothing is allocated, and all of it is locked in memory. */
 #pragma once
@@ -46,6 +47,8 @@ struct guard {
         enum guard_state state;
         char outcome[GUARD_NAME_MAX], mine[GUARD_NAME_MAX];
         int client_fd;
+        bool has_begun;        /* the VMM said something of a copy while it was watched */
+        int64_t look_us;       /* when it looks again whether its attempt is over before that */
         bool is_complete;      /* all of it was sent: the source stands until it is told to run */
         bool is_running_asked; /* and not answered yet */
         int run_asks;

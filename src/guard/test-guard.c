@@ -62,7 +62,8 @@ static void connect_to(struct world *w)
         g_assert_cmpint(connect(w->client, (struct sockaddr *)&a, sizeof(a)), ==, 0);
 }
 
-static struct world *begin(int64_t bound_us)
+/* Until it says what it is at after the greeting. decided: its outcome, which is there before it begins. */
+static struct world *begin_after(int64_t bound_us, const char *decided)
 {
         struct world *w = g_new0(struct world, 1);
         struct sockaddr_un a = {.sun_family = AF_UNIX};
@@ -82,13 +83,22 @@ static struct world *begin(int64_t bound_us)
         (void)g_strlcpy(a.sun_path, w->control, sizeof(a.sun_path));
         g_assert_cmpint(bind(w->o.control_fd, (struct sockaddr *)&a, sizeof(a)), ==, 0);
         g_assert_cmpint(listen(w->o.control_fd, 4), ==, 0);
+        if (decided)
+                g_assert_true(g_file_set_contents(w->outcome, decided, -1, NULL));
         g_assert_cmpint(guard_prepare(&w->guard, &w->o, &err), ==, 0);
         w->thread = g_thread_new("guard", run, &w->guard);
         say(w, "{\"event\": \"left over from another client");
         say(w, GREETING);
         expect(w->vmm, "qmp_capabilities");
-        say(w, "{\"return\": {}, \"id\": \"guard\"}");
         connect_to(w);
+        expect(w->client, "negotiating");
+        say(w, "{\"return\": {}, \"id\": \"guard\"}");
+        return w;
+}
+
+static struct world *begin(int64_t bound_us)
+{
+        struct world *w = begin_after(bound_us, NULL);
         for (g_autofree char *line = hear(w->client); !g_str_has_prefix(line, "watching");) {
                 g_free(line);
                 line = hear(w->client);
@@ -115,6 +125,15 @@ static bool is_outcome(const struct world *w, const char *text)
 {
         g_autofree char *found = NULL;
         return g_file_get_contents(w->outcome, &found, NULL, NULL) && strcmp(found, text) == 0;
+}
+
+/* It said nothing to the VMM, and left the outcome as it was. */
+static void finish_unheard(struct world *w, const char *outcome)
+{
+        char byte;
+        g_assert_true(is_outcome(w, outcome));
+        g_assert_cmpint(recv(w->vmm, &byte, 1, MSG_DONTWAIT), ==, -1);
+        finish(w, GUARD_OVER);
 }
 
 static void dismiss(struct world *w)
@@ -161,10 +180,20 @@ static void test_complete(void)
         }
 }
 
+/* A copy is under way, and it knows: who connects is answered behind what the VMM said before. */
+static void has_begun(struct world *w)
+{
+        say(w, MIGRATION("active"));
+        close(w->client);
+        connect_to(w);
+        expect(w->client, "watching");
+}
+
 /* Somebody else has decided: not a word to the VMM. */
 static void test_yields(void)
 {
         struct world *w = begin(SHORT_US);
+        has_begun(w);
         g_assert_true(g_file_set_contents(w->outcome, "committed\n", -1, NULL));
         say(w, STOP);
         say(w, MIGRATION("completed"));
@@ -181,6 +210,7 @@ static void test_yields(void)
 static void test_aborted_before(void)
 {
         struct world *w = begin(SHORT_US);
+        has_begun(w);
         g_assert_true(g_file_set_contents(w->outcome, "aborted source\n", -1, NULL));
         say(w, STOP);
         expect(w->vmm, "yank");
@@ -233,8 +263,10 @@ static void test_over(void)
                 } else if (i == 1) {
                         say(w, MIGRATION("cancelled"));
                 } else {
-                        if (i == 3)
+                        if (i == 3) {
+                                has_begun(w);
                                 g_assert_true(g_file_set_contents(w->outcome, "committed\n", -1, NULL));
+                        }
                         say(w, STOP);
                         expect(w->client, "stopped");
                         if (i == 3)
@@ -246,6 +278,27 @@ static void test_over(void)
                 expect(w->client, "over");
                 finish(w, GUARD_OVER);
         }
+}
+
+/* Who started it gave up while it was on its way: it must not keep the downtime of whatever comes later. */
+static void test_too_late(void)
+{
+        static const char *const decided[] = {"aborted source\n", "committed\n"};
+        for (size_t i = 0; i < 2 * G_N_ELEMENTS(decided); i++) {
+                bool is_before = i % 2;
+                const char *outcome = decided[i / 2];
+                struct world *w = is_before ? begin_after(SHORT_US, outcome) : begin(SHORT_US);
+                if (!is_before) { /* a guest that is stopped, or a later copy */
+                        g_assert_true(g_file_set_contents(w->outcome, outcome, -1, NULL));
+                        say(w, i == 0 ? STOP : MIGRATION("setup"));
+                }
+                expect(w->client, "over");
+                finish_unheard(w, outcome);
+        }
+        struct world *w = begin(SHORT_US);
+        g_assert_true(g_file_set_contents(w->outcome, decided[0], -1, NULL));
+        expect(w->client, "over"); /* with nobody saying anything */
+        finish_unheard(w, decided[0]);
 }
 
 /* Whoever started it may come again, and dismisses it. */
@@ -299,6 +352,7 @@ int main(int argc, char **argv)
         g_test_add_func("/guard/aborted-before", test_aborted_before);
         g_test_add_func("/guard/late", test_late);
         g_test_add_func("/guard/over", test_over);
+        g_test_add_func("/guard/too-late", test_too_late);
         g_test_add_func("/guard/in-time", test_in_time);
         g_test_add_func("/guard/hostile", test_hostile);
         for (enum guard_state s = GUARD_GREETING; s < GUARD_STATE_N; s++)
