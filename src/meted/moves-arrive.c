@@ -5,6 +5,7 @@
  * is asked nothing while its memory is on its way (moves_is_arriving()). */
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/str.h"
@@ -134,6 +135,10 @@ void arrive_stream(struct moving *mv, int fd)
         struct move_event ev = {.kind = MOVE_EV_INCOMING, .attempt = mv->prepared};
         struct err err = {0};
         int64_t holds;
+        if (!mv->copy) { /* its VMM died while who has the key was on its way */
+                (void)close(fd);
+                return;
+        }
         (void)copy_socket_bound(fd, &holds, &err);
         const struct machine *v = machine_find(mv->m, mv->vm);
         if (v && v->pid)

@@ -1125,6 +1125,7 @@ void moves_vm_died(struct machine *v, const char *why)
                 return;
         ev.attempt = move_is_source(&mv->core) ? mv->core.row.attempt : mv->prepared;
         copy_free(g_steal_pointer(&mv->copy));
+        listener_close(mv); /* who connects from now on finds nobody to take it in */
         move_happened(mv, &ev);
 }
 
@@ -1182,7 +1183,7 @@ bool moves_adopt(struct meted *m)
                 struct moving *mv = l->data;
                 n_loaded += mv->is_loaded ? 1 : 0;
                 const struct machine *v = machine_find(m, mv->vm);
-                if (!mv->is_loaded || (v && machine_is_awaited(v))) /* its VMM is there, nobody is attached yet */
+                if (!mv->is_loaded || (v && machine_is_awaited(v))) /* nobody is attached to it yet */
                         continue;
                 mv->is_loaded = false;
                 n_loaded--;
