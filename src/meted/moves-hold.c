@@ -71,8 +71,18 @@ void hold_forget(struct moving *mv)
 {
         keeper_forget(mv->m->keeper, mv);
         mv->hold_pending = 0;
-        mv->is_hold_lost = mv->is_lifting = false;
+        mv->is_hold_lost = mv->is_lifting = mv->is_restoring = false;
         vcpus_change(mv);
+}
+
+/* Of what puts a vCPU back to what it was granted. */
+static void on_restored(void *arg, const json_t *result, const struct err *err)
+{
+        struct moving *mv = arg;
+        mv->has_restore_failed = mv->has_restore_failed || err;
+        if (err && err->reason == REASON_BUSY) /* the VM's lane is full of what was asked before: once more */
+                mv->is_hold_lost = true;
+        on_done(mv, result, err);
 }
 
 /* For what a lift does not wait for. */
@@ -278,12 +288,12 @@ bool moves_is_changing(const struct machine *v)
         return mv && (mv->hold_pending > 0 || mv->is_inherited);
 }
 
-static void put_vcpu(struct moving *mv, const struct vcpus *all, int slot)
+static void put_vcpu(struct moving *mv, keeper_done *done, const struct vcpus *all, int slot)
 {
         const struct vcpu *c = &all->of[slot];
         char item[CPU_ITEM_SIZE];
         (void)snprintf(item, sizeof(item), "vcpu%d", slot);
-        item_activate(mv, on_done, item, &c->cpu, 1, c->share_milli,
+        item_activate(mv, done, item, &c->cpu, 1, c->share_milli,
                       moves_ceiling_milli(all->v, c->share_milli, c->ceiling_milli), c->is_exclusive);
 }
 
@@ -311,7 +321,8 @@ static bool has_to_lift(const struct moving *mv)
                        moves_ceiling_milli(all->v, c->share_milli, c->ceiling_milli) < CPU_SHARE_MAX);
         }
         g_free(all);
-        return has || mv->hold_pending > 0; /* a throttle that is on its way */
+        /* A throttle that is on its way; or one of an attempt before, that was not seen to be taken back. */
+        return has || mv->hold_pending > 0 || mv->is_touched;
 }
 
 /* Throttled to a share, lifted (more than all of it), or as they were granted (0). */
@@ -325,14 +336,14 @@ static void put_vcpus(struct moving *mv, int64_t share_milli)
         bool is_known = vcpus_of(mv, all);
         for (int slot = 0; is_known && slot < all->v->definition.cpus_max; slot++)
                 if (all->of[slot].share_milli > 0)
-                        put_vcpu(mv, all, slot);
+                        put_vcpu(mv, share_milli ? on_done : on_restored, all, slot);
         g_free(all);
 }
 
 void hold_throttle(struct moving *mv, int64_t share_milli)
 {
         mv->is_touched = true;
-        mv->is_lifting = false;
+        mv->is_lifting = mv->is_restoring = false;
         put_vcpus(mv, share_milli);
         move_say(mv, "throttled", "its vCPUs to %lld thousandths of their time", (long long)share_milli);
 }
@@ -380,6 +391,7 @@ bool hold_lift(struct moving *mv)
         if (!has_to_lift(mv))
                 return false;
         mv->is_touched = mv->is_lifting = true;
+        mv->is_restoring = false;
         put_vcpus(mv, CPU_SHARE_MAX + 1);
         lift_parked(mv);
         if (mv->hold_pending > 0)
@@ -396,8 +408,8 @@ static void restore_vcpus(struct moving *mv)
         mv->is_lifting = false;
         if (v)
                 v->vcpu_milli = 0;
-        /* Of a meted before: whoever is attached to the VMM may not know all of its threads yet. */
-        mv->is_touched = mv->is_inherited || (mv->is_touched && !is_known);
+        mv->is_restoring = is_known; /* touched until all of it was answered, and well */
+        mv->has_restore_failed = false;
         if (is_known)
                 put_vcpus(mv, 0);
         for (int slot = 0; is_known && slot < all->v->definition.cpus_max; slot++) {
@@ -406,8 +418,8 @@ static void restore_vcpus(struct moving *mv)
                 lift_item(item, slot);
                 if (!tid)
                         continue;
-                call(mv, API_KEEPER_HOST_PREPARE, item_params(mv, item, tid, false), on_done);
-                call(mv, API_KEEPER_HOST_DEACTIVATE, item_params(mv, item, 0, true), on_done);
+                call(mv, API_KEEPER_HOST_PREPARE, item_params(mv, item, tid, false), on_restored);
+                call(mv, API_KEEPER_HOST_DEACTIVATE, item_params(mv, item, 0, true), on_restored);
         }
         g_free(all);
 }
@@ -452,6 +464,9 @@ static void settled(struct moving *mv, const struct err *err)
         }
         if (mv->hold_pending > 0)
                 return;
+        if (mv->is_restoring) /* of a meted before: who is attached may not know all of its threads yet */
+                mv->is_touched = mv->is_inherited || mv->has_restore_failed;
+        mv->is_restoring = false;
         bool is_over = mv->is_release_awaited && !mv->is_hold_lost;
         mv->is_hold_lost = false;
         if (is_over)

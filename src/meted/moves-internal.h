@@ -84,11 +84,13 @@ struct moving {
         bool is_guard_awaited, has_guard_spoken, is_guard_over, is_guard_lost;
         int stream_fd; /* until the VMM has it; -1: none */
         struct loop_fd connecting;
-        unsigned hold_pending; /* of them, those without an answer */
-        bool is_hold_lost;     /* one of them was not answered: the keeper is away */
-        int64_t thread;        /* that is held by what is reserved of CPU; 0: none */
-        bool is_touched;       /* the VM's vCPUs may have something else than what was granted */
-        bool is_inherited;     /* by a meted before this one */
+        unsigned hold_pending;   /* of them, those without an answer */
+        bool is_hold_lost;       /* one of them was not answered: the keeper is away */
+        int64_t thread;          /* that is held by what is reserved of CPU; 0: none */
+        bool is_touched;         /* the VM's vCPUs may have something else than what was granted */
+        bool is_inherited;       /* by a meted before this one */
+        bool is_restoring;       /* they are asked to be as granted: not answered yet */
+        bool has_restore_failed; /* and an answer to that was an error */
         bool is_lifting;
         int64_t lift;            /* which of the controller's is answered when all is lifted */
         bool is_lift_answered;   /* and it is not told of it yet */
