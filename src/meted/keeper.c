@@ -42,15 +42,20 @@ struct keeper {
 static void send_waiting(struct keeper *k);
 static void arm_deadline(struct keeper *k);
 
+static void call_free(struct call *c)
+{
+        json_decref(c->params);
+        for (size_t i = 0; i < c->n_fds; i++)
+                close(c->fds[i]);
+        g_free(c);
+}
+
 static void call_end(struct call *c, const json_t *result, const struct err *err)
 {
         c->k->calls = g_list_remove(c->k->calls, c);
         if (c->done)
                 c->done(c->arg, result, err);
-        json_decref(c->params);
-        for (size_t i = 0; i < c->n_fds; i++)
-                close(c->fds[i]);
-        g_free(c);
+        call_free(c);
 }
 
 static void lost(struct keeper *k)
@@ -215,6 +220,22 @@ void keeper_forget(struct keeper *k, const void *arg)
                 struct call *c = l->data;
                 if (c->arg == arg)
                         c->done = NULL;
+        }
+}
+
+void keeper_withdraw(struct keeper *k, enum api_keeper_method method, const void *arg)
+{
+        GList *next;
+        for (GList *l = k ? k->calls : NULL; l; l = next) {
+                struct call *c = l->data;
+                next = l->next;
+                if (c->method != method || c->arg != arg)
+                        continue;
+                c->done = NULL;
+                if (!c->is_sent) { /* nor is it in the connection's hands */
+                        k->calls = g_list_delete_link(k->calls, l);
+                        call_free(c);
+                }
         }
 }
 

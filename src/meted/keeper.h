@@ -23,6 +23,8 @@ void keeper_call(struct keeper *k, enum api_keeper_method method, json_t *params
                  size_t n_fds, int timeout_ms, keeper_done *done, void *arg);
 /* What was called with this argument is carried out, and nobody is told. */
 void keeper_forget(struct keeper *k, const void *arg);
+/* Likewise, but what was not sent yet, as the keeper is away, is not asked for any more. */
+void keeper_withdraw(struct keeper *k, enum api_keeper_method method, const void *arg);
 /* The descriptors that came with an answer; only inside its done. */
 int keeper_take_fds(struct keeper *k, int *ret_fds, size_t n, struct err *err);
 /* Of all connections to it. */

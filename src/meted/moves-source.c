@@ -611,6 +611,8 @@ static void copy_connect(struct moving *mv)
 /* Nothing of an attempt begins any more that is on its way to begin. */
 static void copy_stop(struct moving *mv)
 {
+        /* A guard of an attempt that is over would be nobody's. */
+        keeper_withdraw(mv->m->keeper, API_KEEPER_GUARD_START, mv);
         hold_forget(mv);
         mv->has_offer = false;
         loop_timer_cancel(&mv->look);
