@@ -403,7 +403,7 @@ static void settle_limit(struct control *c, int64_t now_ms, struct control_effec
                 set_limit(c, limit_most_ms(c, 1000), out);
 }
 
-static bool is_under_way(const struct control *c)
+bool control_is_under_way(const struct control *c)
 {
         return c->state == CONTROL_COPYING || c->state == CONTROL_LIFTING || c->state == CONTROL_SWITCHING;
 }
@@ -436,11 +436,11 @@ static int look(struct control *c, const struct control_event *ev, struct contro
                         c->missed_ms = 0;
                 look_ahead(c, &before, &ev->sample, out);
         }
-        if (is_under_way(c))
+        if (control_is_under_way(c))
                 watch_total(c, ev->now_ms, out);
-        if (is_under_way(c))
+        if (control_is_under_way(c))
                 settle_limit(c, ev->now_ms, out);
-        if (is_under_way(c) && ev->kind == CONTROL_EV_SAMPLE &&
+        if (control_is_under_way(c) && ev->kind == CONTROL_EV_SAMPLE &&
             ev->now_ms - c->predicted_ms >= PREDICT_EVERY_MS) {
                 c->predicted_ms = ev->now_ms;
                 predict(c, CONTROL_PREDICT, out);

@@ -122,6 +122,8 @@ void control_init(struct control *c, const struct profile *p, const struct level
 /* 1: it acted, or moved. 0: late, ignored. STARTED where nothing is to be started is a bug; whatever QEMU
  * says never is. */
 int control_step(struct control *c, const struct control_event *ev, struct control_effects *ret);
+/* The guest runs, and its memory is sent: until it stops, or the attempt is cancelled. */
+bool control_is_under_way(const struct control *c);
 /* The longest downtime that is predicted if QEMU stops the guest with the limit that is set. */
 int64_t control_downtime_ms(const struct control *c);
 

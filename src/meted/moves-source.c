@@ -343,6 +343,10 @@ static void on_limit(void *arg, const struct vm_result *result)
         if (result->outcome != VM_DONE) {
                 log_warn("a copy: %s", result->err.sentence);
                 mv->throttle_milli = 0; /* which limit it has is not known: nobody is slowed down under it */
+                /* Nor is it sent again while the controller wants no other: it may never be let go of, or be
+                 * let stop for too long. */
+                if (mv->is_copying && control_is_under_way(&mv->control))
+                        broken(mv, MOVE_EV_BROKEN, &result->err);
         } else if (mv->limits_out == 0 && mv->throttle_milli > 0 && mv->is_copying) {
                 throttle_now(mv);
         }
