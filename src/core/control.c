@@ -288,6 +288,7 @@ static void cancel(struct control *c, struct control_effects *out)
 {
         c->state = CONTROL_CANCELLING;
         c->is_cancelled = true;
+        c->is_asking = false; /* what was offered is no longer to be had */
         effect(out, CONTROL_CANCEL, 0);
 }
 

@@ -509,6 +509,7 @@ static void test_ask(void)
         never_ending(&w, 12000, false, ON_MISS_ASK); /* nobody answers */
         run(&w, NULL);
         g_assert_cmpint(w.control.state, ==, CONTROL_FAILED);
+        g_assert_false(w.control.is_asking);
         g_assert_cmpint(w.effects[CONTROL_RENEGOTIATE], ==, 1);
         g_assert_cmpint(w.total_ms, <=, 12000 + 50);
         g_assert_cmpint(w.miss_ms, <, 12000 - 1000);
@@ -525,6 +526,10 @@ static void test_ask(void)
         struct world declined = w;
         g_assert_cmpint(step(&declined, now_ms, (struct control_event){.kind = CONTROL_EV_DECLINED}), ==, 1);
         g_assert_cmpint(declined.control.state, ==, CONTROL_CANCELLING);
+        struct world cancelled = w;
+        g_assert_true(w.control.is_asking && control_is_under_way(&w.control));
+        g_assert_cmpint(step(&cancelled, now_ms, (struct control_event){.kind = CONTROL_EV_CANCEL}), ==, 1);
+        g_assert_false(cancelled.control.is_asking || control_is_under_way(&cancelled.control));
         struct control_event yes = {.kind = CONTROL_EV_ACCEPTED,
                                     .level = w.renegotiate.levels[w.renegotiate.n_levels - 1]};
         g_assert_cmpint(step(&w, now_ms, yes), ==, 1);

@@ -307,7 +307,9 @@ static void offer(struct moving *mv, const struct control_effect *f)
 
 int source_accept(struct moving *mv, struct level *level, struct err *err)
 {
-        if (!mv->has_offer || !mv->is_copying || !mv->control.is_asking)
+        /* Later the answer would change nothing, and who asks was told that it did. */
+        if (!mv->has_offer || !mv->is_copying || !mv->control.is_asking ||
+            !control_is_under_way(&mv->control))
                 return err_set(err, REASON_STALE, EPROTO, "move %s: no level is offered", mv->core.row.id);
         if (level->total_ms > 0 && level->total_ms < mv->offer.total_ms)
                 return err_set(err, REASON_INVALID, EPROTO, "move %s: a stricter level than was offered",
