@@ -454,7 +454,7 @@ static int look(struct control *c, const struct control_event *ev, struct contro
 static int start(struct control *c, const struct control_event *ev, struct control_effects *out)
 {
         if (c->attempts++ == 0)
-                c->started_ms = ev->now_ms;
+                c->started_ms = ev->begun_ms > 0 && ev->begun_ms < ev->now_ms ? ev->begun_ms : ev->now_ms;
         c->attempt_ms = c->settled_ms = c->predicted_ms = ev->now_ms;
         c->limit_ms = -1;
         c->is_lifted = c->is_lift_asked = false;

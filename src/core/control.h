@@ -61,6 +61,7 @@ struct control_event {
         struct sample sample; /* of a sample */
         struct level level;   /* that was accepted */
         int64_t lift;         /* of LIFTED: the effect's value */
+        int64_t begun_ms;     /* of STARTED: since when the total time counts, for the first; 0: now */
 };
 
 /* When the total time will be missed. */

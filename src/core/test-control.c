@@ -44,6 +44,7 @@ struct world {
         /* What was seen. */
         int effects[CONTROL_START + 1];
         int64_t miss_ms, total_ms, downtime_ms, share_least_milli;
+        int64_t before_ms; /* since it began, when QEMU was told to migrate */
         struct control_effect renegotiate;
 };
 
@@ -143,7 +144,8 @@ static void begin(struct world *w, int64_t now_ms)
         w->is_slow = true;
         w->lift_wait = 0;
         w->plant.limit_s = 0;
-        g_assert_cmpint(step(w, now_ms, (struct control_event){.kind = CONTROL_EV_STARTED}), ==, 1);
+        struct control_event ev = {.kind = CONTROL_EV_STARTED, .begun_ms = now_ms - w->before_ms};
+        g_assert_cmpint(step(w, now_ms, ev), ==, 1);
 }
 
 static void sample_plant(struct world *w, const struct precopy *before)
@@ -513,6 +515,13 @@ static void test_ask(void)
         g_assert_cmpint(w.effects[CONTROL_RENEGOTIATE], ==, 1);
         g_assert_cmpint(w.total_ms, <=, 12000 + 50);
         g_assert_cmpint(w.miss_ms, <, 12000 - 1000);
+
+        never_ending(&w, 12000, false, ON_MISS_ASK);
+        w.before_ms = 3000; /* which are part of the total time */
+        run(&w, NULL);
+        g_assert_cmpint(w.control.state, ==, CONTROL_FAILED);
+        g_assert_cmpint(w.total_ms, <=, 12000 - 3000 + 50);
+        g_assert_cmpint(w.total_ms, >, 0);
 
         never_ending(&w, 12000, false, ON_MISS_ASK);
         run_for(&w, NULL, 11);

@@ -506,6 +506,7 @@ static void on_begun(void *arg, const struct vm_result *result)
                 return;
         }
         mv->begun_mono_us = g_get_monotonic_time();
+        ev.begun_ms = mv->began_mono_us / 1000; /* the guard, the stream and its key came before */
         if (mv->control.state == CONTROL_PREPARED || mv->control.state == CONTROL_BROKEN)
                 happened(mv, &ev);
         else
