@@ -28,6 +28,13 @@ enum { SETTLE_MS = 80, HOLD_MS = 60000, GOODPUT_MILLI = 955, RESUME_US = 25000, 
 
 /* ---- the plan ---- */
 
+/* For so long it may be copied; who wants it finished all the same waives the total time. */
+static int64_t copy_most_ms(const struct moving *mv, const struct level *l)
+{
+        return l->total_ms && !l->is_best_effort && mv->on_miss != ON_MISS_FINISH ? l->total_ms
+                                                                                  : LEVEL_MAX_MS;
+}
+
 void source_plan(struct moving *mv, uint64_t token)
 {
         struct meted *m = mv->m;
@@ -60,9 +67,7 @@ void source_plan(struct moving *mv, uint64_t token)
                 ev.kind = MOVE_EV_PLANNED;
                 ev.vector = p->vector;
                 ev.reserve_ms = p->reserve_ms;
-                ev.copy_ms = level.total_ms && !level.is_best_effort && mv->on_miss != ON_MISS_FINISH
-                                     ? level.total_ms
-                                     : LEVEL_MAX_MS;
+                ev.copy_ms = copy_most_ms(mv, &level);
                 break;
         case PLAN_COUNTERED:
                 ev.kind = MOVE_EV_COUNTER;
@@ -70,7 +75,7 @@ void source_plan(struct moving *mv, uint64_t token)
                 ev.vector = p->offers[0].vector;
                 ev.reserve_ms =
                         HOLD_MS + plan_of_offer(p, 0).reserve_ms; /* it may be taken at the last moment */
-                ev.copy_ms = ev.level.total_ms ? ev.level.total_ms : LEVEL_MAX_MS;
+                ev.copy_ms = copy_most_ms(mv, &ev.level);
                 break;
         case PLAN_NEVER:
         case PLAN_OUTCOME_N:
