@@ -182,8 +182,9 @@ void source_vm_event(struct moving *mv, enum vm_event event, const char *words);
 void source_look(void *moving); /* at the copy, now and then */
 /* The level that is offered while it is copied is taken: 1. Negative: none is, or not that. */
 int source_accept(struct moving *mv, struct level *level, struct err *err);
-void source_accepted(struct moving *mv);     /* and recorded */
-void source_measured(struct moving *mv);     /* it runs there */
+void source_accepted(struct moving *mv); /* and recorded */
+/* It runs there; it may have been told so more than once. */
+void source_measured(struct moving *mv, bool is_repeated);
 void source_forget(const struct moving *mv); /* nobody will ask for its outcomes */
 void source_close(struct moving *mv);
 void source_drop(struct moving *mv); /* all that is under way is given up */

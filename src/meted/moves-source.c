@@ -23,6 +23,7 @@
 enum { KEEPER_MS = 20000, COPY_MS = 10000, LOOK_MS = 50, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
 enum { GUARD_MS = 5000 };
 enum { SETTLE_MS = 80, HOLD_MS = 60000, GOODPUT_MILLI = 955, RESUME_US = 25000, BOUND_MAX_US = 60000000 };
+enum { COMMIT_MAX_US = 1000000, STOP_MAX_US = 1000000 };
 
 #define NO_PROFILE "who had measured what is to move was started again"
 
@@ -663,7 +664,7 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->limits_out = 0;
         mv->is_copying = true;
         mv->copy_attempt = f->attempt;
-        mv->stop_mono_us = mv->stop_us = mv->begun_mono_us = 0;
+        mv->stop_mono_us = mv->stop_us = mv->begun_mono_us = mv->complete_mono_us = 0;
         mv->seen = (struct copy_seen){0};
         mv->attempt_mono_us = g_get_monotonic_time();
         if (!mv->began_mono_us)
@@ -684,15 +685,17 @@ void source_copy(struct moving *mv, const struct move_effect *f)
 }
 
 /* From the stop of the guest here, by the VMM's own stamp, until it was heard that it runs there, which is a
- * little more than it was. */
-void source_measured(struct moving *mv)
+ * little more than it was; and what its vCPUs took to stop before. */
+void source_measured(struct moving *mv, bool is_repeated)
 {
         int64_t now_us = g_get_monotonic_time();
         if (!mv->stop_mono_us || mv->gap_ms > 0)
                 return; /* another meted began it; or it was measured in a turn that could not be written */
         struct learn_move learnt = attempt_cost(mv);
-        int64_t behind_us = now_us - mv->complete_mono_us;
-        mv->gap_ms = (now_us - mv->stop_mono_us + 999) / 1000;
+        /* Its VMM may have died before it said that all of it went over. */
+        int64_t behind_us = mv->complete_mono_us > mv->stop_mono_us ? now_us - mv->complete_mono_us : -1;
+        int64_t stop_us = mv->stop_us > 0 ? mv->stop_us : (int64_t)(mv->profile.stop.p99_s * 1e6);
+        mv->gap_ms = (now_us - mv->stop_mono_us + stop_us + 999) / 1000;
         mv->took_ms = (now_us - mv->began_mono_us + 999) / 1000;
         if (mv->stop_us > 0)
                 learnt.cost[LEARN_STOP] = (double)mv->stop_us / 1e6;
@@ -701,21 +704,25 @@ void source_measured(struct moving *mv)
                 learnt.is_told[LEARN_RUN] = true;
                 behind_us -= mv->run_us;
         }
-        /* Longer than what the guard allows it was because the two sides did not reach each other: that is
-         * not what a commit costs, and would spoil every plan with this peer for long. */
-        if (mv->core.row.level.downtime_ms == 0 || mv->gap_ms <= mv->core.row.level.downtime_ms)
+        /* So long, or asked more than once, or longer than what the guard allows, it was because the two
+         * sides did not reach each other: that is not what a commit costs, and would spoil every plan with
+         * this peer for long. */
+        if (behind_us >= 0 && behind_us <= COMMIT_MAX_US && !is_repeated &&
+            (mv->core.row.level.downtime_ms == 0 || mv->gap_ms <= mv->core.row.level.downtime_ms))
                 learnt.cost[LEARN_COMMIT] = (double)behind_us / 1e6;
         learn(mv, &learnt);
         move_say(mv, "measured", "%lld ms, downtime %lld ms", (long long)mv->took_ms, (long long)mv->gap_ms);
 }
 
-/* QEMU counts its downtime from when it begins to stop the vCPUs, and says STOP when the last one stands. */
+/* QEMU counts its downtime from when it begins to stop the vCPUs, and says STOP when the last one stands. It
+ * may say anything: what it was stopped for, and a while more, is the most that is believed. */
 static void on_last_look(void *arg, const struct copy_seen *seen, const struct err *err)
 {
         struct moving *mv = arg;
-        int64_t stop_us = err ? 0 : seen->downtime_ms * 1000 - (mv->complete_mono_us - mv->stop_mono_us);
-        if (!err && seen->downtime_ms > 0 && mv->stop_mono_us > 0)
-                mv->stop_us = MAX(stop_us, 1);
+        int64_t stood_us = mv->complete_mono_us - mv->stop_mono_us;
+        if (!err && seen->downtime_ms > 0 && mv->stop_mono_us > 0 && stood_us > 0 &&
+            seen->downtime_ms <= (stood_us + STOP_MAX_US) / 1000)
+                mv->stop_us = MAX(seen->downtime_ms * 1000 - stood_us, 1);
 }
 
 void source_vm_event(struct moving *mv, enum vm_event event, const char *words)

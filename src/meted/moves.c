@@ -1036,6 +1036,7 @@ int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, con
                 struct move_event ev = {.kind = MOVE_EV_MESSAGE, .now_ms = loop_now_ms(), .message = &said};
                 bool is_of_now = said.attempt >= mv->core.row.attempt;
                 enum move_state before = mv->core.row.state;
+                bool is_repeated = mv->core.repeats > 0;
                 int done = mv->is_void || mv->is_loaded ? 0 : move_step(&mv->core, &ev, &effects, err);
                 if (done > 0 && stream && is_of_now) {
                         mv->stream = *stream;
@@ -1048,7 +1049,7 @@ int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, con
                 }
                 if (before == MOVE_COMMITTED && mv->core.row.state == MOVE_FINISHING) {
                         mv->run_us = run_us;
-                        source_measured(mv); /* first: it is part of the record */
+                        source_measured(mv, is_repeated); /* first: it is part of the record */
                 }
                 if (done > 0)
                         apply(mv, &effects);
