@@ -69,6 +69,7 @@ struct moving {
         struct means means;
         struct plan plan;
         bool has_profile, has_plan;
+        enum plan_offer_kind offer_kind; /* of the level that was offered before it is copied; 0: not known */
         struct control control;
         struct copy *copy; /* of both sides */
         uint64_t copy_token;

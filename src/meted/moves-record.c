@@ -322,6 +322,11 @@ json_t *move_view(const struct moving *mv)
         to->has_offer_ms = (row->state == MOVE_COUNTERED && !mv->is_dry) /* nothing is held for a dry run */
                            || mv->has_offer;
         to->offer_ms = row->deadline_ms > loop_now_ms() ? row->deadline_ms - loop_now_ms() : 0;
+        if (row->state == MOVE_COUNTERED && !mv->is_dry && to->n_offers == 0) { /* planned anew since */
+                to->n_offers = 1;
+                to->offers[0] = (struct api_move_offer){.level = level_out(&row->level)};
+                (void)STR_COPY(to->offers[0].kind, offer_names[mv->offer_kind ? mv->offer_kind : OFFER_KNEE]);
+        }
         if (mv->has_offer) {
                 to->n_offers = 1;
                 to->offers[0] = (struct api_move_offer){.level = level_out(&mv->offer)};

@@ -67,11 +67,14 @@ void source_plan(struct moving *mv, uint64_t token)
         case PLAN_BEST_EFFORT:
                 ev.kind = MOVE_EV_PLANNED;
                 ev.vector = p->vector;
-                ev.reserve_ms = p->reserve_ms;
+                /* After the peer was short of what an offer took, the same level is offered with what it has.
+                 */
+                ev.reserve_ms = p->reserve_ms + (mv->core.row.is_offer ? HOLD_MS : 0);
                 ev.copy_ms = copy_most_ms(mv, &level);
                 break;
         case PLAN_COUNTERED:
                 ev.kind = MOVE_EV_COUNTER;
+                mv->offer_kind = p->offers[0].kind;
                 ev.level = p->offers[0].level;
                 ev.vector = p->offers[0].vector;
                 ev.reserve_ms =
