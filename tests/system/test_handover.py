@@ -127,6 +127,24 @@ def test_cancelled_before_it_is_given(pair, vm):
     is_whole(pair, vm, target)
 
 
+def test_called_off_in_the_middle(pair, vm):
+    """While the source's VMM is prepared or its memory being lent, while the target makes its own ready: nothing stays lent."""
+    source, target = vm.host, other(pair, vm.host)
+    free = {h: h.free() for h in (source, target)}
+    for upto, to in (("quiesce", source), ("inform", target)):
+        for late_ms in (0, 3, 10, 30, 200):
+            pair.leader = leader = Leader(pair, vm, source, target)
+            assert leader.lead(upto=upto) == upto
+            leader.say(to, upto, **({"guest": leader.said["quiesced"]["guest"]} if upto == "inform" else {}))
+            time.sleep(late_ms / 1000)
+            assert leader.back() == "back"
+            is_whole(pair, vm, source)
+            for h in (source, target):
+                h.wait_free(free[h], 60)
+    assert pair.hand_over(vm, target) == "running"
+    is_whole(pair, vm, target)
+
+
 def test_bound_of_the_gap(pair, vm):
     """The other side never hears that the guest stands: at the bound it runs here again, and the record says so to all."""
     source, target = vm.host, other(pair, vm.host)
