@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running VM moves from one host to the other, with its leases, and back (4.1 to 4.16); on QEMU 10, as QEMU 7.2 on TCG loses memory."""
+import concurrent.futures
 import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -197,19 +199,43 @@ def knock(said, stop):
                             said.add((here, port))
 
 
+def state_at(host, vm):
+    """Of the move of this VM that is under way there; None: there is none."""
+    return next((m["state"] for m in host.mete_json("move", "list")["moves"] if m["vm"] == vm.name and "ended_ms" not in m), None)
+
+
+def has_stranger(host, move):
+    return "stranger" in [e["event"] for e in host.events(move)]
+
+
+def hold_up(vm, source, there, move, asked):
+    """The source is stopped while the destination makes ready, which then listens until somebody was hung up on; or is through, where
+    it was too quick for us."""
+    wait_for("the destination makes ready", lambda: asked.done() or state_at(there, vm) not in (None, "holding", "reserved"), 120, 0.02)
+    if asked.done():
+        return
+    source.meted.send_signal(signal.SIGSTOP)
+    try:
+        wait_for("a stranger was hung up on", lambda: has_stranger(there, move) or state_at(there, vm) not in ("preparing", "ready"), 60)
+    finally:
+        source.meted.send_signal(signal.SIGCONT)
+
+
 def test_strangers_at_the_port(site, vm):
-    """They are hung up on, and the memory comes all the same, with the first attempt. A port listens for an instant: the VM moves
-    there and back until one of them has been there in time."""
+    """They are hung up on, and the memory comes all the same, with the first attempt."""
     said, stop = set(), threading.Event()
     thread = threading.Thread(target=knock, args=(said, stop))
     thread.start()
     hung_up = False
     try:
         for n in range(MOVES_MAX):
-            there = (site.b, site.a)[n % 2]
-            done = move(vm, there)
+            source, there = ((site.a, site.b), (site.b, site.a))[n % 2]
+            with concurrent.futures.ThreadPoolExecutor(1) as asker:
+                asked = asker.submit(move, vm, there, "--id", f"strange{n}")
+                hold_up(vm, source, there, f"strange{n}", asked)
+                done = asked.result()
             assert done["state"] == "done" and done["attempt"] == 1, done
-            hung_up = "stranger" in [e["event"] for e in there.events(done["id"])]
+            hung_up = has_stranger(there, done["id"])
             if hung_up:
                 break
     finally:
