@@ -644,10 +644,10 @@ static void bring_to(struct world *w, enum control_state state)
         struct means m = some_means();
         prepare(w, &p, &m, &(struct level){60000, 300, false}, 0, ON_MISS_ABORT, 1, 1);
         if (state == CONTROL_SWITCHING || state == CONTROL_LIFTING) {
-                for (double s = 1; w->control.state != state && s < 60; s += 0.05) {
+                for (int twentieths = 20; w->control.state != state && twentieths < 1200; twentieths++) {
                         prepare(w, &p, &m, &(struct level){60000, 300, false}, 0, ON_MISS_ABORT, 1, 1);
                         w->lift_delay = state == CONTROL_LIFTING ? 1000 : 0;
-                        run_for(w, NULL, s);
+                        run_for(w, NULL, twentieths / 20.0);
                 }
         } else
                 for (int i = 0; i < 3 && way[state][i]; i++)
