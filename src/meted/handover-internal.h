@@ -63,6 +63,7 @@ struct handing {
         bool is_complete; /* all of it came */
         bool is_told_to_run;
         size_t leases; /* so many of the guest's are asked for already */
+        int plug_slot; /* of a vCPU that nobody was granted, and that is being plugged */
 };
 
 /* handover.c */

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/str.h"
+#include "meted/activate.h"
 #include "meted/handover-internal.h"
 
 enum {
@@ -255,9 +256,12 @@ static void plug_next(void *arg, const struct vm_result *result)
                 not_prepared(ho, &err);
                 return;
         }
+        if (result)
+                activate_park(v, ho->plug_slot); /* nobody is told of the one that was asked for */
         for (size_t i = 0; i < vm->n_plugged; i++) {
                 int slot = (int)vm->plugged[i];
                 if (slot < v->definition.cpus_max && !vm_cpu(v->vm, slot)->plugged) {
+                        ho->plug_slot = slot;
                         vm_cpu_ensure(v->vm, slot, PLUG_MS, plug_next, ho);
                         return;
                 }
