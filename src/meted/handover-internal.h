@@ -55,7 +55,7 @@ struct handing {
                           */
         struct api_keeper_looked *looked; /* what the VMM has mapped */
         int64_t stood_us, ran_us;         /* CLOCK_MONOTONIC; 0: not known */
-        bool has_counted;                 /* source: what went over is known, or asked for */
+        bool has_counted, is_counting;    /* source: what went over was asked for, and not answered yet */
         int64_t sent_bytes, ram_bytes;    /* -1: not known */
 
         /* target */

@@ -406,21 +406,27 @@ void giver_vm_event(struct handing *ho, enum vm_event event, const char *words)
 
 /* ---- given ---- */
 
+static void leave(struct handing *ho);
+
 static void on_counted(void *arg, const struct transfer_seen *seen, const struct err *err)
 {
         struct handing *ho = arg;
-        if (err || seen->status != COPY_COMPLETED)
-                return;
-        ho->sent_bytes = seen->transferred_bytes;
-        ho->ram_bytes = seen->ram_bytes;
+        ho->is_counting = false;
+        if (!err && seen->status == COPY_COMPLETED) {
+                ho->sent_bytes = seen->transferred_bytes;
+                ho->ram_bytes = seen->ram_bytes;
+        }
+        if (ho->core.row.state == SOURCE_FINISHING && (!err || err->reason != REASON_CANCELLED))
+                leave(ho); /* it waited for that */
 }
 
 void giver_count(struct handing *ho)
 {
         const struct machine *v = machine_find(ho->m, ho->vm);
-        if (ho->has_counted || ho->core.row.state != SOURCE_GIVEN || !v || !v->vm || !ho->transfer)
+        enum handover_state s = ho->core.row.state;
+        if (ho->has_counted || (s != SOURCE_GIVEN && s != SOURCE_FINISHING) || !v || !v->vm || !ho->transfer)
                 return;
-        ho->has_counted = true;
+        ho->has_counted = ho->is_counting = true;
         transfer_look(ho->transfer, LOOK_MS, on_counted, ho);
 }
 
@@ -563,10 +569,13 @@ void giver_release(struct handing *ho)
 {
         loop_timer_cancel(&ho->gap);
         loop_timer_cancel(&ho->again);
-        if (ho->core.row.state == SOURCE_FINISHING)
-                leave(ho);
-        else
+        if (ho->core.row.state != SOURCE_FINISHING) {
                 stay(ho);
+                return;
+        }
+        giver_count(ho); /* while its VMM is there to be asked */
+        if (!ho->is_counting)
+                leave(ho);
 }
 
 void giver_again(struct handing *ho)
