@@ -197,6 +197,11 @@ static int64_t whole_ms(double s)
         return s < 1e12 ? (int64_t)ceil(s * 1000) : NEVER_MS;
 }
 
+double plan_end_s(const struct profile *p, const struct means *m)
+{
+        return fmax(p->commit.p99_s + p->run.p99_s, m->resume_s);
+}
+
 /* QEMU stops the guest with anything below its limit left, at the bandwidth that it has measured, which may
  * be the best; it is sent with what is guaranteed. */
 double plan_downtime_bound_s(const struct profile *p, const struct means *m,
@@ -205,7 +210,8 @@ double plan_downtime_bound_s(const struct profile *p, const struct means *m,
         double best = (1 + m->goodput_error) / (1 - m->goodput_error);
         double memory_bytes = (double)p->populated_bytes + (double)p->zero_pages * PRECOPY_PAGE;
         double dirty_bytes = worst->dirt * curve_bytes(worst->dirty, worst->stop_s, memory_bytes);
-        return worst->fixed_s + worst->limit_s * best +
+        double fixed_s = p->stop.p99_s + p->device.p99_s + plan_end_s(p, m);
+        return fixed_s + worst->limit_s * best +
                (dirty_bytes + worst->tail_bytes) / worst->switch_bytes_per_s + downtime_margin_s;
 }
 

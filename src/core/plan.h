@@ -64,6 +64,7 @@ struct means {
         double goodput_error;    /* nine of ten times it is at most this part less */
         int64_t queued_bytes;    /* that buffers outside QEMU hold */
         double settle_s;         /* from lifting a throttle until QEMU stops the guest */
+        double resume_s;         /* from the instant at which the guard breaks a stop off until the guest runs */
 };
 
 struct vector {
@@ -138,6 +139,9 @@ int64_t plan_rung_ms(int i);
 enum plan_view { PLAN_OPTIMISTIC = -1, PLAN_EXPECTED = 0, PLAN_PESSIMISTIC = 1 };
 struct precopy_means plan_loop_means(const struct profile *p, const struct means *m, const struct vector *v,
                                      double limit_s, enum plan_view view);
+/* Of a downtime, the part behind the last byte: it is committed and runs there, or it was broken off and runs
+ * here, whichever may take longer. So much before the level is over the guard breaks it off. */
+double plan_end_s(const struct profile *p, const struct means *m);
 /* The longest downtime that QEMU's limit lets happen, of a pessimistic run; and with a vector. */
 double plan_downtime_bound_s(const struct profile *p, const struct means *m,
                              const struct precopy_means *worst);

@@ -119,6 +119,23 @@ static void test_lowest_downtime(void)
         g_assert_cmpint(plan.predicted.downtime_ms.p90, <, 1500);
 }
 
+/* What the guard keeps back to have the guest run again is part of what is promised: else it would break off
+ * what goes as was planned. */
+static void test_end(void)
+{
+        struct profile p = some_profile();
+        struct means m = some_means();
+        struct vector v = {.bandwidth_bps = 1000000000, .share_milli = 1000};
+        p.commit = (struct cost){0.001, 0.005, FIGURE_ASSUMED};
+        p.run = (struct cost){0.001, 0.004, FIGURE_ASSUMED};
+        m.resume_s = 0;
+        int64_t bound_ms = plan_downtime_bound_ms(&p, &m, &v, 1);
+        g_assert_cmpfloat_with_epsilon(plan_end_s(&p, &m), 0.009, 1e-9);
+        m.resume_s = 0.109;
+        g_assert_cmpfloat_with_epsilon(plan_end_s(&p, &m), 0.109, 1e-9);
+        g_assert_cmpint(plan_downtime_bound_ms(&p, &m, &v, 1) - bound_ms, ==, 100);
+}
+
 static void test_limits(void)
 {
         struct profile p = some_profile();
@@ -448,6 +465,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/plan/level", test_level);
         g_test_add_func("/core/plan/kept", test_kept);
         g_test_add_func("/core/plan/lowest-downtime", test_lowest_downtime);
+        g_test_add_func("/core/plan/end", test_end);
         g_test_add_func("/core/plan/limits", test_limits);
         g_test_add_func("/core/plan/nothing", test_nothing);
         g_test_add_func("/core/plan/throttle", test_throttle);

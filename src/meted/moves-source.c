@@ -22,7 +22,7 @@
 
 enum { KEEPER_MS = 20000, COPY_MS = 10000, LOOK_MS = 50, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
 enum { GUARD_MS = 5000 };
-enum { SETTLE_MS = 80, HOLD_MS = 60000, GOODPUT_MILLI = 955, RESUME_US = 25000, BOUND_MAX_US = 60000000 };
+enum { SETTLE_MS = 80, RESUME_MS = 25, HOLD_MS = 60000, GOODPUT_MILLI = 955, BOUND_MAX_US = 60000000 };
 enum { COMMIT_MAX_US = 1000000, STOP_MAX_US = 1000000 };
 
 #define NO_PROFILE "who had measured what is to move was started again"
@@ -54,7 +54,8 @@ void source_plan(struct moving *mv, uint64_t token)
                                    .goodput = GOODPUT_MILLI / 1000.0,
                                    .goodput_error = 0.05,
                                    .queued_bytes = 4 * COPY_SOCKET_BYTES,
-                                   .settle_s = SETTLE_MS / 1000.0};
+                                   .settle_s = SETTLE_MS / 1000.0,
+                                   .resume_s = RESUME_MS / 1000.0};
         const struct machine *v = machine_find(m, mv->vm);
         learn_fill(moves_learn(m), mv->peer, v ? v->definition.machine : "", &mv->profile);
         mv->means.destination =
@@ -228,10 +229,8 @@ static bool guard(struct moving *mv, const struct machine *v, struct err *err)
         /* What comes before the word that it stopped; and behind the bound, where it is cut, or committed
          * just before it. */
         const struct profile *of = &mv->profile;
-        int64_t stop_us = (int64_t)(of->stop.p99_s * 1e6);
-        int64_t end_us = (int64_t)((of->commit.p99_s + of->run.p99_s) * 1e6);
-        int64_t bound_us =
-                mv->core.row.level.downtime_ms * 1000 - stop_us - (end_us > RESUME_US ? end_us : RESUME_US);
+        int64_t around_us = (int64_t)((of->stop.p99_s + plan_end_s(of, &mv->means)) * 1e6);
+        int64_t bound_us = mv->core.row.level.downtime_ms * 1000 - around_us;
         machine_path(v, "guard.sock", monitor, sizeof(monitor));
         machine_path(v, "guard-says.sock", says, sizeof(says));
         move_outcome_name_of(mv, name);
