@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Everything is decided anew at each sample, from where the move is believed to be (core/estimate.h) by the
- * simulation with which it was planned. Invariants: the limit is 0 for as long as it is not known that no
- * vCPU is slow; then, while copying, it is CONTROL_HOLD_MS, and while switching at most limit_most_ms()
+ * simulation with which it was planned. Invariants: the limit is CONTROL_HOLD_MS, never 0, while copying
+ * and for as long as it is not known that no vCPU is slow; while switching it is at most limit_most_ms()
  * unless the move is a best effort; a cancel is never sent after STOP, where only the guard may act. */
 #include "core/control.h"
 
@@ -48,7 +48,9 @@ static struct control_effect *effect(struct control_effects *out, enum control_e
 
 static void set_limit(struct control *c, int64_t limit_ms, struct control_effects *out)
 {
-        assert(limit_ms == 0 || c->is_lifted);
+        if (limit_ms < CONTROL_HOLD_MS)
+                limit_ms = CONTROL_HOLD_MS; /* none keeps the level: it stops all but never */
+        assert(limit_ms == CONTROL_HOLD_MS || c->is_lifted);
         if (limit_ms != c->limit_ms)
                 effect(out, CONTROL_LIMIT, limit_ms);
         c->limit_ms = limit_ms;
@@ -143,18 +145,13 @@ static void lift(struct control *c, struct control_effects *out)
         effect(out, CONTROL_LIFT, ++c->lifts);
 }
 
-static void set_hold_limit(struct control *c, struct control_effects *out)
-{
-        set_limit(c, c->is_lifted && limit_most_ms(c, 1000) > 0 ? CONTROL_HOLD_MS : 0, out);
-}
-
 /* QEMU is kept from stopping the guest, which then runs as slowly as is wanted. */
 static void hold(struct control *c, struct control_effects *out)
 {
         c->state = CONTROL_COPYING;
         if (c->share_milli < 1000)
                 c->is_lifted = c->is_lift_asked = false;
-        set_hold_limit(c, out);
+        set_limit(c, CONTROL_HOLD_MS, out);
         if (c->share_milli < 1000)
                 effect(out, CONTROL_SHARE, c->share_milli);
 }
@@ -388,7 +385,7 @@ static bool is_ready(const struct control *c)
 static void settle_limit(struct control *c, int64_t now_ms, struct control_effects *out)
 {
         if (c->state == CONTROL_LIFTING)
-                return; /* the limit is 0 until the answer */
+                return; /* it is held until the answer */
         if (c->state == CONTROL_COPYING && is_ready(c))
                 release(c, now_ms, out);
         else if (c->state == CONTROL_COPYING || c->goal_ms == 0 ||
@@ -397,7 +394,7 @@ static void settle_limit(struct control *c, int64_t now_ms, struct control_effec
                 if (c->state == CONTROL_SWITCHING)
                         hold(c, out);
                 else
-                        set_hold_limit(c, out);
+                        set_limit(c, CONTROL_HOLD_MS, out);
         } else if (c->share_milli == 1000)
                 set_limit(c, c->goal_ms, out);
         else if (c->limit_ms > limit_most_ms(c, 1000) && c->goal_ms != CONTROL_FORCE_MS)
@@ -409,7 +406,7 @@ bool control_is_under_way(const struct control *c)
         return c->state == CONTROL_COPYING || c->state == CONTROL_LIFTING || c->state == CONTROL_SWITCHING;
 }
 
-/* With nothing left at all QEMU stops the guest whatever its limit is: so all is lifted a while before the
+/* With next to nothing left QEMU stops the guest whatever its limit is: so all is lifted a while before the
  * first pass is through. A guest that is throttled here has something left. */
 static void look_ahead(struct control *c, const struct sample *before, const struct sample *now,
                        struct control_effects *out)
@@ -471,8 +468,6 @@ static int lifted(struct control *c, const struct control_event *ev, struct cont
         c->is_lifted = true;
         if (c->state == CONTROL_LIFTING)
                 switch_over(c, ev->now_ms, out);
-        else
-                set_hold_limit(c, out);
         return 1;
 }
 

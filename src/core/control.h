@@ -8,10 +8,11 @@
  * While it is copying, QEMU's downtime-limit is held so low that it stops only a guest that dirties nothing;
  * once the zero pages are through and what a sync would find fits, all that slows vCPUs down is lifted
  * (lifting), and when that was seen, the limit is set and it may stop (switching). A guest that is stopped
- * waits for the slowest of its vCPUs: so QEMU has no limit but 0 before it is known that none is slow. The
- * limit never lets a downtime happen that is predicted beyond the level, unless
- * the move is a best effort. That a prediction is wrong is not this machine's to mend: mete-guard, which is
- * there from the beginning, breaks it off then.
+ * waits for the slowest of its vCPUs: so the limit is held low before it is known that none is slow. It is
+ * never 0: with that, QEMU stops a guest of which all was sent once, without a look at what it has dirtied
+ * since. It never lets a downtime happen that is predicted beyond the level, unless the move is a best
+ * effort. That a prediction is wrong is not this machine's to mend: mete-guard, which is there from the
+ * beginning, breaks it off then.
  *
  * If the total time is in danger, the means are used in this order: a higher limit within the level; more
  * bandwidth, as far as some is free; throttling, as far as policy allows; then the miss is said, and dealt
@@ -114,7 +115,7 @@ struct control {
         double stop_s;        /* the downtime that was expected at STOP */
         int64_t lifts;        /* that were asked for: the value of the last */
         bool is_lift_asked;   /* and not answered, nor revoked by a throttle */
-        bool is_lifted;       /* no vCPU is slow: else the limit is 0 */
+        bool is_lifted;       /* no vCPU is slow: else the limit is CONTROL_HOLD_MS */
         bool is_miss_said, is_asking, is_cancelled;
 };
 /* plan: kept, or best effort with its means. bandwidth_max_bps: what might be had beside what is reserved. */

@@ -64,7 +64,7 @@ struct means {
         double goodput_error;    /* nine of ten times it is at most this part less */
         int64_t queued_bytes;    /* that buffers outside QEMU hold */
         double settle_s;         /* from lifting a throttle until QEMU stops the guest */
-        double resume_s;         /* from the instant at which the guard breaks a stop off until the guest runs */
+        double resume_s; /* from the instant at which the guard breaks a stop off until the guest runs */
 };
 
 struct vector {

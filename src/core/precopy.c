@@ -175,6 +175,8 @@ static enum precopy_end decide(struct precopy *p, const struct precopy_means *m)
 {
         if (!is_below(p, m))
                 return PRECOPY_GOES_ON;
+        if (m->limit_s <= 0)
+                return PRECOPY_STOPS; /* nothing is less than nothing: it looks no more */
         sync_bitmap(p, m);
         return is_below(p, m) ? PRECOPY_STOPS : PRECOPY_GOES_ON;
 }

@@ -6,7 +6,8 @@
  * what was dirtied. What the guest dirties meanwhile is not in the bitmap: it gets there by a sync, and a
  * sync is made only when less is left than, at the bandwidth of the last slice, can be sent within the
  * downtime limit. Is it still less after the sync, the vCPUs are stopped and the rest is sent; else the
- * rounds go on.
+ * rounds go on. With a limit of 0 nothing is ever less: once the bitmap is empty the vCPUs are stopped
+ * without that sync, and all that was dirtied meanwhile is sent then.
  *
  * Pure, no allocation, bounded: precopy_run() steps over the slices in which nothing is decided. */
 #pragma once

@@ -35,7 +35,7 @@ static void prepare(struct world *w, const struct profile *p, double bandwidth, 
         struct vector v = {.bandwidth_bps = 800000000, .share_milli = 1000};
         *w = (struct world){.sample = {.syncs = 1}};
         estimate_init(&w->estimate, p, &m, v.bandwidth_bps);
-        w->plant = plan_loop_means(&w->estimate.profile, &w->estimate.means, &v, 0, PLAN_EXPECTED);
+        w->plant = plan_loop_means(&w->estimate.profile, &w->estimate.means, &v, 1e-6, PLAN_EXPECTED);
         w->plant.bytes_per_s *= bandwidth;
         w->plant.dirt = dirt;
         precopy_init(&w->loop, 0, (double)p->populated_bytes, (double)p->zero_pages);

@@ -380,7 +380,7 @@ static json_t *wanted_parameters(const struct copy *c)
         json_t *p = json_pack("{s:s}", "tls-creds", CREDS);
         if (c->side == COPY_SOURCE) {
                 json_object_set_new(p, "max-bandwidth", json_integer(0));
-                json_object_set_new(p, "downtime-limit", json_integer(0));
+                json_object_set_new(p, "downtime-limit", json_integer(1)); /* not 0: copy_limit() */
         }
         return p;
 }
@@ -743,7 +743,7 @@ static void set_parameter(struct copy *c, const char *name, int64_t value, int t
 
 void copy_limit(struct copy *c, int64_t downtime_ms, int timeout_ms, vm_done *done, void *arg)
 {
-        assert(downtime_ms >= 0 && downtime_ms <= COPY_LIMIT_MAX_MS);
+        assert(downtime_ms >= 1 && downtime_ms <= COPY_LIMIT_MAX_MS);
         set_parameter(c, "downtime-limit", downtime_ms, timeout_ms, done, arg);
 }
 

@@ -78,14 +78,16 @@ int copy_check(const struct vm *vm, const struct api_vm_definition *d, struct er
 
 int copy_key_make(struct copy_key *ret, struct err *err);
 
-/* Capabilities, key and parameters; may be repeated before each attempt. A source begins with a limit of 0,
- * so that it stops only a guest of which nothing is left to send. Incompatible: the VMM lacks what it takes.
+/* Capabilities, key and parameters; may be repeated before each attempt. A source begins with a limit of 1
+ * ms, so that it stops only a guest of which next to nothing is left to send. Incompatible: the VMM lacks
+ * what it takes.
  */
 void copy_prepare(struct copy *c, const struct copy_key *key, int timeout_ms, vm_done *done, void *arg);
 /* Takes fd in any case, a connected stream socket. Done when the VMM has begun, which is not to say that
  * anybody answers at the other end. */
 void copy_begin(struct copy *c, int fd, int timeout_ms, vm_done *done, void *arg);
-/* The source stops the guest when it takes the rest to need no longer than this. */
+/* The source stops the guest when it takes the rest to need no longer than this, from 1 ms: with 0 QEMU stops
+ * it once everything was sent a first time, without a look at what was dirtied meanwhile. */
 void copy_limit(struct copy *c, int64_t downtime_ms, int timeout_ms, vm_done *done, void *arg);
 /* Most bytes a second that the source sends while the guest runs; 0: all that it can. */
 void copy_bandwidth(struct copy *c, int64_t bytes_per_s, int timeout_ms, vm_done *done, void *arg);

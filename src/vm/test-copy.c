@@ -302,7 +302,7 @@ static void test_source(void)
         g_assert_false(g_file_test(file, G_FILE_TEST_EXISTS));
         g_assert_cmpstr(pick_text(vmm.parameters, "tls-creds"), ==, pick_text(vmm.creds, "id"));
         g_assert_cmpint(parameter("max-bandwidth"), ==, 0);
-        g_assert_cmpint(parameter("downtime-limit"), ==, 0);
+        g_assert_cmpint(parameter("downtime-limit"), ==, 1);
         int other = begin(&r, 0);
         expect_heard("getfd migrate");
         copy_limit(r.copy, 80, LONG_MS, on_result, &r);
