@@ -32,7 +32,7 @@ static int read_of(int dir_fd, const char *name, enum handed_whose whose, bool n
         *ret = counts ? OUTCOME_IS_COMMITTED : OUTCOME_IS_ABORTED;
         if (!counts || !needs_word)
                 return 0;
-        int bad = outcome_read(dir_fd, name, ret, err);
+        int bad = outcome_read(dir_fd, name, ret, NULL, err);
         if (bad != -EBADMSG && bad != -ELOOP && bad != -ENXIO && bad != -EISDIR)
                 return bad;
         *ret = OUTCOME_IS_ABORTED;

@@ -31,7 +31,7 @@ static int failed(const char *name, struct err *err)
         return err_set(err, REASON_INTERNAL, code, "the outcome %s: %s", name, strerror(code));
 }
 
-int outcome_read(int dir_fd, const char *name, enum outcome_is *ret, struct err *err)
+int outcome_read(int dir_fd, const char *name, enum outcome_is *ret, char by[OUTCOME_BY], struct err *err)
 {
         char text[64];
         int bad = check_name(name, err);
@@ -46,10 +46,14 @@ int outcome_read(int dir_fd, const char *name, enum outcome_is *ret, struct err 
         if (n < 0)
                 return failed(name, err);
         text[n] = '\0';
-        text[strcspn(text, " \n")] = '\0'; /* who wrote it stands behind */
+        char *end = text + strcspn(text, " \n"), *writer = *end == ' ' ? end + 1 : end;
+        writer[strcspn(writer, "\n")] = '\0';
+        *end = '\0';
         for (enum outcome_is o = OUTCOME_IS_COMMITTED; o < OUTCOME_IS_N; o++) {
                 if (strcmp(text, names[o]) == 0) {
                         *ret = o;
+                        if (by)
+                                (void)snprintf(by, OUTCOME_BY, "%.15s", writer);
                         return 0;
                 }
         }
@@ -87,7 +91,7 @@ int outcome_write(int dir_fd, const char *name, enum outcome_is wanted, const ch
         /* Also of what another wrote: it may not have got that far. */
         if (!bad && fsync(dir_fd) < 0)
                 bad = failed(name, err);
-        if (!bad && (bad = outcome_read(dir_fd, name, ret, err)) == -ENOENT)
+        if (!bad && (bad = outcome_read(dir_fd, name, ret, NULL, err)) == -ENOENT)
                 bad = err_set(err, REASON_INTERNAL, ENOENT, "the outcome %s was removed", name);
         return bad;
 }

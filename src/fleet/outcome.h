@@ -19,8 +19,11 @@ enum outcome_is {
  * of who writes. REASON_INTERNAL: also where what is there cannot be understood. */
 int outcome_write(int dir_fd, const char *name, enum outcome_is wanted, const char *by, enum outcome_is *ret,
                   struct err *err);
-/* -ENOENT without a sentence: there is none yet. */
-int outcome_read(int dir_fd, const char *name, enum outcome_is *ret, struct err *err);
+/* -ENOENT without a sentence: there is none yet. by: likewise, who wrote it first; NULL: nobody wants to
+ * know. */
+enum { OUTCOME_BY = 16 };
+#define OUTCOME_BY_GUARD "guard" /* mete-guard's */
+int outcome_read(int dir_fd, const char *name, enum outcome_is *ret, char by[OUTCOME_BY], struct err *err);
 /* Nobody will ask for it again. None there: 0. */
 int outcome_forget(int dir_fd, const char *name, struct err *err);
 

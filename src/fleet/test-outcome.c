@@ -56,7 +56,7 @@ static void test_first_wins(void)
         struct err err = {0};
         enum outcome_is is = 0;
         place_init(&p);
-        g_assert_cmpint(outcome_read(p.fd, "m.1", &is, &err), ==, -ENOENT);
+        g_assert_cmpint(outcome_read(p.fd, "m.1", &is, NULL, &err), ==, -ENOENT);
         g_assert_cmpint(outcome_write(p.fd, "m.1", OUTCOME_IS_COMMITTED, "source", &is, &err), ==, 0);
         g_assert_cmpint(is, ==, OUTCOME_IS_COMMITTED);
         g_assert_cmpint(outcome_write(p.fd, "m.1", OUTCOME_IS_ABORTED, "source", &is, &err), ==, 0);
@@ -64,10 +64,19 @@ static void test_first_wins(void)
         put(&p, "m.2", "aborted guard\n"); /* what mete-guard writes */
         g_assert_cmpint(outcome_write(p.fd, "m.2", OUTCOME_IS_COMMITTED, "source", &is, &err), ==, 0);
         g_assert_cmpint(is, ==, OUTCOME_IS_ABORTED);
+        char by[OUTCOME_BY] = "";
+        g_assert_cmpint(outcome_read(p.fd, "m.2", &is, by, &err), ==, 0);
+        g_assert_cmpstr(by, ==, OUTCOME_BY_GUARD);
+        g_assert_cmpint(outcome_read(p.fd, "m.1", &is, by, &err), ==, 0);
+        g_assert_cmpstr(by, ==, "source");
+        put(&p, "m.3", "aborted"); /* by nobody who says so */
+        g_assert_cmpint(outcome_read(p.fd, "m.3", &is, by, &err), ==, 0);
+        g_assert_cmpstr(by, ==, "");
+        g_assert_cmpint(outcome_forget(p.fd, "m.3", &err), ==, 0);
         g_assert_cmpuint(files_in(&p), ==, 2); /* nothing beside them */
         g_assert_cmpint(outcome_forget(p.fd, "m.1", &err), ==, 0);
         g_assert_cmpint(outcome_forget(p.fd, "m.1", &err), ==, 0);
-        g_assert_cmpint(outcome_read(p.fd, "m.1", &is, &err), ==, -ENOENT);
+        g_assert_cmpint(outcome_read(p.fd, "m.1", &is, NULL, &err), ==, -ENOENT);
         place_done(&p);
 }
 
@@ -87,14 +96,14 @@ static void test_bad(void)
         for (size_t i = 0; i < G_N_ELEMENTS(bad_texts); i++) {
                 struct err err = {0};
                 put(&p, "m", bad_texts[i]);
-                g_assert_cmpint(outcome_read(p.fd, "m", &is, &err), ==, -EBADMSG);
+                g_assert_cmpint(outcome_read(p.fd, "m", &is, NULL, &err), ==, -EBADMSG);
                 g_assert_cmpint(outcome_write(p.fd, "m", OUTCOME_IS_ABORTED, "t", &is, &err), ==, -EBADMSG);
         }
         g_assert_cmpint(is, ==, 0);
         struct err err = {0};
         put(&p, "left.source1", "x");
         g_assert_cmpint(symlinkat("/etc/passwd", p.fd, "link"), ==, 0); /* never followed */
-        g_assert_cmpint(outcome_read(p.fd, "link", &is, &err), ==, -ELOOP);
+        g_assert_cmpint(outcome_read(p.fd, "link", &is, NULL, &err), ==, -ELOOP);
         place_done(&p);
 }
 

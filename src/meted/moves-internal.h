@@ -176,6 +176,8 @@ struct plan source_plan_in_force(const struct moving *mv);
 void source_reserve(struct moving *mv, const struct move_effect *f);
 void source_guard_end(struct moving *mv);
 void source_copy(struct moving *mv, const struct move_effect *f);
+/* The other side says that the copy broke off: where it was the guard that cut it, that is why. */
+void source_hear_broken(struct moving *mv);
 void source_write(struct moving *mv, const struct move_effect *f);
 void source_run(struct moving *mv, const struct move_effect *f);
 void source_release(struct moving *mv, const struct move_effect *f);

@@ -275,10 +275,34 @@ static struct learn_move attempt_cost(struct moving *mv)
         return learnt;
 }
 
+/* It writes first and cuts then: whatever QEMU or the other side says of the cut, is said later. */
+static bool has_guard_cut(struct moving *mv, struct err *ret)
+{
+        enum outcome_is is = 0;
+        char name[80], by[OUTCOME_BY] = "";
+        struct err err = {0};
+        int fd = outcome_dir(mv->m, &err);
+        move_outcome_name_of(mv, name);
+        int bad = fd < 0 ? fd : outcome_read(fd, name, &is, by, &err);
+        if (fd >= 0)
+                (void)close(fd);
+        if (bad || is != OUTCOME_IS_ABORTED || strcmp(by, OUTCOME_BY_GUARD) != 0)
+                return false;
+        mv->was_cut = true;
+        *ret = (struct err){0};
+        (void)err_set(ret, REASON_TIMEOUT, ETIME,
+                      "its guard broke it off: the guest would have stood for longer than %lld ms",
+                      (long long)mv->core.row.level.downtime_ms);
+        return true;
+}
+
 static void broken(struct moving *mv, enum move_event_kind kind, const struct err *err)
 {
         struct learn_move learnt = attempt_cost(mv);
+        struct err cut;
         learn(mv, &learnt);
+        if (has_guard_cut(mv, &cut))
+                err = &cut;
         mv->is_copying = false;
         loop_timer_cancel(&mv->look);
         move_report(mv, mv->copy_token, kind, err);
@@ -763,6 +787,16 @@ void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
         }
 }
 
+void source_hear_broken(struct moving *mv)
+{
+        struct control_event ev = {.kind = CONTROL_EV_FAILED};
+        struct err cut;
+        if (!mv->is_copying || !has_guard_cut(mv, &cut))
+                return;
+        happened(mv, &ev);
+        broken(mv, mv->control.state == CONTROL_FAILED ? MOVE_EV_FAILED : MOVE_EV_BROKEN, &cut);
+}
+
 /* ---- the outcome ---- */
 
 void source_write(struct moving *mv, const struct move_effect *f)
@@ -779,13 +813,16 @@ void source_write(struct moving *mv, const struct move_effect *f)
                                          "source", &is, &err);
         if (fd >= 0)
                 (void)close(fd);
-        if (!bad && is == OUTCOME_IS_ABORTED && f->outcome == MOVE_OUTCOME_COMMITTED)
-                mv->was_cut = true;
+        struct err cut = {0};
+        bool is_cut = !bad && is == OUTCOME_IS_ABORTED && f->outcome == MOVE_OUTCOME_COMMITTED &&
+                      has_guard_cut(mv, &cut);
         move_report(mv, f->token,
                     bad                        ? MOVE_EV_UNKNOWN
                     : is == OUTCOME_IS_ABORTED ? MOVE_EV_ABORTED
                                                : MOVE_EV_COMMITTED,
-                    bad ? &err : NULL);
+                    bad      ? &err
+                    : is_cut ? &cut
+                             : NULL);
 }
 
 void source_forget(const struct moving *mv)

@@ -1034,6 +1034,8 @@ int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, con
         } else if (!bad) {
                 struct move_effects effects = {0};
                 struct move_event ev = {.kind = MOVE_EV_MESSAGE, .now_ms = loop_now_ms(), .message = &said};
+                if (said.says == MOVE_SAYS_BROKEN || said.says == MOVE_SAYS_DROPPED)
+                        source_hear_broken(mv);
                 bool is_of_now = said.attempt >= mv->core.row.attempt;
                 enum move_state before = mv->core.row.state;
                 bool is_repeated = mv->core.repeats > 0;
