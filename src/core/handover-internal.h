@@ -5,11 +5,10 @@
 
 /* Beside the states that a cell may say. 0 is an undecided cell. */
 enum {
-        HANDOVER_LATE = -1,  /* legal, and means nothing any more */
-        HANDOVER_BAD = -2,   /* may not be */
-        HANDOVER_STAY = -3,  /* in the state; to a message its own is the answer */
-        HANDOVER_SPLIT = -4, /* more than the state decides: split() */
-        HANDOVER_RELAY = -5, /* the target hears it at once */
+        HANDOVER_LATE = -1, /* legal, and means nothing any more */
+        HANDOVER_BAD = -2,  /* may not be */
+        HANDOVER_STAY = -3, /* in the state; to a message its own is the answer */
+        HANDOVER_SPLIT = -4 /* more than the state decides: split() */
 };
 
 enum {

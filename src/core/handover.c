@@ -280,6 +280,8 @@ static int report(struct handover *h, const struct handover_event *ev, struct ha
         struct cause why = {ev->kind, 0, ev->reason, ev->sentence, ev->now_ms};
         if (ev->kind < HANDOVER_ANSWER_N && ev->token != r->step)
                 return late(h);
+        if (ev->kind == HANDOVER_EV_STANDS)
+                h->is_stopped_there = true;
         if (r->state == TARGET_STARTING && ev->kind == HANDOVER_EV_DIED && ev->token != r->step)
                 return late(h); /* whether it had been told to run is known by who tells it */
         int to = handover_report_cell(r->state, ev->kind);
@@ -321,8 +323,6 @@ static int message(struct handover *h, const struct handover_event *ev, struct h
         assert(to != 0);
         if (to == HANDOVER_BAD)
                 return bad(h, handover_says_name(p.says), err);
-        if (p.says == HANDOVER_SAYS_STANDS)
-                h->is_stopped_there = true;
         if ((r->state == TARGET_LOST && p.says == HANDOVER_SAYS_SETTLE) ||
             (r->state == SOURCE_LOST && p.says == HANDOVER_SAYS_FINISH)) {
                 if (r->is_told)
@@ -336,10 +336,6 @@ static int message(struct handover *h, const struct handover_event *ev, struct h
                 return late(h);
         if (to == HANDOVER_STAY)
                 return answer(h, &p, out);
-        if (to == HANDOVER_RELAY) {
-                say_it(out, h, HANDOVER_SAYS_STANDS, ROLE_TARGET);
-                return 1;
-        }
         return go(h, to, &why, out);
 }
 
@@ -362,7 +358,6 @@ bool handover_answer_unknown(const struct handover_message *in, struct handover_
                 [HANDOVER_SAYS_CLASSIFIED] = HANDOVER_SAYS_ABORT,
                 [HANDOVER_SAYS_SEPARATED] = HANDOVER_SAYS_ABORT,
                 [HANDOVER_SAYS_QUIESCED] = HANDOVER_SAYS_ABORT,
-                [HANDOVER_SAYS_HANDED] = HANDOVER_SAYS_ABORT,
                 [HANDOVER_SAYS_DIED] = HANDOVER_SAYS_FINISH,
                 [HANDOVER_SAYS_ACCEPTED] = HANDOVER_SAYS_DROP,
                 [HANDOVER_SAYS_INFORMED] = HANDOVER_SAYS_DROP,

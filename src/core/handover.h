@@ -26,7 +26,8 @@
  * owns the VM and all that it has follows from the record at any instant, for all three (handover_owner()),
  * and the gap can be broken off until the very moment at which the target runs. Nothing is made durable
  * while the guest stands: the states between are swift, they are not journalled; what is on disk is the
- * state before them, from which a restart asks the record.
+ * state before them, from which a restart asks the record. Nor is anything sent: that the source's VMM stands
+ * is a word of the record, too (`stands`, the source's alone), and the target looks there.
  *
  * Pure: (event, now) in, effects out; no allocation. Embed it. */
 #pragma once
@@ -115,6 +116,7 @@ enum handover_event_kind {
         HANDOVER_EV_ABORTED,
         HANDOVER_EV_RETURNED,
         HANDOVER_EV_COMPLETED, /* the target's VMM has everything */
+        HANDOVER_EV_STANDS,    /* so does the source's, by its word in the record */
         HANDOVER_EV_DIED,      /* the VMM; what it had said before comes before */
         HANDOVER_EV_CANCEL,
         HANDOVER_EV_TIMEOUT, /* found by HANDOVER_EV_TICK, never given */
@@ -136,7 +138,6 @@ enum handover_says {
         /* the service processor, to the target */
         HANDOVER_SAYS_OFFER,
         HANDOVER_SAYS_INFORM,
-        HANDOVER_SAYS_STANDS, /* what the source said with HANDED */
         HANDOVER_SAYS_STATUS,
         HANDOVER_SAYS_SETTLE,
         HANDOVER_SAYS_DROP,
@@ -144,7 +145,6 @@ enum handover_says {
         HANDOVER_SAYS_CLASSIFIED,
         HANDOVER_SAYS_SEPARATED,
         HANDOVER_SAYS_QUIESCED,
-        HANDOVER_SAYS_HANDED, /* its VMM stands, and will run again only after `aborted` or `returned` */
         HANDOVER_SAYS_GIVEN,
         HANDOVER_SAYS_GONE,
         HANDOVER_SAYS_BACK,
@@ -217,9 +217,11 @@ enum handover_effect_kind {
         HANDOVER_VMM_WATCH,   /* COMPLETED, DIED: as it comes, or is already */
         HANDOVER_VMM_CONT,    /* RUNS, DIED, FAILED: it runs, or runs already */
         HANDOVER_VMM_QUIT,
-        HANDOVER_WRITE,   /* COMMITTED, ABORTED, RETURNED, UNKNOWN: what the record says from now on */
-        HANDOVER_WATCH,   /* COMMITTED, ABORTED, RETURNED: as it comes, or is already */
-        HANDOVER_FORGET,  /* service processor: the record goes */
+        HANDOVER_STAND,  /* source: `stands` is written: its VMM does, and will run again only after `aborted`
+                            or `returned` */
+        HANDOVER_WRITE,  /* COMMITTED, ABORTED, RETURNED, UNKNOWN: what the record says from now on */
+        HANDOVER_WATCH,  /* COMMITTED, ABORTED, RETURNED, to a target STANDS: as it comes, or is already */
+        HANDOVER_FORGET, /* service processor: the record goes */
         HANDOVER_RELEASE, /* RELEASED: what was held for the handover is not; a source that has the VM goes on
                              granting, one that has not, and a target that has not, have nothing of it */
         HANDOVER_EFFECT_N

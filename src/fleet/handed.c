@@ -94,6 +94,29 @@ int handed_write_of(int dir_fd, enum handed_whose whose, enum handover_record wa
         return 0;
 }
 
+/* That it is there is all that it says: so nobody can see a part of it, and there is nothing to be made
+ * durable. */
+int handed_stand(int dir_fd, struct err *err)
+{
+        int fd = openat(dir_fd, HANDED_STANDS, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+        if (fd < 0 && errno != EEXIST)
+                return err_set(err, REASON_INTERNAL, errno, "the word %s: %s", HANDED_STANDS,
+                               strerror(errno));
+        if (fd >= 0)
+                (void)close(fd);
+        return 0;
+}
+
+int handed_stands_of(int dir_fd, enum handed_whose whose, bool *ret, struct err *err)
+{
+        enum outcome_is is = 0;
+        int bad = read_of(dir_fd, HANDED_STANDS, whose, false, &is, err);
+        if (bad && bad != -ENOENT)
+                return bad;
+        *ret = !bad && is == OUTCOME_IS_COMMITTED;
+        return 0;
+}
+
 int handed_read(int dir_fd, enum handover_record *ret, struct err *err)
 {
         return handed_read_of(dir_fd, HANDED_ANYBODYS, ret, err);

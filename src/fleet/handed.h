@@ -2,10 +2,11 @@
 /* fleet/handed.h - the record of a handover (core/handover.h), in a folder of its own that mete-keeper makes
  * when the VM's memory is lent (ram-lend), and in which all three who take part can read and write, none what
  * another wrote. Its words are two outcomes (fleet/outcome.h), so the first writer wins: `outcome` says
- * `committed` or `aborted`; `returned`, written only where that says `committed`, takes it back. The keeper
- * believes `committed` and `returned` of the target's meted alone, and so do the others. What is there and
- * makes no sense (no plain file, no such word) says `aborted`, to them as to the keeper (keeper/place.h):
- * any of the three could make it, and if it said nothing they would wait for ever. */
+ * `committed` or `aborted`; `returned`, written only where that says `committed`, takes it back. A third,
+ * `stands`, decides nothing: it is the source's word to the target that its VMM stands. The keeper believes
+ * `committed` and `returned` of the target's meted alone, and so do the others. What is there and makes no
+ * sense (no plain file, no such word) says `aborted`, to them as to the keeper (keeper/place.h): any of the
+ * three could make it, and if it said nothing they would wait for ever. */
 #pragma once
 #include <stdbool.h>
 #include "base/err.h"
@@ -13,6 +14,7 @@
 
 #define HANDED_OUTCOME  "outcome"
 #define HANDED_RETURNED "returned"
+#define HANDED_STANDS   "stands"
 
 /* Whose `committed` and `returned` count. */
 enum handed_whose {
@@ -34,3 +36,7 @@ int handed_read(int dir_fd, enum handover_record *ret, struct err *err);
 int handed_write_of(int dir_fd, enum handed_whose whose, enum handover_record wanted, const char *by,
                     enum handover_record *ret, struct err *err);
 int handed_read_of(int dir_fd, enum handed_whose whose, enum handover_record *ret, struct err *err);
+/* `stands`. Whoever is first has it; to be called again until it succeeds. */
+int handed_stand(int dir_fd, struct err *err);
+/* It is there, and counts. *ret is untouched on failure: REASON_INTERNAL. */
+int handed_stands_of(int dir_fd, enum handed_whose whose, bool *ret, struct err *err);

@@ -10,9 +10,9 @@
 /* Both are in the order of the contract. */
 static_assert((int)API_HANDOVER_SAYS_CLASSIFY == (int)HANDOVER_SAYS_CLASSIFY &&
                       (int)API_HANDOVER_SAYS_OFFER == (int)HANDOVER_SAYS_OFFER &&
-                      (int)API_HANDOVER_SAYS_STANDS == (int)HANDOVER_SAYS_STANDS &&
+                      (int)API_HANDOVER_SAYS_STATUS == (int)HANDOVER_SAYS_STATUS &&
                       (int)API_HANDOVER_SAYS_CLASSIFIED == (int)HANDOVER_SAYS_CLASSIFIED &&
-                      (int)API_HANDOVER_SAYS_HANDED == (int)HANDOVER_SAYS_HANDED &&
+                      (int)API_HANDOVER_SAYS_GIVEN == (int)HANDOVER_SAYS_GIVEN &&
                       (int)API_HANDOVER_SAYS_ACCEPTED == (int)HANDOVER_SAYS_ACCEPTED &&
                       (int)API_HANDOVER_SAYS_LOST == (int)HANDOVER_SAYS_LOST &&
                       (int)API_HANDOVER_SAYS_LOST + 1 == (int)HANDOVER_SAYS_N,

@@ -170,6 +170,47 @@ static enum handover_record is_to(enum handed_whose whose)
         return is;
 }
 
+static bool stands_to(enum handed_whose whose)
+{
+        struct err err = {0};
+        bool is = false;
+        g_assert_cmpint(handed_stands_of(fd, whose, &is, &err), ==, 0);
+        return is;
+}
+
+/* Beside what is decided; once; and no word of who reads it, of which it would have to be another's. */
+static void test_stands(void)
+{
+        struct err err = {0};
+        place_init();
+        g_autofree char *file = g_build_filename(path, HANDED_STANDS, NULL);
+        g_assert_false(stands_to(HANDED_ANYBODYS));
+        for (int i = 0; i < 2; i++) {
+                g_assert_cmpint(handed_stand(fd, &err), ==, 0);
+                g_assert_true(stands_to(HANDED_ANYBODYS));
+                g_assert_true(stands_to(HANDED_MINE));
+                g_assert_false(stands_to(HANDED_OTHERS));
+        }
+        g_assert_cmpuint(clear(false), ==, 1);
+        g_assert_cmpint(is_now(), ==, RECORD_NONE);
+        g_assert_cmpint(write_it(RECORD_COMMITTED), ==, RECORD_COMMITTED);
+        (void)clear(true);
+        g_assert_cmpint(g_mkdir(file, 0700), ==, 0); /* no word, and nobody says it any more */
+        g_assert_cmpint(handed_stand(fd, &err), ==, 0);
+        g_assert_false(stands_to(HANDED_ANYBODYS));
+        g_rmdir(file);
+        g_assert_cmpint(symlink("/etc/passwd", file), ==, 0);
+        g_assert_false(stands_to(HANDED_ANYBODYS));
+        (void)g_unlink(file);
+        if (geteuid() == 0) {
+                g_assert_cmpint(handed_stand(fd, &err), ==, 0);
+                g_assert_cmpint(chown(file, 12345, 12345), ==, 0);
+                g_assert_true(stands_to(HANDED_OTHERS));
+                g_assert_false(stands_to(HANDED_MINE));
+        }
+        place_done();
+}
+
 /* `committed` and `returned` count by who wrote them: the target's own to it, not the source's own to that.
  */
 static void test_owners(void)
@@ -218,6 +259,7 @@ int main(int argc, char **argv)
         g_test_add_func("/handed/words", test_words);
         g_test_add_func("/handed/race", test_race);
         g_test_add_func("/handed/bad", test_bad);
+        g_test_add_func("/handed/stands", test_stands);
         g_test_add_func("/handed/owners", test_owners);
         return g_test_run();
 }

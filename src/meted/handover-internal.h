@@ -41,10 +41,13 @@ struct handing {
         int64_t asked_ms, ended_ms;
         struct loop_timer tick;
         struct loop_timer again; /* what waits for something that passes by itself */
-        struct loop_timer watch; /* looks at the record */
+        struct loop_timer watch; /* looks at the record, whether or not there was a notice */
+        struct loop_fd notify;   /* of a target: notices of what is written there */
+        int notify_fd;           /* -1: none */
         struct loop_timer gap;   /* of a source: the guest has stood for as long as it may */
         enum handover_record seen;
-        uint64_t seen_step; /* in which that was reported */
+        uint64_t seen_step;   /* in which that was reported */
+        uint64_t stands_step; /* the same, of a target, of the source's word that its VMM stands */
         uint64_t token[HANDOVER_EFFECT_N];
         struct transfer *transfer;
         vm_done *done;    /* of handing_prepare() */
@@ -92,6 +95,13 @@ int handing_record_read(struct handing *ho, const char *id, const char *text, st
 /* The record's word is made so, or learnt; what it says is reported. */
 void handing_write(struct handing *ho, enum handover_record wanted, const char *by);
 void handing_give_up(const struct handing *ho, const char *by);
+/* The source's word in it that its VMM stands; said again until it is there. */
+void handing_stand(struct handing *ho);
+/* To a target: is it there? What cannot be known now is not. */
+bool handing_stands(const struct handing *ho);
+/* Notices of what is written there go to fn. Where there can be none, it is looked at by the clock alone. */
+void handing_notify(struct handing *ho, void (*fn)(void *handing, uint32_t events));
+void handing_notify_end(struct handing *ho);
 /* Negative: it cannot be known now. Where there is no loan yet nobody can have written. */
 int handing_read(const struct handing *ho, enum handover_record *ret, struct err *err);
 /* Where the record went with the machine, of which both VMMs did, too, nobody will write: what mete-sp says

@@ -3,6 +3,8 @@
  * store: {"vm": ..., "state": ..., "guest": {...}}. */
 #include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -117,6 +119,54 @@ int handing_read(const struct handing *ho, enum handover_record *ret, struct err
         if (bad)
                 *ret = RECORD_NONE;
         return bad;
+}
+
+void handing_stand(struct handing *ho)
+{
+        struct err err = {0};
+        int fd = record_open(ho, &err), bad = fd < 0 ? fd : handed_stand(fd, &err);
+        if (fd >= 0)
+                (void)close(fd);
+        if (bad)
+                log_warn("handover %s: %s", ho->core.row.id, err.sentence);
+}
+
+bool handing_stands(const struct handing *ho)
+{
+        struct err err = {0};
+        bool is = false;
+        int fd = record_open(ho, &err);
+        if (fd >= 0 && handed_stands_of(fd, HANDED_OTHERS, &is, &err))
+                log_debug("handover %s: %s", ho->core.row.id, err.sentence);
+        if (fd >= 0)
+                (void)close(fd);
+        return is;
+}
+
+/* The folder is root's, and so is all above it: what is watched is what is read. */
+void handing_notify(struct handing *ho, void (*fn)(void *handing, uint32_t events))
+{
+        struct err err = {0};
+        if (ho->notify_fd >= 0 || !ho->guest || !ho->guest->has_loan)
+                return;
+        ho->notify_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+        if (ho->notify_fd < 0)
+                return;
+        if (inotify_add_watch(ho->notify_fd, ho->guest->loan.record,
+                              IN_CREATE | IN_MOVED_TO | IN_ONLYDIR | IN_DONT_FOLLOW) < 0 ||
+            loop_fd_add(&ho->notify, ho->notify_fd, EPOLLIN, fn, ho, &err)) {
+                (void)close(ho->notify_fd);
+                ho->notify_fd = -1;
+        }
+}
+
+void handing_notify_end(struct handing *ho)
+{
+        if (ho->notify_fd < 0)
+                return;
+        loop_fd_remove(&ho->notify);
+        (void)close(ho->notify_fd);
+        ho->notify_fd = -1;
 }
 
 enum handover_event_kind handing_event_of(enum handover_record record)

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/str.h"
@@ -69,6 +70,7 @@ static struct handing *handing_new(struct meted *m)
 {
         struct handing *ho = g_new0(struct handing, 1);
         ho->m = m;
+        ho->notify_fd = -1;
         ho->sent_bytes = ho->ram_bytes = -1;
         loop_timer_init(&ho->tick, on_tick, ho);
         loop_timer_init(&ho->again, on_again, ho);
@@ -87,6 +89,7 @@ static void let_go(struct handing *ho)
         loop_timer_cancel(&ho->again);
         loop_timer_cancel(&ho->watch);
         loop_timer_cancel(&ho->gap);
+        handing_notify_end(ho);
         ho->is_calling = ho->is_prepared = false;
 }
 
@@ -188,20 +191,43 @@ static void on_again(void *arg)
 
 /* ---- the record ---- */
 
+static void on_notify(void *arg, uint32_t events)
+{
+        struct handing *ho = arg;
+        char buffer[4096];
+        (void)events;
+        while (read(ho->notify_fd, buffer, sizeof(buffer)) > 0)
+                ;
+        on_watch(ho);
+}
+
+/* A target waits for the source's word while the guest stands, so it has notices of it; nothing waits for
+ * what a source sees there. A notice may get lost, where there are too many, and one is never made of what
+ * was written before: so it is looked at once more by the clock. */
 static void on_watch(void *arg)
 {
         struct handing *ho = arg;
-        if (!handover_state_has(ho->core.row.state, HANDOVER_WATCH) || ho->m->handovers->is_stopping)
+        uint64_t step_now = ho->core.row.step;
+        bool is_giver = handing_is_source(ho);
+        if (!handover_state_has(ho->core.row.state, HANDOVER_WATCH) || ho->m->handovers->is_stopping) {
+                handing_notify_end(ho);
                 return;
+        }
         loop_timer_in(&ho->watch, WATCH_MS);
+        if (!is_giver)
+                handing_notify(ho, on_notify);
         enum handover_record is;
         struct err err = {0};
-        if (handing_read(ho, &is, &err) || is == RECORD_NONE ||
-            (is == ho->seen && ho->seen_step == ho->core.row.step))
+        if (handing_read(ho, &is, &err))
                 return;
-        ho->seen = is;
-        ho->seen_step = ho->core.row.step;
-        handing_report(ho, ho->core.row.step, handing_event_of(is), NULL);
+        if (is != RECORD_NONE && (is != ho->seen || ho->seen_step != step_now)) {
+                ho->seen = is;
+                ho->seen_step = step_now;
+                handing_report(ho, step_now, handing_event_of(is), NULL);
+        } else if (is == RECORD_NONE && !is_giver && ho->stands_step != step_now && handing_stands(ho)) {
+                ho->stands_step = step_now;
+                handing_report(ho, step_now, HANDOVER_EV_STANDS, NULL);
+        }
 }
 
 /* ---- what is said to mete-sp ---- */
@@ -243,12 +269,10 @@ static void tell(struct handing *ho, const struct handover_message *said)
                 out->has_transfer = true;
                 (void)STR_COPY(out->transfer, ho->guest->loan.transfer);
         }
-        int64_t at_us = said->says == HANDOVER_SAYS_HANDED    ? ho->stood_us
-                        : said->says == HANDOVER_SAYS_RUNNING ? ho->ran_us
-                                                              : 0;
-        out->has_at_us = at_us > 0;
-        out->at_us = at_us;
-        if (said->says == HANDOVER_SAYS_GIVEN || said->says == HANDOVER_SAYS_GONE) {
+        bool is_given = said->says == HANDOVER_SAYS_GIVEN || said->says == HANDOVER_SAYS_GONE;
+        out->at_us = is_given ? ho->stood_us : said->says == HANDOVER_SAYS_RUNNING ? ho->ran_us : 0;
+        out->has_at_us = out->at_us > 0;
+        if (is_given) {
                 giver_count(ho);
                 out->has_sent_bytes = out->has_ram_bytes = ho->sent_bytes >= 0;
                 out->sent_bytes = ho->sent_bytes;
@@ -304,6 +328,9 @@ static void carry_out(struct handing *ho, const struct handover_effect *f)
                 break;
         case HANDOVER_VMM_QUIT:
                 break; /* it ends with what it had: RELEASE follows */
+        case HANDOVER_STAND:
+                handing_stand(ho);
+                break;
         case HANDOVER_WRITE:
                 handing_write(ho, f->record, is_giver ? "source" : "target");
                 break;

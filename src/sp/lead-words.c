@@ -85,8 +85,6 @@ static void along(const struct leading *l, const struct handover_message *said,
                 m->guest = *l->guest;
         m->has_transfer = said->says == HANDOVER_SAYS_GIVE && *l->transfer;
         (void)STR_COPY(m->transfer, l->transfer);
-        m->has_at_us = said->says == HANDOVER_SAYS_STANDS && l->stood_us > 0;
-        m->at_us = l->stood_us;
 }
 
 static unsigned n_sayings(const struct sp *sp, int to)
@@ -251,17 +249,17 @@ static int take_along(struct leading *l, const struct api_handover_message *m, s
                         return err_set(err, REASON_INVALID, EINVAL, "the path of the transfer is wrong");
                 (void)STR_COPY(l->transfer, m->transfer);
         }
-        if (says == HANDOVER_SAYS_HANDED && (s == HANDOVER_INFORMED || s == HANDOVER_CLOSING))
-                set_if(m->has_at_us, m->at_us, &l->stood_us);
         if ((says == HANDOVER_SAYS_GIVEN &&
              (s == HANDOVER_INFORMED || s == HANDOVER_ASSIGNED || s == HANDOVER_FINISHING)) ||
             (says == HANDOVER_SAYS_GONE && s == HANDOVER_FINISHING)) {
                 set_if(m->has_sent_bytes, m->sent_bytes, &l->sent_bytes);
                 set_if(m->has_ram_bytes, m->ram_bytes, &l->ram_bytes);
+                set_if(m->has_at_us, m->at_us, &l->stood_us);
         }
-        if (says == HANDOVER_SAYS_RUNNING && s < HANDOVER_FINISHING && m->has_at_us && l->stood_us > 0 &&
-            m->at_us >= l->stood_us && m->at_us - l->stood_us <= INT64_C(3600000000))
-                l->gap_us = m->at_us - l->stood_us;
+        if (says == HANDOVER_SAYS_RUNNING && s < HANDOVER_FINISHING)
+                set_if(m->has_at_us, m->at_us, &l->ran_us);
+        if (l->stood_us > 0 && l->ran_us >= l->stood_us && l->ran_us - l->stood_us <= INT64_C(3600000000))
+                l->gap_us = l->ran_us - l->stood_us;
         return 0;
 }
 

@@ -6,7 +6,8 @@ lost is said again because mete-sp asks again. The record it reads and writes as
 
 The test speaks to it on the same socket: GET /fake, POST /fake {"vms": {NAME: STATE}, "do": {WORD: what}, "parts": [...]}. do[WORD]:
 {"silent": N}: not answered N times; {"refuse": [STATUS, REASON]}: refused over HTTP; {"say": {...}}: this instead of what is due;
-{"hangs": True}: not even over HTTP, as long as it stands there. do["partition"]: {"refuse": ...} alone. {"say": [...]} says all these.
+{"hangs": True}: not even over HTTP, as long as it stands there. A target that finds in the record that the source's VMM stands takes
+that for a word "stands" that it hears, again and again until it runs or has dropped it. do["partition"]: {"refuse": ...} alone. {"say": [...]} says all these.
 """
 import configparser
 import http.client
@@ -99,11 +100,15 @@ def guest(h, word, has_control):
     return out
 
 
+def stood(h):
+    return {"at_us": h["at_us"]} if "at_us" in h else {}
+
+
 def source(h, word):
     """Where it is by now, as a word, or None."""
     says, is_back = word["says"], h.get("end") == "back"
     if h.get("end") == "gone":
-        return {"says": "gone", **SENT}
+        return {"says": "gone", **SENT, **stood(h)}
     if is_back or says in ("abort", "finish"):
         record = write(h, "aborted") if h.get("given") else None  # until then nothing can have been decided
         if record == "committed":
@@ -111,7 +116,7 @@ def source(h, word):
                 return {"says": "given", **SENT}
             h["end"] = "gone"
             STATE["vms"].pop(word["vm"], None)
-            return {"says": "gone", **SENT}
+            return {"says": "gone", **SENT, **stood(h)}
         h["end"] = "back"
         return {"says": "back", "reason": word.get("reason", "cancelled"), "sentence": word.get("sentence", "")}
     if says == "classify":
@@ -122,9 +127,11 @@ def source(h, word):
         return {"says": "quiesced", "guest": guest(h, word, True)}
     h["given"] = True
     if outcome(h) == "committed":
-        return {"says": "given", **SENT}
-    h.setdefault("at_us", time.monotonic_ns() // 1000)
-    return {"says": "handed", "at_us": h["at_us"]}
+        return {"says": "given", **SENT, **stood(h)}
+    if outcome(h) is None and "at_us" not in h:
+        h["at_us"] = time.monotonic_ns() // 1000
+        write(h, NAME, "stands")
+    return None
 
 
 def target(h, word):
@@ -139,7 +146,9 @@ def target(h, word):
     if says == "offer":
         return {"says": "accepted"}
     if says == "inform":
-        h["record"] = word["guest"]["loan"]["record"]
+        if "record" not in h:
+            h["record"] = word["guest"]["loan"]["record"]
+            threading.Thread(target=look, args=(h, {**word, "says": "stands"}), daemon=True).start()
         return {"says": "informed", "transfer": "/run/nowhere/transfer.sock"}
     if says == "stands" and not h.get("runs"):
         if write(h, "committed") != "committed":
@@ -155,6 +164,13 @@ def target(h, word):
     if h.get("runs"):
         return None if says == "settle" else {"says": "running", "at_us": h["runs"]}
     return None
+
+
+def look(h, word):
+    while not h.get("runs") and not h.get("end"):
+        if os.path.exists(os.path.join(h["record"], "stands")):
+            hear(word)
+        time.sleep(0.05)
 
 
 def hear(word):

@@ -53,7 +53,6 @@ class Leader:
         self.pair, self.vm, self.source, self.target, self.keeps = pair, vm.name, source, target, list(keeps)
         self.id, self.epoch, self.gap_ms = f"h{pair.epoch}", pair.epoch, gap_ms
         self.words, self.said, self.lost = queue.Queue(), {}, set()
-        self.stands = None
 
     def say(self, to, says, **more):
         """A word gets lost where nobody is there to hear it."""
@@ -70,10 +69,6 @@ class Leader:
 
     def hear(self, body):
         self.said[body["says"]] = body
-        if body["says"] == "handed" and not self.stands:
-            self.stands = True
-            self.say(self.target, "stands")
-            self.stands = None
         self.words.put(body["says"])
 
     def until(self, to, says, wanted, timeout_s=120, **more):
@@ -108,6 +103,9 @@ class Leader:
                 more["guest"] = self.said["classified" if says == "offer" else "quiesced"]["guest"]
             if says == "give":
                 more["transfer"] = self.said["informed"]["transfer"]
+                if "stands" in self.lost and upto != "give":  # what is there is no word, and nobody can write one any more
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(os.path.join(self.said["quiesced"]["guest"]["loan"]["record"], "stands"))
             if says == upto:
                 return upto
             if self.until(to, says, (wanted, *ends), **more) != wanted:
