@@ -20,6 +20,7 @@ void estimate_init(struct estimate *e, const struct profile *p, const struct mea
                                .means = *m,
                                .bytes_per_s = (double)bandwidth_bps / 8 * m->goodput,
                                .dirt = 1,
+                               .overlap = 1,
                                .reserved_bytes_per_s = (double)bandwidth_bps / 8 * m->goodput,
                                .queued_bytes = (double)m->queued_bytes};
         estimate_restart(e);
@@ -69,6 +70,15 @@ static void see_bandwidth(struct estimate *e, int64_t now_ms, const struct sampl
         begin_window(e, now_ms, s);
 }
 
+/* What a sync adds, by the curve alone. */
+static double expected_at_sync(const struct estimate *e, double overlap)
+{
+        struct precopy_means m = estimate_means(e, 0, 1000, PLAN_EXPECTED);
+        m.dirt = 1;
+        m.overlap = overlap;
+        return precopy_remaining_synced(&e->loop, &m) - precopy_remaining(&e->loop);
+}
+
 /* What came into the bitmap, against what the curve says. */
 static void see_dirt(struct estimate *e, const struct sample *s)
 {
@@ -76,12 +86,14 @@ static void see_dirt(struct estimate *e, const struct sample *s)
                             (double)(s->zero_pages - e->sample.zero_pages);
         double added =
                 (double)s->remaining_bytes - ((double)e->sample.remaining_bytes - sent_pages * PRECOPY_PAGE);
-        struct precopy_means m = estimate_means(e, 0, 1000, PLAN_EXPECTED);
-        m.dirt = 1;
-        double expected = precopy_remaining_synced(&e->loop, &m) - precopy_remaining(&e->loop);
-        if (expected >= enough_bytes) {
-                double found = fmin(fmax(added / expected, least_dirt), most_dirt);
-                e->dirt += weight * (found - e->dirt);
+        double least = expected_at_sync(e, 1), most = expected_at_sync(e, 0);
+        if (least >= enough_bytes) {
+                /* In between it is as the curve says, and how much it overlaps is seen. */
+                double found = added > most ? added / most : fmin(added / least, 1);
+                e->dirt += weight * (fmin(fmax(found, least_dirt), most_dirt) - e->dirt);
+                if (most > least)
+                        e->overlap +=
+                                weight * (fmin(fmax((most - added) / (most - least), 0), 1) - e->overlap);
                 e->observed_syncs++;
         } else if (added >= 4 * enough_bytes && e->loop.since_s > 0) {
                 /* The curve knows nothing of this: what was seen is all there is. */
@@ -174,6 +186,8 @@ struct precopy_means estimate_means(const struct estimate *e, double limit_s, in
         m.switch_bytes_per_s = m.bytes_per_s;
         m.tail_bytes = (double)e->profile.device_bytes + e->queued_bytes;
         m.dirt = dirt(e, view);
+        if (view == PLAN_EXPECTED)
+                m.overlap = e->overlap;
         return m;
 }
 

@@ -27,6 +27,7 @@ struct estimate {
         struct means means;
         double reserved_bytes_per_s, bytes_per_s; /* of the stream: as reserved, as it is */
         double dirt;                              /* times the curve */
+        double overlap;                           /* as of precopy_means, as it was seen */
         double queued_bytes;
         int observed_syncs;
         /* Of this attempt. */

@@ -176,6 +176,7 @@ struct precopy_means plan_loop_means(const struct profile *p, const struct means
                 .tail_bytes = (double)(p->device_bytes + m->queued_bytes),
                 .share = (double)v->share_milli / 1000,
                 .dirt = fmax(1 + (double)view * p->dirty.error, 0),
+                .overlap = view == PLAN_PESSIMISTIC ? 0 : 1, /* a profile does not tell */
                 .dirty = &p->dirty,
         };
 }

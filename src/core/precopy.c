@@ -92,7 +92,10 @@ static double unseen(const struct precopy *p, const struct precopy_means *m, dou
         double set = fmin(m->dirt * set_bytes(m->dirty, p->guest_s, p->memory_bytes), p->memory_bytes);
         if (p->first_bytes > 0)
                 bytes *= 1 - p->left_bytes / p->first_bytes;
-        return set > 0 ? bytes * fmax(1 - p->again_bytes / set, 0) : 0;
+        if (set <= p->again_bytes)
+                return 0;
+        double drawn = bytes * (1 - p->again_bytes / set), in_turn = fmin(bytes, set - p->again_bytes);
+        return m->overlap * drawn + (1 - m->overlap) * in_turn;
 }
 
 double precopy_remaining_synced(const struct precopy *p, const struct precopy_means *m)

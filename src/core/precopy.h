@@ -58,6 +58,9 @@ struct precopy_means {
         double tail_bytes; /* sent while the guest stands, whatever is left: device state, full buffers */
         double share;      /* of its time that the guest runs: 1 where it is not throttled */
         double dirt;       /* times the curve */
+        /* Of what is written to again, how much is still to be sent anyway. 1: as much as were it drawn by
+         * lot; 0: none, as of a guest that goes through its memory in turns, until there is no other. */
+        double overlap;
         const struct curve *dirty; /* borrowed */
 };
 

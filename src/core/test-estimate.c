@@ -106,6 +106,24 @@ static void test_dirt(void)
         }
 }
 
+/* That it goes through its memory in turns is seen, and not taken for a faster guest. */
+static void test_in_turns(void)
+{
+        struct profile p = some_profile();
+        struct world w;
+        p.dirty = (struct curve){
+                .error = 0.1, .n_points = 2, .points = {{1, 64.0 * MIB}, {10, 64.0 * MIB}}
+        };
+        prepare(&w, &p, 1, 1);
+        w.plant.overlap = 0;
+        w.plant.limit_s = 0.3;
+        while (w.loop.rounds < 8)
+                one_slice(&w);
+        g_test_message("dirt %.2f overlap %.2f", w.estimate.dirt, w.estimate.overlap);
+        assert_near(w.estimate.dirt, 1, 0.15);
+        g_assert_cmpfloat(w.estimate.overlap, <, 0.3);
+}
+
 /* A profile that was made while the guest slept. */
 static void test_awake(void)
 {
@@ -170,6 +188,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/core/estimate/bandwidth", test_bandwidth);
         g_test_add_func("/core/estimate/dirt", test_dirt);
+        g_test_add_func("/core/estimate/in-turns", test_in_turns);
         g_test_add_func("/core/estimate/awake", test_awake);
         g_test_add_func("/core/estimate/unsound", test_unsound);
         g_test_add_func("/core/estimate/restart", test_restart);

@@ -16,6 +16,7 @@ static struct precopy_means some_means(const struct curve *c)
                                       .tail_bytes = 190e3,
                                       .share = 1,
                                       .dirt = 1,
+                                      .overlap = 1,
                                       .dirty = c};
 }
 
@@ -190,6 +191,25 @@ static void test_closed_forms(void)
         }
 }
 
+/* One that goes through its memory in turns writes to what was sent, never to what is to be sent still; so
+ * the same rate takes longer, or has no end. */
+static void test_in_turns(void)
+{
+        struct curve c = {
+                .n_points = 2, .points = {{0.4, 16.8e6}, {10, 16.8e6}}
+        }; /* 42 MB/s */
+        struct precopy_means drawn = some_means(&c);
+        drawn.bytes_per_s = drawn.switch_bytes_per_s = 47e6;
+        drawn.limit_s = 0.08;
+        struct precopy_means turns = drawn;
+        turns.overlap = 0;
+        struct precopy p;
+        precopy_init(&p, 0, 384 * MIB, 0);
+        struct precopy_outcome o = precopy_run(&p, &drawn), longer = precopy_run(&p, &turns);
+        g_assert_cmpint(o.end, ==, PRECOPY_STOPS);
+        g_assert_true(longer.total_s > o.total_s + 0.1);
+}
+
 /* Without an end: said so, after a bounded number of rounds, at whatever figures. */
 static void test_hopeless(void)
 {
@@ -246,6 +266,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/precopy/measured", test_measured);
         g_test_add_func("/core/precopy/slices", test_slices);
         g_test_add_func("/core/precopy/closed-forms", test_closed_forms);
+        g_test_add_func("/core/precopy/in-turns", test_in_turns);
         g_test_add_func("/core/precopy/hopeless", test_hopeless);
         g_test_add_func("/core/precopy/remaining", test_remaining);
         return g_test_run();
