@@ -346,7 +346,7 @@ static void take_in(struct hypervisor *h, const struct host_change *change, cons
         c->healthy = change->healthy;
         c->lost = change->lost;
         c->node = change->node ? change->node - 1 : c->node;
-        ledger_set_owned(h->ledger, change->component, component_owned(c));
+        ledger_set_owned(h->ledger, change->component, bring_owned(h, change->component));
         hypervisor_note(h, now_ms, c->id, "host", event, "%s", what_changed(c, cause, what));
 }
 
@@ -437,7 +437,7 @@ static int64_t owned_as(const struct hypervisor *h, uint32_t component, int64_t 
 {
         struct component c = h->components[component];
         c.owned = owned;
-        return component_owned(&c);
+        return component_owned(&c) + bring_owned(h, component) - component_owned(&h->components[component]);
 }
 
 /* Claimed for this VM, with all that its guest was given. */
@@ -501,7 +501,7 @@ int hypervisor_repartition(struct hypervisor *h, const int64_t *owned, const cha
                                 (long long)owned[i], component_kinds[c->kind].unit, (long long)c->owned,
                                 cause);
                 c->owned = owned[i];
-                ledger_set_owned(h->ledger, i, component_owned(c));
+                ledger_set_owned(h->ledger, i, bring_owned(h, i));
         }
         walks_go_on(h, now_ms); /* what came may be what somebody waits for */
         return 0;

@@ -301,9 +301,12 @@ static int claim(struct hypervisor *h, struct entry *e, const struct need *need,
                                         .exclusive = kind == COMPONENT_CPU &&
                                                      need_parameter(need, PARAMETER_EXCLUSIVE),
                                         .page_bytes = need_page_bytes(need)};
+                bring_claims(h, e, &c);
                 int fits = ledger_claim(h->ledger, &c, &rc.claim);
-                if (fits <= 0)
+                if (fits <= 0) {
+                        bring_returns(h, e, &rc);
                         return fits < 0 ? fits : -ENOSPC;
+                }
                 r->definitions[r->n_definitions++] = rc;
                 if (!e->vm)
                         continue;
@@ -609,7 +612,8 @@ static int decide_arriving(struct hypervisor *h, struct entry *e, const struct c
 }
 
 /* All needs are tried first; only then is anything claimed. */
-int decide(struct hypervisor *h, struct entry *e, const struct ask *ask, int64_t now_ms, struct err *err)
+static int decide_by_kind(struct hypervisor *h, struct entry *e, const struct ask *ask, int64_t now_ms,
+                          struct err *err)
 {
         struct request *r = &e->r;
         if (r->kind == REQUEST_VM) {
@@ -684,4 +688,12 @@ int decide(struct hypervisor *h, struct entry *e, const struct ask *ask, int64_t
         else
                 (void)snprintf(r->sentence, sizeof(r->sentence), "granted %s", needs);
         return 0;
+}
+
+int decide(struct hypervisor *h, struct entry *e, const struct ask *ask, int64_t now_ms, struct err *err)
+{
+        bring_begin(h, e);
+        int done = decide_by_kind(h, e, ask, now_ms, err);
+        bring_end(h, e);
+        return done;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* core/hypervisor-internal.h - shared by hypervisor.c (life), tables.c, restart.c, decide.c (verdicts),
- * walks.c (activations), kept.c, checks.c and change.c only. */
+ * walks.c (activations), kept.c, checks.c, bring.c and change.c only. */
 #pragma once
 #include "core/hypervisor.h"
 
@@ -14,16 +14,17 @@ struct history {
 
 struct vm_entry {
         struct vm_shape shape;
-        uint64_t cpu_slots;    /* vCPU numbers in use, base ones included */
-        uint64_t memory_slots; /* DIMM slots in use */
-        int64_t leased_bytes;  /* beyond the base */
-        uint64_t nic_slots;    /* parts of its network card's rate in use; 0 is its base */
-        int64_t leased_bps;    /* beyond the base */
-        uint64_t disk_slots;   /* parts of its disk's rate in use; 0 is its base */
-        int64_t leased_disk;   /* bytes a second beyond the base */
-        uint64_t class_slots;  /* parts of its class of service in use */
-        size_t live;           /* requests of applications that hold something */
-        struct host_toll toll; /* by the change of the host that is being decided on */
+        uint64_t cpu_slots;        /* vCPU numbers in use, base ones included */
+        uint64_t memory_slots;     /* DIMM slots in use */
+        int64_t leased_bytes;      /* beyond the base */
+        uint64_t nic_slots;        /* parts of its network card's rate in use; 0 is its base */
+        int64_t leased_bps;        /* beyond the base */
+        uint64_t disk_slots;       /* parts of its disk's rate in use; 0 is its base */
+        int64_t leased_disk;       /* bytes a second beyond the base */
+        uint64_t class_slots;      /* parts of its class of service in use */
+        size_t live;               /* requests of applications that hold something */
+        int64_t *brings, *brought; /* memory, by component; NULL: none (core/bring.c) */
+        struct host_toll toll;     /* by the change of the host that is being decided on */
         struct history history;
         struct entry *newest;     /* of all that are kept of it */
         struct entry *walk_first; /* activations and ways back, in the order in which they go */
@@ -99,6 +100,18 @@ int decide(struct hypervisor *h, struct entry *e, const struct ask *ask, int64_t
 
 /* REASON_UNSUPPORTED: no memory of this host has pages of that size. */
 int check_pages(const struct hypervisor *h, int64_t page_bytes, struct err *err);
+
+/* bring.c */
+/* What is owned of a component, and what those have claimed on top of it who bring their memory. */
+int64_t bring_owned(const struct hypervisor *h, uint32_t component);
+/* While it is decided on a request of a VM's: what is free of the memory is what that brings. */
+void bring_begin(struct hypervisor *h, const struct entry *e);
+void bring_end(struct hypervisor *h, const struct entry *e);
+/* What is about to be claimed, and what has come back. */
+void bring_claims(const struct hypervisor *h, const struct entry *e, struct claim *c);
+void bring_returns(struct hypervisor *h, const struct entry *e, const struct definition *d);
+void bring_free(struct vm_entry *v);
+bool bring_is_sound(const struct hypervisor *h);
 
 /* tables.c */
 struct effect *effect_push(struct hypervisor *h, enum effect_kind kind, const struct request *r,

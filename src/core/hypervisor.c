@@ -35,6 +35,8 @@ void claims_release(struct hypervisor *h, struct entry *e)
                 struct definition *c = &e->r.definitions[i];
                 bool had = c->claim == 0 || ledger_release(h->ledger, c->claim);
                 assert(had);
+                if (c->claim)
+                        bring_returns(h, e, c);
                 c->claim = 0;
                 claim_from_release(h, c);
                 if (!e->vm || c->slot < 0)
@@ -712,6 +714,7 @@ void hypervisor_free(struct hypervisor *h)
         while (h->vms) {
                 struct vm_entry *v = h->vms;
                 h->vms = v->next;
+                bring_free(v);
                 free(v);
         }
         ledger_free(h->ledger);

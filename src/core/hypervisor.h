@@ -155,7 +155,17 @@ bool hypervisor_is_moving(const struct hypervisor *h, const char *vm);
 /* VMs. Names are unique: REASON_BUSY. What was defined once stays defined, even where the host has become too
  * small for it meanwhile. */
 int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *shape, struct err *err);
-/* Before a new one is defined: REASON_NO_CAPACITY for a shape that can never start here. */
+/* It comes with its memory: amounts, by component, of which only those of memory count. Its claims of memory
+ * are met from that and from nothing else, and take nothing of what may be given away, until it is said that
+ * they are part of that (hypervisor_vm_brought()): one that leaves before has cost nothing. May be said
+ * again, with others. What it has claimed before counts. After a restart it is to be said again, too.
+ * REASON_INCOMPATIBLE: it has claimed more, or elsewhere. */
+int hypervisor_vm_brings(struct hypervisor *h, const char *name, const int64_t *amounts, struct err *err);
+bool hypervisor_vm_is_bringing(const struct hypervisor *h, const char *name);
+/* Together with hypervisor_repartition(), which makes it ours; before it. Idempotent. */
+void hypervisor_vm_brought(struct hypervisor *h, const char *name);
+/* Before a new one is defined, or of one that brings memory, once that is said: REASON_NO_CAPACITY for a
+ * shape that can never start here. */
 int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *shape, struct err *err);
 /* REASON_BUSY while it holds or keeps anything; REASON_NOT_FOUND. */
 int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err);

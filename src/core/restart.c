@@ -139,7 +139,7 @@ static bool kept_is_sound(const struct hypervisor *h, const struct request *r, s
 bool hypervisor_is_sound(const struct hypervisor *h)
 {
         size_t live = 0, finished = 0, kept = 0, listed = 0, claims = 0, remembered = h->reservations.n;
-        if (!ledger_is_sound(h->ledger))
+        if (!ledger_is_sound(h->ledger) || !bring_is_sound(h))
                 return false;
         for (const struct vm_entry *v = h->vms; v; v = v->next) {
                 uint64_t used[VIRTUAL_KIND_N] = {0}; /* slots */

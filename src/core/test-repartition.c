@@ -11,7 +11,7 @@ enum { MIB = 1024 * 1024, N = 4, CPU1 = 1, NODE0 = 2 };
 static const struct component machine[N] = {
         {.id = "cpu:0", .kind = COMPONENT_CPU, .os_index = 0, .capacity = 1000, .owned = 1000, .healthy = true},
         {.id = "cpu:1", .kind = COMPONENT_CPU, .os_index = 1, .capacity = 1000, .owned = 1000, .healthy = true},
-        {.id = "memory:node0", .kind = COMPONENT_MEMORY, .capacity = 2048L * MIB, .owned = 1024L * MIB, .healthy = true},
+        {.id = "memory:node0", .kind = COMPONENT_MEMORY, .capacity = 4096L * MIB, .owned = 1024L * MIB, .healthy = true},
         {.id = "net:eth0", .kind = COMPONENT_NET, .capacity = 100, .owned = 100, .healthy = true},
 };
 /* clang-format on */
@@ -204,6 +204,125 @@ static void test_kept(void)
         hypervisor_free(here);
 }
 
+static const struct vm_shape guest = {.name = "w",
+                                      .cpus = 1,
+                                      .cpus_max = 1,
+                                      .share_milli = 200,
+                                      .memory_bytes = 1024L * MIB,
+                                      .memory_max_bytes = 1280L * MIB,
+                                      .unit_bytes = 128L * MIB,
+                                      .memory_slots = 4};
+
+static int64_t claimed(void)
+{
+        return ledger_claimed(hypervisor_ledger(here), NODE0);
+}
+
+static void bring_guest(int64_t mib)
+{
+        int64_t brings[N] = {[NODE0] = mib * MIB};
+        struct err err = {0};
+        g_assert_cmpint(hypervisor_vm_define(here, &guest, &err), ==, 0);
+        g_assert_cmpint(hypervisor_vm_fits(here, &guest, &err), ==,
+                        0); /* this host gives away as much in all */
+        g_assert_cmpint(hypervisor_vm_hold(here, "w", 60000, 2000, &err), ==, 0);
+        run();
+        g_assert_cmpint(hypervisor_find(here, "vm:w")->outcome, ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(hypervisor_vm_brings(here, "w", brings, &err), ==, 0);
+        g_assert_true(hypervisor_vm_is_bringing(here, "w"));
+        g_assert_cmpint(hypervisor_vm_hold(here, "w", 60000, 2000, &err), ==, 0);
+        run();
+}
+
+static const struct request *lease_arrives(const char *id, int64_t mib, int slot)
+{
+        struct need need;
+        struct err err = {0};
+        uint64_t serial;
+        g_autofree char *text = g_strdup_printf("memory:%dM", (int)mib);
+        const char *const words[] = {text};
+        struct arrival comes = {VIRTUAL_DIMM, (int16_t)slot, mib * MIB};
+        g_assert_cmpint(needs_parse(words, 1, &need, &err), ==, 0);
+        struct ask a = {.kind = REQUEST_APP,
+                        .vm = "w",
+                        .id = id,
+                        .needs = &need,
+                        .n_needs = 1,
+                        .end_ms = 900000,
+                        .arrivals = &comes,
+                        .n_arrivals = 1};
+        g_assert_cmpint(hypervisor_ask(here, &a, 2000, &serial, &err), ==, 0);
+        run();
+        return hypervisor_request(here, serial);
+}
+
+/* A VM that brings its memory needs none that is here, takes none, and leaves none to others; with the
+ * partition that has it, it is a VM as any other. */
+static void test_brings(void)
+{
+        struct err err = {0};
+        uint64_t serial;
+        begin(); /* v has 512 of 1024 MiB */
+        bring_guest(1152);
+        g_assert_cmpint(hypervisor_find(here, "vm:w")->state, ==, REQUEST_OFFERED);
+        g_assert_cmpint(claimed(), ==, 1536L * MIB);
+        g_assert_cmpint(hypervisor_accept(here, "vm:w", 2000, &serial, &err), ==, 0);
+        run();
+        g_assert_cmpint(hypervisor_find(here, "vm:w")->state, ==, REQUEST_GRANTED);
+        g_assert_cmpint(lease_arrives("big", 256, 0)->outcome, ==, OUTCOME_NOT_NOW); /* more than it brings */
+        const struct request *lease = lease_arrives("m", 128, 1);
+        g_assert_cmpint(lease->state, ==, REQUEST_GRANTED);
+        g_autofree char *key = g_strdup(lease->key);
+        g_assert_cmpint(claimed(), ==, 1664L * MIB);
+        /* what is free here is what was, now and behind the end of the lease that came */
+        g_assert_cmpint(reserve("r", "memory:513M", 0), ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(reserve("later", "memory:513M", 1000000), ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(reserve("s", "memory:512M", 0), ==, OUTCOME_GRANTED);
+        /* the lease ends: what it brought is nobody's here */
+        g_assert_cmpint(hypervisor_release(here, key, "released", 2000, &serial, &err), ==, 0);
+        run();
+        g_assert_cmpint(reserve("t", "memory:1M", 0), ==, OUTCOME_NOT_NOW);
+        /* a change of the host leaves it as it is */
+        struct host_change change = {.component = NODE0, .healthy = true, .lost = 0};
+        (void)hypervisor_host_changed(here, &change, 1, "by a test", 2000);
+        run();
+        g_assert_cmpint(hypervisor_find(here, "vm:w")->state, ==, REQUEST_GRANTED);
+        /* ours, and what it does not have of it is free */
+        part[NODE0] += 1152L * MIB;
+        hypervisor_vm_brought(here, "w");
+        g_assert_cmpint(set(&err), ==, 0);
+        g_assert_false(hypervisor_vm_is_bringing(here, "w"));
+        g_assert_cmpint(owned(NODE0), ==, 2176L * MIB);
+        g_assert_cmpint(reserve("u", "memory:129M", 0), ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(reserve("u2", "memory:128M", 0), ==, OUTCOME_GRANTED);
+        hypervisor_free(here);
+}
+
+/* It leaves again before anything was assigned: all is as it was. */
+static void test_brings_and_leaves(void)
+{
+        struct err err = {0};
+        uint64_t serial;
+        begin();
+        bring_guest(1024);
+        g_assert_cmpint(hypervisor_accept(here, "vm:w", 2000, &serial, &err), ==, 0);
+        run();
+        /* what it has may not be more than it brings */
+        int64_t less[N] = {[NODE0] = 1023L * MIB};
+        g_assert_cmpint(hypervisor_vm_brings(here, "w", less, &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_INCOMPATIBLE);
+        run();
+        g_assert_cmpint(hypervisor_release(here, "vm:w", "it did not come", 2000, &serial, &err), ==, 0);
+        run();
+        g_assert_cmpint(claimed(), ==, 512L * MIB);
+        g_assert_cmpint(owned(NODE0), ==, 1024L * MIB);
+        g_assert_cmpint(hypervisor_vm_forget(here, "w", &err), ==, 0);
+        run();
+        g_assert_cmpint(reserve("r", "memory:513M", 0), ==, OUTCOME_NOT_NOW);
+        g_assert_cmpint(reserve("s", "memory:512M", 0), ==, OUTCOME_GRANTED);
+        hypervisor_free(here);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -212,5 +331,7 @@ int main(int argc, char **argv)
         g_test_add_func("/repartition/leaving", test_leaving);
         g_test_add_func("/repartition/future", test_future);
         g_test_add_func("/repartition/kept", test_kept);
+        g_test_add_func("/repartition/brings", test_brings);
+        g_test_add_func("/repartition/brings-and-leaves", test_brings_and_leaves);
         return g_test_run();
 }

@@ -70,9 +70,10 @@ int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *s, struct 
 int hypervisor_vm_fits(const struct hypervisor *h, const struct vm_shape *s, struct err *err)
 {
         int64_t memory = 0, net = 0, disk = 0;
+        const struct vm_entry *v = find_vm(h, s->name);
         for (size_t i = 0; i < h->n_components; i++)
                 if (h->components[i].kind == COMPONENT_MEMORY)
-                        memory += h->components[i].owned;
+                        memory += v && v->brings ? v->brings[i] : h->components[i].owned;
                 else if (h->components[i].kind == COMPONENT_NET && h->components[i].owned > net)
                         net = h->components[i].owned;
                 else if (h->components[i].kind == COMPONENT_BLOCK && h->components[i].owned > disk)
@@ -114,6 +115,7 @@ int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err
         while (v->history.first)
                 entry_forget(h, v->history.first, v->history.first->r.asked_ms);
         *p = v->next;
+        bring_free(v);
         free(v);
         return 0;
 }

@@ -62,8 +62,9 @@ struct handing {
         int64_t sent_bytes, ram_bytes;    /* -1: not known */
 
         /* target */
-        bool is_defined;  /* the VM is, for this handover */
-        bool is_complete; /* all of it came */
+        bool is_defined;    /* the VM is, for this handover */
+        int64_t part_epoch; /* of the partition in which its memory is ours; 0: not known. Journalled */
+        bool is_complete;   /* all of it came */
         bool is_told_to_run;
         size_t leases; /* so many of the guest's are asked for already */
         int plug_slot; /* of a vCPU that nobody was granted, and that is being plugged */
@@ -74,6 +75,10 @@ void handing_report(struct handing *ho, uint64_t token, enum handover_event_kind
 void handing_say(struct handing *ho, const char *event, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 struct handing *handing_find(const struct meted *m, const char *id); /* NULL: none is called so */
+void handing_each(const struct meted *m, void (*fn)(struct handing *ho, void *arg), void *arg);
+void handing_put(struct handing *ho); /* into the store, with this turn */
+/* Of that VM: what an older one has left undone is the later one's now, or done. */
+bool handing_is_latest(const struct handing *ho);
 bool handing_is_source(const struct handing *ho);
 /* The one that this VM is in the middle of; NULL: none. */
 struct handing *handing_of_vm(const struct meted *m, const char *vm);
@@ -108,6 +113,15 @@ int handing_read(const struct handing *ho, enum handover_record *ret, struct err
  * is its word. */
 void handing_follow(struct handing *ho, const struct handover_message *said);
 enum handover_event_kind handing_event_of(enum handover_record record); /* NONE: UNKNOWN */
+
+/* handover-room.c */
+/* Its memory is a part of what this hypervisor may give away only when the partition says so: until then the
+ * VM brings it (core/bring.c). By what its source says that it has. REASON_INCOMPATIBLE: it cannot be so
+ * here. */
+int room_bring(struct handing *ho, struct err *err);
+bool room_is_brought(const struct handing *ho); /* it is to be so */
+/* mete-sp has said in which partition it is ours. */
+void room_know(struct handing *ho, int64_t epoch);
 
 /* handover-source.c */
 void giver_classify(struct handing *ho);

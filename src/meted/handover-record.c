@@ -19,14 +19,15 @@ char *handing_record(const struct handing *ho)
 {
         const struct handover_row *row = &ho->core.row;
         json_t *v = json_pack(
-                "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, s:I, s:s}", "vm",
-                ho->vm, "state", handover_state_name(row->state), "end",
+                "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, s:I, s:s, s:I}",
+                "vm", ho->vm, "state", handover_state_name(row->state), "end",
                 row->end ? handover_state_name(row->end) : "", "epoch", (json_int_t)row->epoch, "step",
                 (json_int_t)row->step, "gap_ms", (json_int_t)row->gap_ms, "deadline_ms",
                 (json_int_t)(row->deadline_ms < NO_DEADLINE ? row->deadline_ms : NO_DEADLINE), "is_told",
                 row->is_told, "is_unsure", row->is_unsure, "is_returned", ho->is_returned, "may_lend",
                 ho->may_lend, "reason", (int)row->reason, "sentence", row->sentence, "peer", ho->peer,
-                "asked_ms", (json_int_t)ho->asked_ms, "ended_ms", (json_int_t)ho->ended_ms, "boot", ho->boot);
+                "asked_ms", (json_int_t)ho->asked_ms, "ended_ms", (json_int_t)ho->ended_ms, "boot", ho->boot,
+                "part_epoch", (json_int_t)ho->part_epoch);
         json_t *guest = v && ho->guest ? api_handover_guest_emit(ho->guest) : NULL;
         bool is_good = v && (!ho->guest || (guest && json_object_set_new(v, "guest", guest) == 0));
         char *text = is_good ? json_write(v, NULL) : NULL;
@@ -73,6 +74,7 @@ static int take(struct handing *ho, const char *id, const json_t *v, struct err 
         ho->may_lend = is(v, "may_lend");
         ho->asked_ms = figure(v, "asked_ms");
         ho->ended_ms = figure(v, "ended_ms");
+        ho->part_epoch = figure(v, "part_epoch");
         if (!STR_COPY(row->id, id) || !STR_COPY(ho->vm, word(v, "vm")) || !*ho->vm ||
             !STR_COPY(row->sentence, word(v, "sentence")) || !STR_COPY(ho->peer, word(v, "peer")) ||
             !STR_COPY(ho->boot, word(v, "boot")) || row->epoch == 0 || row->reason >= REASON_N)

@@ -62,7 +62,8 @@ static int define(struct handing *ho, struct err *err)
         struct machine *v = machine_find(m, ho->vm);
         struct vm_shape shape;
         if (v && ho->is_defined && strcmp(v->definition.uuid, ho->guest->vm.definition.uuid) == 0)
-                return machine_put(v, err); /* a turn that was not written had it, too */
+                return room_bring(ho, err) < 0 ? -EXDEV
+                                               : machine_put(v, err); /* a turn that was not written had it */
         if (v)
                 return err_set(err, REASON_INCOMPATIBLE, EEXIST, "%s has a VM that is called %s already",
                                m->config.name, ho->vm);
@@ -73,11 +74,19 @@ static int define(struct handing *ho, struct err *err)
         (void)STR_COPY(v->definition.qemu_path, m->probe.path);
         v->epoch = 0; /* not ours */
         machine_shape(v, &shape);
-        bad = hypervisor_vm_fits(m->hv, &shape, err);
-        bad = bad ? bad : hypervisor_vm_define(m->hv, &shape, err);
-        bad = bad ? bad : machine_put(v, err);
-        if (bad)
+        bad = hypervisor_vm_define(m->hv, &shape, err);
+        if (bad) {
                 machine_remove(v);
+                return bad;
+        }
+        bad = room_bring(ho, err);
+        bad = bad ? bad : hypervisor_vm_fits(m->hv, &shape, err);
+        bad = bad ? bad : machine_put(v, err);
+        if (bad) {
+                struct err ignored = {0};
+                (void)hypervisor_vm_forget(m->hv, ho->vm, &ignored); /* it holds nothing yet */
+                machine_remove(v);
+        }
         ho->is_defined = !bad;
         return bad;
 }
@@ -377,7 +386,7 @@ void taker_prepare(struct handing *ho)
         struct err err = {0};
         if (ho->is_calling)
                 return;
-        if (check_again(ho, &err)) {
+        if (check_again(ho, &err) || room_bring(ho, &err)) {
                 not_prepared(ho, &err);
                 return;
         }

@@ -59,6 +59,30 @@ struct handing *handing_of_vm(const struct meted *m, const char *vm)
         return NULL;
 }
 
+bool handing_is_latest(const struct handing *ho)
+{
+        GHashTableIter i;
+        gpointer p;
+        g_hash_table_iter_init(&i, ho->m->handovers->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &p)) {
+                const struct handing *other = p;
+                if (strcmp(other->vm, ho->vm) == 0 && other->core.row.epoch > ho->core.row.epoch)
+                        return false;
+        }
+        return true;
+}
+
+void handing_each(const struct meted *m, void (*fn)(struct handing *ho, void *arg), void *arg)
+{
+        GHashTableIter i;
+        gpointer p;
+        if (!m->handovers)
+                return;
+        g_hash_table_iter_init(&i, m->handovers->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &p))
+                fn(p, arg);
+}
+
 bool handing_is_source(const struct handing *ho)
 {
         return handover_role(ho->core.row.state) == ROLE_SOURCE;
@@ -393,7 +417,7 @@ static void on_durable(struct meted *m, void *call, const struct request *r, con
         g_free(b);
 }
 
-static void put(struct handing *ho)
+void handing_put(struct handing *ho)
 {
         struct err err = {0};
         char *text = handing_record(ho);
@@ -440,7 +464,7 @@ static void apply(struct handing *ho, const struct handover_effects *effects)
                 else if (f->kind == HANDOVER_ADOPT)
                         adopt(ho);
                 else if (f->kind == HANDOVER_PERSIST)
-                        put(ho);
+                        handing_put(ho);
         }
         if (b->entered)
                 crash_point_of("handover", handover_state_name(b->entered), "decided");
@@ -512,6 +536,8 @@ static void take_along(struct handing *ho, const struct api_handover_message *in
         }
         if (s == SOURCE_QUIESCED && says == HANDOVER_SAYS_GIVE && in->has_transfer)
                 (void)STR_COPY(ho->transfer_path, in->transfer);
+        if ((says == HANDOVER_SAYS_STATUS || says == HANDOVER_SAYS_SETTLE) && in->has_partition_epoch)
+                room_know(ho, in->partition_epoch);
 }
 
 static int admit(struct meted *m, const struct api_handover_message *in, const struct handover_message *said,
@@ -713,21 +739,10 @@ int handovers_start(struct meted *m, struct err *err)
         m->handovers->calls = http_calls_new(err);
         if (!m->handovers->calls)
                 return -ENOMEM;
-        return store_load_documents(m->store, STORE_HANDOVER, load, m, err);
-}
-
-/* Of that VM: what an older one has left undone is the later one's now, or done. */
-static bool is_latest(const struct handing *ho)
-{
-        GHashTableIter i;
-        gpointer p;
-        g_hash_table_iter_init(&i, ho->m->handovers->by_id);
-        while (g_hash_table_iter_next(&i, NULL, &p)) {
-                const struct handing *other = p;
-                if (strcmp(other->vm, ho->vm) == 0 && other->core.row.epoch > ho->core.row.epoch)
-                        return false;
-        }
-        return true;
+        int bad = store_load_documents(m->store, STORE_HANDOVER, load, m, err);
+        if (!bad)
+                handovers_bring(m);
+        return bad;
 }
 
 bool handovers_adopt(struct meted *m)
@@ -744,7 +759,7 @@ bool handovers_adopt(struct meted *m)
                         continue;
                 ho->is_loaded = false;
                 restore(ho);
-                if (ho->core.row.state == TARGET_SETTLED && is_latest(ho))
+                if (ho->core.row.state == TARGET_SETTLED && handing_is_latest(ho))
                         taker_settle(ho); /* it may not have come to that */
         }
         return do_wait;

@@ -26,6 +26,15 @@ void handovers_hear(struct meted *m, struct http_request *req, const json_t *bod
 /* The VM whose claims end with this handover, which was committed here; NULL: none. */
 const char *handovers_leaving(const struct meted *m, const char *id);
 
+/* What VMs bring that are on their way here, or whose memory is not yet in our partition: after the books
+ * were made anew. */
+void handovers_bring(struct meted *m);
+/* Before a later partition is taken. REASON_BUSY: it cannot be known yet whether the memory of one is in it.
+ */
+int handovers_may_take(struct meted *m, const struct api_partition *p, struct err *err);
+/* With it the memory of those that it has is ours. Where it is not taken after all: handovers_bring(). */
+void handovers_book(struct meted *m, const struct api_partition *p);
+
 /* A VM that is handed over is not to be started, stopped, deleted, moved or asked for more: why, or 0. */
 int handovers_check(const struct meted *m, const struct machine *v, struct err *err);
 /* What its guest has is not to change just now: it was said to the other side. */

@@ -157,14 +157,18 @@ static int take(struct meted *m, const struct api_partition *p, struct err *err)
         g_autofree int64_t *owned = g_new0(int64_t, m->inventory.n + 1);
         char cause[128];
         int bad = amounts(m, p, owned, err);
+        bad = bad ? bad : handovers_may_take(m, p, err);
         if (bad)
                 return bad;
+        handovers_book(m, p);
         (void)snprintf(cause, sizeof(cause), "by the service processor of %.63s, epoch %lld", p->server,
                        (long long)p->epoch);
         bad = hypervisor_repartition(m->hv, owned, p->has_handover ? handovers_leaving(m, p->handover) : NULL,
                                      p->has_trace ? p->trace : "sp", cause, loop_now_ms(), err);
-        if (bad)
+        if (bad) {
+                handovers_bring(m);
                 return bad;
+        }
         json_t *v = api_partition_emit(p);
         char *text = v ? json_write(v, NULL) : NULL;
         json_decref(v);

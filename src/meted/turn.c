@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "meted/crash.h"
 #include "meted/activate.h"
+#include "meted/handover.h"
 #include "meted/health.h"
 #include "meted/hhi.h"
 #include "meted/machine.h"
@@ -435,7 +436,10 @@ int meted_load(struct meted *m, struct err *err)
                 bad = hypervisor_vm_define(hv, &shape, err);
         }
         struct load l = {m, now};
-        return bad ? bad : store_load_requests(m->store, load_request, &l, err);
+        bad = bad ? bad : store_load_requests(m->store, load_request, &l, err);
+        if (!bad)
+                handovers_bring(m);
+        return bad;
 }
 
 void turns_init(struct meted *m)

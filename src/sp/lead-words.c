@@ -85,6 +85,9 @@ static void along(const struct leading *l, const struct handover_message *said,
                 m->guest = *l->guest;
         m->has_transfer = said->says == HANDOVER_SAYS_GIVE && *l->transfer;
         (void)STR_COPY(m->transfer, l->transfer);
+        m->has_partition_epoch =
+                l->is_assigned && (said->says == HANDOVER_SAYS_STATUS || said->says == HANDOVER_SAYS_SETTLE);
+        m->partition_epoch = s->epoch;
 }
 
 static unsigned n_sayings(const struct sp *sp, int to)

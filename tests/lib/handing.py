@@ -139,7 +139,8 @@ class Pair(Server):
         for n, (name, user) in enumerate(zip("ab", USERS)):
             self.make(name, user)
             self.start_hypervisor(name)
-            self.shares[name] = {f"cpu:{n}": 1000, "memory:node0": 1 << 30}
+            # the second has less than the VM: that brings its own
+            self.shares[name] = {f"cpu:{n}": 1000, "memory:node0": (1 << 30) if name == "a" else (256 << 20)}
         self.give_parts()
         self.a, self.b = self.hypervisor("a"), self.hypervisor("b")
 
