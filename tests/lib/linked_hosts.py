@@ -30,8 +30,9 @@ class LinkedSite(Site):
 class LinkedHosts:
     """.a, .b: hosts; .link; .outside: for each, the monitors beside mete's."""
 
-    def __init__(self, mbit=1000, memory="3G", build=None, extra="", uplink_mbit=None):
-        """uplink_mbit: a's keeper manages its end of the link, at that rate."""
+    def __init__(self, mbit=1000, memory="3G", build=None, extra="", uplink_mbit=None, managed="a"):
+        """uplink_mbit: the keepers of the managed ones manage their ends of the link, at that rate."""
+        self.managed = managed if uplink_mbit else ""
         self.mbit, self.memory, self.build, self.extra, self.uplink_mbit = mbit, memory, build, extra, uplink_mbit
         self.stack = contextlib.ExitStack()
 
@@ -43,10 +44,10 @@ class LinkedHosts:
             os.chmod(base, 0o755)
             self.link = stack.enter_context(Link(self.mbit))
             pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={ADDRESS['a']}", "--hypervisor", f"b={ADDRESS['b']}")
-            uplink = self.link.uplink("a", self.uplink_mbit) if self.uplink_mbit else None
+            uplinks = {name: self.link.uplink(name, self.uplink_mbit) for name in self.managed}
             self.outside = {name: OutsideQemu(qemu, base) for name in "ab"}
             self.a, self.b = (Host(memory=self.memory, title=name, cpu_overcommit=4, qemu=self.outside[name].program, cpus=str(n),
-                                   inside=self.link.spaces[name].prefix, net=uplink if name == "a" else None, build=self.build, extra=self._config(pki, name))
+                                   inside=self.link.spaces[name].prefix, net=uplinks.get(name), build=self.build, extra=self._config(pki, name))
                               for n, name in enumerate("ab"))
             self.site = LinkedSite(pki, self.a, self.b)
             for host in (self.a, self.b):
