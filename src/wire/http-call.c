@@ -244,9 +244,9 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
         const char *where = to->socket ? to->socket : tcp_address_text(&to->address, text);
         /* curl counts connections by the name of the host: each socket has its own, so that one which does
          * not answer keeps nobody from the others. */
-        g_autofree char *url = to->socket
-                                       ? g_strdup_printf("http://%08x.localhost%s", g_str_hash(where), path)
-                                       : g_strdup_printf("https://%s%s", where, path);
+        g_autofree char *url =
+                to->socket ? g_strdup_printf("http://%08x.localhost%s", g_str_hash(where), path)
+                           : g_strdup_printf("%s://%s%s", to->is_plain ? "http" : "https", where, path);
         call->calls = c;
         call->fd = -1;
         call->answer.max = HTTP_CALL_ANSWER_MAX;
@@ -266,7 +266,7 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
         http_curl_prepare(h, url);
         if (to->socket)
                 curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, to->socket);
-        else
+        else if (!to->is_plain)
                 http_curl_tls(h, to);
         if (to->has_owner)
                 check_owner(call, to->owner);

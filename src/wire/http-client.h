@@ -33,6 +33,8 @@ struct http_target {
         char pin[CERT_PIN];             /* of its certificate; nobody else is spoken to. "": whoever our
                                            authority signed; who it is, is then the caller's to look at */
         const struct cert_files *files; /* borrowed */
+        bool is_named; /* it is no daemon of ours: its certificate is to name the address, as elsewhere */
+        bool is_plain; /* without TLS, to an address of this machine's own; http-call.h only */
 };
 
 /* Does not connect yet. NULL: no memory, or the path is too long for a socket. */

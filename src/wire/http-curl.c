@@ -58,8 +58,9 @@ void http_curl_prepare(CURL *h, const char *url)
         curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)CONNECT_MS);
 }
 
-/* Names in the certificate say nothing about the address at which its owner is to be found, so the host is
- * not looked at; nobody else has the key. No other authority counts, whatever this machine trusts otherwise.
+/* Names in a certificate of ours say nothing about the address at which its owner is to be found, so the host
+ * is not looked at; nobody else has the key. No other authority counts, whatever this machine trusts
+ * otherwise.
  */
 void http_curl_tls(CURL *h, const struct http_target *to)
 {
@@ -70,7 +71,7 @@ void http_curl_tls(CURL *h, const struct http_target *to)
         curl_easy_setopt(h, CURLOPT_CAINFO, to->files->ca);
         curl_easy_setopt(h, CURLOPT_CAPATH, NULL);
         curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 1L);
-        curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 0L);
+        curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, to->is_named ? 2L : 0L);
         curl_easy_setopt(h, CURLOPT_PINNEDPUBLICKEY, *to->pin ? to->pin : NULL);
         curl_easy_setopt(h, CURLOPT_SSL_SESSIONID_CACHE, 0L);
         curl_easy_setopt(h, CURLOPT_CERTINFO, 1L);

@@ -21,7 +21,7 @@ LAYER = {
     "base": 0,
     "core": 1, "json": 1, "loop": 1,
     "wire": 2, "store": 2, "fleet": 2, "host": 2,
-    "vm": 3, "lib": 3,
+    "etcd": 3, "vm": 3, "lib": 3,
     "meted": 4, "keeper": 4, "guard": 4, "agent": 4, "manager": 4, "sp": 4, "cli": 4, "sim": 4,
 }
 
