@@ -54,12 +54,21 @@ void api_refuse(struct http_request *req, const struct err *err)
 
 /* ---- what only looks ---- */
 
+/* Can what is decided be recorded? Until it can nothing is. */
+static bool is_ready(const struct manager *m, struct err *err)
+{
+        if (m->is_unwritten)
+                *err = m->problem;
+        return !m->is_unwritten && record_is_ready(m->record, err);
+}
+
 static json_t *health(const struct manager *m)
 {
-        struct api_health out = {.ok = !m->is_unwritten, .uptime_ms = loop_mono_ms() - m->ready_mono_ms};
+        struct err problem = {0};
+        struct api_health out = {.ok = is_ready(m, &problem), .uptime_ms = loop_mono_ms() - m->ready_mono_ms};
         (void)snprintf(out.version, sizeof(out.version), "%s", METE_VERSION);
-        out.has_problem = m->is_unwritten;
-        (void)snprintf(out.problem, sizeof(out.problem), "%s", m->problem.sentence);
+        out.has_problem = !out.ok;
+        (void)snprintf(out.problem, sizeof(out.problem), "%s", problem.sentence);
         return api_health_emit(&out);
 }
 
@@ -70,10 +79,21 @@ static void line(GString *to, const char *name, const char *kind, const char *he
                 name, help, name, kind, name, value);
 }
 
+/* Without those of what only who leads has. */
 static void do_metrics(const struct manager *m, struct http_request *req)
 {
         GString *to = g_string_new(NULL);
-        size_t there;
+        size_t there = 0;
+        line(to, "leads", "gauge", "1 where this manager leads; 0 where another does, or none can.",
+             m->is_leading);
+        line(to, "requests_total", "counter", "Requests to this API.", m->counters.requests);
+        line(to, "denied_total", "counter", "Requests of those who may not make them.", m->counters.denied);
+        line(to, "unwritten", "gauge", "1 where decisions cannot be recorded.", m->is_unwritten);
+        if (!m->is_leading) {
+                http_reply_text(req, 200, "text/plain; version=0.0.4", to->str);
+                (void)g_string_free(to, TRUE);
+                return;
+        }
         size_t hosts = fleet_count(m, &there);
         line(to, "hosts", "gauge", "Hosts of hosts.conf.", hosts);
         line(to, "hosts_reachable", "gauge", "Hosts that answered when they were asked last.", there);
@@ -81,9 +101,6 @@ static void do_metrics(const struct manager *m, struct http_request *req)
         line(to, "drains", "gauge", "Drains under way.", drains_live(m));
         line(to, "rounds_total", "counter", "Moves that hosts were asked for.", m->counters.rounds);
         line(to, "calls_total", "counter", "Requests to hosts.", m->counters.calls);
-        line(to, "requests_total", "counter", "Requests to this API.", m->counters.requests);
-        line(to, "denied_total", "counter", "Requests of those who may not make them.", m->counters.denied);
-        line(to, "unwritten", "gauge", "1 where decisions cannot be recorded.", m->is_unwritten);
         g_string_append(to, "# HELP mete_manager_orders_ended_total Orders that ended, by how.\n"
                             "# TYPE mete_manager_orders_ended_total counter\n");
         for (enum order_state s = ORDER_DONE; s < ORDER_STATE_N; s++)
@@ -116,6 +133,43 @@ static enum api_role role_of_caller(const struct http_caller *caller, struct err
                                       : caller->why,
                       caller->id.role ? cert_role_name(caller->id.role) : "");
         return 0;
+}
+
+/* What is decided here is answered when it is recorded: where that cannot be, it is not begun. Who does not
+ * lead knows nothing to be looked at. */
+static bool may_now(const struct manager *m, const struct api_route *route, struct err *err)
+{
+        switch ((enum api_manager_operation)route->operation) {
+        case API_MANAGER_OPERATION_HEALTH:
+        case API_MANAGER_OPERATION_OPENAPI:
+        case API_MANAGER_OPERATION_METRICS:
+                return true;
+        case API_MANAGER_OPERATION_HOST_LIST:
+        case API_MANAGER_OPERATION_ORDER_LIST:
+        case API_MANAGER_OPERATION_ORDER_SHOW:
+        case API_MANAGER_OPERATION_DRAIN_LIST:
+        case API_MANAGER_OPERATION_DRAIN_SHOW:
+        case API_MANAGER_OPERATION_EVENT_LIST:
+                if (m->is_leading)
+                        return true;
+                break;
+        case API_MANAGER_OPERATION_ORDER_CREATE:
+        case API_MANAGER_OPERATION_ORDER_ACCEPT:
+        case API_MANAGER_OPERATION_ORDER_DECLINE:
+        case API_MANAGER_OPERATION_ORDER_CANCEL:
+        case API_MANAGER_OPERATION_DRAIN_CREATE:
+        case API_MANAGER_OPERATION_DRAIN_CANCEL:
+        case API_MANAGER_OPERATION_N:
+                break;
+        }
+        struct err why = {0};
+        if (m->is_leading && is_ready(m, &why))
+                return true;
+        if (!why.reason)
+                (void)record_is_ready(m->record, &why);
+        (void)err_set(err, REASON_BUSY, EBUSY, "%s%s", m->is_leading ? "nothing can be recorded now: " : "",
+                      why.reason ? why.sentence : "it begins just now; ask again");
+        return false;
 }
 
 static void dispatch(struct manager *m, struct http_request *req, enum api_manager_operation op,
@@ -201,6 +255,10 @@ static void on_request(void *arg, struct http_request *req)
                 (void)err_set(&err, REASON_DENIED, EACCES,
                               role ? "this takes an operator; see [roles] in mete.conf(5)"
                                    : "this uid has no role here; see [roles] in mete.conf(5)");
+                api_refuse(req, &err);
+                return;
+        }
+        if (!may_now(m, route, &err)) {
                 api_refuse(req, &err);
                 return;
         }

@@ -29,6 +29,12 @@ static const struct key {
         {"listen", "cert", TEXT, AT(files.cert), "/etc/mete/manager.crt", 0, 0},
         {"listen", "key", TEXT, AT(files.key), "/etc/mete/manager.key", 0, 0},
         {"listen", "ca", TEXT, AT(files.ca), "/etc/mete/ca.crt", 0, 0},
+        {"store", "etcd", TEXT, AT(etcd_at), "", 0, 0},
+        {"store", "prefix", TEXT, AT(etcd.prefix), "/mete/manager", 0, 0},
+        {"store", "lease", MS, AT(etcd.lease_ms), "10s", 3000, 600000},
+        {"store", "cert", TEXT, AT(etcd.files.cert), "", 0, 0},
+        {"store", "key", TEXT, AT(etcd.files.key), "", 0, 0},
+        {"store", "ca", TEXT, AT(etcd.files.ca), "", 0, 0},
         {"hosts", "file", TEXT, AT(hosts), "/etc/mete/hosts.conf", 0, 0},
         {"hosts", "poll", MS, AT(poll_ms), "2s", 100, 3600000},
         {"policy", "floor_time", MS, AT(floor_total_ms), "0s", 0, 604800000},
@@ -129,6 +135,41 @@ static int take_group(GKeyFile *f, const char *group, struct manager_config *c, 
         return bad;
 }
 
+/* Keys of etcd are told from one another by what is behind the prefix. */
+static bool is_prefix(const char *text)
+{
+        size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-");
+        return n > 1 && !text[n] && text[0] == '/' && text[n - 1] != '/';
+}
+
+static int check_store(struct manager_config *c, struct err *err)
+{
+        static const char *const names[] = {"cert", "key", "ca"};
+        char *const mine[] = {c->etcd.files.cert, c->etcd.files.key, c->etcd.files.ca};
+        const char *const listen[] = {c->files.cert, c->files.key, c->files.ca};
+        if (!*c->etcd_at)
+                return 0;
+        int bad = etcd_places_parse(c->etcd_at, &c->etcd.places, err);
+        if (bad)
+                return err_note(err, "[store] etcd");
+        if (!is_prefix(c->etcd.prefix))
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "[store] prefix: \"%.60s\" is not like /mete/manager", c->etcd.prefix);
+        for (size_t i = 0; i < ARRAY_N(names); i++)
+                if (!*mine[i])
+                        (void)str_copy(mine[i], sizeof(c->files.cert), listen[i]);
+        for (size_t i = 0; i < ARRAY_N(names) && !bad; i++) {
+                size_t n = 0;
+                char *text = cert_file_read(mine[i], &n, err);
+                if (text)
+                        explicit_bzero(text, n);
+                else
+                        bad = err_note(err, "[store] %s", names[i]);
+                free(text);
+        }
+        return bad;
+}
+
 int manager_config_read(const char *path, struct manager_config *ret, struct err *err)
 {
         struct manager_config c = {0};
@@ -152,6 +193,7 @@ int manager_config_read(const char *path, struct manager_config *ret, struct err
         g_key_file_free(f);
         if (!bad && *c.tls && (bad = tcp_address_parse(c.tls, &c.tls_address, err)))
                 err_note(err, "[listen] tls");
+        bad = bad ? bad : check_store(&c, err);
         if (bad)
                 return err_note(err, "%.150s", path);
         *ret = c;

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 #include "base/err.h"
+#include "manager/record.h"
 #include "wire/cert.h"
 #include "wire/tcp.h"
 
@@ -15,6 +16,8 @@ struct manager_config {
         char tls[160];                  /* [listen] tls: where operators connect; "" for nowhere */
         struct tcp_address tls_address; /* the same */
         struct cert_files files;        /* [listen] cert, key, ca: also shown to hosts */
+        char etcd_at[1024];             /* [store] etcd: where it is; "": the store is a file */
+        struct record_etcd etcd;        /* the same, with [store] prefix, cert, key, ca, lease */
         char hosts[256];                /* [hosts] file, as peers.conf */
         int64_t poll_ms;                /* [hosts] poll */
         int64_t floor_total_ms;         /* [policy] floor_time; 0: what is asked for */

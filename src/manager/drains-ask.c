@@ -72,7 +72,7 @@ static struct emptying *oldest_over(const struct manager *m, size_t *ret_n)
         g_hash_table_iter_init(&i, m->drains);
         while (g_hash_table_iter_next(&i, NULL, &p)) {
                 struct emptying *e = p;
-                if (!emptying_is_over(e) || e->askers || e->is_dirty)
+                if (!emptying_is_over(e) || e->askers || e->is_dirty || e->is_writing)
                         continue;
                 ++*ret_n;
                 if (!oldest || e->d.ended_ms < oldest->d.ended_ms)

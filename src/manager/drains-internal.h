@@ -16,8 +16,9 @@ struct dry {
 
 struct emptying {
         struct manager *m;
-        struct api_drain d;      /* as it is recorded and shown */
-        bool is_dirty, is_asked; /* is_asked: VMs have their hosts, and are asked what they take */
+        struct api_drain d;        /* as it is recorded and shown */
+        bool is_dirty, is_writing; /* it is to be recorded; it is being, as it was then */
+        bool is_asked;             /* VMs have their hosts, and are asked what they take */
         struct dry dry[DRAIN_DRY_AT_ONCE];
         struct loop_timer tick;
         int64_t moved_mono_ms; /* what its host was found to be before this says nothing of what is left */

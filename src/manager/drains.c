@@ -270,25 +270,45 @@ void drains_heard(struct manager *m, const char *drain)
 
 /* ---- the transaction ---- */
 
+/* With the orders that it names. */
+static int write_one(struct emptying *e, struct err *err)
+{
+        json_t *v = api_drain_emit(&e->d);
+        char *text = v ? json_write(v, NULL) : NULL;
+        json_decref(v);
+        if (!text)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
+        record_put(e->m->record, STORE_DRAIN, e->d.id, text);
+        free(text);
+        e->is_dirty = false;
+        e->is_writing = true;
+        return orders_write(e->m, e->d.id, err);
+}
+
 int drains_write(struct manager *m, struct err *err)
+{
+        GHashTableIter i;
+        gpointer p;
+        int bad = 0;
+        g_hash_table_iter_init(&i, m->drains);
+        while (!bad && g_hash_table_iter_next(&i, NULL, &p)) {
+                struct emptying *e = p;
+                if (e->is_dirty && record_has_room(m->record))
+                        bad = write_one(e, err);
+        }
+        return bad;
+}
+
+void drains_unwritten(struct manager *m)
 {
         GHashTableIter i;
         gpointer p;
         g_hash_table_iter_init(&i, m->drains);
         while (g_hash_table_iter_next(&i, NULL, &p)) {
-                const struct emptying *e = p;
-                if (!e->is_dirty)
-                        continue;
-                json_t *v = api_drain_emit(&e->d);
-                char *text = v ? json_write(v, NULL) : NULL;
-                json_decref(v);
-                int bad = text ? store_put_document(m->store, STORE_DRAIN, e->d.id, text, err)
-                               : err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
-                free(text);
-                if (bad)
-                        return bad;
+                struct emptying *e = p;
+                e->is_dirty = e->is_dirty || e->is_writing;
+                e->is_writing = false;
         }
-        return 0;
 }
 
 static void answer(struct emptying *e)
@@ -306,15 +326,19 @@ void drains_written(struct manager *m)
         g_hash_table_iter_init(&i, m->drains);
         while (g_hash_table_iter_next(&i, NULL, &p)) {
                 struct emptying *e = p;
-                bool was_dirty = e->is_dirty;
-                e->is_dirty = false;
-                if (was_dirty)
+                bool was_written = e->is_writing;
+                e->is_writing = false;
+                if (e->is_dirty) {
+                        manager_changed(m);
+                        continue;
+                }
+                if (was_written)
                         manager_crash_point("drain", api_drain_state_name(e->d.state), "recorded");
-                if (was_dirty && e->d.state == API_DRAIN_STATE_MOVING)
+                if (was_written && e->d.state == API_DRAIN_STATE_MOVING)
                         loop_timer_in(&e->tick, 0); /* not before it is on record that it is begun */
                 if (e->d.state != API_DRAIN_STATE_PLANNING && e->d.state != API_DRAIN_STATE_CANCELLING)
                         answer(e);
-                if (was_dirty)
+                if (was_written)
                         manager_crash_point("drain", api_drain_state_name(e->d.state), "done");
         }
 }

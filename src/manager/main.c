@@ -45,47 +45,75 @@ void manager_say(struct manager *m, const char *trace, const char *subject, cons
         (void)snprintf(e.subject, sizeof(e.subject), "%s", subject);
         (void)snprintf(e.event, sizeof(e.event), "%s", event);
         (void)snprintf(e.text, sizeof(e.text), "%s", text);
-        if (m->events->len == MANAGER_EVENTS_WAITING)
-                g_array_remove_index(m->events, 0);
+        if (m->events->len == MANAGER_EVENTS_WAITING) /* the oldest that is not being recorded */
+                g_array_remove_index(m->events, m->n_events_writing);
         g_array_append_val(m->events, e);
         log_info("%s: %s: %s", trace, event, text);
         manager_changed(m);
 }
 
-static int write_all(struct manager *m, struct err *err)
+static int gather(struct manager *m, struct err *err)
 {
         int bad = used_write(m, err);
-        bad = bad ? bad : orders_write(m, err);
         bad = bad ? bad : drains_write(m, err);
-        for (guint i = 0; i < m->events->len && !bad; i++)
-                bad = store_add_event(m->store, &g_array_index(m->events, struct store_event, i), NULL, err);
-        if (!bad && m->events->len > 0)
-                bad = store_trim_events(m->store, MANAGER_EVENTS_KEPT, err);
-        return bad ? bad : store_commit(m->store, err);
+        bad = bad ? bad : orders_write(m, NULL, err);
+        m->n_events_writing = 0;
+        while (!bad && m->n_events_writing < m->events->len && record_has_room(m->record))
+                record_say(m->record, &g_array_index(m->events, struct store_event, m->n_events_writing++));
+        return bad;
 }
 
 /* What cannot be recorded is not done: it stays to be recorded, and is tried again. */
-static void on_commit(void *arg)
+static void unwritten(struct manager *m, const struct err *err)
+{
+        m->n_events_writing = 0;
+        used_unwritten(m);
+        orders_unwritten(m);
+        drains_unwritten(m);
+        if (!m->is_unwritten)
+                log_error("nothing can be recorded: %s; trying again", err->sentence);
+        m->is_unwritten = true;
+        m->problem = *err;
+        loop_timer_in(&m->again, AGAIN_MS);
+}
+
+static void on_recorded(void *arg, const struct err *err)
 {
         struct manager *m = arg;
-        struct err err = {0};
-        if (write_all(m, &err)) {
-                store_rollback(m->store);
-                if (!m->is_unwritten)
-                        log_error("nothing can be recorded: %s; trying again", err.sentence);
-                m->is_unwritten = true;
-                m->problem = err;
-                loop_timer_in(&m->again, AGAIN_MS);
+        m->is_writing = false;
+        if (err) {
+                unwritten(m, err);
                 return;
         }
         if (m->is_unwritten)
                 log_note("it can be recorded again");
         m->is_unwritten = false;
-        g_array_set_size(m->events, 0);
+        g_array_remove_range(m->events, 0, m->n_events_writing);
+        m->n_events_writing = 0;
         used_written(m);
         orders_written(m);
         drains_written(m);
         events_publish(m);
+        if (m->is_changed || m->events->len > 0)
+                manager_changed(m);
+        m->is_changed = false;
+}
+
+static void on_commit(void *arg)
+{
+        struct manager *m = arg;
+        struct err err = {0};
+        if (m->is_writing)
+                m->is_changed = true;
+        if (m->is_writing || !m->is_leading || loop_timer_is_set(&m->again))
+                return;
+        if (gather(m, &err)) {
+                record_drop(m->record);
+                unwritten(m, &err);
+                return;
+        }
+        m->is_writing = true;
+        record_commit(m->record);
 }
 
 static void on_again(void *arg)
@@ -95,7 +123,8 @@ static void on_again(void *arg)
 
 /* ---- start ---- */
 
-static int check_certificate(const struct manager_config *c, struct err *err)
+/* Also who it is to other managers. */
+static int check_certificate(struct manager_config *c, struct err *err)
 {
         struct cert_id id;
         int bad = cert_files_check(&c->files, 0, &id, err);
@@ -104,6 +133,9 @@ static int check_certificate(const struct manager_config *c, struct err *err)
                               "%.100s is the certificate of %s %s, and this is a manager ('mete pki add DIR "
                               "--manager NAME')",
                               c->files.cert, cert_role_name(id.role), id.name);
+        if (!bad)
+                (void)snprintf(c->etcd.name, sizeof(c->etcd.name), "%s%s%s", id.name, *c->tls ? " at " : "",
+                               c->tls);
         return bad;
 }
 
@@ -122,33 +154,79 @@ static int configure(struct manager *m, const char *path)
         return bad ? EXIT_CONFIG : 0;
 }
 
-static int start(struct manager *m, struct err *err)
+/* What is recorded is there, and nobody else acts on it. */
+static int lead(struct manager *m, struct err *err)
 {
-        char path[512];
-        if (mkdir(m->config.state_dir, 0700) < 0 && errno != EEXIST)
-                return err_set(err, REASON_INTERNAL, errno, "cannot make %s: %s", m->config.state_dir,
-                               strerror(errno));
-        (void)snprintf(path, sizeof(path), "%s/manager.db", m->config.state_dir);
-        int bad = store_open(path, NULL, 0, &m->store, err);
-        bad = bad ? bad : used_start(m, err);
+        m->store = record_store(m->record);
+        int bad = used_start(m, err);
         bad = bad ? bad : orders_start(m, err);
         bad = bad ? bad : drains_start(m, err);
         if (!bad && !((m->calls = http_calls_new(err)) && (m->long_calls = http_calls_new(err))))
                 bad = -ENOMEM;
         bad = bad ? bad : fleet_start(m, err);
-        bad = bad ? bad : api_start(m, err);
         if (bad)
                 return bad;
-        m->ready_mono_ms = loop_mono_ms();
+        m->is_leading = true;
         manager_say(m, "manager", "manager", "started", "mete-manager " METE_VERSION);
         orders_adopt(m);
         drains_adopt(m);
         return 0;
 }
 
+static void on_ready(void *arg)
+{
+        struct manager *m = arg;
+        struct err err = {0};
+        if (!lead(m, &err))
+                return;
+        log_error("%s", err.sentence);
+        m->is_broken = true;
+        loop_quit();
+}
+
+/* Nothing of what is in memory counts any more: whoever leads next has what is recorded. */
+static void on_lost(void *arg, const struct err *err)
+{
+        struct manager *m = arg;
+        m->is_leading = false;
+        m->is_broken = err->reason == REASON_INTERNAL || err->reason == REASON_INCOMPATIBLE;
+        if (m->is_broken)
+                log_error("%s", err->sentence);
+        else
+                log_note("%s; this one begins anew", err->sentence);
+        loop_quit();
+}
+
+static int open_record(struct manager *m, struct err *err)
+{
+        const struct record_told told = {on_ready, on_recorded, on_lost, m};
+        char path[512];
+        if (m->config.etcd.places.n > 0)
+                return record_open_etcd(&m->config.etcd, MANAGER_EVENTS_KEPT, &told, &m->record, err);
+        if (mkdir(m->config.state_dir, 0700) < 0 && errno != EEXIST)
+                return err_set(err, REASON_INTERNAL, errno, "cannot make %s: %s", m->config.state_dir,
+                               strerror(errno));
+        (void)snprintf(path, sizeof(path), "%s/manager.db", m->config.state_dir);
+        return record_open_file(path, MANAGER_EVENTS_KEPT, &told, &m->record, err);
+}
+
+static int start(struct manager *m, struct err *err)
+{
+        m->events = g_array_new(FALSE, FALSE, sizeof(struct store_event));
+        loop_turn_init(&m->commit, LOOP_COMMIT, on_commit, m);
+        loop_timer_init(&m->again, on_again, m);
+        m->ready_mono_ms = loop_mono_ms();
+        int bad = open_record(m, err);
+        bad = bad ? bad : api_start(m, err);
+        if (!bad)
+                record_begin(m->record);
+        return bad;
+}
+
 static void stop(struct manager *m)
 {
-        drains_stop(m);
+        if (m->drains)
+                drains_stop(m);
         orders_stop(m);
         used_stop(m);
         if (m->fleet)
@@ -159,44 +237,56 @@ static void stop(struct manager *m)
         events_stop(m);
         loop_turn_cancel(&m->commit);
         loop_timer_cancel(&m->again);
-        store_close(m->store);
+        record_close(m->record);
         g_array_free(m->events, TRUE);
+        *m = (struct manager){.config = m->config, .is_ending = m->is_ending};
 }
 
 static gboolean on_signal(gpointer arg)
 {
-        (void)arg;
+        struct manager *m = arg;
+        m->is_ending = true;
         loop_quit();
         return G_SOURCE_CONTINUE;
 }
 
 static gboolean on_reload(gpointer arg)
 {
-        fleet_reload(arg);
+        struct manager *m = arg;
+        if (m->is_leading) /* else they are read when it does */
+                fleet_reload(m);
         return G_SOURCE_CONTINUE;
 }
 
-static int run(struct manager *m)
+/* Until it is to end, or its lead is lost. */
+static int run_once(struct manager *m)
 {
         struct err err = {0};
-        guint term = g_unix_signal_add(SIGTERM, on_signal, NULL),
-              in = g_unix_signal_add(SIGINT, on_signal, NULL), hup = 0;
-        m->events = g_array_new(FALSE, FALSE, sizeof(struct store_event));
-        loop_turn_init(&m->commit, LOOP_COMMIT, on_commit, m);
-        loop_timer_init(&m->again, on_again, m);
         int bad = start(m, &err);
         if (bad) {
                 log_error("%s", err.sentence);
         } else {
-                log_info("ready on %s, store in %s", m->config.socket, m->config.state_dir);
-                hup = g_unix_signal_add(SIGHUP, on_reload, m);
+                log_info("ready on %s, store in %s", m->config.socket,
+                         m->config.etcd.places.n > 0 ? "etcd" : m->config.state_dir);
                 notify_send("READY=1");
                 loop_run();
-                log_info("stopping; moves that are under way go on");
+                bad = m->is_broken;
         }
-        if (hup)
-                g_source_remove(hup);
         stop(m);
+        return bad;
+}
+
+static int run(struct manager *m)
+{
+        guint term = g_unix_signal_add(SIGTERM, on_signal, m), in = g_unix_signal_add(SIGINT, on_signal, m),
+              hup = g_unix_signal_add(SIGHUP, on_reload, m);
+        int bad;
+        do
+                bad = run_once(m);
+        while (!bad && !m->is_ending);
+        if (!bad)
+                log_info("stopping; moves that are under way go on");
+        g_source_remove(hup);
         g_source_remove(term);
         g_source_remove(in);
         loop_done();

@@ -5,8 +5,10 @@
  * recorded, carried out by calls to the hosts' meteds, and shown. hosts.c has the hosts and how they are,
  * orders.c the orders, drains.c the drains, api.c who may ask for what.
  *
- * Everything that was decided in one turn of the loop is recorded in one transaction; only behind it calls
- * are made and answers given. So whoever starts anew finds every call that may have been made. */
+ * Everything that was decided in one turn of the loop is recorded in one transaction, as long as it has room
+ * in one (record.h); only behind it calls are made and answers given. So whoever starts anew finds every call
+ * that may have been made. Where managers share an etcd, one leads; the others have nothing of all this but
+ * who that is. */
 #pragma once
 #include <glib.h>
 #include <jansson.h>
@@ -18,6 +20,7 @@
 #include "json/api.h"
 #include "loop/loop.h"
 #include "manager/config.h"
+#include "manager/record.h"
 #include "store/store.h"
 #include "wire/http-call.h"
 #include "wire/http.h"
@@ -40,7 +43,8 @@ struct used;
 
 struct manager {
         struct manager_config config;
-        struct store *store;
+        struct record *record;
+        struct store *store; /* what is recorded, for reads; of record */
         struct http_server *http, *http_tls;
         struct fleet *fleet;
         struct used *used;
@@ -50,7 +54,12 @@ struct manager {
         GArray *events;                        /* struct store_event, not recorded yet */
         struct turn commit;
         struct loop_timer again;
-        bool is_unwritten; /* the last transaction failed: problem says why */
+        bool is_leading;             /* everything below the API is there */
+        bool is_broken;              /* it cannot go on, and ends */
+        bool is_ending;              /* somebody has said so */
+        bool is_writing, is_changed; /* a transaction is under way; there is more for the next one */
+        guint n_events_writing;      /* the first of events */
+        bool is_unwritten;           /* the last transaction failed: problem says why */
         struct err problem;
         int64_t ready_mono_ms;
         struct {
@@ -135,8 +144,10 @@ int orders_give(struct manager *m, const struct order *o, const struct order_ter
 const struct order *orders_of_drain(const struct manager *m, const char *id, const char *drain);
 void orders_break(struct manager *m, const char *id);
 size_t orders_live(const struct manager *m);
-int orders_write(struct manager *m, struct err *err); /* into the transaction */
-void orders_written(struct manager *m);               /* it is durable: calls, answers */
+/* Into the transaction, while it has room; of a drain: all of its own. */
+int orders_write(struct manager *m, const char *drain, struct err *err);
+void orders_unwritten(struct manager *m); /* that failed */
+void orders_written(struct manager *m);   /* it is durable: calls, answers */
 
 /* ---- drains.c ---- */
 
@@ -153,6 +164,7 @@ void drains_take_room(const struct manager *m, const char *id, const char *host,
 bool drains_has(const struct manager *m, const char *host); /* is it being drained? */
 void drains_heard(struct manager *m, const char *drain);    /* an order of it is over */
 int drains_write(struct manager *m, struct err *err);
+void drains_unwritten(struct manager *m);
 void drains_written(struct manager *m);
 size_t drains_live(const struct manager *m);
 
@@ -175,6 +187,7 @@ const char *used_words(const struct manager *m, enum store_document kind, const 
 int used_check(const struct manager *m, enum store_document kind, const char *id, const char *words,
                struct err *err);
 int used_write(struct manager *m, struct err *err);
+void used_unwritten(struct manager *m);
 void used_written(struct manager *m);
 
 /* ---- api.c ---- */

@@ -18,7 +18,8 @@
 struct job {
         struct manager *m;
         struct order core;
-        bool is_best_effort, is_dirty;
+        bool is_best_effort;
+        bool is_dirty, is_writing; /* it is to be recorded; it is being, as it was then */
         enum api_on_miss on_miss;
         char drain[40], words[MANAGER_WORDS]; /* "": none */
         struct api_move *seen;                /* what its host said last, or NULL */
@@ -367,25 +368,44 @@ static void make_call(struct job *j)
 
 /* ---- the transaction ---- */
 
-int orders_write(struct manager *m, struct err *err)
+static int write_one(struct job *j, struct err *err)
+{
+        json_t *v = view(j);
+        char *text = v ? json_write(v, NULL) : NULL;
+        json_decref(v);
+        if (!text)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
+        record_put(j->m->record, STORE_ORDER, j->core.id, text);
+        free(text);
+        j->is_dirty = false;
+        j->is_writing = true;
+        return 0;
+}
+
+int orders_write(struct manager *m, const char *drain, struct err *err)
+{
+        GHashTableIter i;
+        gpointer p;
+        int bad = 0;
+        g_hash_table_iter_init(&i, m->orders);
+        while (!bad && g_hash_table_iter_next(&i, NULL, &p)) {
+                struct job *j = p;
+                if (j->is_dirty && (drain ? strcmp(j->drain, drain) == 0 : record_has_room(m->record)))
+                        bad = write_one(j, err);
+        }
+        return bad;
+}
+
+void orders_unwritten(struct manager *m)
 {
         GHashTableIter i;
         gpointer p;
         g_hash_table_iter_init(&i, m->orders);
         while (g_hash_table_iter_next(&i, NULL, &p)) {
-                const struct job *j = p;
-                if (!j->is_dirty)
-                        continue;
-                json_t *v = view(j);
-                char *text = v ? json_write(v, NULL) : NULL;
-                json_decref(v);
-                int bad = text ? store_put_document(m->store, STORE_ORDER, j->core.id, text, err)
-                               : err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
-                free(text);
-                if (bad)
-                        return bad;
+                struct job *j = p;
+                j->is_dirty = j->is_dirty || j->is_writing;
+                j->is_writing = false;
         }
-        return 0;
 }
 
 /* Under way, waiting, offered or over: whoever asked hears of it. */
@@ -409,17 +429,21 @@ void orders_written(struct manager *m)
         GList *all = g_hash_table_get_values(m->orders);
         for (GList *l = all; l; l = l->next) {
                 struct job *j = l->data;
-                bool was_dirty = j->is_dirty;
-                j->is_dirty = false;
-                if (was_dirty)
+                bool was_written = j->is_writing;
+                j->is_writing = false;
+                if (j->is_dirty) { /* it has gone on since; nothing is done of what is not recorded */
+                        manager_changed(m);
+                        continue;
+                }
+                if (was_written)
                         manager_crash_point("order", order_state_name(j->core.state), "recorded");
                 if (is_decided(j))
                         answer(j);
-                if (was_dirty && order_is_over(&j->core) && *j->drain)
+                if (was_written && order_is_over(&j->core) && *j->drain)
                         drains_heard(m, j->drain);
                 if (j->want)
                         make_call(j);
-                if (was_dirty)
+                if (was_written)
                         manager_crash_point("order", order_state_name(j->core.state), "done");
         }
         g_list_free(all);
@@ -447,7 +471,7 @@ static struct job *oldest_over(const struct manager *m, size_t *ret_n)
         g_hash_table_iter_init(&i, m->orders);
         while (g_hash_table_iter_next(&i, NULL, &p)) {
                 struct job *j = p;
-                if (!order_is_over(&j->core) || j->askers || j->is_dirty ||
+                if (!order_is_over(&j->core) || j->askers || j->is_dirty || j->is_writing ||
                     (*j->drain && drains_is_live(m, j->drain)))
                         continue;
                 ++*ret_n;

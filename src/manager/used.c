@@ -13,7 +13,8 @@ struct used_id {
         char name[64]; /* KIND/ID */
         enum store_document kind;
         struct api_used_id record;
-        bool is_dirty; /* and its order or drain is still in the store */
+        bool is_dirty;             /* and its order or drain is still in the store */
+        bool is_writing, is_going; /* that is being recorded; or that it is gone */
 };
 
 struct used {
@@ -83,37 +84,81 @@ void used_add(struct manager *m, enum store_document kind, const char *id, const
         manager_changed(m);
 }
 
-static int write_one(struct store *s, const struct used_id *u, struct err *err)
+static int write_one(struct record *r, struct used_id *u, struct err *err)
 {
         json_t *v = api_used_id_emit(&u->record);
         char *text = v ? json_write(v, NULL) : NULL;
         json_decref(v);
-        int bad = text ? store_delete_document(s, u->kind, id_of(u), err)
-                       : err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
-        bad = bad ? bad : store_put_document(s, STORE_USED_ID, u->name, text, err);
+        if (!text)
+                return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
+        record_delete(r, u->kind, id_of(u));
+        record_put(r, STORE_USED_ID, u->name, text);
         free(text);
-        return bad;
+        u->is_dirty = false;
+        u->is_writing = true;
+        return 0;
 }
 
 /* The newest are at the end. */
+static GList *first_unwritten(const struct used *all)
+{
+        GList *first = NULL;
+        for (GList *l = all->list.tail; l; l = l->prev) {
+                const struct used_id *u = l->data;
+                if (!u->is_dirty && !u->is_writing)
+                        break;
+                first = l;
+        }
+        return first;
+}
+
 int used_write(struct manager *m, struct err *err)
 {
         int bad = 0;
-        for (GList *l = m->used->list.tail; l && !bad && ((struct used_id *)l->data)->is_dirty; l = l->prev)
-                bad = write_one(m->store, l->data, err);
-        for (GList *l = m->used->gone.head; l && !bad; l = l->next) {
-                const struct used_id *u = l->data;
-                bad = u->is_dirty ? store_delete_document(m->store, u->kind, id_of(u), err) : 0;
-                bad = bad ? bad : store_delete_document(m->store, STORE_USED_ID, u->name, err);
+        for (GList *l = first_unwritten(m->used); l && !bad && record_has_room(m->record); l = l->next)
+                bad = write_one(m->record, l->data, err);
+        for (GList *l = m->used->gone.head; l && !bad && record_has_room(m->record); l = l->next) {
+                struct used_id *u = l->data;
+                if (u->is_dirty)
+                        record_delete(m->record, u->kind, id_of(u));
+                record_delete(m->record, STORE_USED_ID, u->name);
+                u->is_going = true;
         }
         return bad;
 }
 
+void used_unwritten(struct manager *m)
+{
+        GQueue *both[] = {&m->used->list, &m->used->gone};
+        for (size_t i = 0; i < ARRAY_N(both); i++)
+                for (GList *l = i ? both[i]->head : first_unwritten(m->used); l; l = l->next) {
+                        struct used_id *u = l->data;
+                        u->is_dirty = u->is_dirty || u->is_writing;
+                        u->is_writing = u->is_going = false;
+                }
+}
+
 void used_written(struct manager *m)
 {
-        for (GList *l = m->used->list.tail; l && ((struct used_id *)l->data)->is_dirty; l = l->prev)
-                ((struct used_id *)l->data)->is_dirty = false;
-        g_queue_clear_full(&m->used->gone, g_free);
+        struct used *all = m->used;
+        for (GList *l = first_unwritten(all), *next; l; l = next) {
+                struct used_id *u = l->data;
+                next = l->next;
+                u->is_writing = false;
+                if (u->is_dirty)
+                        manager_changed(m);
+        }
+        for (GList *l = all->gone.head, *next; l; l = next) {
+                struct used_id *u = l->data;
+                next = l->next;
+                u->is_writing = false;
+                if (u->is_going) {
+                        g_queue_delete_link(&all->gone, l);
+                        g_free(u);
+                } else {
+                        manager_changed(m);
+                }
+        }
 }
 
 static int load_one(const char *name, const char *text, void *arg, struct err *err)

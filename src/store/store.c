@@ -136,6 +136,8 @@ static int one_int(struct store *s, const char *text, int64_t *ret, struct err *
 static int take_lock(struct store *s, const char *path, struct err *err)
 {
         char lock[4096];
+        if (!path)
+                return 0;
         if (snprintf(lock, sizeof(lock), "%s.lock", path) >= (int)sizeof(lock))
                 return err_set(err, REASON_INVALID, ENAMETOOLONG, "the path of the store is too long");
         s->lock_fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -201,14 +203,14 @@ int store_open(const char *path, const struct component *components, size_t n_co
         s->components = components;
         s->n_components = n_components;
         int bad = take_lock(s, path, err);
-        if (!bad &&
-            sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW,
-                            NULL) != SQLITE_OK)
+        if (!bad && sqlite3_open_v2(path ? path : ":memory:", &s->db,
+                                    SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW,
+                                    NULL) != SQLITE_OK)
                 bad = fail(s, "cannot open the store", err);
         if (!bad)
                 bad = prepare(s, err);
         if (bad) {
-                err_note(err, "%s", path);
+                err_note(err, "%s", path ? path : "in memory");
                 store_close(s);
                 return bad;
         }
@@ -346,31 +348,49 @@ int store_forget_request(struct store *s, uint64_t serial, struct err *err)
         return run(s, FORGET_REQUEST, "cannot forget a request", err);
 }
 
-int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_seq, struct err *err)
+static int add_event(struct store *s, const struct store_event *e, int64_t seq, struct err *err)
 {
         int bad = begin(s, err);
         if (bad)
                 return bad;
         sqlite3_stmt *q = s->stmt[ADD_EVENT];
-        sqlite3_bind_int64(q, 1, s->last_event + 1);
+        sqlite3_bind_int64(q, 1, seq);
         sqlite3_bind_int64(q, 2, e->at_ms);
         bind_text(q, 3, e->trace);
         bind_text(q, 4, e->subject);
         bind_text(q, 5, e->event);
         bind_text(q, 6, e->text);
         bad = run(s, ADD_EVENT, "cannot record an event", err);
-        if (bad)
-                return bad;
-        s->last_event++;
-        if (ret_seq)
+        if (!bad)
+                s->last_event = seq;
+        return bad;
+}
+
+int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_seq, struct err *err)
+{
+        int bad = add_event(s, e, s->last_event + 1, err);
+        if (!bad && ret_seq)
                 *ret_seq = s->last_event;
-        return 0;
+        return bad;
+}
+
+int store_copy_event(struct store *s, const struct store_event *e, struct err *err)
+{
+        if (e->seq <= s->last_event)
+                return err_set(err, REASON_INTERNAL, EBADMSG, "event %" PRId64 " is not behind %" PRId64,
+                               e->seq, s->last_event);
+        return add_event(s, e, e->seq, err);
 }
 
 static const char *const documents[STORE_DOCUMENT_N] = {
         [STORE_VM] = "vm",           [STORE_MOVE] = "move",        [STORE_LEARNT] = "learnt",
         [STORE_ORDER] = "order",     [STORE_DRAIN] = "drain",      [STORE_SERVER] = "server",
         [STORE_USED_ID] = "used-id", [STORE_HANDOVER] = "handover"};
+
+const char *store_document_name(enum store_document kind)
+{
+        return documents[kind];
+}
 
 int store_put_document(struct store *s, enum store_document kind, const char *name, const char *text,
                        struct err *err)

@@ -46,7 +46,8 @@ enum store_document {
         STORE_DOCUMENT_N
 };
 
-/* path: the database file; its directory must exist. Components translate claims: by id on disk, by index
+/* path: the database file; its directory must exist. NULL: in memory, for what is durable elsewhere and read
+ * here; no lock. Components translate claims: by id on disk, by index
  * in memory; they are borrowed for the life of the store. */
 int store_open(const char *path, const struct component *components, size_t n_components, struct store **ret,
                struct err *err);
@@ -65,6 +66,8 @@ int store_put_activation(struct store *s, const struct request *r, struct err *e
 int store_forget_request(struct store *s, uint64_t serial, struct err *err);
 /* *ret_seq (may be NULL) is known at once, valid after the commit. */
 int store_add_event(struct store *s, const struct store_event *e, int64_t *ret_seq, struct err *err);
+/* One that was numbered elsewhere, behind all that are here. */
+int store_copy_event(struct store *s, const struct store_event *e, struct err *err);
 int store_put_document(struct store *s, enum store_document kind, const char *name, const char *text,
                        struct err *err);
 int store_delete_document(struct store *s, enum store_document kind, const char *name, struct err *err);
@@ -73,6 +76,8 @@ int store_delete_offline(struct store *s, const char *component, struct err *err
 /* Durable when it returns 0. Nothing written: 0 at once. */
 int store_commit(struct store *s, struct err *err);
 void store_rollback(struct store *s);
+/* "vm", "move" ...: the word of a kind. */
+const char *store_document_name(enum store_document kind);
 bool store_is_dirty(const struct store *s);
 
 /* Reads. fn returns 0 to go on; otherwise its value is returned. */
