@@ -94,18 +94,51 @@ static void print_offers(const json_t *move)
                 (void)printf("  there is too little of: %s\n", host_text(move, "limit"));
 }
 
+/* By their sources. */
+static void print_figures(const json_t *plan)
+{
+        static const char *const sources[] = {"measured", "sampled",    "learnt",
+                                              "told",     "configured", "assumed"};
+        size_t i;
+        json_t *figure;
+        for (size_t s = 0; s < ARRAY_N(sources); s++) {
+                bool is_first = true;
+                json_array_foreach(json_object_get(plan, "figures"), i, figure)
+                {
+                        if (strcmp(host_text(figure, "source"), sources[s]) != 0)
+                                continue;
+                        if (is_first)
+                                (void)printf("  %s:", sources[s]);
+                        (void)printf(" %s=%" PRId64, host_text(figure, "figure"),
+                                     host_number(figure, "value"));
+                        is_first = false;
+                }
+                if (!is_first)
+                        (void)printf("\n");
+        }
+}
+
 static void print_plan(const json_t *move)
 {
         const json_t *plan = json_object_get(move, "plan");
         const json_t *total = json_object_get(plan, "total_ms"),
                      *downtime = json_object_get(plan, "downtime_ms");
-        if (total && downtime)
-                (void)printf("  predicted: %" PRId64 "ms (%" PRId64 " to %" PRId64 "), downtime %" PRId64
-                             "ms (%" PRId64 " to %" PRId64 "), %" PRId64 " bytes\n",
-                             host_number(total, "p50"), host_number(total, "p10"), host_number(total, "p90"),
-                             host_number(downtime, "p50"), host_number(downtime, "p10"),
-                             host_number(downtime, "p90"),
-                             host_number(json_object_get(plan, "sent_bytes"), "p50"));
+        char rate[UNITS_TEXT];
+        if (!total || !downtime)
+                return;
+        (void)printf("  expected: %" PRId64 "ms, downtime %" PRId64 "ms, %" PRId64
+                     " bytes, with %s of the link that are free\n",
+                     host_number(total, "p50"), host_number(downtime, "p50"),
+                     host_number(json_object_get(plan, "sent_bytes"), "p50"),
+                     units_print_rate(host_number(plan, "expected_bps"), rate));
+        int64_t bps = host_number(json_object_get(plan, "vector"), "bandwidth_bps");
+        if (bps > 0)
+                (void)printf("  promised: %" PRId64 "ms, downtime %" PRId64 "ms, with %s that are reserved\n",
+                             host_number(total, "p90"), host_number(downtime, "p90"),
+                             units_print_rate(bps, rate));
+        else
+                (void)printf("  promised: nothing, as nothing is reserved for a best effort\n");
+        print_figures(plan);
 }
 
 static const char *order_to(const json_t *order)
@@ -133,8 +166,8 @@ void host_print_move(const json_t *move)
         (void)printf("  asked for: %s\n", level_text(move, level, sizeof(level)));
         print_plan(move);
         if (json_object_get(move, "total_ms"))
-                (void)printf("  measured: %" PRId64 "ms, downtime %" PRId64 "ms\n",
-                             host_number(move, "total_ms"), host_number(move, "downtime_ms"));
+                (void)printf("  took: %" PRId64 "ms, downtime %" PRId64 "ms\n", host_number(move, "total_ms"),
+                             host_number(move, "downtime_ms"));
         size_t i;
         json_t *fallback;
         json_array_foreach(json_object_get(move, "fallbacks"), i, fallback)(void)

@@ -26,7 +26,12 @@
 #include "core/estimate.h"
 #include "core/plan.h"
 
-enum { CONTROL_RETRIES = 2, CONTROL_HOLD_MS = 1, CONTROL_FORCE_MS = 2000000, CONTROL_EFFECTS_MAX = 12 };
+enum {
+        CONTROL_RETRIES = 2,
+        CONTROL_HOLD_MS = PLAN_HOLD_MS,
+        CONTROL_FORCE_MS = 2000000,
+        CONTROL_EFFECTS_MAX = 12
+};
 
 /* 0 is no state. */
 enum control_state {

@@ -185,6 +185,7 @@ struct precopy_means estimate_means(const struct estimate *e, double limit_s, in
         m.bytes_per_s = bytes_per_s(e, view);
         m.switch_bytes_per_s = m.bytes_per_s;
         m.tail_bytes = (double)e->profile.device_bytes + e->queued_bytes;
+        m.queue_bytes = 0; /* it is seen */
         m.dirt = dirt(e, view);
         if (view == PLAN_EXPECTED)
                 m.overlap = e->overlap;

@@ -174,7 +174,8 @@ void learn_fill(struct learn *l, const char *peer, const char *machine, struct p
         p->zero_page = cost_of(row, LEARN_ZERO_PAGE);
         p->source_cpu = cost_of(row, LEARN_SOURCE_CPU);
         p->destination_cpu = cost_of(row, LEARN_DESTINATION_CPU);
-        struct cost bytes = cost_of(row, LEARN_DEVICE_BYTES); /* the most of it: there is no second figure */
+        struct cost bytes = cost_of(row, LEARN_DEVICE_BYTES);
         p->device_bytes = (int64_t)ceil(bytes.p99_s);
+        p->device_mean_bytes = (int64_t)ceil(bytes.mean_s);
         p->device_bytes_source = bytes.source;
 }

@@ -25,6 +25,8 @@ enum { RUNGS = sizeof(rungs) / sizeof(rungs[0]) };
 /* What is not in the model: the loop's own latency, a timer that is late. */
 static const double downtime_margin_s = 0.005;
 static const double reserve_slack = 0.1;
+/* Of what a socket may hold, by the kernel's count, that is bytes: the rest is what it takes to keep them. */
+static const double queue_used = 0.5;
 #define NEVER_MS INT64_MAX
 
 /* One VM and its means: what the chain is made of. */
@@ -160,20 +162,29 @@ static double cost_in(const struct cost *c, enum plan_view view)
         return view == PLAN_PESSIMISTIC ? c->p99_s : c->mean_s;
 }
 
+static double device_bytes(const struct profile *p, enum plan_view view)
+{
+        bool is_known = view != PLAN_PESSIMISTIC && p->device_mean_bytes > 0;
+        return (double)(is_known ? p->device_mean_bytes : p->device_bytes);
+}
+
 struct precopy_means plan_loop_means(const struct profile *p, const struct means *m, const struct vector *v,
                                      double limit_s, enum plan_view view)
 {
+        bool is_worst = view == PLAN_PESSIMISTIC;
         double bytes_per_s =
                 (double)v->bandwidth_bps * bytes_per_bit(m) * (1 - (double)view * m->goodput_error);
         return (struct precopy_means){
                 .bytes_per_s = bytes_per_s,
                 .switch_bytes_per_s = bytes_per_s,
                 .limit_s = limit_s,
+                .hold_s = PLAN_HOLD_MS / 1000.0,
                 .zero_page_s = cost_in(&p->zero_page, view),
                 .stop_s = cost_in(&p->stop, view) + (v->share_milli < 1000 ? m->settle_s : 0),
                 .fixed_s = cost_in(&p->stop, view) + cost_in(&p->device, view) + cost_in(&p->commit, view) +
                            cost_in(&p->run, view),
-                .tail_bytes = (double)(p->device_bytes + m->queued_bytes),
+                .tail_bytes = device_bytes(p, view) + (is_worst ? (double)m->queued_bytes : 0),
+                .queue_bytes = is_worst ? 0 : (double)m->queued_bytes * queue_used,
                 .share = (double)v->share_milli / 1000,
                 .dirt = fmax(1 + (double)view * p->dirty.error, 0),
                 .overlap = view == PLAN_PESSIMISTIC ? 0 : 1, /* a profile does not tell */
@@ -319,15 +330,32 @@ static struct interval interval_of(double optimistic, double expected, double pe
         return i;
 }
 
+static double cpu_bps(const struct means *m, const struct cost *c, int64_t milli)
+{
+        double part = (double)(milli > THREAD_MILLI ? THREAD_MILLI : milli) / 1000;
+        return c->mean_s > 0 ? part / c->mean_s / bytes_per_bit(m) : INFINITY;
+}
+
+int64_t plan_free_bps(const struct profile *p, const struct means *m, const struct vector *v)
+{
+        double link = fmin((double)m->source.bandwidth_bps, (double)m->destination.bandwidth_bps);
+        double cpu = fmin(cpu_bps(m, &p->source_cpu, m->source.cpu_milli),
+                          cpu_bps(m, &p->destination_cpu, m->destination.cpu_milli));
+        double bps = fmin(fmin(link, cpu), 9e15);
+        return bps > (double)v->bandwidth_bps ? (int64_t)bps : v->bandwidth_bps;
+}
+
 void plan_predict(const struct profile *p, const struct means *m, const struct vector *v,
                   int64_t downtime_limit_ms, struct prediction *ret)
 {
         struct precopy_outcome o[3];
+        struct vector free = *v;
         double bound_s = 0;
         *ret = (struct prediction){0};
+        ret->bandwidth_bps = free.bandwidth_bps = plan_free_bps(p, m, v);
         for (int view = PLAN_PESSIMISTIC; view >= PLAN_OPTIMISTIC; view--) {
-                struct precopy_means lm =
-                        plan_loop_means(p, m, v, seconds(downtime_limit_ms), (enum plan_view)view);
+                struct precopy_means lm = plan_loop_means(p, m, view == PLAN_PESSIMISTIC ? v : &free,
+                                                          seconds(downtime_limit_ms), (enum plan_view)view);
                 struct precopy loop = loop_start(p, (enum plan_view)view);
                 o[view + 1] = precopy_run(&loop, &lm);
                 if (view == PLAN_PESSIMISTIC)

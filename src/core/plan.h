@@ -34,7 +34,8 @@ struct profile {
         int64_t zero_pages; /* all others */
         enum figure_source zero_pages_source;
         struct curve dirty;
-        int64_t device_bytes;
+        int64_t device_bytes;      /* at most */
+        int64_t device_mean_bytes; /* 0: not known apart */
         enum figure_source device_bytes_source;
         struct cost setup;                       /* before the first byte */
         struct cost stop, device, commit, run;   /* of the downtime: vCPUs stand, state saved and loaded,
@@ -75,11 +76,14 @@ struct vector {
 /* No component of a is smaller than b's; of the share, none is larger. */
 bool vector_covers(const struct vector *a, const struct vector *b);
 
+/* p50 is expected: with all that is free, as what is reserved is the least that the stream gets, not the
+ * most. p90 is promised: with what is reserved alone, at the bad end of each error. */
 struct interval {
         int64_t p10, p50, p90;
 };
 struct prediction {
-        bool ends; /* else no figure means anything */
+        bool ends;             /* else no figure means anything */
+        int64_t bandwidth_bps; /* of the link, with which it is expected */
         struct interval total_ms, downtime_ms, sent_bytes, rounds;
 };
 
@@ -129,9 +133,13 @@ struct plan {
 void plan_make(const struct profile *p, const struct level *l, const struct means *m, struct plan *ret);
 /* The plan of a move whose i-th offer was accepted: what was offered, is what is kept. */
 struct plan plan_of_offer(const struct plan *countered, size_t i);
+/* What the stream gets of the link where nobody else wants it: no less than the vector has. */
+int64_t plan_free_bps(const struct profile *p, const struct means *m, const struct vector *v);
 /* What will come of a vector and a limit. */
 void plan_predict(const struct profile *p, const struct means *m, const struct vector *v,
                   int64_t downtime_limit_ms, struct prediction *ret);
+/* QEMU's limit while no downtime is wanted yet: it stops only a guest that dirties next to nothing. */
+enum { PLAN_HOLD_MS = 1 };
 /* The downtime-limits that are considered, in rising order; 0: there are no more. */
 int64_t plan_rung_ms(int i);
 

@@ -133,9 +133,19 @@ static void pass(struct precopy *p, const struct precopy_means *m, double s)
         p->since_s += s * m->share;
 }
 
+/* QEMU writes faster than the link sends, but for what is no bytes on the wire: meanwhile the buffers empty.
+ */
+static void queue(struct precopy *p, const struct precopy_means *m, double wire_bytes, double s)
+{
+        bool is_slower = wire_bytes < s * m->bytes_per_s * 0.999;
+        double bytes = p->queued_bytes + wire_bytes - (is_slower ? s * m->bytes_per_s : 0);
+        p->queued_bytes = fmin(fmax(bytes, 0), m->queue_bytes);
+}
+
 static void send(struct precopy *p, const struct precopy_means *m, const struct stretch *at, double bytes,
                  double s)
 {
+        queue(p, m, s * at->wire_bytes_per_s, s);
         if (p->left_bytes > 0)
                 p->left_bytes -= bytes;
         else if (p->zero_pages > 0)
@@ -163,25 +173,35 @@ static void one_slice(struct precopy *p, const struct precopy_means *m)
         }
         if (left_s < PRECOPY_SLICE_S)
                 p->measured_bytes_per_s = (p->sent_bytes - before_bytes) / (PRECOPY_SLICE_S - left_s);
-        if (left_s > PRECOPY_SLICE_S - least_slice_s)
-                pass(p, m, left_s - (PRECOPY_SLICE_S - least_slice_s));
+        double idle_s = left_s - (PRECOPY_SLICE_S - least_slice_s);
+        if (idle_s > 0) {
+                queue(p, m, 0, idle_s);
+                pass(p, m, idle_s);
+        }
 }
 
-static bool is_below(const struct precopy *p, const struct precopy_means *m)
+/* That is in force: who holds it has to see a sync first. */
+static double limit_s(const struct precopy *p, const struct precopy_means *m)
+{
+        return p->rounds == 0 && m->hold_s > 0 ? fmin(m->hold_s, m->limit_s) : m->limit_s;
+}
+
+static bool is_below(const struct precopy *p, double limit)
 {
         double bytes = precopy_remaining(p);
-        return bytes <= 0 || bytes < p->measured_bytes_per_s * m->limit_s;
+        return bytes <= 0 || bytes < p->measured_bytes_per_s * limit;
 }
 
 /* A sync, if it is time for one. */
 static enum precopy_end decide(struct precopy *p, const struct precopy_means *m)
 {
-        if (!is_below(p, m))
+        double limit = limit_s(p, m); /* before the sync and behind it: none has seen it yet */
+        if (!is_below(p, limit))
                 return PRECOPY_GOES_ON;
-        if (m->limit_s <= 0)
+        if (limit <= 0)
                 return PRECOPY_STOPS; /* nothing is less than nothing: it looks no more */
         sync_bitmap(p, m);
-        return is_below(p, m) ? PRECOPY_STOPS : PRECOPY_GOES_ON;
+        return is_below(p, limit) ? PRECOPY_STOPS : PRECOPY_GOES_ON;
 }
 
 enum precopy_end precopy_slice(struct precopy *p, const struct precopy_means *m)
@@ -195,7 +215,8 @@ enum precopy_end precopy_slice(struct precopy *p, const struct precopy_means *m)
 struct precopy_outcome precopy_stop(const struct precopy *p, const struct precopy_means *m)
 {
         double bytes = p->left_bytes + p->again_bytes + unseen(p, m, p->since_s + m->stop_s);
-        double wire_bytes = bytes * wire_factor + p->zero_pages * PRECOPY_ZERO_PAGE + m->tail_bytes;
+        double wire_bytes = bytes * wire_factor + p->zero_pages * PRECOPY_ZERO_PAGE + m->tail_bytes +
+                            fmin(p->queued_bytes, m->queue_bytes);
         double downtime_s = m->fixed_s + p->zero_pages * m->zero_page_s + wire_bytes / m->switch_bytes_per_s;
         return (struct precopy_outcome){PRECOPY_STOPS, p->now_s + downtime_s, downtime_s,
                                         p->sent_bytes + wire_bytes, p->rounds};
@@ -205,7 +226,7 @@ struct precopy_outcome precopy_stop(const struct precopy *p, const struct precop
 static double undecided_slices(const struct precopy *p, const struct precopy_means *m)
 {
         struct stretch at = at_cursor(p, m);
-        double until = precopy_remaining(p) - at.wire_bytes_per_s * m->limit_s;
+        double until = precopy_remaining(p) - at.wire_bytes_per_s * limit_s(p, m);
         return floor(fmin(at.bytes, until) / at.bytes_per_s / PRECOPY_SLICE_S) - 1;
 }
 
@@ -224,7 +245,7 @@ struct precopy_outcome precopy_run(const struct precopy *from, const struct prec
                         best_bytes = fmin(best_bytes, bytes);
                 }
                 one_slice(&p, m);
-                double n = is_below(&p, m) ? 0 : undecided_slices(&p, m);
+                double n = is_below(&p, limit_s(&p, m)) ? 0 : undecided_slices(&p, m);
                 if (n >= 1) {
                         struct stretch at = at_cursor(&p, m);
                         send(&p, m, &at, n * PRECOPY_SLICE_S * at.bytes_per_s, n * PRECOPY_SLICE_S);

@@ -6,7 +6,8 @@
  * what was dirtied. What the guest dirties meanwhile is not in the bitmap: it gets there by a sync, and a
  * sync is made only when less is left than, at the bandwidth of the last slice, can be sent within the
  * downtime limit. Is it still less after the sync, the vCPUs are stopped and the rest is sent; else the
- * rounds go on. With a limit of 0 nothing is ever less: once the bitmap is empty the vCPUs are stopped
+ * rounds go on. A controller may hold the limit low until the first pass is through and was looked at, one
+ * slice later. With a limit of 0 nothing is ever less: once the bitmap is empty the vCPUs are stopped
  * without that sync, and all that was dirtied meanwhile is sent then.
  *
  * Pure, no allocation, bounded: precopy_run() steps over the slices in which nothing is decided. */
@@ -52,12 +53,14 @@ struct precopy_means {
         double bytes_per_s;        /* of the stream, as QEMU counts it */
         double switch_bytes_per_s; /* once the guest is stopped */
         double limit_s;            /* QEMU's downtime-limit */
+        double hold_s;             /* a lower one, until the first sync was seen; 0: there is none */
         double zero_page_s;        /* to find that a page is zero and to say so */
         double stop_s;             /* until the last vCPU stands: the guest goes on dirtying, unthrottled */
         double fixed_s;            /* of the downtime, whatever is left: stop, device state, commit, run */
-        double tail_bytes; /* sent while the guest stands, whatever is left: device state, full buffers */
-        double share;      /* of its time that the guest runs: 1 where it is not throttled */
-        double dirt;       /* times the curve */
+        double tail_bytes;  /* sent while the guest stands, whatever is left: device state, full buffers */
+        double queue_bytes; /* beside these, that buffers hold where there was enough to fill them of late */
+        double share;       /* of its time that the guest runs: 1 where it is not throttled */
+        double dirt;        /* times the curve */
         /* Of what is written to again, how much is still to be sent anyway. 1: as much as were it drawn by
          * lot; 0: none, as of a guest that goes through its memory in turns, until there is no other. */
         double overlap;
@@ -75,6 +78,7 @@ struct precopy {
         double again_bytes;          /* dirtied, in the bitmap, behind the cursor */
         double sent_bytes;           /* on the wire */
         double measured_bytes_per_s; /* on the wire, in the last slice */
+        double queued_bytes;         /* in the buffers outside QEMU */
         int rounds;                  /* syncs of the bitmap */
 };
 void precopy_init(struct precopy *p, double setup_s, double populated_bytes, double zero_pages);

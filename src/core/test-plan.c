@@ -119,6 +119,37 @@ static void test_lowest_downtime(void)
         g_assert_cmpint(plan.predicted.downtime_ms.p90, <, 1500);
 }
 
+/* Expected is what comes with all that is free, promised what comes with what is reserved. */
+static void test_expected(void)
+{
+        struct profile p = some_profile();
+        struct means m = some_means();
+        p.dirty.hot_bytes = p.dirty.hot_bytes_per_s = (double)MIB;
+        struct plan loose = planned(&p, &m, 120000, 3000), none;
+        const struct prediction *e = &loose.predicted;
+        g_assert_cmpint(loose.vector.bandwidth_bps, <, 100 * MBIT);
+        g_assert_cmpint(e->bandwidth_bps, ==, m.source.bandwidth_bps);
+        g_assert_cmpint(e->total_ms.p90, >, 5 * e->total_ms.p50);
+        /* Everything once, the zero pages, and what was dirtied meanwhile once more, at the most. */
+        double once_ms = (double)p.populated_bytes / (1000e6 / 8 * m.goodput) * 1000 +
+                         (double)p.zero_pages * p.zero_page.mean_s * 1000;
+        g_assert_cmpfloat((double)e->total_ms.p50, >, once_ms);
+        g_assert_cmpfloat((double)e->total_ms.p50, <, once_ms * 1.3);
+        /* The promise knows nothing of what is free beside it. */
+        struct means less = m;
+        less.source.bandwidth_bps = loose.vector.bandwidth_bps;
+        plan_predict(&p, &less, &loose.vector, loose.downtime_limit_ms, &none.predicted);
+        g_assert_cmpint(none.predicted.total_ms.p90, ==, e->total_ms.p90);
+        g_assert_cmpint(none.predicted.downtime_ms.p90, ==, e->downtime_ms.p90);
+        g_assert_cmpint(none.predicted.bandwidth_bps, ==, loose.vector.bandwidth_bps);
+        g_assert_cmpint(none.predicted.total_ms.p50, >, 5 * e->total_ms.p50);
+        /* One thread takes in, and cannot take in more than its CPU does. */
+        p.destination_cpu = cost(40e-9, 50e-9);
+        struct plan slow = planned(&p, &m, 120000, 3000);
+        g_assert_cmpint(slow.predicted.bandwidth_bps, >=, slow.vector.bandwidth_bps);
+        g_assert_cmpint(slow.predicted.bandwidth_bps, <, 250 * MBIT);
+}
+
 /* What the guard keeps back to have the guest run again is part of what is promised: else it would break off
  * what goes as was planned. */
 static void test_end(void)
@@ -465,6 +496,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/plan/level", test_level);
         g_test_add_func("/core/plan/kept", test_kept);
         g_test_add_func("/core/plan/lowest-downtime", test_lowest_downtime);
+        g_test_add_func("/core/plan/expected", test_expected);
         g_test_add_func("/core/plan/end", test_end);
         g_test_add_func("/core/plan/limits", test_limits);
         g_test_add_func("/core/plan/nothing", test_nothing);

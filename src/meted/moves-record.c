@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A move as it is kept in the store, said to the other side, and shown. */
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/str.h"
@@ -251,6 +252,43 @@ static struct api_move_level level_out(const struct level *l)
                                        .downtime_ms = l->downtime_ms};
 }
 
+static int64_t figure_of(double value)
+{
+        return value < 0 ? 0 : value > 9e15 ? INT64_C(9000000000000000) : (int64_t)llround(value);
+}
+
+/* Each with its source (4.20). */
+static void show_figures(const struct moving *mv, struct api_move_plan *to)
+{
+        const struct profile *p = &mv->profile;
+        const struct {
+                const char *name;
+                double value;
+                enum figure_source source;
+        } all[] = {
+                {"source_bps",            (double)mv->means.source.bandwidth_bps,      FIGURE_CONFIGURED                },
+                {"destination_bps",       (double)mv->means.destination.bandwidth_bps, FIGURE_TOLD                      },
+                {"populated_bytes",       (double)p->populated_bytes,                  p->populated_source              },
+                {"zero_pages",            (double)p->zero_pages,                       p->zero_pages_source             },
+                {"dirty_bytes_in_1s",     curve_bytes(&p->dirty,                       1,                                 1e18), p->dirty.source},
+                {"device_bytes",        (double)p->device_mean_bytes,                                                   p->device_bytes_source                                                                      },
+                {"setup_us", p->setup.mean_s * 1e6,p->setup.source},
+                {"stop_us",        p->stop.mean_s * 1e6,                                                          p->stop.source                                                                                                                                       },
+                {"device_us",         p->device.mean_s * 1e6,p->device.source},
+                {"commit_us",       p->commit.mean_s * 1e6,                                                        p->commit.source                                                                                                                                                                                                    },
+                {"run_us",       p->run.mean_s * 1e6,p->run.source},
+                {"zero_page_ns",          p->zero_page.mean_s * 1e9,                                                           p->zero_page.source                                                                                                                                                                                                                                                              },
+                {"source_cpu_us_per_mb",    p->source_cpu.mean_s * 1e12,p->source_cpu.source},
+                {"destination_cpu_us_per_mb",   p->destination_cpu.mean_s * 1e12,                                                          p->destination_cpu.source                                                                                                                                                                                                                                                                                                                              },
+        };
+        for (size_t i = 0; i < ARRAY_N(all) && to->n_figures < ARRAY_N(to->figures); i++) {
+                struct api_move_figure *f = &to->figures[to->n_figures++];
+                f->value = figure_of(all[i].value);
+                (void)STR_COPY(f->figure, all[i].name);
+                (void)STR_COPY(f->source, figure_source_name(all[i].source));
+        }
+}
+
 /* n_offers: of a move that is under way only the first is held; one that is only asked for holds none. */
 static void show_plan(const struct plan *p, size_t n_offers, struct api_move *to)
 {
@@ -265,6 +303,8 @@ static void show_plan(const struct plan *p, size_t n_offers, struct api_move *to
         to->plan.downtime_ms = interval(&p->predicted.downtime_ms);
         to->plan.sent_bytes = interval(&p->predicted.sent_bytes);
         to->plan.rounds = interval(&p->predicted.rounds);
+        to->plan.has_expected_bps = p->predicted.ends;
+        to->plan.expected_bps = p->predicted.bandwidth_bps;
         to->has_limit = p->limit != 0;
         if (to->has_limit)
                 (void)STR_COPY(to->limit, plan_limit_name(p->limit));
@@ -318,6 +358,7 @@ json_t *move_view(const struct moving *mv)
         if (mv->has_plan) {
                 const struct plan plan = source_plan_in_force(mv);
                 show_plan(&plan, mv->is_dry ? PLAN_OFFERS_MAX : 1, to);
+                show_figures(mv, &to->plan);
         }
         to->has_offer_ms = (row->state == MOVE_COUNTERED && !mv->is_dry) /* nothing is held for a dry run */
                            || mv->has_offer;
