@@ -92,6 +92,9 @@ static void print_offers(const json_t *move)
         }
         if (json_object_get(move, "limit"))
                 (void)printf("  there is too little of: %s\n", host_text(move, "limit"));
+        if (json_object_get(move, "earliest_ms"))
+                (void)printf("  could be kept as asked for: in %.1fs, as far as the ledgers know\n",
+                             (double)host_number(move, "earliest_ms") / 1000);
 }
 
 /* By their sources. */

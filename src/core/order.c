@@ -151,6 +151,26 @@ static int64_t pause_ms(const struct order *o, int64_t now_ms)
         return ms < most ? ms : most;
 }
 
+/* When to ask again: where each host that was asked has said when, the first of these. That of one that has
+ * not may be earlier. */
+static int64_t next_ms(const struct order *o, int64_t now_ms)
+{
+        int64_t least_ms = now_ms + ORDER_RETRY_FIRST_MS;
+        if (o->n_earliest < o->n_to || o->earliest_ms >= o->until_ms)
+                return now_ms + pause_ms(o, now_ms);
+        return o->earliest_ms > least_ms ? o->earliest_ms : least_ms;
+}
+
+static void take_earliest(struct order *o, const struct order_event *ev)
+{
+        int64_t at_ms =
+                ev->earliest_ms < o->until_ms - ev->now_ms ? ev->now_ms + ev->earliest_ms : o->until_ms;
+        if (ev->earliest_ms <= 0)
+                return;
+        o->earliest_ms = o->n_earliest == 0 || at_ms < o->earliest_ms ? at_ms : o->earliest_ms;
+        o->n_earliest++;
+}
+
 /* Nothing is left of this round. Another host, a better time, or the end: as failed where it was under way or
  * could not be asked for, else as declined. */
 static void next_round(struct order *o, int64_t now_ms, enum order_state end, struct order_effects *ret)
@@ -161,7 +181,8 @@ static void next_round(struct order *o, int64_t now_ms, enum order_state end, st
                 o->round++;
                 ask(o, now_ms, ret);
         } else if (may_pass(o->reason) && may_wait(o, now_ms)) {
-                int64_t next = now_ms + pause_ms(o, now_ms);
+                int64_t next = next_ms(o, now_ms);
+                o->n_earliest = 0;
                 o->taken = (struct level){0};
                 settle(o, ORDER_WAITING, now_ms, ret);
                 o->next_ms = o->due_ms = next < o->until_ms ? next : o->until_ms;
@@ -195,6 +216,7 @@ static void decide(struct order *o, const struct order_event *ev, struct order_e
                 return;
         }
         settle(o, ORDER_DECLINING, ev->now_ms, ret);
+        take_earliest(o, ev);
         say(o, REASON_NO_CAPACITY, ret, "%s offers %s to %s, which policy does not accept: declined%s%.80s",
             o->from, text, order_host(o), *ev->sentence ? "; " : "", ev->sentence);
         ret->call = ORDER_CALL_BREAK;
@@ -215,6 +237,7 @@ static void ended(struct order *o, const struct order_event *ev, struct order_ef
                 ask(o, ev->now_ms, ret);
                 return;
         }
+        take_earliest(o, ev);
         say(o, ev->reason ? ev->reason : REASON_INTERNAL, ret, "%s: %.200s", o->from,
             *ev->sentence ? ev->sentence : "it was not done, and no reason was given");
         next_round(o, ev->now_ms,

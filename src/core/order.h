@@ -12,7 +12,8 @@
  *
  * Policy, in this order: a level at or above the floor is taken; where somebody is there to ask, what is
  * offered is left to them, as long as the host holds it (offered); another host is asked, where the order
- * leaves the choice; it is asked again later, as long as that may take; else it is declined. What is declined
+ * leaves the choice; it is asked again later, as long as that may take, and where each host says from when
+ * on it could be, then; else it is declined. What is declined
  * is given back, and what was refused is found not to be there, before anything else is tried. What is taken
  * is never stricter than what was offered, nor what is asked for than the order (4.14). Rounds and time are
  * bounded.
@@ -86,7 +87,8 @@ struct order_event {
         enum order_seen seen;
         struct level offers[ORDER_OFFERS_MAX];
         size_t n_offers;
-        enum reason reason; /* of refused, lost, ended, countered; 0: not said */
+        int64_t earliest_ms; /* of countered, ended: its level could be kept in so long; 0: not said */
+        enum reason reason;  /* of refused, lost, ended, countered; 0: not said */
         char sentence[ORDER_SENTENCE];
 };
 
@@ -127,7 +129,10 @@ struct order {
         enum reason
                 refusal; /* why it was refused, until it is certain that nothing was begun; 0: it was not */
         int64_t due_ms;  /* 0: nothing is due */
-        bool is_told;    /* that it is broken off, since it was looked at last */
+        int64_t earliest_ms; /* the first at which some host could keep the level, of those asked since it
+                                waited */
+        size_t n_earliest;   /* so many of them have said when */
+        bool is_told;        /* that it is broken off, since it was looked at last */
 };
 
 /* id, key, vm, from, to, level, floor and until_ms are filled in; the rest is zero. Asks. */

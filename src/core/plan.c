@@ -542,31 +542,59 @@ void plan_make(const struct profile *p, const struct level *l, const struct mean
 
 /* ---- later ---- */
 
-static void add_side(struct means_side *s, const struct means_side *more)
+static void less_of(struct means_side *s, const struct means_side *other)
 {
-        s->bandwidth_bps += more->bandwidth_bps > 0 ? more->bandwidth_bps : 0;
-        s->cpu_milli += more->cpu_milli > 0 ? more->cpu_milli : 0;
+        s->bandwidth_bps = other->bandwidth_bps < s->bandwidth_bps ? other->bandwidth_bps : s->bandwidth_bps;
+        s->cpu_milli = other->cpu_milli < s->cpu_milli ? other->cpu_milli : s->cpu_milli;
+}
+
+size_t plan_merge(const struct means *m, const struct side_then *source, size_t n_source,
+                  const struct side_then *destination, size_t n_destination,
+                  struct plan_then ret[2 * PLAN_THENS_MAX])
+{
+        struct plan_then then = {.source = m->source, .destination = m->destination};
+        size_t n = 0, i = 0, k = 0;
+        assert(n_source <= PLAN_THENS_MAX && n_destination <= PLAN_THENS_MAX);
+        while (i < n_source || k < n_destination) {
+                bool is_source =
+                        i < n_source && (k == n_destination || source[i].at_ms <= destination[k].at_ms);
+                then.at_ms = is_source ? source[i].at_ms : destination[k].at_ms;
+                if (is_source)
+                        then.source = source[i++].has;
+                else
+                        then.destination = destination[k++].has;
+                ret[n++] = then;
+        }
+        return n;
+}
+
+static bool keeps_with(const struct profile *p, const struct level *l, const struct means *m)
+{
+        struct planning x = planning(p, m);
+        struct vector most = chain_free(&x), end = chain_end(&x);
+        return keeps(&x, &most, l) || keeps(&x, &end, l);
 }
 
 bool plan_earliest(const struct profile *p, const struct level *l, const struct means *m,
-                   const struct plan_end *ends, size_t n, int64_t now_ms, int64_t *ret_ms)
+                   const struct plan_then *thens, size_t n, int64_t for_ms, int64_t now_ms, int64_t *ret_ms)
 {
-        struct means later = *m;
-        int64_t at_ms = now_ms;
         assert(level_check(l, NULL) == 0);
-        for (size_t i = 0;; i++) {
-                struct planning x = planning(p, &later);
-                struct vector most = chain_free(&x), end = chain_end(&x);
-                if (keeps(&x, &most, l) || keeps(&x, &end, l)) {
-                        *ret_ms = at_ms;
+        if (keeps_with(p, l, m)) {
+                *ret_ms = now_ms;
+                return true;
+        }
+        for (size_t i = 0; i < n; i++) {
+                struct means later = *m;
+                later.source = thens[i].source;
+                later.destination = thens[i].destination;
+                for (size_t k = i + 1; k < n && thens[k].at_ms - thens[i].at_ms < for_ms; k++) {
+                        less_of(&later.source, &thens[k].source);
+                        less_of(&later.destination, &thens[k].destination);
+                }
+                if (keeps_with(p, l, &later)) {
+                        *ret_ms = thens[i].at_ms > now_ms ? thens[i].at_ms : now_ms;
                         return true;
                 }
-                if (i == n)
-                        return false;
-                assert(i == 0 || ends[i].at_ms >= ends[i - 1].at_ms);
-                if (ends[i].at_ms > at_ms)
-                        at_ms = ends[i].at_ms;
-                add_side(&later.source, &ends[i].source);
-                add_side(&later.destination, &ends[i].destination);
         }
+        return false;
 }

@@ -156,12 +156,22 @@ double plan_downtime_bound_s(const struct profile *p, const struct means *m,
 int64_t plan_downtime_bound_ms(const struct profile *p, const struct means *m, const struct vector *v,
                                int64_t downtime_limit_ms);
 
-/* The end of somebody's reservation: what is free from then on, beside what is free now. */
-struct plan_end {
+/* What one side has free from an instant on, until the next. */
+struct side_then {
+        int64_t at_ms;
+        struct means_side has;
+};
+enum { PLAN_THENS_MAX = 16 }; /* of one side */
+/* The same of both. */
+struct plan_then {
         int64_t at_ms;
         struct means_side source, destination;
 };
-/* When could the whole level be kept: now_ms, or the first of the ends, which are in order of time, from
- * which on it can. false: not within these. */
+/* Of two that are in order of time; m: what they have before. So many, at most 2 * PLAN_THENS_MAX. */
+size_t plan_merge(const struct means *m, const struct side_then *source, size_t n_source,
+                  const struct side_then *destination, size_t n_destination,
+                  struct plan_then ret[2 * PLAN_THENS_MAX]);
+/* When could the whole level be kept: now_ms, or the first of these instants, which are in order of time, at
+ * which what it takes is there for for_ms. false: not within these. */
 bool plan_earliest(const struct profile *p, const struct level *l, const struct means *m,
-                   const struct plan_end *ends, size_t n, int64_t now_ms, int64_t *ret_ms);
+                   const struct plan_then *thens, size_t n, int64_t for_ms, int64_t now_ms, int64_t *ret_ms);

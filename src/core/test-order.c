@@ -165,6 +165,50 @@ static void test_another_host_then_later(void)
         g_assert_cmpuint(o.round, ==, 4);
 }
 
+static void see_earliest(struct order *o, int64_t now_ms, int64_t earliest_ms)
+{
+        struct order_event ev = {.kind = ORDER_EV_SEEN,
+                                 .now_ms = now_ms,
+                                 .seen = ORDER_SEEN_ENDED,
+                                 .reason = REASON_NO_CAPACITY,
+                                 .earliest_ms = earliest_ms};
+        order_step(o, &ev, &effects);
+}
+
+/* Asked again when it is possible, where each host has said when, and not by pauses. */
+static void test_when_it_is_possible(void)
+{
+        struct order o = make(1, 100000);
+        int64_t now = NOW;
+        order_begin(&o, now, &effects);
+        see_earliest(&o, now, 20000);
+        g_assert_cmpint(o.state, ==, ORDER_WAITING);
+        g_assert_cmpint(o.next_ms, ==, NOW + 20000);
+        happen(&o, ORDER_EV_TIME, now = o.next_ms);
+        g_assert_cmpint(o.state, ==, ORDER_ASKING);
+        see_earliest(&o, now, 1); /* a host may say anything */
+        g_assert_cmpint(o.next_ms, ==, now + ORDER_RETRY_FIRST_MS);
+        happen(&o, ORDER_EV_TIME, now = o.next_ms);
+        see_earliest(&o, now, INT64_MAX); /* in vain; but something may be given back before its time */
+        g_assert_cmpint(o.state, ==, ORDER_WAITING);
+        g_assert_cmpint(o.next_ms, <, o.until_ms);
+        happen(&o, ORDER_EV_TIME, now = o.next_ms);
+        see_earliest(&o, now, 0);
+        g_assert_cmpint(o.state, ==, ORDER_WAITING);
+        g_assert_cmpint(o.next_ms, >, now);
+
+        o = make(2, 100000); /* the first of two; of one that does not say it may be earlier */
+        order_begin(&o, NOW, &effects);
+        see_earliest(&o, NOW, 50000);
+        see_earliest(&o, NOW, 30000);
+        g_assert_cmpint(o.next_ms, ==, NOW + 30000);
+        happen(&o, ORDER_EV_TIME, now = o.next_ms);
+        see_earliest(&o, now, 50000);
+        see_earliest(&o, now, 0);
+        g_assert_cmpint(o.state, ==, ORDER_WAITING);
+        g_assert_cmpint(o.next_ms, <, now + 30000);
+}
+
 /* What nobody holds is asked for as a round of its own, at what was offered. */
 static void test_offer_that_is_not_held(void)
 {
@@ -562,6 +606,7 @@ int main(int argc, char **argv)
         g_test_add_func("/order/kept", test_kept);
         g_test_add_func("/order/declined", test_declined);
         g_test_add_func("/order/another-host-then-later", test_another_host_then_later);
+        g_test_add_func("/core/order/when-it-is-possible", test_when_it_is_possible);
         g_test_add_func("/order/offer-that-is-not-held", test_offer_that_is_not_held);
         g_test_add_func("/order/restart", test_restart);
         g_test_add_func("/order/refused-and-begun", test_refused_and_begun);

@@ -455,29 +455,44 @@ static void test_earliest(void)
         struct means m = some_means();
         struct level l = {20000, 300, false};
         int64_t at_ms = -7;
-        const struct plan_end ends[] = {
-                {500,  {0, 1000},       {0, 0}         },
-                {2000, {300 * MBIT, 0}, {0, 0}         },
-                {3000, {-5, -5},        {300 * MBIT, 0}},
-                {9000, {500 * MBIT, 0}, {500 * MBIT, 0}},
+        const struct side_then source[] = {
+                {500,  {150 * MBIT, 2000}},
+                {2000, {450 * MBIT, 1000}},
+                {9000, {950 * MBIT, 1000}},
         };
-        g_assert_true(plan_earliest(&p, &l, &m, ends, G_N_ELEMENTS(ends), 1000, &at_ms));
-        g_assert_cmpint(at_ms, ==, 1000);
+        const struct side_then destination[] = {
+                {3000, {450 * MBIT, 1000}},
+                {5000, {10 * MBIT, 1000} }, /* somebody's later time begins */
+                {6000, {950 * MBIT, 1000}},
+        };
+        struct plan_then both[2 * PLAN_THENS_MAX];
         m.source.bandwidth_bps = m.destination.bandwidth_bps = 150 * MBIT;
-        g_assert_true(plan_earliest(&p, &l, &m, ends, G_N_ELEMENTS(ends), 1000, &at_ms));
+        size_t n = plan_merge(&m, source, G_N_ELEMENTS(source), destination, G_N_ELEMENTS(destination), both);
+        g_assert_cmpuint(n, ==, 6);
+        for (size_t i = 1; i < n; i++)
+                g_assert_cmpint(both[i].at_ms, >, both[i - 1].at_ms);
+        g_assert_cmpint(both[0].destination.bandwidth_bps, ==, 150 * MBIT); /* nothing is said of it yet */
+        g_assert_cmpint(both[2].source.bandwidth_bps, ==, 450 * MBIT);
+        g_assert_cmpint(both[5].destination.bandwidth_bps, ==, 950 * MBIT);
+
+        struct means plenty = some_means();
+        g_assert_true(plan_earliest(&p, &l, &plenty, both, n, 20000, 1000, &at_ms));
+        g_assert_cmpint(at_ms, ==, 1000);
+        g_assert_true(plan_earliest(&p, &l, &m, both, n, 1, 1000, &at_ms));
         g_assert_cmpint(at_ms, ==, 3000); /* both sides are needed */
-        m.source.cpu_milli = 0;
-        g_assert_true(plan_earliest(&p, &l, &m, ends, G_N_ELEMENTS(ends), 1000, &at_ms));
-        g_assert_cmpint(at_ms, ==, 3000);
-        m.source.bandwidth_bps = m.destination.bandwidth_bps = 0;
+        g_assert_true(plan_earliest(&p, &l, &m, both, n, 20000, 1000, &at_ms));
+        g_assert_cmpint(at_ms, ==, 6000); /* and for so long */
+        g_assert_true(plan_earliest(&p, &l, &m, both, n, 20000, 7000, &at_ms));
+        g_assert_cmpint(at_ms, ==, 7000); /* nothing is possible in the past */
         p.populated_bytes *= 2;
-        g_assert_true(plan_earliest(&p, &l, &m, ends, G_N_ELEMENTS(ends), 0, &at_ms));
+        g_assert_true(plan_earliest(&p, &l, &m, both, n, 20000, 0, &at_ms));
         g_assert_cmpint(at_ms, ==, 9000);
         l.downtime_ms = 5;
         at_ms = -7;
-        g_assert_false(plan_earliest(&p, &l, &m, ends, G_N_ELEMENTS(ends), 0, &at_ms));
+        g_assert_false(plan_earliest(&p, &l, &m, both, n, 20000, 0, &at_ms));
         g_assert_cmpint(at_ms, ==, -7);
-        g_assert_false(plan_earliest(&p, &l, &m, NULL, 0, 0, &at_ms));
+        g_assert_false(plan_earliest(&p, &l, &m, NULL, 0, 20000, 0, &at_ms));
+        g_assert_cmpuint(plan_merge(&m, NULL, 0, NULL, 0, both), ==, 0);
 }
 
 static void test_names(void)

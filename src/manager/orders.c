@@ -249,6 +249,7 @@ static void take_move(struct job *j, const struct api_move *in, struct order_eve
         ev->seen = kind_of(in);
         for (size_t i = 0; i < in->n_offers && i < ORDER_OFFERS_MAX; i++)
                 ev->offers[ev->n_offers++] = level_in(true, &in->offers[i].level);
+        ev->earliest_ms = in->has_earliest_ms ? in->earliest_ms : 0;
         ev->reason = in->has_reason ? in->reason : 0;
         if (in->has_sentence && *in->sentence)
                 (void)STR_COPY(ev->sentence, in->sentence);

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "core/hypervisor.h"
+#include "core/plan.h"
 #include "host/inventory.h"
 #include "loop/loop.h"
 #include "meted/config.h"
@@ -140,6 +141,8 @@ int peers_post(struct meted *m, const char *name, const char *path, const char *
 /* May a VM be moved there? REASON_NOT_FOUND, REASON_PEER_LOST, REASON_INCOMPATIBLE. */
 int peers_can(const struct meted *m, const char *name, struct err *err);
 /* What it said that it has free; of what it did not say, as much as there is here. */
+/* What it said that it has later; so many. */
+size_t peers_later(const struct meted *m, const char *name, struct side_then ret[PLAN_THENS_MAX]);
 struct means_side peers_means(const struct meted *m, const char *name, const struct means_side *here);
 const struct tcp_address *peers_address(const struct meted *m, const char *name, struct err *err);
 

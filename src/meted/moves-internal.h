@@ -69,6 +69,7 @@ struct moving {
         struct means means;
         struct plan plan;
         bool has_profile, has_plan;
+        int64_t earliest_ms; /* when the level that is asked for could be kept; 0: it can, or nobody knows */
         enum plan_offer_kind offer_kind; /* of the level that was offered before it is copied; 0: not known */
         struct control control;
         struct copy *copy; /* of both sides */
@@ -150,7 +151,12 @@ size_t move_cpus(const struct moving *mv, int64_t *ret, size_t max, int64_t *ret
 size_t move_needs(const struct moving *mv, int64_t bandwidth_bps, int64_t cpu_milli,
                   struct need ret[NEEDS_MAX]);
 
+/* moves-later.c */
 struct means_side move_free_here(const struct meted *m);
+/* Sets mv->earliest_ms, for a level that mv->means do not keep now. */
+void move_find_earliest(struct moving *mv, const struct level *l);
+
+/* moves.c */
 void moves_learnt(struct meted *m, const char *peer); /* its document is written anew */
 struct learn *moves_learn(const struct meted *m);     /* what moves cost, by what is known */
 

@@ -368,6 +368,9 @@ json_t *move_view(const struct moving *mv)
                 to->offers[0] = (struct api_move_offer){.level = level_out(&row->level)};
                 (void)STR_COPY(to->offers[0].kind, offer_names[mv->offer_kind ? mv->offer_kind : OFFER_KNEE]);
         }
+        int64_t now_ms = loop_now_ms();
+        to->has_earliest_ms = mv->earliest_ms > 0;
+        to->earliest_ms = mv->earliest_ms > now_ms ? mv->earliest_ms - now_ms : 0;
         if (mv->has_offer) {
                 to->n_offers = 1;
                 to->offers[0] = (struct api_move_offer){.level = level_out(&mv->offer)};

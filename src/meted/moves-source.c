@@ -63,6 +63,9 @@ void source_plan(struct moving *mv, uint64_t token)
         plan_make(&mv->profile, &level, &mv->means, &mv->plan);
         mv->has_plan = true;
         const struct plan *p = &mv->plan;
+        mv->earliest_ms = 0;
+        if (p->limit != 0)
+                move_find_earliest(mv, &level);
         switch (p->outcome) {
         case PLAN_KEPT:
         case PLAN_BEST_EFFORT:

@@ -380,25 +380,6 @@ static void apply(struct moving *mv, const struct move_effects *effects)
 
 /* ---- what it takes ---- */
 
-struct means_side move_free_here(const struct meted *m)
-{
-        const struct ledger *l = hypervisor_ledger(m->hv);
-        struct means_side s = {.bandwidth_bps = m->config.move_rate_bps};
-        int64_t net = -1;
-        for (size_t i = 0; i < m->inventory.n; i++) {
-                const struct component *c = &m->inventory.components[i];
-                int64_t left = ledger_owned(l, (uint32_t)i) - ledger_claimed(l, (uint32_t)i);
-                left = left > 0 && c->healthy ? left : 0;
-                if (c->kind == COMPONENT_CPU)
-                        s.cpu_milli += left;
-                else if (c->kind == COMPONENT_NET)
-                        net = net > left ? net : left;
-        }
-        if (net >= 0 && (s.bandwidth_bps == 0 || net < s.bandwidth_bps))
-                s.bandwidth_bps = net;
-        return s;
-}
-
 struct learn *moves_learn(const struct meted *m)
 {
         return &m->moves->learn;

@@ -24,6 +24,9 @@ void moves_sweep(struct meted *m, const char *vm);
 void moves_free(struct meted *m); /* when the VMs are detached */
 void moves_stop(struct meted *m); /* what is under way goes on with the next meted */
 
+/* What is free here for moves at the next instants at which that changes; so many. */
+size_t moves_later(const struct meted *m, struct side_then ret[PLAN_THENS_MAX]);
+
 /* Of managers and operators; they answer. */
 void moves_ask(struct meted *m, struct http_request *req, struct machine *v, const json_t *body);
 void moves_cancel(struct meted *m, struct http_request *req, const char *id);

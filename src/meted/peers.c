@@ -17,6 +17,7 @@
 #include "json/api.h"
 #include "json/read.h"
 #include "meted/meted.h"
+#include "meted/moves.h"
 #include "wire/http-call.h"
 #include "wire/peers.h"
 
@@ -358,6 +359,22 @@ struct means_side peers_means(const struct meted *m, const char *name, const str
         return s;
 }
 
+size_t peers_later(const struct meted *m, const char *name, struct side_then ret[PLAN_THENS_MAX])
+{
+        const struct partner *p = find_partner(m, name, NULL);
+        size_t n = 0;
+        for (size_t i = 0; p && i < p->hello.n_later && n < PLAN_THENS_MAX; i++) {
+                const struct api_peer_later *then = &p->hello.later[i];
+                int64_t at_ms = p->heard_ms + then->in_ms; /* its clock is its own */
+                if (n > 0 && at_ms < ret[n - 1].at_ms)
+                        break; /* what is behind makes no sense */
+                ret[n++] = (struct side_then){
+                        at_ms, {then->has_bandwidth_bps ? then->bandwidth_bps : INT64_MAX, then->cpu_milli}
+                };
+        }
+        return n;
+}
+
 /* ---- what is shown ---- */
 
 static void show(const struct partner *p, struct api_peer *to)
@@ -420,6 +437,7 @@ json_t *peers_hello(const struct meted *m)
 {
         const struct ledger *l = hypervisor_ledger(m->hv);
         struct api_peer_hello h = {.api = API_METED_VERSION, .now_ms = loop_now_ms()};
+        bool has_net = false;
         ledger_advance((struct ledger *)(uintptr_t)l, loop_now_ms());
         (void)STR_COPY(h.name, m->config.name);
         (void)STR_COPY(h.version, METE_VERSION);
@@ -441,6 +459,16 @@ json_t *peers_hello(const struct meted *m)
                 h.free[k].capacity += c->owned;
                 h.free[k].free += left;
                 h.free[k].largest = left > h.free[k].largest ? left : h.free[k].largest;
+                has_net = has_net || c->kind == COMPONENT_NET;
         }
+        struct side_then later[PLAN_THENS_MAX];
+        size_t n = moves_later(m, later);
+        for (size_t i = 0; i < n && i < ARRAY_N(h.later); i++)
+                h.later[h.n_later++] = (struct api_peer_later){.in_ms = later[i].at_ms - h.now_ms,
+                                                               .cpu_milli = later[i].has.cpu_milli,
+                                                               .has_bandwidth_bps = has_net,
+                                                               .bandwidth_bps = later[i].has.bandwidth_bps};
+        for (size_t i = 0; i < h.n_later; i++)
+                h.later[i].in_ms = h.later[i].in_ms > 0 ? h.later[i].in_ms : 0;
         return api_peer_hello_emit(&h);
 }

@@ -133,6 +133,20 @@ def test_another_host_and_later(fleet):
     assert order["state"] == "done" and [b["to"] for b in a.asked()] == ["b", "c", "b"], order
 
 
+def test_it_waits_until_it_is_possible(fleet):
+    """A host that says from when on the level could be kept is asked again then, and not after a pause of 2 s; also what a restart finds."""
+    a = fleet.hosts["a"]
+    a.script = lambda ask: [{"state": "refused", "ended_ms": 1, "reason": "no-capacity", "sentence": "too little", "earliest_ms": 300000}]
+    _, order = fleet.move("v", to="b", id="o", level=LEVEL, wait_ms=900000)
+    assert order["state"] == "waiting" and order["next_ms"] >= order["asked_ms"] + 300000, order
+    assert order["move"]["earliest_ms"] == 300000, order
+    fleet.kill()
+    fleet.start()
+    again = fleet.get("/v1/moves/o")[1]
+    assert (again["state"], again["next_ms"]) == ("waiting", order["next_ms"]) and len(a.asked()) == 1, again
+    assert fleet.call("DELETE", "/v1/moves/o")[1]["state"] == "cancelled"
+
+
 def test_a_host_that_talks_nonsense(fleet):
     """Another move than the one that was asked for, no JSON that is one: nothing is begun a second time, and it can be cancelled."""
     a = fleet.hosts["a"]

@@ -157,6 +157,31 @@ def reserved_cpus(host, move):
             if c["component"].startswith("cpu:") and move in c["holder"]}
 
 
+def test_from_when_on_it_could_be_kept(hosts, vm):
+    """4.10: what is missing is given back at a known time, here or at the other host: the answer says so, and no more when it is there."""
+    _, a, b = hosts
+
+    def ask():
+        return json.loads(a.mete("move", vm.name, "--to", "b", "--dry-run", "--max-time", "30s", "--max-downtime", "2s", "--json",
+                                 check=False).stdout)
+    for host, need, limit in ((a, f"net:{LINK - 5}M", "source-bandwidth"), (b, "cpu:2,share>=1", "destination-cpu")):
+        host.mete("reserve", f"window-{limit}", "--need", need, "--for", "600s")
+        try:
+            if host is b:
+                wait_for("its peer knows", lambda: a.mete_json("peers")["peers"][0]["hello"].get("later"))
+            said = ask()
+            assert said["limit"] == limit and 0 < said["earliest_ms"] <= 600000, said
+            text = a.mete("move", vm.name, "--to", "b", "--dry-run", "--max-time", "30s", "--max-downtime", "2s", check=False).stdout
+            assert "could be kept as asked for: in " in text, text
+        finally:
+            host.mete("unreserve", f"window-{limit}")
+    wait_for("its peer has it back", lambda: not a.mete_json("peers")["peers"][0]["hello"].get("later"))
+    said = ask()
+    assert "earliest_ms" not in said and "limit" not in said, said
+    assert said["plan"]["expected_bps"] >= said["plan"]["vector"]["bandwidth_bps"], said
+    assert {f["source"] for f in said["plan"]["figures"]} >= {"configured", "told"}, said
+
+
 def test_what_sends_and_what_takes_in_have_the_cpu_that_is_reserved(hosts, vm, cgroups):
     net, a, b = hosts
     group = f"move@{vm.name}"
