@@ -12,7 +12,8 @@
 #include "json/read.h"
 #include "wire/http-client.h"
 
-enum { CALL_MS = 30000, POLL_MS = 50, VMS_MAX = 1024 };
+/* AT_ONCE: as many as mete-sp takes of one hypervisor to another. */
+enum { CALL_MS = 30000, POLL_MS = 50, VMS_MAX = 1024, AT_ONCE = 4 };
 
 /* ---- what is shown ---- */
 
@@ -217,14 +218,75 @@ static int find_socket(const struct arguments *a, const char *name, char *ret, s
         return bad;
 }
 
-/* One after the other; one that stays does not keep the others. */
+/* How one of them ended; the first that did not go well says the exit status. */
+static void take_end(const struct arguments *a, const json_t *h, int *worst)
+{
+        int status = status_of(h);
+        if (!host_json(a, h))
+                print(h);
+        *worst = *worst == EXIT_OK ? status : *worst;
+}
+
+/* Of those that are under way, what is over leaves its place. Returns how many are left. */
+static size_t poll_all(const struct arguments *a, json_t **under_way, int *worst)
+{
+        size_t n = 0;
+        for (size_t i = 0; i < AT_ONCE; i++) {
+                json_t *now = NULL;
+                struct err err = {0};
+                char path[96];
+                if (!under_way[i])
+                        continue;
+                (void)snprintf(path, sizeof(path), "/v1/handovers/%s", host_text(under_way[i], "id"));
+                if (host_call(a, "GET", path, NULL, CALL_MS, &now, &err)) {
+                        int status = verb_fail(a, &err);
+                        *worst = *worst == EXIT_OK ? status : *worst;
+                } else if (!is_over(now)) {
+                        n++;
+                        json_decref(now);
+                        continue;
+                } else {
+                        take_end(a, now, worst);
+                }
+                json_decref(now);
+                json_decref(under_way[i]);
+                under_way[i] = NULL;
+        }
+        return n;
+}
+
+/* true: it is under way, or was refused. false: there is no place for it while others are. */
+static bool begin_one(const struct arguments *a, const char *vm, json_t **under_way, int *worst)
+{
+        json_t *body = NULL;
+        struct err err = {0};
+        size_t free_at = 0, n = 0;
+        for (size_t i = 0; i < AT_ONCE; i++) {
+                n += under_way[i] != NULL;
+                free_at = under_way[i] ? free_at : i;
+        }
+        if (n == AT_ONCE)
+                return false;
+        int bad = body_of(a, vm, &body, &err);
+        if (!bad)
+                bad = host_call(a, "POST", "/v1/handovers", body, CALL_MS, &under_way[free_at], &err);
+        if (bad && err.reason == REASON_BUSY && n > 0)
+                return false;
+        if (bad) {
+                int status = verb_fail(a, &err);
+                *worst = *worst == EXIT_OK ? status : *worst;
+        }
+        return true;
+}
+
+/* Some side by side; one that stays does not keep the others. */
 static int hand_over_all(const struct arguments *a)
 {
         const char *from = arguments_option(a, "--from");
+        const struct timespec pause = {.tv_nsec = POLL_MS * 1000000L};
         char socket[320];
-        json_t *names = NULL, *name;
+        json_t *names = NULL, *under_way[AT_ONCE] = {NULL};
         struct err err = {0};
-        size_t i;
         int worst = EXIT_OK;
         if (!from || !arguments_option(a, "--to") || arguments_option(a, "--id")) {
                 (void)err_set(&err, REASON_INVALID, EINVAL, "--all wants --from and --to, and no --id");
@@ -235,10 +297,13 @@ static int hand_over_all(const struct arguments *a)
                 bad = running_at(socket, &names, &err);
         if (bad)
                 return verb_fail(a, &err);
-        json_array_foreach(names, i, name)
-        {
-                int status = hand_over(a, json_string_value(name), true);
-                worst = worst == EXIT_OK ? status : worst;
+        for (size_t next = 0, left = 0; next < json_array_size(names) || left > 0;) {
+                while (next < json_array_size(names) &&
+                       begin_one(a, json_string_value(json_array_get(names, next)), under_way, &worst))
+                        next++;
+                left = poll_all(a, under_way, &worst);
+                if (left > 0)
+                        (void)nanosleep(&pause, NULL);
         }
         if (json_array_size(names) == 0)
                 (void)fprintf(stderr, "no VM runs at %s\n", from);
@@ -325,14 +390,14 @@ static const struct option_row handover_options[] = {
         {"--from", "HYPERVISOR", "the one that runs it; needed with --all, and where two have a VM of that name", false},
         {"--max-gap", "TIME", "the guest may stand for so long, such as 50ms; else it stays where it was", false},
         {"--dry-run", NULL, "only find out whether it would do, and what would change hands", false},
-        {"--all", NULL, "all VMs that run at --from, one after the other", false},
+        {"--all", NULL, "all VMs that run at --from, a few of them side by side", false},
         {"--id", "ID", "id of the handover, for asking again; else one is made", false},
         {"--wait", NULL, "until it is over, with its state on a terminal", false},
         {NULL},
 };
 
 const struct verb handover_verbs[] = {
-        {.words = "handover list", .operands = "", .summary = "List the handover under way, and those that ended last", .run = run_list},
+        {.words = "handover list", .operands = "", .summary = "List the handovers under way, and those that ended last", .run = run_list},
         {.words = "handover show", .operands = "ID", .operands_min = 1, .operands_max = 1, .summary = "Show one handover", .run = run_show},
         {.words = "handover cancel", .operands = "ID", .operands_min = 1, .operands_max = 1,
          .summary = "Break a handover off",

@@ -443,7 +443,7 @@ static int64_t owned_as(const struct hypervisor *h, uint32_t component, int64_t 
 /* Claimed for this VM, with all that its guest was given. */
 static int64_t claimed_for(struct hypervisor *h, const char *vm, uint32_t component)
 {
-        const struct vm_entry *v = vm ? find_vm(h, vm) : NULL;
+        const struct vm_entry *v = find_vm(h, vm);
         int64_t sum = 0;
         for (const struct entry *e = v ? v->newest : NULL; e; e = e->vm_older)
                 for (size_t i = 0; request_is_live(&e->r) && i < e->r.n_definitions; i++)
@@ -452,13 +452,15 @@ static int64_t claimed_for(struct hypervisor *h, const char *vm, uint32_t compon
         return sum;
 }
 
-/* What is to go must be free at every instant to come, or be what the VM that leaves has. */
-static int check_shrink(struct hypervisor *h, uint32_t i, int64_t owned, const char *leaving, int64_t now_ms,
-                        struct err *err)
+/* What is to go must be free at every instant to come, or be what VMs that leave have. */
+static int check_shrink(struct hypervisor *h, uint32_t i, int64_t owned,
+                        const struct hypervisor_leaving *leaving, int64_t now_ms, struct err *err)
 {
         int64_t less = ledger_owned(h->ledger, i) - owned;
-        if (less <= 0 ||
-            less <= ledger_free_over(h->ledger, i, now_ms, LEDGER_OPEN) + claimed_for(h, leaving, i))
+        int64_t room = less > 0 ? ledger_free_over(h->ledger, i, now_ms, LEDGER_OPEN) : 0;
+        for (size_t k = 0; less > 0 && k < leaving->n; k++)
+                room += claimed_for(h, leaving->vms[k], i);
+        if (less <= 0 || less <= room)
                 return 0;
         return err_set(err, REASON_UNREASSIGNABLE, EBUSY, "%s is claimed by %.100s, and cannot be taken away",
                        h->components[i].id, claimant(h, i));
@@ -479,8 +481,9 @@ static bool has_room_for_kept(struct hypervisor *h, const int64_t *owned, int64_
         return has_room;
 }
 
-int hypervisor_repartition(struct hypervisor *h, const int64_t *owned, const char *leaving, const char *trace,
-                           const char *cause, int64_t now_ms, struct err *err)
+int hypervisor_repartition(struct hypervisor *h, const int64_t *owned,
+                           const struct hypervisor_leaving *leaving, const char *trace, const char *cause,
+                           int64_t now_ms, struct err *err)
 {
         hypervisor_tick(h, now_ms);
         for (uint32_t i = 0; i < h->n_components; i++) {

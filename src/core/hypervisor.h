@@ -141,14 +141,21 @@ struct host_toll {
  * once, so that nothing moves to what goes too. */
 struct host_toll hypervisor_host_changed(struct hypervisor *h, const struct host_change *changes, size_t n,
                                          const char *cause, int64_t now_ms);
+/* VMs, by name, each once; borrowed. */
+enum { HYPERVISOR_LEAVING_MAX = 33 };
+struct hypervisor_leaving {
+        size_t n;
+        const char *vms[HYPERVISOR_LEAVING_MAX];
+};
 /* The part of each component that this hypervisor may give away is another one from now on: owned, in the
  * order of the components. What becomes less must be free, and stay so: REASON_UNREASSIGNABLE where a claim
  * stands in the way, of now or of a time to come, and which; REASON_BUSY where only what is kept of a stopped
  * VM does: it is taken back, to be asked again. Nothing has changed then. `cause` goes into the log: "by the
- * service processor, epoch 3". leaving: a VM that is another's already, with what becomes less: its claims do
- * not stand in the way, nothing more is given away of it, and they come back to nobody; NULL: none. */
-int hypervisor_repartition(struct hypervisor *h, const int64_t *owned, const char *leaving, const char *trace,
-                           const char *cause, int64_t now_ms, struct err *err);
+ * service processor, epoch 3". leaving: VMs that are another's already, with what becomes less: their claims
+ * do not stand in the way, nothing more is given away of it, and they come back to nobody. */
+int hypervisor_repartition(struct hypervisor *h, const int64_t *owned,
+                           const struct hypervisor_leaving *leaving, const char *trace, const char *cause,
+                           int64_t now_ms, struct err *err);
 /* Its allocation is being changed since: it is told of its host when that is done (2.4), or cannot be. */
 bool hypervisor_is_moving(const struct hypervisor *h, const char *vm);
 

@@ -293,7 +293,8 @@ int server_assign_check(const struct server *s, int from, int to, const struct s
                         size_t n, struct err *err)
 {
         int64_t cpus = sum(s, from, COMPONENT_CPU), memory = sum(s, from, COMPONENT_MEMORY);
-        if (s->giving.amount > 0)
+        const struct server_giving *g = &s->giving;
+        if (g->amount > 0 && (g->from == from || g->from == to || g->to == from || g->to == to))
                 return err_set(err, REASON_BUSY, EBUSY, "%s is on its way from %s to %s; try again",
                                s->components[s->giving.component].id, s->names[s->giving.from],
                                s->names[s->giving.to]);
@@ -322,6 +323,15 @@ int server_assign_check(const struct server *s, int from, int to, const struct s
         return from == to ? err_set(err, REASON_INVALID, EINVAL, "%s has it already", s->names[to])
                           : err_set(err, REASON_UNREASSIGNABLE, EPERM, "it is the last %s that %s has",
                                     cpus > 0 ? "memory" : "CPU", s->names[from]);
+}
+
+void server_set_aside(struct server *copy, int hypervisor, const struct server_portion *portions, size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                struct server_share *own = at(copy, portions[i].component, hypervisor);
+                own->amount -= portions[i].amount < own->amount ? portions[i].amount : own->amount;
+                own->is_kept = own->is_kept && own->amount > 0;
+        }
 }
 
 void server_assign(struct server *s, int from, int to, const struct server_portion *portions, size_t n)

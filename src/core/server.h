@@ -87,9 +87,11 @@ struct server_portion {
 };
 /* Each component once. REASON_UNREASSIGNABLE: it is kept, by either, as what is added to what is kept is so,
  * too; or what `from` cannot be without, which stays a hypervisor; REASON_NO_CAPACITY: it has not so much;
- * REASON_INVALID: part of a CPU; REASON_BUSY: something is on its way. */
+ * REASON_INVALID: part of a CPU; REASON_BUSY: something is on its way from or to one of both. */
 int server_assign_check(const struct server *s, int from, int to, const struct server_portion *portions,
                         size_t n, struct err *err);
+/* Of a copy that is only asked: what this hypervisor has less of, if that goes; nobody has it then. */
+void server_set_aside(struct server *copy, int hypervisor, const struct server_portion *portions, size_t n);
 /* As was checked; of what `from` has less of by now, as a machine may lose memory, what is left of it. */
 void server_assign(struct server *s, int from, int to, const struct server_portion *portions, size_t n);
 

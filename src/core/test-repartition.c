@@ -18,7 +18,7 @@ static const struct component machine[N] = {
 
 static struct hypervisor *here;
 static int64_t part[N];
-static const char *leaving;
+static struct hypervisor_leaving leaving;
 static unsigned events;
 
 static void run(void)
@@ -65,8 +65,8 @@ static void begin(void)
 
 static int set(struct err *err)
 {
-        int bad = hypervisor_repartition(here, part, leaving, "r1", "by the service processor, epoch 2", 2000,
-                                         err);
+        int bad = hypervisor_repartition(here, part, &leaving, "r1", "by the service processor, epoch 2",
+                                         2000, err);
         run();
         return bad;
 }
@@ -150,14 +150,14 @@ static void test_leaving(void)
         begin();
         g_assert_cmpint(reserve("r", "memory:128M", 0), ==, OUTCOME_GRANTED);
         part[NODE0] = 127L * MIB;
-        leaving = "nobody";
+        leaving = (struct hypervisor_leaving){.n = 1, .vms = {"nobody"}};
         g_assert_cmpint(set(&err), <, 0);
-        leaving = "v";
+        leaving.vms[0] = "v";
         g_assert_cmpint(set(&err), <, 0);
         g_assert_cmpint(err.reason, ==, REASON_UNREASSIGNABLE);
         part[NODE0] = 128L * MIB;
         g_assert_cmpint(set(&err), ==, 0);
-        leaving = NULL;
+        leaving.n = 0;
         g_assert_cmpint(owned(NODE0), ==, 128L * MIB);
         g_assert_cmpint(reserve("s", "memory:128M", 0), ==, OUTCOME_NOT_NOW);
         g_assert_cmpint(hypervisor_release(here, "vm:v", "it was handed over", 2000, &serial, &err), ==, 0);

@@ -167,10 +167,25 @@ static void test_assign(void)
         struct server_giving g = {.component = NODE0, .from = A, .to = B, .amount = MIB};
         g_assert_cmpint(server_give_begin(&s, &g, &err), ==, 0);
         refused(server_assign_check(&s, A, B, p, 2, &err), REASON_BUSY, "is on its way");
+        refused(server_assign_check(&s, B, A, p, 2, &err), REASON_BUSY, "is on its way");
+        /* Between two others it is no matter. */
+        int c = server_add(&s, "c", &err), d = server_add(&s, "d", &err);
+        refused(server_assign_check(&s, c, d, p, 2, &err), REASON_NO_CAPACITY, "c has 0 of");
+        refused(server_assign_check(&s, c, A, p, 2, &err), REASON_BUSY, "is on its way");
         server_give_undo(&s);
         s.epoch = 1;
         g_assert_cmpint(server_assign_check(&s, A, B, p, 2, &err), ==, 0);
         g_assert_cmpint(server_assign_check(&s, A, B, NULL, 0, &err), ==, 0);
+        /* What others take along is not there any more; of what is less than that, nothing is. */
+        struct server rest = s;
+        rest.shares = g_memdup2(s.shares, s.n_components * SERVER_HYPERVISORS_MAX * sizeof(*s.shares));
+        server_set_aside(&rest, A, p, 2);
+        refused(server_assign_check(&rest, A, B, p, 2, &err), REASON_NO_CAPACITY, "a has 0 of cpu:1");
+        g_assert_cmpint(server_assign_check(&rest, A, B, p, 1, &err), ==, 0);
+        for (int i = 0; i < 9; i++)
+                server_set_aside(&rest, A, p, 1);
+        g_assert_cmpint(server_share(&rest, NODE0, A)->amount, ==, 0);
+        g_free(rest.shares);
         server_assign(&s, A, B, p, 2);
         /* What came to where it is kept could not go back. */
         g_assert_cmpint(server_keep(&s, B, NODE0, &err), ==, 0);

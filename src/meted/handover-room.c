@@ -81,7 +81,10 @@ struct taking {
 
 static bool is_named(const struct handing *ho, const struct api_partition *p)
 {
-        return p->has_handover && strcmp(p->handover, ho->core.row.id) == 0;
+        bool is_so = p->has_handover && strcmp(p->handover, ho->core.row.id) == 0;
+        for (size_t i = 0; i < p->n_handovers && !is_so; i++)
+                is_so = strcmp(p->handovers[i], ho->core.row.id) == 0;
+        return is_so;
 }
 
 /* Before it runs here nothing was assigned that this side has not heard of: mete-sp waits for its word. */

@@ -480,18 +480,26 @@ static void apply(struct handing *ho, const struct handover_effects *effects)
 
 /* ---- mete-sp says ---- */
 
-/* Greater than of any that is over here. */
-static uint64_t least_epoch(const struct meted *m)
+/* Greater than of any of this VM that is over here. Those of other VMs go on beside it, and may be through
+ * before it begins; of VMs whose last one is forgotten by now, it is that of the oldest that is not. */
+static uint64_t least_epoch(const struct meted *m, const char *vm)
 {
-        uint64_t most = 0;
+        uint64_t most = 0, oldest = UINT64_MAX;
+        unsigned n = 0;
         GHashTableIter i;
         gpointer p;
         g_hash_table_iter_init(&i, m->handovers->by_id);
         while (g_hash_table_iter_next(&i, NULL, &p)) {
-                const struct handover *h = &((const struct handing *)p)->core;
-                if (handover_is_final(h) && h->row.epoch > most)
-                        most = h->row.epoch;
+                const struct handing *ho = p;
+                if (!handover_is_final(&ho->core))
+                        continue;
+                n++;
+                oldest = MIN(oldest, ho->core.row.epoch);
+                if (strcmp(ho->vm, vm) == 0)
+                        most = MAX(most, ho->core.row.epoch);
         }
+        if (n >= FINISHED_KEPT)
+                most = MAX(most, oldest);
         return most + 1;
 }
 
@@ -558,7 +566,7 @@ static int admit(struct meted *m, const struct api_handover_message *in, const s
         ho->asked_ms = loop_now_ms();
         if (in->has_guest)
                 ho->guest = g_memdup2(&in->guest, sizeof(in->guest));
-        int bad = handover_admit(&ho->core, said, least_epoch(m), loop_mono_ms(), &effects, err);
+        int bad = handover_admit(&ho->core, said, least_epoch(m, in->vm), loop_mono_ms(), &effects, err);
         if (bad < 0) {
                 handing_free(ho);
                 return bad;

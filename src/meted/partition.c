@@ -152,9 +152,20 @@ static int check(const struct meted *m, const struct http_request *req, const st
         return 0;
 }
 
+static void add_leaving(const struct meted *m, const char *handover, struct hypervisor_leaving *ret)
+{
+        const char *vm = handovers_leaving(m, handover);
+        bool is_new = vm && ret->n < HYPERVISOR_LEAVING_MAX;
+        for (size_t i = 0; i < ret->n && is_new; i++)
+                is_new = strcmp(ret->vms[i], vm) != 0;
+        if (is_new)
+                ret->vms[ret->n++] = vm;
+}
+
 static int take(struct meted *m, const struct api_partition *p, struct err *err)
 {
         g_autofree int64_t *owned = g_new0(int64_t, m->inventory.n + 1);
+        struct hypervisor_leaving leaving = {0};
         char cause[128];
         int bad = amounts(m, p, owned, err);
         bad = bad ? bad : handovers_may_take(m, p, err);
@@ -163,8 +174,12 @@ static int take(struct meted *m, const struct api_partition *p, struct err *err)
         handovers_book(m, p);
         (void)snprintf(cause, sizeof(cause), "by the service processor of %.63s, epoch %lld", p->server,
                        (long long)p->epoch);
-        bad = hypervisor_repartition(m->hv, owned, p->has_handover ? handovers_leaving(m, p->handover) : NULL,
-                                     p->has_trace ? p->trace : "sp", cause, loop_now_ms(), err);
+        if (p->has_handover)
+                add_leaving(m, p->handover, &leaving);
+        for (size_t i = 0; i < p->n_handovers; i++)
+                add_leaving(m, p->handovers[i], &leaving);
+        bad = hypervisor_repartition(m->hv, owned, &leaving, p->has_trace ? p->trace : "sp", cause,
+                                     loop_now_ms(), err);
         if (bad) {
                 handovers_bring(m);
                 return bad;

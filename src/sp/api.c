@@ -315,14 +315,14 @@ static void reply_metrics(const struct sp *sp, struct http_request *req)
                 uint64_t value;
         } rows[] = {
                 {"epoch",           "gauge",   "Epoch of the partition of the server; 0: there is none.",
-                 (uint64_t)sp->server.epoch                                                                                   },
+                 (uint64_t)sp->server.epoch                                                                             },
                 {"giving",          "gauge",   "Whether something is on its way between hypervisors.",
-                 sp->server.giving.amount > 0                                                                                 },
-                {"handovers_total", "counter", "Handovers that were ever begun.",                         sp->handovers       },
-                {"handing_over",    "gauge",   "Whether a VM is being handed over.",                      lead_now(sp) != NULL},
-                {"commits_total",   "counter", "Transactions of the journal.",                            sp->commits         },
-                {"requests_total",  "counter", "HTTP requests.",                                          sp->requests        },
-                {"denied_total",    "counter", "HTTP requests of those who may not.",                     sp->refused         },
+                 sp->server.giving.amount > 0                                                                           },
+                {"handovers_total", "counter", "Handovers that were ever begun.",                         sp->handovers },
+                {"handing_over",    "gauge",   "VMs that are being handed over.",                         lead_count(sp)},
+                {"commits_total",   "counter", "Transactions of the journal.",                            sp->commits   },
+                {"requests_total",  "counter", "HTTP requests.",                                          sp->requests  },
+                {"denied_total",    "counter", "HTTP requests of those who may not.",                     sp->refused   },
         };
         for (size_t i = 0; i < ARRAY_N(rows); i++)
                 (void)fprintf(f, "# HELP mete_sp_%s %s\n# TYPE mete_sp_%s %s\nmete_sp_%s %" PRIu64 "\n",

@@ -68,9 +68,11 @@ static int begin(struct sp *sp, const struct api_server_give *in, const char *tr
                 return err_set(err, REASON_BUSY, EAGAIN,
                                "%s does not run: only it knows what of %s is claimed", in->from,
                                in->component);
-        if (lead_now(sp))
-                return err_set(err, REASON_BUSY, EBUSY, "%s is being handed over (%s); try again",
-                               lead_now(sp)->vm, lead_now(sp)->core.row.id);
+        const struct leading *l = lead_of(sp, from);
+        l = l ? l : lead_of(sp, to);
+        if (l)
+                return err_set(err, REASON_BUSY, EBUSY, "%s is being handed over (%s); try again", l->vm,
+                               l->core.row.id);
         struct server_giving g = {.component = (uint32_t)at,
                                   .from = from,
                                   .to = to,

@@ -46,12 +46,19 @@ static void remove_asking(struct asking *a)
         g_free(a);
 }
 
-/* Before anybody is asked, and once more before it begins. */
-static int check(const struct sp *sp, const struct api_handover_start *in, struct err *err)
+/* Something is on its way from or to one of them. */
+static bool is_giving(const struct sp *sp, int hypervisor)
+{
+        const struct server_giving *g = &sp->server.giving;
+        return g->amount > 0 && (g->from == hypervisor || g->to == hypervisor);
+}
+
+/* Before anybody is asked, and once more before it begins, when it is known from where; from: -1 until then.
+ */
+static int check(const struct sp *sp, const struct api_handover_start *in, int known, struct err *err)
 {
         int to = server_find(&sp->server, in->to),
             from = in->has_from ? server_find(&sp->server, in->from) : 0;
-        const struct leading *now = lead_now(sp);
         if (sp->server.epoch == 0)
                 return err_set(
                         err, REASON_STALE, ESTALE,
@@ -67,16 +74,13 @@ static int check(const struct sp *sp, const struct api_handover_start *in, struc
         if (in->has_from && sp->hypervisors[from].state != API_SERVER_STATE_RUNNING)
                 return err_set(err, REASON_STALE, EAGAIN, "%s does not run: 'mete server start %s'", in->from,
                                in->from);
-        if (now)
-                return err_set(err, REASON_BUSY, EBUSY,
-                               "%s is being handed over from %s to %s (%s): one at a time", now->vm,
-                               sp->server.names[now->from], sp->server.names[now->to], now->core.row.id);
-        if (sp->server.giving.amount > 0)
+        from = known >= 0 ? known : in->has_from ? from : -1;
+        if (is_giving(sp, to) || (from >= 0 && is_giving(sp, from)))
                 return err_set(err, REASON_BUSY, EBUSY, "%s is on its way from %s to %s; try again",
                                sp->server.components[sp->server.giving.component].id,
                                sp->server.names[sp->server.giving.from],
                                sp->server.names[sp->server.giving.to]);
-        return 0;
+        return lead_check(sp, in->vm, from, to, err);
 }
 
 /* One of those that could have it, and cannot be asked; NULL: there is none. */
@@ -94,7 +98,8 @@ static const struct hypervisor_of *not_running(const struct sp *sp, const struct
 static int decide(struct asking *a, struct leading **ret, struct err *err)
 {
         struct sp *sp = a->sp;
-        int bad = check(sp, &a->in, err), to = server_find(&sp->server, a->in.to);
+        int to = server_find(&sp->server, a->in.to),
+            bad = check(sp, &a->in, a->n_running == 1 ? a->running : -1, err);
         if (bad)
                 return bad;
         if (a->n_running == 0 && *a->elsewhere)
@@ -182,7 +187,7 @@ void lead_ask(struct sp *sp, struct http_request *req, const struct api_handover
         char path[128];
         if (is_known(sp, req, in))
                 return;
-        if (check(sp, in, &err)) {
+        if (check(sp, in, -1, &err)) {
                 api_refuse(req, &err);
                 return;
         }

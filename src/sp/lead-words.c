@@ -16,8 +16,9 @@
 #include "sp/lead.h"
 #include "wire/unix.h"
 
-/* To each hypervisor so many: one that never answers is in nobody's way but its own. */
-enum { SAY_MS = 5000, SAYING_MAX = 8, WORD_MAX = 256 << 10 };
+/* To each hypervisor so many, and so many of each handover: one that never answers is in nobody's way but its
+ * own. */
+enum { SAY_MS = 5000, SAYING_MAX = 64, SAYING_EACH_MAX = 8, WORD_MAX = 256 << 10 };
 
 /* One word that is under way to a hypervisor. */
 struct saying {
@@ -90,30 +91,33 @@ static void along(const struct leading *l, const struct handover_message *said,
         m->partition_epoch = s->epoch;
 }
 
-static unsigned n_sayings(const struct sp *sp, int to)
+static bool are_too_many(const struct sp *sp, int to, const char *id)
 {
-        unsigned n = 0;
-        for (const struct saying *w = sp->sayings; w; w = w->next)
+        unsigned n = 0, each = 0;
+        for (const struct saying *w = sp->sayings; w; w = w->next) {
                 n += w->to == to;
-        return n;
+                each += w->to == to && strcmp(w->id, id) == 0;
+        }
+        return n >= SAYING_MAX || each >= SAYING_EACH_MAX;
 }
 
 /* By FINISH the claims of the VM end at its source, and what they were of would be free there for others,
- * where it has not taken yet the partition in which it is the target's. While a handover is under way nothing
- * else changes the partition: whatever stands is what it is to take. */
+ * where it has not taken yet the partition in which it is the target's, or a later one. */
 static bool is_early(const struct leading *l, enum handover_says says)
 {
         return says == HANDOVER_SAYS_FINISH && l->is_assigned &&
-               l->sp->hypervisors[l->from].epoch < l->sp->server.epoch;
+               l->sp->hypervisors[l->from].epoch < l->assigned_epoch;
 }
 
 void lead_told(const struct hypervisor_of *h)
 {
-        struct leading *l = lead_now(h->sp);
-        if (!l || l->from != h->number || !l->is_held || l->core.row.state != HANDOVER_FINISHING)
-                return;
-        l->is_held = false;
-        lead_say(l, &l->held);
+        for (struct leading *l = h->sp->leadings; l; l = l->next) {
+                if (l->from != h->number || !l->is_held || l->core.row.state != HANDOVER_FINISHING ||
+                    is_early(l, l->held.says))
+                        continue;
+                l->is_held = false;
+                lead_say(l, &l->held);
+        }
 }
 
 void lead_say(struct leading *l, const struct handover_message *said)
@@ -130,7 +134,7 @@ void lead_say(struct leading *l, const struct handover_message *said)
                 l->held = *said;
                 return;
         }
-        if (h->pid_fd < 0 || n_sayings(sp, to) >= SAYING_MAX)
+        if (h->pid_fd < 0 || are_too_many(sp, to, said->id))
                 return; /* it does not run, or does not answer: it is said again */
         struct api_handover_message *m = g_new0(struct api_handover_message, 1);
         handover_wire_fill(said, l->vm, m);
@@ -199,7 +203,6 @@ static int check_part(const struct leading *l, const struct api_handover_part *p
 
 static int check_guest(struct leading *l, const struct api_handover_guest *g, bool is_last, struct err *err)
 {
-        struct server_portion portions[LEAD_PARTS];
         struct api_handover_guest *before = l->guest;
         int bad = 0;
         if (strcmp(g->vm.definition.name, l->vm) != 0)
@@ -219,7 +222,7 @@ static int check_guest(struct leading *l, const struct api_handover_guest *g, bo
         if (bad)
                 return bad;
         l->guest = g_memdup2(g, sizeof(*g));
-        bad = server_assign_check(&l->sp->server, l->from, l->to, portions, lead_portions(l, portions), err);
+        bad = lead_check_portions(l, err);
         if (bad) {
                 g_free(l->guest);
                 l->guest = before;
@@ -382,7 +385,7 @@ static void on_word(void *arg, struct http_request *req)
 
 int lead_listen(struct hypervisor_of *h, const struct launch_user *u, struct err *err)
 {
-        struct http_limits limits = {.body_max_bytes = WORD_MAX, .connections_max = 16};
+        struct http_limits limits = {.body_max_bytes = WORD_MAX, .connections_max = 64};
         if (h->words)
                 return 0;
         (void)snprintf(h->answers, sizeof(h->answers), "%s/%s.words.sock", h->sp->config.run_dir,

@@ -241,7 +241,7 @@ static void assign(struct leading *l, bool is_back)
         l->is_assigned = !is_back;
         (void)STR_COPY(sp->committed, is_back ? "" : l->core.row.id);
         (void)STR_COPY(sp->assigned_trace, l->core.row.id);
-        sp->assigned_epoch = sp->server.epoch;
+        sp->assigned_epoch = l->assigned_epoch = sp->server.epoch;
 }
 
 /* ---- a turn ---- */
@@ -417,12 +417,61 @@ int lead_cancel(struct leading *l, enum reason reason, const char *sentence, str
 
 /* ---- begin, go on, end ---- */
 
-struct leading *lead_now(const struct sp *sp)
+unsigned lead_count(const struct sp *sp)
 {
-        for (struct leading *l = sp->leadings; l; l = l->next)
-                if (!handover_is_final(&l->core))
+        unsigned n = 0;
+        for (const struct leading *l = sp->leadings; l; l = l->next)
+                n += !handover_is_final(&l->core);
+        return n;
+}
+
+const struct leading *lead_of(const struct sp *sp, int hypervisor)
+{
+        for (const struct leading *l = sp->leadings; l; l = l->next)
+                if (!handover_is_final(&l->core) && (l->from == hypervisor || l->to == hypervisor))
                         return l;
         return NULL;
+}
+
+/* Two hypervisors may have VMs of one name, but not where one of them would get the other's. */
+int lead_check(const struct sp *sp, const char *vm, int from, int to, struct err *err)
+{
+        unsigned n = 0, of_pair = 0;
+        for (const struct leading *l = sp->leadings; l; l = l->next) {
+                if (handover_is_final(&l->core))
+                        continue;
+                bool is_near = l->from == from || l->to == from || l->from == to || l->to == to;
+                if (strcmp(l->vm, vm) == 0 && is_near)
+                        return err_set(err, REASON_BUSY, EBUSY,
+                                       "%s is being handed over from %s to %s (%s): a VM once at a time", vm,
+                                       sp->server.names[l->from], sp->server.names[l->to], l->core.row.id);
+                n++;
+                of_pair += l->from == from && l->to == to;
+        }
+        if (of_pair >= LEADS_PAIR_MAX)
+                return err_set(err, REASON_BUSY, EBUSY,
+                               "%u VMs are being handed over from %s to %s: try again when one is through",
+                               of_pair, sp->server.names[from], sp->server.names[to]);
+        return n < LEADS_MAX ? 0
+                             : err_set(err, REASON_BUSY, EBUSY,
+                                       "%u handovers are under way: try again when one is through", n);
+}
+
+/* One that is committed may still be returned; of the others nobody knows which will be. */
+int lead_check_portions(const struct leading *l, struct err *err)
+{
+        struct server s = l->sp->server;
+        struct server_portion portions[LEAD_PARTS];
+        s.shares = g_memdup2(s.shares, s.n_components * SERVER_HYPERVISORS_MAX * sizeof(*s.shares));
+        for (const struct leading *o = l->sp->leadings; o; o = o->next) {
+                bool may_return = o->core.row.state == HANDOVER_ASSIGNED;
+                if (o != l && !o->is_dry && !handover_is_final(&o->core) && (!o->is_assigned || may_return))
+                        server_set_aside(&s, o->is_assigned ? o->to : o->from, portions,
+                                         lead_portions(o, portions));
+        }
+        int bad = server_assign_check(&s, l->from, l->to, portions, lead_portions(l, portions), err);
+        g_free(s.shares);
+        return bad;
 }
 
 struct leading *lead_find(const struct sp *sp, const char *id)
@@ -536,16 +585,13 @@ int lead_load(struct sp *sp, struct err *err)
         return store_load_documents(sp->store, STORE_MOVE, load_one, sp, err);
 }
 
-void lead_start(struct sp *sp)
+static void go_on(struct leading *l)
 {
-        struct leading *l = lead_now(sp);
         struct handover_effects out = {0};
-        struct handover_row row;
+        const struct handover_row row = l->core.row;
         struct handover_event ev;
         struct err err = {0};
-        if (!l)
-                return;
-        row = l->core.row;
+        l->assigned_epoch = l->sp->server.epoch;
         l->has_after = false;
         handover_restore(&l->core, &row, 0, RECORD_NONE, loop_mono_ms(), &out);
         for (size_t i = 0; i < out.n; i++) /* a processor's are but to be done again */
@@ -555,6 +601,13 @@ void lead_start(struct sp *sp)
                 ev = l->after;
                 (void)lead_take(l, &ev, &err);
         }
+}
+
+void lead_start(struct sp *sp)
+{
+        for (struct leading *l = sp->leadings; l; l = l->next)
+                if (!handover_is_final(&l->core))
+                        go_on(l);
 }
 
 void lead_end(struct sp *sp)

@@ -6,12 +6,17 @@
  *   lead-words.c   what is said to the two hypervisors, and what they say; what they claim is checked here
  *   lead-record.c  a handover in the store, and as it is shown
  *
- * One is under way at a time, as the partition changes in one place at a time; a restart goes on with it.
- * Those that ended last are kept, so that a word which comes late has its answer, and people theirs. */
+ * Those of different VMs go on side by side; a VM has one at a time. What has come so far that it may change
+ * hands is counted when another begins, so that all of it fits; one that is committed is named in all that
+ * hypervisors are told, until it is over. So one whose hypervisor stays away is in nobody else's way. A
+ * restart goes on with all of them. Those that ended last are kept, so that a word which comes late has its
+ * answer, and people theirs. */
 #pragma once
 #include "core/handover.h"
 #include "sp/sp.h"
 
+/* Of one hypervisor to another so many, so that those which do not get on leave the others theirs. */
+enum { LEADS_MAX = 32, LEADS_PAIR_MAX = 4 };
 enum { LEAD_KEPT = 64, LEAD_NAME = 64, LEAD_RECORD = 256, LEAD_TRANSFER = 100, LEAD_PARTS = 96 };
 
 struct leading {
@@ -20,8 +25,10 @@ struct leading {
         struct handover core;
         char vm[64];
         int from, to;
-        bool is_dry, would;                        /* would: a dry run found that it would be begun */
-        bool is_assigned;                          /* what is reassignable is the target's */
+        bool is_dry, would;     /* would: a dry run found that it would be begun */
+        bool is_assigned;       /* what is reassignable is the target's */
+        int64_t assigned_epoch; /* of the partition in which it became that; not journalled: then the present
+                                 */
         int64_t asked_ms, ended_ms;                /* wall clock; 0: not yet */
         char record[LEAD_RECORD], boot[LEAD_NAME]; /* path of its folder, "": not known; when that was made */
         char transfer[LEAD_TRANSFER];              /* "": not known */
@@ -43,8 +50,13 @@ struct leading {
 int lead_load(struct sp *sp, struct err *err); /* from the store */
 void lead_start(struct sp *sp);                /* goes on */
 void lead_end(struct sp *sp);
-/* The one that is under way; NULL: none. */
-struct leading *lead_now(const struct sp *sp);
+unsigned lead_count(const struct sp *sp); /* that are under way */
+/* One that is under way, and in which this hypervisor has a part; NULL: none. */
+const struct leading *lead_of(const struct sp *sp, int hypervisor);
+/* Why one of this VM cannot begin now, or 0: its last one is under way, or too many are. */
+int lead_check(const struct sp *sp, const char *vm, int from, int to, struct err *err);
+/* What of its VM would change hands, if whatever else is under way does, too. As server_assign_check(). */
+int lead_check_portions(const struct leading *l, struct err *err);
 struct leading *lead_find(const struct sp *sp, const char *id);
 /* Journalled, and under way, when it returns 0; then *ret is the list's. */
 int lead_begin(struct sp *sp, const struct api_handover_start *in, int from, int to, struct leading **ret,

@@ -6,6 +6,7 @@
 
 #include "base/str.h"
 #include "host/cpulist.h"
+#include "sp/lead.h"
 #include "sp/sp.h"
 
 /* ---- what is asked for ---- */
@@ -131,6 +132,10 @@ void partition_of(const struct sp *sp, int hypervisor, struct api_partition *ret
         (void)STR_COPY(ret->trace, *trace ? trace : "sp");
         ret->has_handover = *sp->committed != '\0';
         (void)STR_COPY(ret->handover, sp->committed);
+        for (const struct leading *l = sp->leadings; l && ret->n_handovers < ARRAY_N(ret->handovers);
+             l = l->next)
+                if (l->is_assigned && !handover_is_final(&l->core))
+                        (void)STR_COPY(ret->handovers[ret->n_handovers++], l->core.row.id);
         for (uint32_t i = 0; i < s->n_components && ret->n_shares < ARRAY_N(ret->shares); i++) {
                 int64_t amount = server_share(s, i, hypervisor)->amount;
                 if (amount == 0)

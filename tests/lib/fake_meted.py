@@ -6,6 +6,7 @@ lost is said again because mete-sp asks again. The record it reads and writes as
 
 The test speaks to it on the same socket: GET /fake, POST /fake {"vms": {NAME: STATE}, "do": {WORD: what}, "parts": [...]}. do[WORD]:
 {"silent": N}: not answered N times; {"refuse": [STATUS, REASON]}: refused over HTTP; {"say": {...}}: this instead of what is due;
+do["WORD VM"]: of that VM alone.
 {"hangs": True}: not even over HTTP, as long as it stands there. A target that finds in the record that the source's VMM stands takes
 that for a word "stands" that it hears, again and again until it runs or has dropped it. do["partition"]: {"refuse": ...} alone. {"say": [...]} says all these.
 """
@@ -177,7 +178,7 @@ def hear(word):
     with LOCK:
         says = word["says"]
         STATE["heard"].append(word)
-        do = STATE["do"].get(says, {})
+        do = STATE["do"].get(f"{says} {word['vm']}") or STATE["do"].get(says, {})
         if do.get("silent", 0) > 0:
             do["silent"] -= 1
             return 200, {"taken": True}

@@ -102,7 +102,7 @@ def test_refusals(server):
         refusal(server.handover(*args, check=False), text)
     assert server.fake("a")["heard"] == [] and server.fake("b")["heard"] == []
     assert json.loads(server.handover("list", "--json").stdout)["handovers"] == []
-    # one at a time, and not while something else changes hands
+    # a VM once at a time, and not while something else changes hands
     server.fake("a", do={"classify": {"silent": 1000000}})
     first = server.hand_over("v", "--to", "b", "--id", "first")
     refusal(server.handover("v", "--to", "b", check=False), "v is being handed over from a to b (first)")
@@ -234,13 +234,70 @@ def test_dry_run(server):
 
 
 def test_all(server):
-    """One after the other; one that stays does not keep the others."""
-    server.fake("a", vms={f"v{i}": "running" for i in range(3)} | {"off": "stopped"})
+    """Some side by side; one that stays does not keep the others."""
+    server.fake("a", parts=part(64), vms={f"v{i}": "running" for i in range(9)} | {"off": "stopped"})
     p = server.handover("--all", "--from", "a", "--to", "b")
-    assert p.stdout.count("running-on-target") == 3, p.stdout
-    assert set(server.fake("b")["vms"]) == {"v0", "v1", "v2"} and server.fake("a")["vms"] == {"off": "stopped"}
-    assert memory(server)["a"] == GIB - 3 * VM_BYTES
+    assert p.stdout.count("running-on-target") == 9, p.stdout
+    assert set(server.fake("b")["vms"]) == {f"v{i}" for i in range(9)} and server.fake("a")["vms"] == {"off": "stopped"}
+    assert memory(server)["a"] == GIB - (9 * 64 << 20)
     assert "no VM runs at a" in server.handover("--all", "--from", "a", "--to", "b").stderr
+
+
+NEVER = {"silent": 1000000}
+
+
+def part(mib):
+    return [{**FREE[0], "amount": mib << 20}, FREE[1]]
+
+
+def test_several_at_once(server):
+    """Of different VMs, side by side, so many of one hypervisor to another; the other way is another matter."""
+    server.fake("a", vms={f"v{i}": "running" for i in range(5)}, parts=part(64), do={"give": NEVER})
+    server.fake("b", vms={"w": "running"}, parts=part(64))
+    ids = [server.hand_over(f"v{i}", "--to", "b")["id"] for i in range(4)]
+    wait_for("all are to be given", lambda: all("give" in words(server, "a", i) for i in ids))
+    refusal(server.handover("v4", "--to", "b", check=False), "4 VMs are being handed over from a to b")
+    refusal(server.handover("v0", "--to", "b", check=False), "v0 is being handed over from a to b")
+    assert server.hand_over("w", "--to", "a", "--wait")["state"] == "running-on-target"
+    assert memory(server) == {"a": GIB + (64 << 20), "b": GIB - (64 << 20)}
+    server.fake("a", do={})
+    assert {server.ended(i)["state"] for i in ids} == {"running-on-target"}
+    assert memory(server) == {"a": GIB - (3 * 64 << 20), "b": GIB + (3 * 64 << 20)}
+    wait_for("both were told", lambda: {x: told(server, x) for x in "ab"} == memory(server))
+
+
+def test_a_stuck_one_blocks_itself_alone(server):
+    """It is committed, and its source does not end it: it is named in all that is told until it is over, by a service processor
+    that was started again as well; others go on, and only what is given waits."""
+    server.fake("a", vms={f"v{i}": "running" for i in range(4)}, parts=part(64), do={"finish v0": NEVER})
+    stuck = server.hand_over("v0", "--to", "b")["id"]
+    wait_for("it is finishing", lambda: "finish" in words(server, "a", stuck))
+    assert server.hand_over("v1", "--to", "b", "--wait")["state"] == "running-on-target"
+    wait_for("all partitions name it", lambda: all(stuck in server.fake(x)["partition"].get("handovers", []) for x in "ab"))
+    refusal(server.ask("give", NODE, "--amount", "128M", "--from", "a", "--to", "b", check=False), f"({stuck})")
+    server.kill_sp()
+    server.start_sp()
+    server.all_run()
+    assert server.hand_over("v2", "--to", "b", "--wait")["state"] == "running-on-target"
+    assert all(stuck in p["handovers"] for p in server.fake("a")["partitions"][-2:])
+    assert "ended_ms" not in json.loads(server.handover("show", stuck, "--json").stdout)
+    server.fake("a", do={})
+    assert server.ended(stuck)["state"] == "running-on-target"
+    server.ask("give", NODE, "--amount", "128M", "--from", "a", "--to", "b")
+    assert "handovers" not in server.fake("a")["partition"]
+
+
+@pytest.mark.parametrize("mib,reason,text", [(512, "unreassignable", "the last memory that a has"), (640, "no-capacity", "a has 402653184")])
+def test_what_another_takes_along(server, mib, reason, text):
+    """What one that is under way will take along is not the next one's, and is again when it has gone back."""
+    server.fake("a", vms={"v": "running", "w": "running"}, parts=part(mib), do={"give v": NEVER})
+    first = server.hand_over("v", "--to", "b")["id"]
+    wait_for("it is to be given", lambda: "give" in words(server, "a", first))
+    h = json.loads(server.handover("w", "--to", "b", "--wait", "--json", check=False).stdout)
+    assert h["state"] == "rolled-back" and h["reason"] == reason and text in h["sentence"], h
+    server.handover("cancel", first)
+    assert server.ended(first)["state"] == "rolled-back"
+    assert server.hand_over("w", "--to", "b", "--wait")["state"] == "running-on-target"
 
 
 def test_words_are_lost(server):

@@ -77,6 +77,32 @@ def test_a_dry_run_changes_nothing(server, vm):
     is_whole(server, vm, vm.host)
 
 
+def test_all_of_a_hypervisor(server, vm):
+    """Side by side, and each as if it were alone: the same memory, a counter that goes on, one owner of everything."""
+    source, target = vm.host, other(server, vm.host)
+    small = [source.vm(f"s{i}", cpus=1, memory="128M") for i in range(3)]
+    for v in small:
+        v.check("(n=0; while true; do n=$((n+1)); echo $n >/tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.05; done) >/dev/null 2>&1 &")
+        wait_for("it counts", lambda v=v: v.check("cat /tmp/n 2>/dev/null || echo 0").strip() != "0")
+    files, before, memory = {v.name: ram_files(v) for v in small}, {v.name: counter(v) for v in small}, server.managers()[NODE]
+    p = mete(server, "handover", "--all", "--from", source.hypervisor_name, "--to", target.hypervisor_name)
+    assert p.returncode == 0 and p.stdout.count("running-on-target") == 4, p
+    for v in (vm, *small):
+        move(v, target)
+        v.wait_agent()
+    is_whole(server, vm, target)
+    for v in small:
+        assert ram_files(v) == files[v.name]
+        wait_for("its counter goes on", lambda v=v: counter(v) > before[v.name], 60, 0.1)
+    assert not source.claims() and not source.mete_json("vm", "list")["vms"]
+    moved = (192 + 128 + 3 * 128) * MIB
+    assert server.managers()[NODE][target.hypervisor_name] >= memory[target.hypervisor_name] + moved
+    assert server.managers()[NODE][source.hypervisor_name] <= memory[source.hypervisor_name] - moved
+    for v in small:
+        target.mete("vm", "kill", v.name)
+    server.ask("give", NODE, "--amount", "384M", "--from", target.hypervisor_name, "--to", source.hypervisor_name)
+
+
 def test_refusals(server, vm):
     for words, status, sentence in (
             (("handover", "nobody", "--to", "b"), None, "nobody"),
@@ -99,5 +125,6 @@ def test_without_the_service_processor(server, vm):
     finally:
         server.start_sp()
     wait_for("both run", lambda: all(server.state(n)["state"] == "running" for n in "ab"), 60)
-    assert hand_over(server, vm, other(server, vm.host))["state"] == "running-on-target"
+    said = hand_over(server, vm, other(server, vm.host))
+    assert said["state"] == "running-on-target", json.dumps(said)
     is_whole(server, vm, vm.host)
