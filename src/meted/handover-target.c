@@ -49,6 +49,7 @@ static int check_guest(const struct handing *ho, struct err *err)
                                api_accelerator_name(d->accelerator), m->config.name,
                                api_accelerator_name(m->probe.accelerator));
         bad = transfer_check(d, ho->guest->qemu_version, d, m->probe.version, err);
+        bad = bad ? bad : probe_runs(&m->probe, d, err);
         if (!bad && d->has_network && (!m->config.manages_net || strcmp(d->network, m->config.network) != 0))
                 bad = err_set(err, REASON_INCOMPATIBLE, ENONET, "%s is on network %s, which %s has not",
                               ho->vm, d->network, m->config.name);

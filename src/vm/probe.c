@@ -27,7 +27,7 @@
 #include "vm/pick.h"
 #include "vm/qmp.h"
 
-enum { REMEMBERED_MAX = 1 << 16, QMP_FD = 3 };
+enum { REMEMBERED_MAX = 1 << 18, QMP_FD = 3 };
 
 /* From the most able to the least. Named models only: "max" and "host" are another CPU on every machine. */
 static const char *const cpu_models[] = {
@@ -199,8 +199,12 @@ static void choose_machine(struct run *r, const json_t *machines)
                 char name[sizeof(r->probe->machine)];
                 bool deprecated = false;
                 pick_boolean(m, "deprecated", &deprecated);
-                if (!deprecated && pick_string(m, "name", name, sizeof(name)) && str_is_name(name) &&
-                    machine_rank(name) > best) {
+                if (!pick_string(m, "name", name, sizeof(name)) || !str_is_name(name) ||
+                    machine_rank(name) == 0)
+                        continue;
+                if (r->probe->n_machines < ARRAY_N(r->probe->machines))
+                        STR_COPY(r->probe->machines[r->probe->n_machines++], name);
+                if (!deprecated && machine_rank(name) > best) {
                         best = machine_rank(name);
                         STR_COPY(r->probe->machine, name);
                 }
@@ -215,12 +219,31 @@ static const json_t *find_model(const json_t *models, const char *name)
         return NULL;
 }
 
+static bool model_is_whole(const json_t *m)
+{
+        const json_t *missing = json_object_get(m, "unavailable-features");
+        return json_is_array(missing) && json_array_size(missing) == 0;
+}
+
 static bool model_is_usable(const json_t *m)
 {
         bool deprecated = false;
         pick_boolean(m, "deprecated", &deprecated);
-        const json_t *missing = json_object_get(m, "unavailable-features");
-        return m != NULL && !deprecated && json_is_array(missing) && json_array_size(missing) == 0;
+        return m != NULL && !deprecated && model_is_whole(m);
+}
+
+/* Also what is deprecated: a VM that has it goes on with it. */
+static void list_models(struct run *r, const json_t *models)
+{
+        size_t i;
+        json_t *m;
+        json_array_foreach(models, i, m)
+        {
+                char name[sizeof(r->probe->cpu_model)];
+                if (model_is_whole(m) && pick_string(m, "name", name, sizeof(name)) && str_is_name(name) &&
+                    r->probe->n_cpu_models < ARRAY_N(r->probe->cpu_models))
+                        STR_COPY(r->probe->cpu_models[r->probe->n_cpu_models++], name);
+        }
 }
 
 static void choose_model(struct run *r, const json_t *models)
@@ -241,8 +264,10 @@ static void on_models(void *arg, const json_t *ret, const struct err *err)
 {
         struct run *r = arg;
         struct err none = {0};
-        if (err == NULL)
+        if (err == NULL) {
                 choose_model(r, ret);
+                list_models(r, ret);
+        }
         if (err == NULL && r->probe->cpu_model[0] == '\0') {
                 err_set(&none, REASON_UNSUPPORTED, ENOTSUP, "none of the CPU models that we know can be had");
                 err = &none;
@@ -423,4 +448,22 @@ int probe_qemu(const char *path, const char *remembered, int timeout_ms, struct 
                 remembered_write(remembered, &list, &p);
         *ret = p;
         return 0;
+}
+
+int probe_runs(const struct api_qemu_probe *probe, const struct api_vm_definition *d, struct err *err)
+{
+        bool has_machine = false, has_model = false;
+        for (size_t i = 0; i < probe->n_machines; i++)
+                has_machine = has_machine || strcmp(probe->machines[i], d->machine) == 0;
+        for (size_t i = 0; i < probe->n_cpu_models; i++)
+                has_model = has_model || strcmp(probe->cpu_models[i], d->cpu_model) == 0;
+        if (!has_machine)
+                return err_set(err, REASON_INCOMPATIBLE, ENOTSUP,
+                               "%.60s is a machine %s, which QEMU %.30s here has not", d->name, d->machine,
+                               probe->version);
+        return has_model
+                       ? 0
+                       : err_set(err, REASON_INCOMPATIBLE, ENOTSUP,
+                                 "%.60s has CPU model %s, which QEMU %.30s here cannot give it (%s)", d->name,
+                                 d->cpu_model, probe->version, api_accelerator_name(probe->accelerator));
 }

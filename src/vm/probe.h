@@ -16,6 +16,10 @@
 int probe_qemu(const char *path, const char *remembered, int timeout_ms, struct api_qemu_probe *ret,
                struct err *err);
 
+/* Whether it has what this VM was made for: machine type and CPU model. REASON_INCOMPATIBLE: what it lacks.
+ */
+int probe_runs(const struct api_qemu_probe *probe, const struct api_vm_definition *d, struct err *err);
+
 /* Whether an ordinary guest kernel can run on KVM here; words say why not. The paths are those of the
  * machine ("/dev/kvm", "/proc/cpuinfo"), named so that tests can give others. */
 bool probe_kvm(const char *kvm_path, const char *cpuinfo_path, char *ret_why, size_t size);

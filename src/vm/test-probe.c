@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/str.h"
+
 static char *dir;
 
 /* A program that plays QEMU: descriptor 3 is its monitor. */
@@ -39,6 +41,27 @@ static char *script(const char *name, const char *body)
         "{\"name\":\"Westmere\",\"alias-of\":\"Westmere-v2\",\"unavailable-features\":[]},{\"name\":"        \
         "\"Westmere-v2\",\"unavailable-features\":[\"aes\"]}]}' >&3;"
 
+/* What it was made for must be there; the newest is not all that there is. */
+static void test_runs(const struct api_qemu_probe *p)
+{
+        struct api_vm_definition d = {.name = "v", .machine = "pc-q35-10.0", .cpu_model = "Nehalem-v1"};
+        struct err err = {0};
+        g_assert_cmpint(p->n_machines, >, 1);
+        for (size_t i = 0; i < p->n_machines; i++) {
+                g_assert_true(g_str_has_prefix(p->machines[i], "pc-q35-"));
+                (void)STR_COPY(d.machine, p->machines[i]);
+                g_assert_cmpint(probe_runs(p, &d, &err), ==, 0);
+        }
+        (void)STR_COPY(d.machine, "pc-q35-99.0");
+        g_assert_cmpint(probe_runs(p, &d, &err), <, 0);
+        g_assert_true(err.reason == REASON_INCOMPATIBLE &&
+                      strstr(err.sentence, "pc-q35-99.0, which QEMU 10.0.1"));
+        (void)STR_COPY(d.machine, p->machine);
+        (void)STR_COPY(d.cpu_model, "Westmere-v2"); /* without one of its features here */
+        g_assert_cmpint(probe_runs(p, &d, &err), <, 0);
+        g_assert_true(err.reason == REASON_INCOMPATIBLE && strstr(err.sentence, "CPU model Westmere-v2"));
+}
+
 static void test_choice_is_remembered(void)
 {
         char *count = g_build_filename(dir, "count", NULL),
@@ -52,7 +75,9 @@ static void test_choice_is_remembered(void)
         g_assert_cmpstr(p.machine, ==, "pc-q35-10.0");
         g_assert_cmpstr(p.cpu_model, ==, "Nehalem-v1");
         g_assert_true(p.virtio_mem_safe);
+        test_runs(&p);
         g_assert_cmpint(probe_qemu(path, memory, 5000, &again, &err), ==, 0);
+        test_runs(&again);
         g_assert_cmpstr(again.machine, ==, p.machine);
         g_assert_true(g_file_get_contents(count, &text, NULL, NULL));
         g_assert_cmpstr(text, ==, "x\n"); /* run once */
