@@ -88,7 +88,7 @@ static void along(const struct leading *l, const struct handover_message *said,
         (void)STR_COPY(m->transfer, l->transfer);
         m->has_partition_epoch =
                 l->is_assigned && (said->says == HANDOVER_SAYS_STATUS || said->says == HANDOVER_SAYS_SETTLE);
-        m->partition_epoch = s->epoch;
+        m->partition_epoch = l->assigned_epoch > 0 ? l->assigned_epoch : s->epoch;
 }
 
 static bool are_too_many(const struct sp *sp, int to, const char *id)
