@@ -187,12 +187,21 @@ void drains_cancel(struct manager *m, struct http_request *req, const char *id)
         }
 }
 
+/* What is not recorded is not so yet. */
+static json_t *shown(const struct emptying *e)
+{
+        if (!e->is_dirty && !e->is_writing)
+                return api_drain_emit(&e->d);
+        return e->recorded ? json_read(e->recorded, strlen(e->recorded), NULL) : NULL;
+}
+
 json_t *drains_show(const struct manager *m, const char *id, struct err *err)
 {
         const struct emptying *e = emptying_find(m, id);
-        if (!e)
+        json_t *v = e ? shown(e) : NULL;
+        if (!v)
                 (void)err_set(err, REASON_NOT_FOUND, ENOENT, "no drain is called %s", id);
-        return e ? api_drain_emit(&e->d) : NULL;
+        return v;
 }
 
 static int by_name(gconstpointer a, gconstpointer b)
@@ -210,9 +219,12 @@ json_t *drains_list(const struct manager *m, const char *query, struct err *err)
         if (n > 1)
                 qsort(ids, n, sizeof(*ids), by_name);
         json_t *list = json_array(), *page = json_object();
-        for (guint i = 0; i < n; i++) /* there are few */
-                if (!q.has_after || strcmp(ids[i], q.after) > 0)
-                        (void)json_array_append_new(list, api_drain_emit(&emptying_find(m, ids[i])->d));
+        for (guint i = 0; i < n; i++) { /* there are few */
+                json_t *v =
+                        !q.has_after || strcmp(ids[i], q.after) > 0 ? shown(emptying_find(m, ids[i])) : NULL;
+                if (v)
+                        (void)json_array_append_new(list, v);
+        }
         g_free(ids);
         (void)json_object_set_new(page, "drains", list);
         return page;
@@ -231,6 +243,7 @@ static int load_one(const char *id, const char *text, void *arg, struct err *err
                 emptying_free(e);
                 return err_note(err, "the drain %s in the store", id);
         }
+        e->recorded = strdup(text);
         g_hash_table_insert(m->drains, e->d.id, e);
         return 0;
 }

@@ -18,6 +18,7 @@ struct emptying {
         struct manager *m;
         struct api_drain d;        /* as it is recorded and shown */
         bool is_dirty, is_writing; /* it is to be recorded; it is being, as it was then */
+        char *recorded, *writing;  /* as it is, and as it was then; NULL: not at all */
         bool is_asked;             /* VMs have their hosts, and are asked what they take */
         struct dry dry[DRAIN_DRY_AT_ONCE];
         struct loop_timer tick;

@@ -37,6 +37,8 @@ void emptying_free(void *arg)
         g_list_free(e->askers);
         loop_timer_cancel(&e->tick);
         emptying_drop_dry(e);
+        free(e->recorded);
+        free(e->writing);
         g_free(e);
 }
 
@@ -279,7 +281,7 @@ static int write_one(struct emptying *e, struct err *err)
         if (!text)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
         record_put(e->m->record, STORE_DRAIN, e->d.id, text);
-        free(text);
+        e->writing = text;
         e->is_dirty = false;
         e->is_writing = true;
         return orders_write(e->m, e->d.id, err);
@@ -308,6 +310,8 @@ void drains_unwritten(struct manager *m)
                 struct emptying *e = p;
                 e->is_dirty = e->is_dirty || e->is_writing;
                 e->is_writing = false;
+                free(e->writing);
+                e->writing = NULL;
         }
 }
 
@@ -328,6 +332,11 @@ void drains_written(struct manager *m)
                 struct emptying *e = p;
                 bool was_written = e->is_writing;
                 e->is_writing = false;
+                if (was_written) {
+                        free(e->recorded);
+                        e->recorded = e->writing;
+                        e->writing = NULL;
+                }
                 if (e->is_dirty) {
                         manager_changed(m);
                         continue;

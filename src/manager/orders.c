@@ -20,6 +20,7 @@ struct job {
         struct order core;
         bool is_best_effort;
         bool is_dirty, is_writing; /* it is to be recorded; it is being, as it was then */
+        char *recorded, *writing;  /* as it is, and as it was then; NULL: not at all */
         enum api_on_miss on_miss;
         char drain[40], words[MANAGER_WORDS]; /* "": none */
         struct api_move *seen;                /* what its host said last, or NULL */
@@ -52,6 +53,8 @@ static void job_free(void *arg)
         if (j->call)
                 http_call_cancel(j->call);
         g_free(j->seen);
+        free(j->recorded);
+        free(j->writing);
         g_free(j);
 }
 
@@ -132,6 +135,14 @@ static json_t *view(const struct job *j)
         return v;
 }
 
+/* What is not recorded is not so yet. */
+static json_t *shown(const struct job *j)
+{
+        if (!j->is_dirty && !j->is_writing)
+                return view(j);
+        return j->recorded ? json_read(j->recorded, strlen(j->recorded), NULL) : NULL;
+}
+
 static int take_record(struct job *j, const struct api_order *in, struct err *err)
 {
         struct order *o = &j->core;
@@ -186,6 +197,7 @@ static int load_one(const char *id, const char *text, void *arg, struct err *err
                 job_free(j);
                 return err_note(err, "the order %s in the store", id);
         }
+        j->recorded = strdup(text);
         g_hash_table_insert(m->orders, j->core.id, j);
         return 0;
 }
@@ -377,7 +389,7 @@ static int write_one(struct job *j, struct err *err)
         if (!text)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
         record_put(j->m->record, STORE_ORDER, j->core.id, text);
-        free(text);
+        j->writing = text;
         j->is_dirty = false;
         j->is_writing = true;
         return 0;
@@ -406,6 +418,8 @@ void orders_unwritten(struct manager *m)
                 struct job *j = p;
                 j->is_dirty = j->is_dirty || j->is_writing;
                 j->is_writing = false;
+                free(j->writing);
+                j->writing = NULL;
         }
 }
 
@@ -432,6 +446,11 @@ void orders_written(struct manager *m)
                 struct job *j = l->data;
                 bool was_written = j->is_writing;
                 j->is_writing = false;
+                if (was_written) {
+                        free(j->recorded);
+                        j->recorded = j->writing;
+                        j->writing = NULL;
+                }
                 if (j->is_dirty) { /* it has gone on since; nothing is done of what is not recorded */
                         manager_changed(m);
                         continue;
@@ -698,9 +717,10 @@ void orders_cancel(struct manager *m, struct http_request *req, const char *id)
 json_t *orders_show(const struct manager *m, const char *id, struct err *err)
 {
         const struct job *j = find(m, id);
-        if (!j)
+        json_t *v = j ? shown(j) : NULL;
+        if (!v)
                 (void)err_set(err, REASON_NOT_FOUND, ENOENT, "no order is called %s", id);
-        return j ? view(j) : NULL;
+        return v;
 }
 
 static int by_name(gconstpointer a, gconstpointer b)
@@ -727,8 +747,10 @@ json_t *orders_list(const struct manager *m, const char *query, struct err *err)
                         (void)json_object_set_new(page, "next", json_string(last));
                         break;
                 }
-                last = ids[i];
-                (void)json_array_append_new(list, view(find(m, last)));
+                json_t *v = shown(find(m, ids[i]));
+                last = v ? ids[i] : last;
+                if (v)
+                        (void)json_array_append_new(list, v);
         }
         g_free(ids);
         (void)json_object_set_new(page, "moves", list);
