@@ -36,7 +36,7 @@ check: ## everything the CI runs; logs under build/check
 
 system: all release ## tests with real guests, as root; QEMU=PATH for another QEMU, ARGS= for pytest
 	@METE_QEMU="$(QEMU)" METE_BUILD=$(BUILD) METE_RELEASE=$(RELEASE) \
-		$(PYTHON) -B -m pytest -p no:cacheprovider tests/platform tests/root tests/system $(ARGS)
+		$(PYTHON) -B -m pytest -p no:cacheprovider tests/platform tests/root tests/etcd tests/system $(ARGS)
 
 nested: release ## host side of mete in a guest with NUMA nodes and cgroup v2; no root; ARGS= for pytest
 	@METE_RELEASE=$(RELEASE) $(PYTHON) -B -m pytest -p no:cacheprovider tests/nested $(ARGS)
