@@ -127,7 +127,21 @@ struct moving {
         int64_t run_mono_us; /* when its VMM was told to run first; 0: not by us */
 };
 
+struct moves {
+        GHashTable *by_id; /* id -> struct moving, owned */
+        GList *dry;        /* of struct moving, owned: only asked what would come of it */
+        struct learn learn;
+        bool is_stopping; /* what is answered now is answered as meted goes: it decides nothing */
+};
+
 /* moves.c */
+struct moving *moving_find(const struct meted *m, const char *id);
+struct moving *moving_new(struct meted *m);
+/* 1: it acted. 0: it came too late. Negative: it makes no sense here. */
+int moving_step(struct moving *mv, struct move_event *ev, struct err *err);
+void moving_apply(struct moving *mv, const struct move_effects *effects);
+void moving_arm(struct moving *mv);    /* its deadline */
+void moving_answer(struct moving *mv); /* all who wait for it */
 /* What came of an effect. */
 void move_report(struct moving *mv, uint64_t token, enum move_event_kind kind, const struct err *err);
 void move_happened(struct moving *mv, struct move_event *ev);
@@ -138,6 +152,17 @@ void move_forget_vm(struct moving *mv);
 struct moving *move_of_vm(const struct meted *m, const char *vm);
 /* "ID.ATTEMPT": of its outcome. */
 void move_outcome_name_of(const struct moving *mv, char ret[80]);
+
+/* moves-later.c */
+struct means_side move_free_here(const struct meted *m);
+/* Sets mv->earliest_ms, for a level that mv->means do not keep now. */
+void move_find_earliest(struct moving *mv, const struct level *l);
+
+/* moves.c */
+void moves_learnt(struct meted *m, const char *peer); /* its document is written anew */
+struct learn *moves_learn(const struct meted *m);     /* what moves cost, by what is known */
+
+/* moves-reserve.c */
 /* A reservation with just this in it, in place of the one before. 1: it is there. 0: there is less. */
 int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct err *err);
 void move_unreserve(struct moving *mv);
@@ -150,15 +175,12 @@ size_t move_cpus(const struct moving *mv, int64_t *ret, size_t max, int64_t *ret
 /* What a vector takes on this side, as needs; how many. */
 size_t move_needs(const struct moving *mv, int64_t bandwidth_bps, int64_t cpu_milli,
                   struct need ret[NEEDS_MAX]);
+void move_extend(struct moving *mv); /* where it takes longer than what is reserved lasts */
 
-/* moves-later.c */
-struct means_side move_free_here(const struct meted *m);
-/* Sets mv->earliest_ms, for a level that mv->means do not keep now. */
-void move_find_earliest(struct moving *mv, const struct level *l);
-
-/* moves.c */
-void moves_learnt(struct meted *m, const char *peer); /* its document is written anew */
-struct learn *moves_learn(const struct meted *m);     /* what moves cost, by what is known */
+/* moves-ask.c */
+/* It is a part of other names: of reservations, of outcomes. */
+int moves_check_id(const char *id, struct err *err);
+int moves_check_room(struct meted *m, struct err *err);
 
 /* moves-record.c */
 char *move_record(const struct moving *mv);
@@ -180,7 +202,6 @@ void source_plan(struct moving *mv, uint64_t token);
 /* Which counts: what was offered, once it is accepted. has_plan. */
 struct plan source_plan_in_force(const struct moving *mv);
 void source_reserve(struct moving *mv, const struct move_effect *f);
-void source_guard_end(struct moving *mv);
 void source_copy(struct moving *mv, const struct move_effect *f);
 /* The other side says that the copy broke off: where it was the guard that cut it, that is why. */
 void source_hear_broken(struct moving *mv);
@@ -197,6 +218,21 @@ void source_measured(struct moving *mv, bool is_repeated);
 void source_forget(const struct moving *mv); /* nobody will ask for its outcomes */
 void source_close(struct moving *mv);
 void source_drop(struct moving *mv); /* all that is under way is given up */
+
+/* moves-source.c too */
+void source_connect(struct moving *mv); /* the guard watches, or there is none */
+/* The attempt is over here. */
+void source_broken(struct moving *mv, enum move_event_kind kind, const struct err *err);
+
+/* moves-guard.c */
+enum { SOURCE_LOOK_MS = 50 };
+/* source_connect() follows when it watches. */
+bool source_guard(struct moving *mv, const struct machine *v, struct err *err);
+void source_guard_hang_up(struct moving *mv);
+void source_guard_end(struct moving *mv);
+/* Whether the guard has broken this attempt off: then ret says so. */
+bool source_is_cut(struct moving *mv, struct err *ret);
+int source_outcome_dir(const struct meted *m, struct err *err); /* a descriptor */
 
 /* The socket was given what it is to have of the link, or that is said to be impossible. */
 void source_stream_is_held(struct moving *mv);

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The side that gives a VM away: measures it, plans, reserves, copies, writes the outcome. */
 #include <errno.h>
-#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -20,9 +17,8 @@
 #include "meted/moves.h"
 #include "vm/socket.h"
 
-enum { KEEPER_MS = 20000, COPY_MS = 10000, LOOK_MS = 50, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
-enum { GUARD_MS = 5000 };
-enum { SETTLE_MS = 80, RESUME_MS = 25, HOLD_MS = 60000, GOODPUT_MILLI = 955, BOUND_MAX_US = 60000000 };
+enum { COPY_MS = 10000, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
+enum { SETTLE_MS = 80, RESUME_MS = 25, HOLD_MS = 60000, GOODPUT_MILLI = 955 };
 enum { COMMIT_MAX_US = 1000000, STOP_MAX_US = 1000000 };
 
 #define NO_PROFILE "who had measured what is to move was started again"
@@ -117,140 +113,6 @@ void source_reserve(struct moving *mv, const struct move_effect *f)
                     done > 0 ? NULL : &err);
 }
 
-/* ---- the guard ---- */
-
-static void copy_connect(struct moving *mv);
-
-static void broken(struct moving *mv, enum move_event_kind kind, const struct err *err);
-
-static void guard_hang_up(struct moving *mv)
-{
-        if (mv->guard_fd < 0)
-                return;
-        loop_fd_remove(&mv->guard_says);
-        (void)close(mv->guard_fd);
-        mv->guard_fd = -1;
-        mv->is_guard_awaited = mv->has_guard_spoken = false;
-}
-
-/* It hears nobody whom it has not spoken to before: it says what it is at to whoever connects. */
-static void guard_dismiss(struct moving *mv)
-{
-        static const char done[] = "done\n";
-        if (mv->has_guard_spoken)
-                (void)!send(mv->guard_fd, done, sizeof(done) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-}
-
-static void on_guard_says(void *arg, uint32_t events)
-{
-        struct moving *mv = arg;
-        char text[512];
-        (void)events;
-        ssize_t n = recv(mv->guard_fd, text, sizeof(text) - 1, MSG_DONTWAIT);
-        if (n < 0 && (errno == EAGAIN || errno == EINTR))
-                return;
-        if (n <= 0) {
-                mv->is_guard_lost = !mv->is_guard_over && mv->is_copying;
-                guard_hang_up(mv);
-                if (mv->is_guard_lost) /* it may be over, which QEMU says as well, and what of */
-                        loop_timer_in(&mv->look, LOOK_MS);
-                return;
-        }
-        text[n] = '\0';
-        mv->has_guard_spoken = true;
-        if (mv->is_guard_over) {
-                guard_dismiss(mv);
-        } else if (mv->is_guard_awaited && strstr(text, "watching")) {
-                mv->is_guard_awaited = false;
-                loop_timer_cancel(&mv->look);
-                copy_connect(mv);
-        }
-}
-
-static int guard_connect(struct moving *mv, struct err *err)
-{
-        const struct machine *v = machine_find(mv->m, mv->vm);
-        char path[512];
-        if (!v)
-                return err_set(err, REASON_STALE, ESTALE, "it is gone");
-        machine_path(v, "guard-says.sock", path, sizeof(path));
-        int fd = vm_connect(path, err);
-        int bad = fd < 0 ? fd : loop_fd_add(&mv->guard_says, fd, EPOLLIN, on_guard_says, mv, err);
-        if (!bad)
-                mv->guard_fd = fd;
-        else if (fd >= 0)
-                (void)close(fd);
-        return bad;
-}
-
-/* Also one that another meted had started. It ends, and hangs up. */
-void source_guard_end(struct moving *mv)
-{
-        struct err none = {0};
-        mv->is_guard_over = true;
-        if (mv->guard_fd < 0)
-                (void)guard_connect(mv, &none);
-        else
-                guard_dismiss(mv);
-}
-
-static void on_guard(void *arg, const json_t *result, const struct err *err)
-{
-        struct moving *mv = arg;
-        struct api_keeper_guard guard;
-        struct err bad = {0};
-        if (!err && api_keeper_guard_parse(result, &guard, &bad))
-                err = &bad;
-        if (!err && guard.has_fallback)
-                move_fallback(mv, "%s", guard.fallback);
-        if (!err && guard_connect(mv, &bad))
-                err = &bad;
-        if (err) {
-                broken(mv, MOVE_EV_FAILED, err);
-                return;
-        }
-        mv->is_guard_over = false;
-        mv->is_guard_awaited = true; /* the copy begins when it watches */
-        loop_timer_in(&mv->look, GUARD_MS);
-}
-
-static int outcome_dir(const struct meted *m, struct err *err)
-{
-        char path[512];
-        (void)snprintf(path, sizeof(path), "%s/moves", m->config.state_dir);
-        if (mkdir(path, 0700) < 0 && errno != EEXIST)
-                return err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno));
-        int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        return fd < 0 ? err_set(err, REASON_INTERNAL, errno, "%s: %s", path, strerror(errno)) : fd;
-}
-
-static bool guard(struct moving *mv, const struct machine *v, struct err *err)
-{
-        struct api_keeper_guard_start p = {0};
-        char monitor[512], says[512], name[80];
-        int fds[3] = {-1, -1, -1};
-        /* What comes before the word that it stopped; and behind the bound, where it is cut, or committed
-         * just before it. */
-        const struct profile *of = &mv->profile;
-        int64_t around_us = (int64_t)((of->stop.p99_s + plan_end_s(of, &mv->means)) * 1e6);
-        int64_t bound_us = mv->core.row.level.downtime_ms * 1000 - around_us;
-        machine_path(v, "guard.sock", monitor, sizeof(monitor));
-        machine_path(v, "guard-says.sock", says, sizeof(says));
-        move_outcome_name_of(mv, name);
-        (void)STR_COPY(p.vm, mv->vm);
-        (void)STR_COPY(p.move, name);
-        p.bound_us = bound_us < 1000 ? 1000 : bound_us > BOUND_MAX_US ? BOUND_MAX_US : bound_us;
-        bool is_good = (fds[0] = vm_connect_guard(monitor, err)) >= 0 &&
-                       (fds[1] = vm_listen(says, err)) >= 0 && (fds[2] = outcome_dir(mv->m, err)) >= 0;
-        if (is_good)
-                keeper_call(mv->m->keeper, API_KEEPER_GUARD_START, api_keeper_guard_start_emit(&p), fds, 3,
-                            KEEPER_MS, on_guard, mv);
-        for (size_t i = 0; i < ARRAY_N(fds); i++)
-                if (fds[i] >= 0)
-                        (void)close(fds[i]);
-        return is_good;
-}
-
 /* ---- the copy ---- */
 
 static void learn(struct moving *mv, const struct learn_move *learnt)
@@ -278,33 +140,12 @@ static struct learn_move attempt_cost(struct moving *mv)
         return learnt;
 }
 
-/* It writes first and cuts then: whatever QEMU or the other side says of the cut, is said later. */
-static bool has_guard_cut(struct moving *mv, struct err *ret)
-{
-        enum outcome_is is = 0;
-        char name[80], by[OUTCOME_BY] = "";
-        struct err err = {0};
-        int fd = outcome_dir(mv->m, &err);
-        move_outcome_name_of(mv, name);
-        int bad = fd < 0 ? fd : outcome_read(fd, name, &is, by, &err);
-        if (fd >= 0)
-                (void)close(fd);
-        if (bad || is != OUTCOME_IS_ABORTED || strcmp(by, OUTCOME_BY_GUARD) != 0)
-                return false;
-        mv->was_cut = true;
-        *ret = (struct err){0};
-        (void)err_set(ret, REASON_TIMEOUT, ETIME,
-                      "its guard broke it off: the guest would have stood for longer than %lld ms",
-                      (long long)mv->core.row.level.downtime_ms);
-        return true;
-}
-
-static void broken(struct moving *mv, enum move_event_kind kind, const struct err *err)
+void source_broken(struct moving *mv, enum move_event_kind kind, const struct err *err)
 {
         struct learn_move learnt = attempt_cost(mv);
         struct err cut;
         learn(mv, &learnt);
-        if (has_guard_cut(mv, &cut))
+        if (source_is_cut(mv, &cut))
                 err = &cut;
         mv->is_copying = false;
         loop_timer_cancel(&mv->look);
@@ -383,7 +224,7 @@ static void on_limit(void *arg, const struct vm_result *result)
                 /* Nor is it sent again while the controller wants no other: it may never be let go of, or be
                  * let stop for too long. */
                 if (mv->is_copying && control_is_under_way(&mv->control))
-                        broken(mv, MOVE_EV_BROKEN, &result->err);
+                        source_broken(mv, MOVE_EV_BROKEN, &result->err);
         } else if (mv->limits_out == 0 && mv->throttle_milli > 0 && mv->is_copying) {
                 throttle_now(mv);
         }
@@ -423,7 +264,7 @@ void source_is_lifted(struct moving *mv, const struct err *err)
         if (!mv->is_copying || !mv->copy)
                 return;
         if (err) {
-                broken(mv, MOVE_EV_BROKEN, err);
+                source_broken(mv, MOVE_EV_BROKEN, err);
                 return;
         }
         if (fault_point("move lifted") == FAULT_DIE)
@@ -501,7 +342,7 @@ static void on_look(void *arg, const struct copy_seen *seen, const struct err *e
                 if (seen->status == COPY_ACTIVE)
                         happened(mv, &ev);
         }
-        loop_timer_in(&mv->look, LOOK_MS);
+        loop_timer_in(&mv->look, SOURCE_LOOK_MS);
 }
 
 void source_look(void *arg)
@@ -515,12 +356,12 @@ void source_look(void *arg)
                 return;
         if (mv->is_guard_lost) {
                 (void)err_set(&err, REASON_INTERNAL, ECHILD, "the guard of the move is gone");
-                broken(mv, MOVE_EV_BROKEN, &err);
+                source_broken(mv, MOVE_EV_BROKEN, &err);
                 return;
         }
         if (mv->is_guard_awaited) {
                 (void)err_set(&err, REASON_TIMEOUT, ETIME, "the guard of the move does not watch");
-                broken(mv, MOVE_EV_BROKEN, &err);
+                source_broken(mv, MOVE_EV_BROKEN, &err);
                 return;
         }
         happened(mv, &ev);
@@ -537,7 +378,7 @@ static void on_begun(void *arg, const struct vm_result *result)
         if (!mv->is_copying)
                 return;
         if (result->outcome != VM_DONE) {
-                broken(mv, MOVE_EV_BROKEN, &result->err);
+                source_broken(mv, MOVE_EV_BROKEN, &result->err);
                 return;
         }
         mv->begun_mono_us = g_get_monotonic_time();
@@ -546,7 +387,7 @@ static void on_begun(void *arg, const struct vm_result *result)
                 happened(mv, &ev);
         else
                 log_warn("move %s: begun while %s", mv->core.row.id, control_state_name(mv->control.state));
-        loop_timer_in(&mv->look, LOOK_MS);
+        loop_timer_in(&mv->look, SOURCE_LOOK_MS);
 }
 
 static void on_prepared(void *arg, const struct vm_result *result)
@@ -556,7 +397,7 @@ static void on_prepared(void *arg, const struct vm_result *result)
         if (!mv->is_copying || fd < 0)
                 return; /* broken off meanwhile */
         if (result->outcome != VM_DONE) {
-                broken(mv, MOVE_EV_BROKEN, &result->err);
+                source_broken(mv, MOVE_EV_BROKEN, &result->err);
                 return;
         }
         mv->stream_fd = -1;
@@ -589,9 +430,9 @@ static void on_connected(void *arg, uint32_t events)
         if (code) {
                 (void)err_set(&err, REASON_PEER_LOST, code, "the memory of %s cannot be sent to %s: %s",
                               mv->vm, mv->peer, strerror(code));
-                broken(mv, MOVE_EV_BROKEN, &err);
+                source_broken(mv, MOVE_EV_BROKEN, &err);
         } else if (say_word(mv, &err)) {
-                broken(mv, MOVE_EV_BROKEN, &err);
+                source_broken(mv, MOVE_EV_BROKEN, &err);
         } else {
                 hold_stream(mv, mv->stream_fd);
         }
@@ -623,7 +464,7 @@ static int address_of(const struct tcp_address *a, int64_t port, struct sockaddr
         return 0;
 }
 
-static void copy_connect(struct moving *mv)
+void source_connect(struct moving *mv)
 {
         struct sockaddr_storage to;
         socklen_t n = 0;
@@ -647,7 +488,7 @@ static void copy_connect(struct moving *mv)
         if (!bad)
                 bad = loop_fd_add(&mv->connecting, mv->stream_fd, EPOLLOUT, on_connected, mv, &err);
         if (bad)
-                broken(mv, MOVE_EV_BROKEN, &err);
+                source_broken(mv, MOVE_EV_BROKEN, &err);
 }
 
 /* Nothing of an attempt begins any more that is on its way to begin. */
@@ -675,7 +516,7 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->copy_token = f->token;
         if (!mv->has_profile) {
                 (void)err_set(&err, REASON_CANCELLED, ECANCELED, NO_PROFILE);
-                broken(mv, MOVE_EV_FAILED, &err);
+                source_broken(mv, MOVE_EV_FAILED, &err);
                 return;
         }
         if (mv->is_copying && mv->copy_attempt == f->attempt)
@@ -683,7 +524,7 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         if (!v || !v->vm || !mv->has_stream) {
                 /* After a restart: where it is to go is known no more. It is broken off, and begun anew. */
                 (void)err_set(&err, REASON_CANCELLED, ECANCELED, "this attempt was interrupted");
-                broken(mv, MOVE_EV_BROKEN, &err);
+                source_broken(mv, MOVE_EV_BROKEN, &err);
                 return;
         }
         copy_stop(mv);
@@ -698,7 +539,7 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->attempt_mono_us = g_get_monotonic_time();
         if (!mv->began_mono_us)
                 mv->began_mono_us = mv->attempt_mono_us;
-        guard_hang_up(mv); /* of an attempt before */
+        source_guard_hang_up(mv); /* of an attempt before */
         const struct plan plan = source_plan_in_force(mv);
         if (!mv->is_control_there ||
             (mv->control.state != CONTROL_PREPARED && mv->control.state != CONTROL_BROKEN))
@@ -706,10 +547,10 @@ void source_copy(struct moving *mv, const struct move_effect *f)
                              mv->means.source.bandwidth_bps, mv->on_miss);
         mv->is_control_there = true;
         if (mv->core.row.level.downtime_ms > 0 && !mv->is_best_effort) {
-                if (!guard(mv, v, &err))
-                        broken(mv, MOVE_EV_FAILED, &err);
+                if (!source_guard(mv, v, &err))
+                        source_broken(mv, MOVE_EV_FAILED, &err);
         } else {
-                copy_connect(mv);
+                source_connect(mv);
         }
 }
 
@@ -786,7 +627,8 @@ void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
                         (void)err_set(&err, mv->control.is_cancelled ? REASON_CANCELLED : REASON_PEER_LOST,
                                       EIO, "the copy was broken off: %.120s",
                                       *mv->seen.why ? mv->seen.why : "QEMU says that it failed");
-                broken(mv, mv->control.state == CONTROL_FAILED ? MOVE_EV_FAILED : MOVE_EV_BROKEN, &err);
+                source_broken(mv, mv->control.state == CONTROL_FAILED ? MOVE_EV_FAILED : MOVE_EV_BROKEN,
+                              &err);
         }
 }
 
@@ -794,10 +636,10 @@ void source_hear_broken(struct moving *mv)
 {
         struct control_event ev = {.kind = CONTROL_EV_FAILED};
         struct err cut;
-        if (!mv->is_copying || !has_guard_cut(mv, &cut))
+        if (!mv->is_copying || !source_is_cut(mv, &cut))
                 return;
         happened(mv, &ev);
-        broken(mv, mv->control.state == CONTROL_FAILED ? MOVE_EV_FAILED : MOVE_EV_BROKEN, &cut);
+        source_broken(mv, mv->control.state == CONTROL_FAILED ? MOVE_EV_FAILED : MOVE_EV_BROKEN, &cut);
 }
 
 /* ---- the outcome ---- */
@@ -808,7 +650,7 @@ void source_write(struct moving *mv, const struct move_effect *f)
         char name[80];
         enum outcome_is is = 0;
         (void)snprintf(name, sizeof(name), "%s.%u", mv->core.row.id, f->attempt);
-        int fd = outcome_dir(mv->m, &err);
+        int fd = source_outcome_dir(mv->m, &err);
         int bad = fd < 0 ? fd
                          : outcome_write(fd, name,
                                          f->outcome == MOVE_OUTCOME_COMMITTED ? OUTCOME_IS_COMMITTED
@@ -818,7 +660,7 @@ void source_write(struct moving *mv, const struct move_effect *f)
                 (void)close(fd);
         struct err cut = {0};
         bool is_cut = !bad && is == OUTCOME_IS_ABORTED && f->outcome == MOVE_OUTCOME_COMMITTED &&
-                      has_guard_cut(mv, &cut);
+                      source_is_cut(mv, &cut);
         move_report(mv, f->token,
                     bad                        ? MOVE_EV_UNKNOWN
                     : is == OUTCOME_IS_ABORTED ? MOVE_EV_ABORTED
@@ -832,7 +674,7 @@ void source_forget(const struct moving *mv)
 {
         struct err err = {0};
         char name[80];
-        int fd = outcome_dir(mv->m, &err);
+        int fd = source_outcome_dir(mv->m, &err);
         for (uint32_t attempt = 1; fd >= 0 && attempt <= mv->core.row.attempt; attempt++) {
                 (void)snprintf(name, sizeof(name), "%s.%u", mv->core.row.id, attempt);
                 (void)outcome_forget(fd, name, &err);
@@ -946,7 +788,7 @@ void source_close(struct moving *mv)
         profiler_free(g_steal_pointer(&mv->profiler));
         source_profile_close(mv);
         copy_free(g_steal_pointer(&mv->copy));
-        guard_hang_up(mv);
+        source_guard_hang_up(mv);
 }
 
 void source_drop(struct moving *mv)

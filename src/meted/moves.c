@@ -3,10 +3,8 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -19,26 +17,7 @@
 #include "wire/http.h"
 #include "wire/peers.h"
 
-enum {
-        MOVES_MAX = 256,
-        DRY_MAX = 8,
-        FINISHED_KEPT = 64,
-        VOID_MS = 500,
-        RESERVE_MS = 60000,
-        EXTEND_MS = 10000,
-        EXTEND_BEFORE_MS = 1500,
-        EXTEND_LOOK_MS = 500,
-        SEND_MS = 5000,
-        PAGE = 64,
-        MOVE_ID_MAX = 48
-};
-
-struct moves {
-        GHashTable *by_id; /* id -> struct moving, owned */
-        GList *dry;        /* of struct moving, owned: only asked what would come of it */
-        struct learn learn;
-        bool is_stopping; /* what is answered now is answered as meted goes: it decides nothing */
-};
+enum { VOID_MS = 500, EXTEND_LOOK_MS = 500, SEND_MS = 5000 };
 
 /* What a step gave, to be carried out once it is durable. The move may be gone by then. */
 struct batch {
@@ -47,12 +26,9 @@ struct batch {
         struct move_effects effects;
 };
 
-static void apply(struct moving *mv, const struct move_effects *effects);
-static void answer(struct moving *mv);
-
 /* ---- the table ---- */
 
-static struct moving *find(const struct meted *m, const char *id)
+struct moving *moving_find(const struct meted *m, const char *id)
 {
         return m->moves ? g_hash_table_lookup(m->moves->by_id, id) : NULL;
 }
@@ -72,9 +48,8 @@ struct moving *move_of_vm(const struct meted *m, const char *vm)
 }
 
 static void on_tick(void *arg), on_extend(void *arg);
-static void extend(struct moving *mv);
 
-static struct moving *moving_new(struct meted *m)
+struct moving *moving_new(struct meted *m)
 {
         struct moving *mv = g_new0(struct moving, 1);
         mv->m = m;
@@ -118,7 +93,7 @@ void move_outcome_name_of(const struct moving *mv, char ret[80])
 
 /* ---- steps ---- */
 
-static void arm(struct moving *mv)
+void moving_arm(struct moving *mv)
 {
         int64_t at = move_deadline(&mv->core), now = loop_now_ms();
         if (at == INT64_MAX)
@@ -143,13 +118,13 @@ static void dry_happened(struct moving *mv, const struct move_event *ev)
         } else if (ev->kind == MOVE_EV_COUNTER) {
                 mv->core.row.state = MOVE_COUNTERED;
         }
-        answer(mv);
+        moving_answer(mv);
         mv->m->moves->dry = g_list_remove(mv->m->moves->dry, mv);
         moving_free(mv);
 }
 
 /* 1: it acted. 0: it came too late. Negative: it makes no sense here. */
-static int step(struct moving *mv, struct move_event *ev, struct err *err)
+int moving_step(struct moving *mv, struct move_event *ev, struct err *err)
 {
         struct move_effects effects = {0};
         ev->now_ms = loop_now_ms();
@@ -157,8 +132,8 @@ static int step(struct moving *mv, struct move_event *ev, struct err *err)
                 return 0; /* what is void is made anew in a moment, which asks again */
         int done = move_step(&mv->core, ev, &effects, err);
         if (done > 0)
-                apply(mv, &effects);
-        arm(mv);
+                moving_apply(mv, &effects);
+        moving_arm(mv);
         return done;
 }
 
@@ -169,7 +144,7 @@ void move_happened(struct moving *mv, struct move_event *ev)
                 return;
         if (mv->is_dry)
                 dry_happened(mv, ev);
-        else if (step(mv, ev, &err) < 0)
+        else if (moving_step(mv, ev, &err) < 0)
                 log_warn("move %s: %s", mv->core.row.id, err.sentence);
 }
 
@@ -189,15 +164,15 @@ static void restore(struct moving *mv)
         const struct move_row row = mv->durable;
         mv->is_void = false;
         move_restore(&mv->core, &row, v && v->vm, loop_now_ms(), &effects);
-        apply(mv, &effects);
-        arm(mv);
+        moving_apply(mv, &effects);
+        moving_arm(mv);
 }
 
 static void on_extend(void *arg)
 {
         struct moving *mv = arg;
         if (!mv->is_void && !mv->is_loaded)
-                extend(mv);
+                move_extend(mv);
         if (!move_is_final(&mv->core))
                 loop_timer_in(&mv->extend, EXTEND_LOOK_MS);
 }
@@ -227,7 +202,7 @@ static void tell(struct moving *mv, const struct move_message *said)
         free(text);
 }
 
-static void answer(struct moving *mv)
+void moving_answer(struct moving *mv)
 {
         GList *askers = g_steal_pointer(&mv->askers);
         for (GList *l = askers; l; l = l->next) {
@@ -265,7 +240,7 @@ static void carry_out(struct moving *mv, const struct move_effect *f)
                 tell(mv, &f->message);
                 break;
         case MOVE_ANSWER:
-                answer(mv);
+                moving_answer(mv);
                 break;
         case MOVE_PROFILE:
                 source_profile(mv, f->token);
@@ -280,7 +255,7 @@ static void carry_out(struct moving *mv, const struct move_effect *f)
                 source_guard_end(mv);
                 break;
         case MOVE_COPY_START:
-                answer(mv); /* it is under way */
+                moving_answer(mv); /* it is under way */
                 source_copy(mv, f);
                 break;
         case MOVE_WRITE:
@@ -306,7 +281,7 @@ static void carry_out(struct moving *mv, const struct move_effect *f)
 static void on_durable(struct meted *m, void *call, const struct request *r, const struct err *err)
 {
         struct batch *b = call;
-        struct moving *mv = find(m, b->id);
+        struct moving *mv = moving_find(m, b->id);
         (void)r;
         if (mv && err && !mv->is_void) {
                 mv->is_void = true; /* what was not recorded was not decided */
@@ -319,7 +294,7 @@ static void on_durable(struct meted *m, void *call, const struct request *r, con
                 mv->is_durable = true;
                 if (b->state)
                         crash_point_of("move", move_state_name(b->state), "recorded");
-                for (size_t i = 0; i < b->effects.n && (mv = find(m, b->id)); i++)
+                for (size_t i = 0; i < b->effects.n && (mv = moving_find(m, b->id)); i++)
                         carry_out(mv, &b->effects.list[i]);
                 if (b->state)
                         crash_point_of("move", move_state_name(b->state), "done");
@@ -354,7 +329,7 @@ static void adopt(struct moving *mv)
                 meted_unwritten(mv->m, &err);
 }
 
-static void apply(struct moving *mv, const struct move_effects *effects)
+void moving_apply(struct moving *mv, const struct move_effects *effects)
 {
         struct batch *b = g_new0(struct batch, 1);
         (void)STR_COPY(b->id, mv->core.row.id);
@@ -378,7 +353,7 @@ static void apply(struct moving *mv, const struct move_effects *effects)
         meted_changed(mv->m);
 }
 
-/* ---- what it takes ---- */
+/* ---- what was learnt ---- */
 
 struct learn *moves_learn(const struct meted *m)
 {
@@ -397,197 +372,12 @@ void moves_learnt(struct meted *m, const char *peer)
         free(text);
 }
 
-int64_t move_rate_bps(int64_t bandwidth_bps)
-{
-        int64_t bps = (bandwidth_bps + NET_UNIT_BPS - 1) / NET_UNIT_BPS * NET_UNIT_BPS;
-        return bps < NET_LEAST_BPS ? NET_LEAST_BPS : bps;
-}
-
-size_t move_needs(const struct moving *mv, int64_t bandwidth_bps, int64_t cpu_milli,
-                  struct need ret[NEEDS_MAX])
-{
-        size_t n = 0;
-        bool has_net = false;
-        for (size_t i = 0; i < mv->m->inventory.n; i++)
-                has_net = has_net || mv->m->inventory.components[i].kind == COMPONENT_NET;
-        if (cpu_milli > 0) { /* as many CPUs as it takes, an equal part of each */
-                int64_t cpus = (cpu_milli + 999) / 1000;
-                ret[n++] = (struct need){
-                        .kind = COMPONENT_CPU,
-                        .amount = cpus,
-                        .amount_max = cpus,
-                        .n_parameters = 1,
-                        .parameters = {{PARAMETER_SHARE, RELATION_AT_LEAST, (cpu_milli + cpus - 1) / cpus}}};
-        }
-        if (has_net && bandwidth_bps > 0) {
-                int64_t bps = move_rate_bps(bandwidth_bps);
-                ret[n++] = (struct need){.kind = COMPONENT_NET, .amount = bps, .amount_max = bps};
-        }
-        return n;
-}
-
-struct reservations {
-        char prefix[REQUEST_ID];
-        GPtrArray *keys; /* of those that hold something; NULL: only their end is wanted */
-        int64_t end_ms;
-};
-
-static void take_reservation(const struct request *r, void *arg)
-{
-        struct reservations *of = arg;
-        if (r->kind != REQUEST_RESERVATION || !request_is_live(r) || !g_str_has_prefix(r->id, of->prefix) ||
-            strchr(r->id + strlen(of->prefix), '.'))
-                return;
-        of->end_ms = r->end_ms > of->end_ms ? r->end_ms : of->end_ms;
-        if (of->keys)
-                g_ptr_array_add(of->keys, g_strdup(r->key));
-}
-
-/* They are found by their ids, so that a restart loses none. */
-static struct reservations reservations_of(const struct moving *mv, bool with_keys)
-{
-        struct reservations of = {.keys = with_keys ? g_ptr_array_new_with_free_func(g_free) : NULL};
-        (void)snprintf(of.prefix, sizeof(of.prefix), MOVES_RESERVE "%s.", mv->core.row.id);
-        hypervisor_each(mv->m->hv, take_reservation, &of);
-        return of;
-}
-
-struct cpus {
-        const struct moving *mv;
-        char prefix[REQUEST_ID];
-        int64_t *cpus, share_milli;
-        size_t n, max;
-};
-
-static void take_cpus(const struct request *r, void *arg)
-{
-        struct cpus *of = arg;
-        if (r->kind != REQUEST_RESERVATION || !request_is_live(r) || !g_str_has_prefix(r->id, of->prefix) ||
-            strchr(r->id + strlen(of->prefix), '.'))
-                return;
-        for (size_t i = 0; i < r->n_definitions && of->n < of->max; i++) {
-                const struct component *c = &of->mv->m->inventory.components[r->definitions[i].component];
-                if (c->kind != COMPONENT_CPU)
-                        continue;
-                of->cpus[of->n++] = c->os_index;
-                of->share_milli = r->definitions[i].amount;
-        }
-}
-
-size_t move_cpus(const struct moving *mv, int64_t *ret, size_t max, int64_t *ret_share_milli)
-{
-        struct cpus of = {.mv = mv, .cpus = ret, .max = max};
-        (void)snprintf(of.prefix, sizeof(of.prefix), MOVES_RESERVE "%s.", mv->core.row.id);
-        hypervisor_each(mv->m->hv, take_cpus, &of);
-        *ret_share_milli = of.share_milli;
-        return of.n;
-}
-
-void move_unreserve(struct moving *mv)
-{
-        uint64_t serial;
-        struct err err = {0};
-        struct reservations of = reservations_of(mv, true);
-        for (guint i = 0; i < of.keys->len; i++)
-                (void)hypervisor_release(mv->m->hv, g_ptr_array_index(of.keys, i),
-                                         "the move needs it no longer", loop_now_ms(), &serial, &err);
-        if (of.keys->len)
-                meted_changed(mv->m);
-        g_ptr_array_free(of.keys, TRUE);
-}
-
-/* An id that none had: finished ones are remembered. */
-static void reservation_id(const struct moving *mv, char id[REQUEST_ID])
-{
-        char key[REQUEST_KEY];
-        for (unsigned n = 1;; n++) {
-                (void)snprintf(id, REQUEST_ID, MOVES_RESERVE "%s.%u", mv->core.row.id, n);
-                (void)snprintf(key, sizeof(key), "reservation:%s", id);
-                if (!hypervisor_find(mv->m->hv, key))
-                        return;
-        }
-}
-
-static int reserve(struct moving *mv, const struct need *needs, size_t n, int64_t end_ms, struct err *err)
-{
-        char id[REQUEST_ID];
-        uint64_t serial = 0;
-        reservation_id(mv, id);
-        struct ask ask = {
-                .kind = REQUEST_RESERVATION, .id = id, .needs = needs, .n_needs = n, .end_ms = end_ms};
-        int bad = hypervisor_ask(mv->m->hv, &ask, loop_now_ms(), &serial, err);
-        if (bad)
-                return bad;
-        meted_changed(mv->m);
-        const struct request *r = hypervisor_request(mv->m->hv, serial);
-        if (r && r->state == REQUEST_GRANTED)
-                return 1;
-        (void)err_set(err, r ? r->reason : REASON_INTERNAL, ENOSPC, "%.200s", r ? r->sentence : "it is gone");
-        return 0;
-}
-
-int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct err *err)
-{
-        int64_t for_ms = mv->core.row.reserve_ms > 0 ? mv->core.row.reserve_ms : RESERVE_MS;
-        move_unreserve(mv);
-        return n == 0 ? 1 : reserve(mv, needs, n, loop_now_ms() + for_ms, err);
-}
-
-static size_t all_needs(const struct moving *mv, int64_t bandwidth_bps, struct need ret[NEEDS_MAX])
-{
-        const struct vector *v = &mv->core.row.vector;
-        return move_needs(mv, bandwidth_bps,
-                          move_is_source(&mv->core) ? v->source_cpu_milli : v->destination_cpu_milli, ret);
-}
-
-bool move_raise(struct moving *mv, int64_t bandwidth_bps)
-{
-        struct need needs[NEEDS_MAX];
-        struct err err = {0};
-        int64_t end_ms = reservations_of(mv, false).end_ms;
-        if (end_ms <= loop_now_ms())
-                return false;
-        move_unreserve(mv);
-        if (reserve(mv, needs, all_needs(mv, bandwidth_bps, needs), end_ms, &err) > 0) {
-                mv->raised_bps = bandwidth_bps;
-                hold_thread_again(mv);
-                return true;
-        }
-        (void)reserve(mv, needs, all_needs(mv, mv->core.row.vector.bandwidth_bps, needs), end_ms, &err);
-        hold_thread_again(mv);
-        return false; /* what it had; nobody can have taken it */
-}
-
-/* It takes longer than was predicted: what is reserved stays so, where nobody else was promised it. */
-static void extend(struct moving *mv)
-{
-        const struct vector *v = &mv->core.row.vector;
-        struct need needs[NEEDS_MAX];
-        struct err err = {0};
-        int64_t now = loop_now_ms(), end_ms = reservations_of(mv, false).end_ms;
-        if (end_ms == 0 || end_ms > now + EXTEND_BEFORE_MS || move_is_final(&mv->core))
-                return;
-        size_t n =
-                all_needs(mv, mv->raised_bps > v->bandwidth_bps ? mv->raised_bps : v->bandwidth_bps, needs);
-        move_unreserve(mv);
-        if (n > 0 && reserve(mv, needs, n, now + EXTEND_MS, &err) > 0) {
-                hold_thread_again(mv); /* it may be other CPUs */
-                move_say(mv, "extended", "it takes longer than was predicted: what it takes is reserved on");
-        } else if (n > 0 && end_ms > now) {
-                struct err none = {0};
-                (void)reserve(mv, needs, n, end_ms, &none); /* what it had; nobody can have taken it */
-                hold_thread_again(mv);
-                move_say(mv, "not-extended", "what it takes is not reserved for longer: %.120s",
-                         err.sentence);
-        }
-}
-
 /* ---- the VM is not of this host ---- */
 
 static void on_forgotten(struct meted *m, void *call, const struct request *r, const struct err *err)
 {
         g_autofree char *id = call;
-        struct moving *mv = find(m, id);
+        struct moving *mv = moving_find(m, id);
         struct machine *v = mv ? machine_find(m, mv->vm) : NULL;
         (void)r;
         if (!mv || err)
@@ -612,300 +402,6 @@ void move_forget_vm(struct moving *mv)
                 meted_unwritten(m, &err);
         meted_wait(m, 0, WAIT_COMMIT, on_forgotten, g_strdup(mv->core.row.id));
         meted_changed(m);
-}
-
-/* ---- asked for ---- */
-
-/* Finished ones are shown for a while, those that ended last. */
-static void trim(struct meted *m)
-{
-        for (;;) {
-                GHashTableIter i;
-                gpointer p;
-                struct moving *oldest = NULL;
-                unsigned n = 0;
-                g_hash_table_iter_init(&i, m->moves->by_id);
-                while (g_hash_table_iter_next(&i, NULL, &p)) {
-                        struct moving *mv = p;
-                        if (!move_may_be_forgotten(&mv->core) || mv->askers)
-                                continue;
-                        n++;
-                        if (!oldest || mv->ended_ms < oldest->ended_ms)
-                                oldest = mv;
-                }
-                if (n <= FINISHED_KEPT)
-                        return;
-                struct err err = {0};
-                if (store_delete_document(m->store, STORE_MOVE, oldest->core.row.id, &err)) {
-                        meted_unwritten(m, &err);
-                        return;
-                }
-                source_forget(oldest);
-                g_hash_table_remove(m->moves->by_id, oldest->core.row.id);
-        }
-}
-
-/* It is a part of other names: of reservations, of outcomes. */
-static int check_id(const char *id, struct err *err)
-{
-        return strlen(id) <= MOVE_ID_MAX && str_is_name(id)
-                       ? 0
-                       : err_set(err, REASON_INVALID, EINVAL, "id: a name of at most %d characters is wanted",
-                                 MOVE_ID_MAX);
-}
-
-static int check_room(struct meted *m, struct err *err)
-{
-        trim(m);
-        return g_hash_table_size(m->moves->by_id) < MOVES_MAX
-                       ? 0
-                       : err_set(err, REASON_BUSY, EBUSY, "%d moves are under way, more are not", MOVES_MAX);
-}
-
-static int check_ask(struct meted *m, const struct machine *v, const struct api_vm_move *in, struct err *err)
-{
-        const struct level l = {in->has_level && in->level.has_total_ms ? in->level.total_ms : 0,
-                                in->has_level && in->level.has_downtime_ms ? in->level.downtime_ms : 0,
-                                in->has_best_effort && in->best_effort};
-        int bad = in->has_level ? level_check(&l, err) : 0;
-        if (bad)
-                return bad;
-        if (strcmp(in->to, m->config.name) == 0)
-                return err_set(err, REASON_INVALID, EINVAL, "%s is this host", in->to);
-        if (machine_state(v) != API_VM_STATE_RUNNING)
-                return err_set(err, REASON_STALE, ESTALE, "the VM %s does not run", v->definition.name);
-        char path[512];
-        machine_path(v, "guard.sock", path, sizeof(path));
-        if (access(path, F_OK) < 0)
-                return err_set(
-                        err, REASON_UNSUPPORTED, EOPNOTSUPP,
-                        "the VMM of %s was started without a monitor for the guard of a move: it can be "
-                        "moved after its next start",
-                        v->definition.name);
-        bad = moves_check(m, v, err);
-        bad = bad ? bad : copy_check(v->vm, &v->definition, err);
-        if (!bad && v->definition.has_disk && !m->config.shares_disks)
-                bad = err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP,
-                              "%s has a disk, and that is not said to be the same on all peers ([move] "
-                              "shared_disks in mete.conf)",
-                              v->definition.name);
-        return bad ? bad : peers_can(m, in->to, err);
-}
-
-static struct moving *asked_for(struct meted *m, const struct machine *v, const struct api_vm_move *in,
-                                struct level *ret_level)
-{
-        struct moving *mv = moving_new(m);
-        (void)STR_COPY(mv->vm, v->definition.name);
-        (void)STR_COPY(mv->peer, in->to);
-        mv->on_miss = in->has_on_miss && in->on_miss == API_ON_MISS_FINISH ? ON_MISS_FINISH
-                      : in->has_on_miss && in->on_miss == API_ON_MISS_ASK  ? ON_MISS_ASK
-                                                                           : ON_MISS_ABORT;
-        *ret_level = (struct level){in->has_level && in->level.has_total_ms ? in->level.total_ms : 0,
-                                    in->has_level && in->level.has_downtime_ms ? in->level.downtime_ms : 0,
-                                    !in->has_level || (in->has_best_effort && in->best_effort)};
-        mv->is_best_effort = ret_level->is_best_effort;
-        mv->asked_ms = loop_now_ms();
-        return mv;
-}
-
-static struct moving *begin(struct meted *m, const struct machine *v, const struct api_vm_move *in,
-                            const char *id)
-{
-        struct move_effects effects = {0};
-        struct level level;
-        struct moving *mv = asked_for(m, v, in, &level);
-        move_begin(&mv->core, id, &level, v->epoch, mv->asked_ms, &effects);
-        g_hash_table_insert(m->moves->by_id, mv->core.row.id, mv);
-        move_say(mv, "move-asked", "to %s, total %lld ms, downtime %lld ms%s", mv->peer,
-                 (long long)level.total_ms, (long long)level.downtime_ms,
-                 level.is_best_effort ? ", best effort" : "");
-        apply(mv, &effects);
-        arm(mv);
-        return mv;
-}
-
-static void begin_dry(struct meted *m, const struct machine *v, const struct api_vm_move *in, const char *id,
-                      struct http_request *req)
-{
-        struct level level;
-        struct moving *mv = asked_for(m, v, in, &level);
-        mv->is_dry = true;
-        mv->core.row.state = MOVE_PLANNING;
-        mv->core.row.owner = OWNER_SOURCE;
-        mv->core.row.level = level;
-        (void)STR_COPY(mv->core.row.id, id);
-        mv->askers = g_list_prepend(mv->askers, req);
-        m->moves->dry = g_list_prepend(m->moves->dry, mv);
-        source_profile(mv, 0);
-}
-
-void moves_ask(struct meted *m, struct http_request *req, struct machine *v, const json_t *body)
-{
-        struct api_vm_move in = {0};
-        struct err err = {0};
-        char drawn[40];
-        int bad = api_vm_move_parse(body, &in, &err);
-        (void)snprintf(drawn, sizeof(drawn), "m%08x%08x", g_random_int(), g_random_int());
-        const char *id = in.has_id ? in.id : drawn;
-        struct moving *mv = bad || (in.has_dry_run && in.dry_run) ? NULL : find(m, id);
-        if (mv && (strcmp(mv->vm, v->definition.name) != 0 || strcmp(mv->peer, in.to) != 0))
-                bad = err_set(&err, REASON_INVALID, EEXIST, "the id %s was used before, for another move",
-                              id);
-        if (!bad && !mv) {
-                bad = check_id(id, &err);
-                bad = bad ? bad : check_ask(m, v, &in, &err);
-                bad = bad ? bad : check_room(m, &err);
-        }
-        bool is_dry = in.has_dry_run && in.dry_run;
-        if (!bad && is_dry && g_list_length(m->moves->dry) >= DRY_MAX)
-                bad = err_set(&err, REASON_BUSY, EBUSY, "%d dry runs are under way, more are not", DRY_MAX);
-        if (bad) {
-                api_refuse(req, &err);
-                return;
-        }
-        if (is_dry) {
-                begin_dry(m, v, &in, id, req);
-                return;
-        }
-        bool is_new = mv == NULL;
-        mv = mv ? mv : begin(m, v, &in, id);
-        mv->askers = g_list_prepend(mv->askers, req);
-        /* It is decided: under way, countered, or over. */
-        if (!is_new && (mv->core.row.tries > 0 || mv->core.row.state >= MOVE_COPYING ||
-                        mv->core.row.state == MOVE_COUNTERED))
-                answer(mv);
-}
-
-static struct moving *asked(struct meted *m, struct http_request *req, const char *id)
-{
-        struct err err = {0};
-        struct moving *mv = find(m, id);
-        if (!mv) {
-                (void)err_set(&err, REASON_NOT_FOUND, ENOENT, "no move is called %s", id);
-                api_refuse(req, &err);
-        }
-        return mv;
-}
-
-struct told {
-        struct http_request *req;
-        char id[MOVE_ID];
-};
-
-/* What has come of it is said once it is recorded. */
-static void on_told(struct meted *m, void *call, const struct request *r, const struct err *err)
-{
-        struct told *t = call;
-        struct moving *mv = find(m, t->id);
-        struct err gone = {0};
-        (void)r;
-        if (!err && !mv)
-                (void)err_set(&gone, REASON_NOT_FOUND, ENOENT, "no move is called %s", t->id);
-        if (err || !mv) {
-                api_refuse(t->req, err ? err : &gone);
-        } else {
-                mv->askers = g_list_prepend(mv->askers, t->req);
-                answer(mv);
-        }
-        g_free(t);
-}
-
-/* done: what came of the word. Where it was too late nothing was done, and that is said. */
-static void tell_later(struct moving *mv, struct http_request *req, int done, struct err *err)
-{
-        const struct move_row *row = &mv->core.row;
-        if (done == 0)
-                (void)err_set(err, mv->is_void || mv->is_loaded ? REASON_BUSY : REASON_STALE, EALREADY,
-                              mv->is_void || mv->is_loaded ? "the move %s is being found again: ask again"
-                                                           : "the move %s is %s: it is too late for that",
-                              row->id, move_state_name(row->state));
-        if (done <= 0) {
-                api_refuse(req, err);
-                return;
-        }
-        struct told *t = g_new0(struct told, 1);
-        t->req = req;
-        (void)STR_COPY(t->id, mv->core.row.id);
-        meted_wait(mv->m, 0, WAIT_COMMIT, on_told, t);
-        meted_changed(mv->m);
-}
-
-void moves_cancel(struct meted *m, struct http_request *req, const char *id)
-{
-        struct moving *mv = asked(m, req, id);
-        struct move_event ev = {
-                .kind = MOVE_EV_CANCEL, .reason = REASON_CANCELLED, .sentence = "it was cancelled"};
-        struct err err = {0};
-        if (!mv)
-                return;
-        int done = step(mv, &ev, &err);
-        if (mv->core.row.reason == REASON_CANCELLED && move_is_final(&mv->core))
-                done = 1; /* it is as it was wanted */
-        tell_later(mv, req, done, &err);
-}
-
-void moves_accept(struct meted *m, struct http_request *req, const char *id, const json_t *body)
-{
-        struct api_move_accept in = {0};
-        struct err err = {0};
-        struct moving *mv = asked(m, req, id);
-        if (!mv)
-                return;
-        if (api_move_accept_parse(body, &in, &err)) {
-                api_refuse(req, &err);
-                return;
-        }
-        struct move_event ev = {
-                .kind = MOVE_EV_ACCEPT,
-                .level = {in.level.has_total_ms ? in.level.total_ms : 0,
-                          in.level.has_downtime_ms ? in.level.downtime_ms : 0, mv->is_best_effort}
-        };
-        bool is_copied = mv->core.row.state == MOVE_COPYING;
-        int done = is_copied ? source_accept(mv, &ev.level, &err) : 1;
-        done = done > 0 ? step(mv, &ev, &err) : done;
-        if (is_copied && done > 0)
-                source_accepted(mv);
-        tell_later(mv, req, done, &err);
-}
-
-json_t *moves_show(const struct meted *m, const char *id, struct err *err)
-{
-        struct moving *mv = find(m, id);
-        if (!mv)
-                (void)err_set(err, REASON_NOT_FOUND, ENOENT, "no move is called %s", id);
-        return mv ? move_view(mv) : NULL;
-}
-
-static int by_name(gconstpointer a, gconstpointer b)
-{
-        return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-json_t *moves_list(const struct meted *m, const char *query, struct err *err)
-{
-        struct api_move_query q = {0};
-        if (api_move_query_read(query, &q, err))
-                return NULL;
-        guint n = 0;
-        gpointer *ids = g_hash_table_get_keys_as_array(m->moves->by_id, &n);
-        qsort(ids, n, sizeof(*ids), by_name);
-        json_t *list = json_array(), *page = json_object();
-        size_t limit = q.has_limit ? (size_t)q.limit : PAGE;
-        const char *last = NULL;
-        for (guint i = 0; i < n; i++) {
-                if (q.has_after && strcmp(ids[i], q.after) <= 0)
-                        continue;
-                if (json_array_size(list) == limit) {
-                        (void)json_object_set_new(page, "next", json_string(last));
-                        break;
-                }
-                last = ids[i];
-                (void)json_array_append_new(list, move_view(find(m, last)));
-        }
-        g_free(ids);
-        (void)json_object_set_new(page, "moves", list);
-        return page;
 }
 
 /* ---- the other side ---- */
@@ -954,8 +450,8 @@ static int admit(struct meted *m, const char *from, const char *vm, const struct
         struct move_effects effects = {0};
         if (!*guest || strcmp((*guest)->definition.name, vm) != 0)
                 return err_set(err, REASON_INVALID, EINVAL, "it does not say what is to move");
-        int bad = check_id(said->id, err);
-        bad = bad ? bad : check_room(m, err);
+        int bad = moves_check_id(said->id, err);
+        bad = bad ? bad : moves_check_room(m, err);
         if (!bad && (machine_find(m, vm) || move_of_vm(m, vm)))
                 bad = err_set(err, REASON_INCOMPATIBLE, EEXIST, "%s has a VM that is called %s already",
                               m->config.name, vm);
@@ -972,8 +468,8 @@ static int admit(struct meted *m, const char *from, const char *vm, const struct
                 return bad;
         }
         g_hash_table_insert(m->moves->by_id, mv->core.row.id, mv);
-        apply(mv, &effects);
-        arm(mv);
+        moving_apply(mv, &effects);
+        moving_arm(mv);
         return 0;
 }
 
@@ -1002,14 +498,14 @@ int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, con
         char vm[64];
         int64_t run_us = 0;
         int bad = move_message_read(body, &said, vm, &guest, &stream, &run_us, err);
-        struct moving *mv = bad ? NULL : find(m, said.id);
+        struct moving *mv = bad ? NULL : moving_find(m, said.id);
         if (mv && (strcmp(mv->peer, from) != 0 || strcmp(mv->vm, vm) != 0)) {
                 bad = err_set(err, REASON_DENIED, EPERM, "the move %s is none of %s's", said.id, from);
         } else if (!bad && !mv && said.says == MOVE_SAYS_RESERVE) {
                 bad = admit(m, from, vm, &said, &guest, err);
                 if (bad && err->reason)
                         say_dropped(m, from, vm, &said, err);
-                mv = bad ? NULL : find(m, said.id);
+                mv = bad ? NULL : moving_find(m, said.id);
         } else if (!bad && !mv) {
                 answer_unknown(m, from, vm, &said);
         } else if (!bad) {
@@ -1035,8 +531,8 @@ int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, con
                         source_measured(mv, is_repeated); /* first: it is part of the record */
                 }
                 if (done > 0)
-                        apply(mv, &effects);
-                arm(mv);
+                        moving_apply(mv, &effects);
+                moving_arm(mv);
                 bad = done < 0 ? done : 0;
         }
         if (!bad && mv)
