@@ -67,7 +67,7 @@ static int write_to(int dir_fd, const char *name, enum outcome_is wanted, const 
 {
         enum outcome_is is = 0;
         struct stat st;
-        int bad = outcome_write(dir_fd, name, wanted, by, &is, err);
+        int bad = outcome_write_volatile(dir_fd, name, wanted, by, &is, err);
         return bad && fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 ? 0 : bad;
 }
 

@@ -60,22 +60,23 @@ int outcome_read(int dir_fd, const char *name, enum outcome_is *ret, char by[OUT
         return err_set(err, REASON_INTERNAL, EBADMSG, "the outcome %s says \"%.40s\"", name, text);
 }
 
-/* Durable, under a name of its own. */
-static int write_beside(int dir_fd, const char *beside, const char *text, const char *name, struct err *err)
+/* Under a name of its own. */
+static int write_beside(int dir_fd, const char *beside, const char *text, const char *name, bool is_durable,
+                        struct err *err)
 {
         (void)unlinkat(dir_fd, beside, 0); /* of a crash */
         int fd = openat(dir_fd, beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
         if (fd < 0)
                 return failed(name, err);
         errno = EIO;
-        int bad = write(fd, text, strlen(text)) != (ssize_t)strlen(text) || fsync(fd) < 0 ? failed(name, err)
-                                                                                          : 0;
+        bool is_written = write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+        int bad = is_written && (!is_durable || fsync(fd) == 0) ? 0 : failed(name, err);
         (void)close(fd);
         return bad;
 }
 
-int outcome_write(int dir_fd, const char *name, enum outcome_is wanted, const char *by, enum outcome_is *ret,
-                  struct err *err)
+static int write_once(int dir_fd, const char *name, enum outcome_is wanted, const char *by, bool is_durable,
+                      enum outcome_is *ret, struct err *err)
 {
         char beside[NAME_MAX + 1], text[48];
         int bad = check_name(name, err);
@@ -83,17 +84,29 @@ int outcome_write(int dir_fd, const char *name, enum outcome_is wanted, const ch
                 return bad;
         (void)snprintf(beside, sizeof(beside), "%s.%.15s%ld", name, by, (long)getpid());
         (void)snprintf(text, sizeof(text), "%s %.15s\n", outcome_is_name(wanted), by);
-        if ((bad = write_beside(dir_fd, beside, text, name, err)))
+        if ((bad = write_beside(dir_fd, beside, text, name, is_durable, err)))
                 return bad;
         if (linkat(dir_fd, beside, dir_fd, name, 0) < 0 && errno != EEXIST)
                 bad = failed(name, err);
         (void)unlinkat(dir_fd, beside, 0);
         /* Also of what another wrote: it may not have got that far. */
-        if (!bad && fsync(dir_fd) < 0)
+        if (!bad && is_durable && fsync(dir_fd) < 0)
                 bad = failed(name, err);
         if (!bad && (bad = outcome_read(dir_fd, name, ret, NULL, err)) == -ENOENT)
                 bad = err_set(err, REASON_INTERNAL, ENOENT, "the outcome %s was removed", name);
         return bad;
+}
+
+int outcome_write(int dir_fd, const char *name, enum outcome_is wanted, const char *by, enum outcome_is *ret,
+                  struct err *err)
+{
+        return write_once(dir_fd, name, wanted, by, true, ret, err);
+}
+
+int outcome_write_volatile(int dir_fd, const char *name, enum outcome_is wanted, const char *by,
+                           enum outcome_is *ret, struct err *err)
+{
+        return write_once(dir_fd, name, wanted, by, false, ret, err);
 }
 
 int outcome_forget(int dir_fd, const char *name, struct err *err)

@@ -19,6 +19,10 @@ enum outcome_is {
  * of who writes. REASON_INTERNAL: also where what is there cannot be understood. */
 int outcome_write(int dir_fd, const char *name, enum outcome_is wanted, const char *by, enum outcome_is *ret,
                   struct err *err);
+/* The same where the folder goes with the machine (/run): nothing is made durable, so nothing waits for a
+ * disk, wherever it lies. */
+int outcome_write_volatile(int dir_fd, const char *name, enum outcome_is wanted, const char *by,
+                           enum outcome_is *ret, struct err *err);
 /* -ENOENT without a sentence: there is none yet. by: likewise, who wrote it first; NULL: nobody wants to
  * know. */
 enum { OUTCOME_BY = 16 };

@@ -196,13 +196,15 @@ static void on_notify(void *arg, uint32_t events)
         }
 }
 
+/* A word is linked to its place, and its other name removed: by that it is known, and not by what else comes
+ * there while the guest stands, as its target is to have the CPU then. */
 static void watch(struct leading *l)
 {
         struct err err = {0};
         if (l->notify_fd < 0 && open_dir(l, &err) == 0) {
                 l->notify_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
                 if (l->notify_fd >= 0 &&
-                    (inotify_add_watch(l->notify_fd, l->record, IN_CREATE | IN_MOVED_TO) < 0 ||
+                    (inotify_add_watch(l->notify_fd, l->record, IN_DELETE) < 0 ||
                      loop_fd_add(&l->notify, l->notify_fd, EPOLLIN, on_notify, l, &err))) {
                         (void)close(l->notify_fd);
                         l->notify_fd = -1; /* the clock looks, too */
