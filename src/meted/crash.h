@@ -3,8 +3,9 @@
  *
  * In builds of the type debug, METE_CRASH_AT=N makes the process kill itself with SIGKILL as it passes the
  * Nth of them, METE_CRASH_AT=NAME as it passes the one of that name first, and METE_CRASH_LOG=PATH gets the
- * name of each that is passed: so a test can walk all of them and knows which it reached. In other builds
- * this is nothing. */
+ * name of each that is passed: so a test can walk all of them and knows which it reached. With
+ * METE_CRASH_STOPS set it stops there instead (SIGSTOP), until it is told to go on: time to kill something
+ * else. In other builds this is nothing. */
 #pragma once
 #include <stdbool.h>
 

@@ -12,9 +12,11 @@ import json
 import os
 import pwd
 import queue
+import shutil
 import socketserver
 import threading
 import time
+import uuid
 
 from app import App
 from host import HostError, kvm_group, wait_for
@@ -92,6 +94,17 @@ class Leader:
             self.until(to, says, wanted)
         return "back" if "back" in self.said else "lost"
 
+    def recall(self):
+        """When the source is giving it, and the target does not see that it stands."""
+        self.lost.add("stands")
+        self.lead(upto="give")
+
+        def is_giving():
+            self.say(self.source, "give", transfer=self.said["informed"]["transfer"])
+            return self.pair.state(self.source, self.id) == "source-giving"
+        wait_for("the source gives it", is_giving, 60, 0.02)
+        return self.back()
+
     def lead(self, upto=None):
         """"running", "back" or "lost"."""
         ends = ("back", "died", "dropped", "lost")
@@ -103,12 +116,18 @@ class Leader:
                 more["guest"] = self.said["classified" if says == "offer" else "quiesced"]["guest"]
             if says == "give":
                 more["transfer"] = self.said["informed"]["transfer"]
-                if "stands" in self.lost and upto != "give":  # what is there is no word, and nobody can write one any more
+                if "stands" in self.lost:  # what is there is no word, and nobody can write one any more
                     with contextlib.suppress(FileExistsError):
                         os.mkdir(os.path.join(self.said["quiesced"]["guest"]["loan"]["record"], "stands"))
             if says == upto:
                 return upto
-            if self.until(to, says, (wanted, *ends), **more) != wanted:
+            word = self.until(to, says, (wanted, *ends), **more)
+            if word == "lost":  # it had come, and died there
+                self.pair.assign(self)
+                self.until(self.source, "finish", ("gone",))
+                self.say(self.target, "settle")
+                return "lost"
+            if word != wanted:
                 return self.back()
         self.pair.assign(self)
         # it finds the record by itself, and says so until it hears more; whatever dies meanwhile comes back to that
@@ -159,10 +178,28 @@ class Pair(Server):
 
     def start_hypervisor(self, name, env=None):
         u = pwd.getpwnam(USERS["ab".index(name)])
-        argv = ["setpriv", "--reuid", str(u.pw_uid), "--regid", str(u.pw_gid), *kvm_group(), "--inh-caps=-all", "--no-new-privs",
+        argv = [*self.inside, "setpriv", "--reuid", str(u.pw_uid), "--regid", str(u.pw_gid), *kvm_group(), "--inh-caps=-all", "--no-new-privs",
                 "--", self.path("bin", "meted"), "--config", self.path("sprun", f"{name}.conf")]
         self.processes[name] = self._spawn("sp", argv, env or {})
         self._wait_socket(self.processes[name], "sp", self.path("sprun", name, "meted.sock"))
+
+    def reboot(self):
+        """All that runs is gone, and all that lies under /run and in memory; what is on disk is there. The kernel's boot id is
+        another one to all that is started from now on."""
+        for name in "ab":
+            self.kill_hypervisor(name)
+        self.kill_keeper()
+        self._kill_vmms()
+        for place in (self.path("keeper"), self.ram_dir):
+            for name in os.listdir(place):
+                path = os.path.join(place, name)
+                (shutil.rmtree if os.path.isdir(path) and not os.path.islink(path) else os.unlink)(path)
+        with open(self.path("boot_id"), "w") as f:
+            f.write(f"{uuid.uuid4()}\n")
+        self.inside = ["unshare", "--mount", "sh", "-ec", 'mount --bind "$0" /proc/sys/kernel/random/boot_id; exec "$@"', self.path("boot_id")]
+        self.start_keeper()
+        for name in "ab":
+            self.start_hypervisor(name)
 
     def kill_hypervisor(self, name, sig=9):
         if self.processes[name].poll() is None:
@@ -176,8 +213,14 @@ class Pair(Server):
                     "shares": [{"component": c, "amount": n} for c, n in shares.items() if n > 0]}
             if handover:
                 body["handover"] = handover
-            wait_for(f"{name} takes its part", lambda b=body, n=name: self.hypervisor(n).http("POST", "/v1/partition", b)[0] == 200, 60,
-                     0.1)
+            wait_for(f"{name} takes its part", lambda b=body, n=name: self.takes(n, b), 60, 0.1)
+
+    def takes(self, name, part):
+        """One that is dead does not, yet."""
+        try:
+            return self.hypervisor(name).http("POST", "/v1/partition", part)[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
 
     def assign(self, leader):
         for part in leader.said["quiesced"]["guest"]["parts"]:
@@ -196,7 +239,12 @@ class Pair(Server):
         return end
 
     def state(self, hypervisor, handover):
-        """The last state of a handover there, by its log."""
+        """The last state of a handover there, by its log; None: it is not known, or nobody is there to ask."""
+        with contextlib.suppress(HostError, OSError, http.client.HTTPException):
+            return self.last_state(hypervisor, handover)
+        return None
+
+    def last_state(self, hypervisor, handover):
         found = [e["event"] for e in hypervisor.events(handover) if e["event"].split("-")[0] in ("source", "target")]
         return found[-1] if found else None
 

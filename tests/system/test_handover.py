@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running VM changes hypervisor on one server without being copied (5.1-5.13, 5.21): real meted's, a real keeper, real guests;
-the service processor's part is played by the harness (tests/lib/handing.py), so that words can be lost and steps be stopped at."""
+the service processor's part is played by the harness (tests/lib/handing.py), so that words can be lost and steps be stopped at.
+METE_HANDOVERS=N: so many there and back. METE_POINTS=all: each death; else a few by chance (METE_SEED)."""
+import contextlib
 import os
 import random
 import re
@@ -11,12 +13,10 @@ import time
 
 import pytest
 
-from handing import Leader, Pair, counter, is_whole, move, new_vm, other, ram_files
+from handing import Leader, Pair, counter, is_whole, move, new_vm, other, ram_files, running, vmms
 from host import ROOT, wait_for
 
-pytestmark = [pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one a hypervisor"),
-              pytest.mark.skipif(not os.environ.get("METE_HANDOVERS"),
-                                 reason="METE_HANDOVERS=N is not set: so many handovers there and back, and the deaths of METE_POINTS")]
+pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one a hypervisor")
 
 CRASH_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
 MIB = 1 << 20
@@ -30,6 +30,7 @@ def pair():
         if os.path.exists(program):
             os.unlink(p.path("bin", "meted"))
             shutil.copy(program, p.path("bin", "meted"))
+        p.guest = None
         for name in ("vmlinuz", "test.cpio.gz"):
             p.image(os.path.join(ROOT, "build/guest", name))
         yield p
@@ -38,14 +39,21 @@ def pair():
 @pytest.fixture
 def vm(pair):
     """A VM with leases, whichever hypervisor has it."""
-    if not getattr(pair, "guest", None):
-        pair.guest = new_vm(pair, pair.a)
+    guest = pair.guest
+    if guest:  # a test that failed may have left it at the other, or dead
+        at = running(pair, guest.name)
+        if not at:
+            forget_vm(pair, guest)
+        elif at[0] is not guest.host:
+            move(guest, at[0])
+    if not pair.guest:  # the memory of one that was lost is where it was
+        pair.guest = new_vm(pair, max((pair.a, pair.b), key=lambda h: pair.shares[h.hypervisor_name].get(NODE, 0)))
     return pair.guest
 
 
 def test_there_and_back(pair, vm):
     """With a leased vCPU and a leased DIMM; the same memory, a counter that never goes back, and a ledger each that agrees."""
-    for _ in range(int(os.environ["METE_HANDOVERS"])):
+    for _ in range(int(os.environ.get("METE_HANDOVERS") or 2)):
         source, target = vm.host, other(pair, vm.host)
         files, n = ram_files(vm), counter(vm)
         assert len(files) == 2, files
@@ -166,25 +174,25 @@ def states():
 
 
 # What brings a handover into a state; where nothing is said here it goes through it on its way.
-WAYS = {"source-closing": "bound", "source-resuming": "bound", "source-releasing": "called off", "source-back": "called off",
-        "target-dropping": "called off", "target-dropped": "called off"}
+WAYS = {"source-closing": "recalled", "source-resuming": "bound", "target-complete": "bound", "source-releasing": "called off",
+        "source-back": "called off", "target-dropping": "called off", "target-dropped": "called off"}
 # Those that only a death in the middle of another brings about: test-handover.c walks them.
 NOT_HERE = ("source-orphaned", "source-lost", "target-closing", "target-returning", "target-lost")
 POINTS = [(name, when) for name, swift in states() if name not in NOT_HERE
           for when in (("decided", "done") if swift else ("decided", "recorded", "done"))]
 
 
-def chosen():
-    if os.environ.get("METE_POINTS") == "all":
-        return POINTS
-    if os.environ.get("METE_POINTS"):
-        return [p for p in POINTS if p[0] in os.environ["METE_POINTS"].split(",")]
+def sample(points, n):
+    """METE_POINTS: all of them, or those of the states that it names; else so many by chance."""
+    wanted = os.environ.get("METE_POINTS")
+    if wanted:
+        return [p for p in points if wanted == "all" or p[0] in wanted.split(",")]
     seed = int(os.environ.get("METE_SEED") or time.time())
     print(f"METE_SEED={seed}")
-    return random.Random(seed).sample(POINTS, 4)
+    return random.Random(seed).sample(points, n)
 
 
-@pytest.mark.parametrize("point", chosen(), ids=lambda p: "-".join(p))
+@pytest.mark.parametrize("point", sample(POINTS, 2), ids="-".join)
 def test_meted_dies(pair, vm, point):
     """At each point that is generated from the tables; it is started again, and the handover comes to its end by itself."""
     source, target = vm.host, other(pair, vm.host)
@@ -211,6 +219,8 @@ def test_meted_dies(pair, vm, point):
         if way == "called off":
             leader.lead(upto="give")
             end = leader.back()
+        elif way == "recalled":
+            end = leader.recall()
         else:
             end = leader.lead()
         wait_for("it died there", lambda: died, 60, 0.1)
@@ -226,3 +236,120 @@ def test_meted_dies(pair, vm, point):
     away = other(pair, vm.host)
     wait_for("nothing is left of it", lambda: vm.name not in [v["name"] for v in away.mete_json("vm", "list")["vms"]], 60, 0.1)
     assert not [c for c in away.claims() if vm.name in c["holder"]]
+
+
+# ---- a VMM's
+
+# In these the runner may be killed with the VMM: the guest is lost then, by nobody's fault; in all others it goes on. Of a target:
+# whoever had told it to run cannot know that it did not.
+MAY_DIE = {"source": ("source-classifying", "source-classified", "source-separating", "source-separated", "source-quiescing", "source-quiesced",
+                      "source-giving", "target-checking", "target-accepted", "target-preparing", "target-informed"),
+           "target": ("source-handed", "source-given", "source-finishing", "source-gone", "target-complete", "target-committing",
+                      "target-starting", "target-running", "target-settled")}
+VMM_POINTS = [(name, when, whose) for name, when in POINTS if WAYS.get(name, "through") == "through" for whose in ("source", "target")]
+
+
+def vmm_of(pair, vm, hypervisor):
+    """The pid of its VMM there; None: there is none (yet, or any more)."""
+    mark = f"/{hypervisor.hypervisor_name}/"
+    for pid in vmms(pair, vm.name):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                if pair.path("sprun").encode() + mark.encode() in f.read():
+                    return pid
+    return None
+
+
+def is_stopped(process):
+    with open(f"/proc/{process.pid}/stat") as f:
+        return f.read().rsplit(")", 1)[1].split()[0] == "T"
+
+
+def forget_vm(pair, vm):
+    """What is left of one that died; the next test has another."""
+    vm.disconnect()
+    pair.guest = None
+    for h in (pair.a, pair.b):
+        h.vms.pop(vm.name, None)
+
+        def gone(h=h):
+            h.mete("vm", "kill", vm.name, check=False)
+            h.mete("vm", "delete", vm.name, check=False)
+            return vm.name not in [v["name"] for v in h.mete_json("vm", "list")["vms"]]
+        wait_for("nothing is left of it", gone, 60, 0.2)
+
+
+@pytest.mark.parametrize("point", sample(VMM_POINTS, 2), ids="-".join)
+def test_vmm_dies(pair, vm, point):
+    """A VMM is killed at a point that is generated from the tables, while the hypervisor stands there: the guest goes on at one of
+    them, unless it was its runner that was killed, and nothing of it is left at the other."""
+    state, when, whose = point
+    source, target = vm.host, other(pair, vm.host)
+    at = source if state.startswith("source") else target
+    victim = source if whose == "source" else target
+    name = at.hypervisor_name
+    pair.kill_hypervisor(name)
+    pair.start_hypervisor(name, {"METE_CRASH_AT": f"handover {state} {when}", "METE_CRASH_STOPS": "1"})
+    wait_for("it is adopted", lambda: source.mete_json("vm", "show", vm.name).get("pid"), 60, 0.1)
+    stood, problems = [], []
+
+    def kill():
+        try:
+            wait_for("it stands there", lambda: is_stopped(pair.processes[name]), 120, 0.005)
+            pid = vmm_of(pair, vm, victim)
+            stood.append(pid)
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                wait_for("its VMM is dead", lambda: pid not in vmms(pair, vm.name), 30, 0.01)
+        except Exception as e:  # pylint: disable=broad-except
+            problems.append(e)
+        pair.processes[name].send_signal(signal.SIGCONT)
+    t = threading.Thread(target=kill)
+    t.start()
+    pair.leader = leader = Leader(pair, vm, source, target)
+    end = leader.lead()
+    t.join()
+    assert stood and not problems, problems
+    here = {h for h in (source, target) if vmm_of(pair, vm, h)}
+    assert len(running(pair, vm.name)) <= 1 and len(here) <= 1, (end, here)
+    def is_over():
+        return bool(running(pair, vm.name)) or not vmms(pair, vm.name)
+    wait_for("it runs, or is dead", is_over, 60, 0.1)
+    if not running(pair, vm.name):
+        assert stood[0] and state in MAY_DIE[whose], (end, pair.story(leader.id))
+        forget_vm(pair, vm)
+        return
+    assert end in ("running", "back"), (end, pair.story(leader.id))
+    if end == "running":
+        move(vm, target)
+    vm.disconnect()
+    is_whole(pair, vm, vm.host)
+    away = other(pair, vm.host)
+    wait_for("nothing is left of it", lambda: vm.name not in [v["name"] for v in away.mete_json("vm", "list")["vms"]], 60, 0.1)
+    assert not [c for c in away.claims() if vm.name in c["holder"]]
+
+
+@pytest.mark.parametrize("committed", [False, True], ids=["before", "behind"])
+def test_machine_is_booted_again(pair, vm, committed):
+    """With the record, both VMMs and all of the memory gone, what the service processor says is the record's word: back to the
+    source where nothing was committed, else the target's. The VM is defined at one of them, and can be started there."""
+    source, target = vm.host, other(pair, vm.host)
+    pair.leader = leader = Leader(pair, vm, source, target)
+    assert leader.lead(upto="give") == "give"
+    if committed:
+        assert leader.until(source, "give", ("running", "back"), transfer=leader.said["informed"]["transfer"]) == "running"
+        pair.assign(leader)
+    vm.disconnect()
+    pair.reboot()
+    if committed:
+        assert leader.until(source, "finish", ("gone",)) == "gone"
+        leader.until_settled()
+    else:
+        assert leader.back() in ("back", "lost")  # the VM is its own, and died with the machine
+    at, away = (target, source) if committed else (source, target)
+    wait_for("nothing is left of it", lambda: vm.name not in [v["name"] for v in away.mete_json("vm", "list")["vms"]], 60, 0.1)
+    assert not [c for c in away.claims() if vm.name in c["holder"]]
+    wait_for("it is defined there, and off", lambda: at.mete_json("vm", "show", vm.name)["state"] == "stopped", 60, 0.1)
+    at.mete("vm", "start", vm.name)
+    wait_for("it runs there", lambda: running(pair, vm.name) == [at], 60, 0.1)
+    forget_vm(pair, vm)
