@@ -2,7 +2,9 @@
 /* handover: a running VM changes hypervisor on one server; and how handovers stand. */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include "base/str.h"
@@ -412,3 +414,80 @@ const struct verb handover_verbs[] = {
 };
 const size_t handover_verbs_n = ARRAY_N(handover_verbs);
 /* clang-format on */
+
+/* ---- in place of a move ---- */
+
+static bool is_named(const json_t *array, const char *name)
+{
+        size_t i;
+        json_t *one;
+        json_array_foreach(array, i, one) if (strcmp(json_string_value(one), name) == 0) return true;
+        return false;
+}
+
+static const struct option_row *row_of(const struct option_row *rows, const char *name)
+{
+        while (rows->name && strcmp(rows->name, name) != 0)
+                rows++;
+        return rows->name ? rows : NULL;
+}
+
+static void add_option(struct arguments *to, const char *name, const char *value)
+{
+        const struct option_row *row = row_of(handover_options, name);
+        row = row ? row : row_of(verb_common_options, name);
+        if (!row || !value || to->n_options == ARGUMENTS_OPTIONS_MAX)
+                return;
+        to->options[to->n_options].row = row;
+        to->options[to->n_options++].value = value;
+}
+
+/* The path is what a meted says, which may have been taken over: only root makes such a socket. */
+static int check_processor(const char *path, struct err *err)
+{
+        struct stat st;
+        if (stat(path, &st) < 0)
+                return err_set(err, REASON_PEER_LOST, errno,
+                               "mete-sp is not running, or not at %.80s: without it there is no handover",
+                               path);
+        return st.st_uid == 0
+                       ? 0
+                       : err_set(err, REASON_POLICY, EPERM,
+                                 "%.100s, where mete-sp is said to be, is not root's (METE_SP_SOCKET)", path);
+}
+
+bool host_hand_over_instead(const struct arguments *a, int *ret)
+{
+        const char *to = arguments_option(a, "--to"), *vm = a->operands[0], *said = getenv("METE_SP_SOCKET");
+        struct arguments b = {
+                .verb = &handover_verbs[handover_verbs_n - 1], .operands = a->operands, .n_operands = 1};
+        json_t *partition = NULL;
+        struct err err = {0};
+        if (host_call(a, "GET", "/v1/partition", NULL, CALL_MS, &partition, &err))
+                return false; /* the move itself says what is wrong */
+        bool is_near = is_named(json_object_get(partition, "hypervisors"), to);
+        const char *processor = said && *said ? said : host_text(partition, "processor");
+        if (is_near && check_processor(processor, &err)) {
+                *ret = verb_fail(a, &err);
+        } else if (is_near) {
+                (void)fprintf(stderr,
+                              "%s is a hypervisor of this server: %s is handed over to it, and not copied\n",
+                              to, vm);
+                if (arguments_option(a, "--max-time"))
+                        (void)fprintf(stderr,
+                                      "its time has no bound then; its downtime has (--max-downtime)\n");
+                add_option(&b, "--to", to);
+                add_option(&b, "--from", json_string_value(json_object_get(partition, "hypervisor")));
+                add_option(&b, "--max-gap",
+                           arguments_option(a, "--best-effort") ? NULL
+                                                                : arguments_option(a, "--max-downtime"));
+                add_option(&b, "--dry-run", arguments_option(a, "--dry-run"));
+                add_option(&b, "--id", arguments_option(a, "--id"));
+                add_option(&b, "--wait", arguments_option(a, "--wait"));
+                add_option(&b, "--json", arguments_option(a, "--json"));
+                add_option(&b, "--socket", processor);
+                *ret = run_handover(&b);
+        }
+        json_decref(partition);
+        return is_near;
+}

@@ -292,6 +292,12 @@ static int run_move(const struct arguments *a)
                 bad = level_of(a, &level, &err);
         if (!bad)
                 bad = set_policy(body, a, &err);
+        int status;
+        if (!bad && !host_manager(a) && host_hand_over_instead(a, &status)) {
+                json_decref(level);
+                json_decref(body);
+                return status;
+        }
         if (bad) {
                 json_decref(level);
                 json_decref(body);
@@ -316,7 +322,7 @@ static int run_move(const struct arguments *a)
         }
         if (!host_json(a, answer))
                 host_print_move(answer);
-        int status = status_of(answer);
+        status = status_of(answer);
         json_decref(answer);
         return status;
 }
@@ -477,7 +483,8 @@ const struct verb move_verbs[] = {
          .text = "What it takes is planned from what the VM's memory does, and reserved on both hosts, before anything "
                  "starts. Where the level cannot be kept, levels that could be are printed, and the first of them is "
                  "held for a while. A downtime that was promised is a bound: if it would be longer, the VM runs on "
-                 "where it was. Without a level the move is a best effort. With --manager the VM may be on any host of "
+                 "where it was. To a hypervisor of the same server it is handed over instead, and not copied (mete handover): its "
+                 "downtime is the bound of the gap then, and there is none of its time. Without a level the move is a best effort. With --manager the VM may be on any host of "
                  "the fleet, and what could be kept instead is accepted, waited for or declined as policy says.",
          .run = run_move},
 };

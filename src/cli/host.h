@@ -70,6 +70,9 @@ void host_print_line(char *text);
 /* As `mete events` has it, with two columns of at least these widths. */
 void host_print_event(const json_t *event, int trace_width, int subject_width);
 void host_print_move(const json_t *move);
+/* Where --to is a hypervisor of the server that this one is of, the VM is handed over, and not moved by copy
+ * (S.6): done then, *ret is the exit status. false: it is not, as far as can be known. */
+bool host_hand_over_instead(const struct arguments *a, int *ret);
 
 /* The verbs, by file. */
 int host_vm_create(const struct arguments *a);

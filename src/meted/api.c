@@ -651,7 +651,8 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
         bool is_change = op == API_OPERATION_VM_DELETE || op == API_OPERATION_VM_START ||
                          op == API_OPERATION_VM_STOP || op == API_OPERATION_VM_KILL;
         if ((is_change && moves_check(m, v, &err)) ||
-            ((is_change || op == API_OPERATION_VM_MOVE) && handovers_check(m, v, &err))) {
+            ((is_change || op == API_OPERATION_VM_MOVE) && handovers_check(m, v, &err)) ||
+            (op == API_OPERATION_VM_MOVE && partition_check_move(m, part, body, &err))) {
                 refuse(req, &err);
                 return;
         }

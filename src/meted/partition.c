@@ -96,6 +96,19 @@ const char *partition_lacks(const struct meted *m)
                        : NULL;
 }
 
+int partition_check_move(const struct meted *m, const char *vm, const json_t *body, struct err *err)
+{
+        const char *to = json_string_value(json_object_get(body, "to"));
+        for (size_t i = 0; to && m->partition && i < m->partition->n_hypervisors; i++)
+                if (strcmp(to, m->partition->hypervisors[i]) == 0)
+                        return err_set(err, REASON_POLICY, EXDEV,
+                                       "%s is a hypervisor of this server: %.63s is not copied there, but "
+                                       "handed over ('mete "
+                                       "handover', which 'mete move' does by itself)",
+                                       to, vm);
+        return 0;
+}
+
 json_t *partition_view(const struct meted *m)
 {
         struct api_partition none = {.server = "none"};
@@ -202,6 +215,15 @@ static int take(struct meted *m, const struct api_partition *p, struct err *err)
         return 0;
 }
 
+/* Who is there beside it is no part of what the epoch is of. In the store it is with the next one. */
+static void take_names(const struct meted *m, const struct api_partition *p)
+{
+        m->partition->has_processor = p->has_processor;
+        (void)STR_COPY(m->partition->processor, p->processor);
+        m->partition->n_hypervisors = p->n_hypervisors;
+        memcpy(m->partition->hypervisors, p->hypervisors, sizeof(p->hypervisors));
+}
+
 void partition_set(struct meted *m, struct http_request *req, const json_t *body)
 {
         g_autofree struct api_partition *p = g_new0(struct api_partition, 1);
@@ -211,6 +233,8 @@ void partition_set(struct meted *m, struct http_request *req, const json_t *body
                 bad = check(m, req, p, &err);
         if (!bad && p->epoch > m->partition->epoch)
                 bad = take(m, p, &err);
+        else if (!bad)
+                take_names(m, p);
         if (bad)
                 api_refuse(req, &err);
         else

@@ -15,5 +15,8 @@ int partition_load(struct meted *m, struct err *err);
 void partition_done(struct meted *m);
 json_t *partition_view(const struct meted *m);
 void partition_set(struct meted *m, struct http_request *req, const json_t *body);
+/* A VM does not move by copy to a hypervisor of the same server (S.6). `body` is not checked yet.
+ * REASON_POLICY. */
+int partition_check_move(const struct meted *m, const char *vm, const json_t *body, struct err *err);
 /* Why it has nothing to give away yet, or NULL. */
 const char *partition_lacks(const struct meted *m);

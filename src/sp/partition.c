@@ -130,6 +130,12 @@ void partition_of(const struct sp *sp, int hypervisor, struct api_partition *ret
                             : sp->assigned_epoch == s->epoch ? sp->assigned_trace
                                                              : sp->hypervisors[hypervisor].trace;
         (void)STR_COPY(ret->trace, *trace ? trace : "sp");
+        ret->has_hypervisor = ret->has_processor = true;
+        (void)STR_COPY(ret->hypervisor, s->names[hypervisor]);
+        (void)STR_COPY(ret->processor, sp->config.socket);
+        for (int k = 0; k < s->n; k++)
+                if (k != hypervisor)
+                        (void)STR_COPY(ret->hypervisors[ret->n_hypervisors++], s->names[k]);
         ret->has_handover = *sp->committed != '\0';
         (void)STR_COPY(ret->handover, sp->committed);
         for (const struct leading *l = sp->leadings; l && ret->n_handovers < ARRAY_N(ret->handovers);

@@ -29,7 +29,7 @@ PROCESSOR = CONFIG["server"]["processor"]
 SENT = {"sent_bytes": 65536, "ram_bytes": 0}
 LOCK = threading.RLock()
 STATE = {"vms": {}, "do": {}, "parts": [], "partition": {}, "heard": [], "said": [], "handovers": {}, "partitions": [], "records": [],
-         "hanging": 0, "most_hanging": 0, "refused": 0}
+         "moves": [], "hanging": 0, "most_hanging": 0, "refused": 0}
 
 
 class Local(http.client.HTTPConnection):
@@ -242,6 +242,9 @@ class Handler(BaseHTTPRequestHandler):
             return 200, {"qemu": "7.2"}
         if path == "/v1/vms":
             return 200, {"vms": [{"name": n, "state": s} for n, s in sorted(STATE["vms"].items())]}
+        if path.endswith("/move"):
+            STATE["moves"].append(path)
+            return 404, {"code": 404, "reason": "not-found", "message": "no such peer"}
         if path.startswith("/v1/vms/"):
             name = path.split("/")[3]
             if name in STATE["vms"]:

@@ -300,6 +300,28 @@ def test_what_another_takes_along(server, mib, reason, text):
     assert server.hand_over("w", "--to", "b", "--wait")["state"] == "running-on-target"
 
 
+def move(server, *args):
+    return subprocess.run([server.path("bin", "mete"), "move", *args, "--socket", server.path("sprun", "a", "meted.sock")],
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_move_on_the_same_server(server):
+    """mete move to a hypervisor of the same server is a handover, and says so (S.6); anything else is a move as ever."""
+    p = move(server, "v", "--to", "b", "--dry-run", "--json")
+    assert p.returncode == 0 and json.loads(p.stdout)["would"] and "is handed over to it, and not copied" in p.stderr, p
+    assert memory(server) == {"a": GIB, "b": GIB}
+    p = move(server, "v", "--to", "b", "--max-downtime", "2s", "--max-time", "10s", "--id", "m1", "--wait", "--json")
+    h = json.loads(p.stdout)
+    assert h["state"] == "running-on-target" and h["id"] == "m1" and h["max_gap_ms"] == 2000 and h["from"] == "a", p
+    assert "its time has no bound" in p.stderr
+    p = move(server, "v", "--to", "elsewhere")
+    assert p.returncode != 0 and "handed over" not in p.stderr and server.fake("a")["moves"] == ["/v1/vms/v/move"], p
+    os.chown(server.sp_socket, 65534, 65534)  # not where root listens
+    refusal(move(server, "v", "--to", "b"), "is not root's")
+    os.unlink(server.sp_socket)
+    refusal(move(server, "v", "--to", "b"), "mete-sp is not running")
+
+
 def test_words_are_lost(server):
     """Each word gets lost a few times: it is said again."""
     lost = {word: {"silent": 2} for word in ("classify", "separate", "quiesce", "finish", "offer", "inform", "stands", "settle")}

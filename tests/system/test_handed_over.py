@@ -103,6 +103,18 @@ def test_all_of_a_hypervisor(server, vm):
     server.ask("give", NODE, "--amount", "384M", "--from", target.hypervisor_name, "--to", source.hypervisor_name)
 
 
+def test_a_move_on_the_same_server(server, vm):
+    """It is a handover, and is not to be had as a copy (S.6)."""
+    source, target = vm.host, other(server, vm.host)
+    status, said = source.http("POST", f"/v1/vms/{vm.name}/move", {"to": target.hypervisor_name})[:2]
+    assert status != 200 and "handed over" in str(said), (status, said)
+    p = subprocess.run([server.path("bin", "mete"), "move", vm.name, "--to", target.hypervisor_name, "--wait", "--json", "--socket",
+                        source.socket], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False)
+    assert p.returncode == 0 and json.loads(p.stdout)["state"] == "running-on-target" and "not copied" in p.stderr, p
+    move(vm, target)
+    is_whole(server, vm, target)
+
+
 def test_refusals(server, vm):
     for words, status, sentence in (
             (("handover", "nobody", "--to", "b"), None, "nobody"),
