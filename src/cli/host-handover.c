@@ -68,6 +68,40 @@ static void print(const json_t *h)
                              host_number(h, "sent_bytes"), host_number(h, "ram_bytes"));
 }
 
+static const char *time_text(int64_t ms, char ret[32])
+{
+        const time_t at = (time_t)(ms / 1000);
+        struct tm tm;
+        ret[0] = '\0';
+        if (ms > 0 && localtime_r(&at, &tm))
+                (void)strftime(ret, 32, "%F %T", &tm);
+        return ret;
+}
+
+/* All that is known of it, and how it came about. */
+static int print_story(const struct arguments *a, const json_t *h, struct err *err)
+{
+        char asked[32], ended[32], path[160];
+        json_t *page = NULL, *event;
+        size_t i;
+        if (json_object_get(h, "separated_bytes"))
+                (void)printf("  %" PRId64 " bytes of its memory were moved before, from what cannot leave\n",
+                             host_number(h, "separated_bytes"));
+        (void)printf("  what changes hands is %s's\n",
+                     host_text(h, json_is_true(json_object_get(h, "assigned")) ? "to" : "from"));
+        (void)printf("  number %" PRId64 " of this server, asked for %s%s%s\n", host_number(h, "epoch"),
+                     time_text(host_number(h, "asked_ms"), asked), is_over(h) ? ", ended " : ", under way",
+                     time_text(host_number(h, "ended_ms"), ended));
+        (void)snprintf(path, sizeof(path), "/v1/events?limit=256&trace=%s", host_text(h, "id"));
+        int bad = host_call(a, "GET", path, NULL, CALL_MS, &page, err);
+        json_array_foreach(json_object_get(page, "events"), i, event)
+        {
+                host_print_event(event, 0, 0);
+        }
+        json_decref(page);
+        return bad;
+}
+
 static int status_of(const json_t *h)
 {
         enum reason r = reason_from_name(host_text(h, "reason"));
@@ -362,7 +396,7 @@ static int run_list(const struct arguments *a)
         return EXIT_OK;
 }
 
-static int about(const struct arguments *a, const char *method)
+static int about(const struct arguments *a, const char *method, bool is_whole)
 {
         json_t *h = NULL;
         struct err err = {0};
@@ -370,20 +404,22 @@ static int about(const struct arguments *a, const char *method)
         int bad = id_path(a, path, sizeof(path), &err);
         if (bad || host_call(a, method, path, NULL, CALL_MS, &h, &err) < 0)
                 return verb_fail(a, &err);
-        if (!host_json(a, h))
+        if (!host_json(a, h)) {
                 print(h);
+                bad = is_whole ? print_story(a, h, &err) : 0;
+        }
         json_decref(h);
-        return EXIT_OK;
+        return bad ? verb_fail(a, &err) : EXIT_OK;
 }
 
 static int run_show(const struct arguments *a)
 {
-        return about(a, "GET");
+        return about(a, "GET", true);
 }
 
 static int run_cancel(const struct arguments *a)
 {
-        return about(a, "DELETE");
+        return about(a, "DELETE", false);
 }
 
 /* clang-format off */
@@ -400,7 +436,7 @@ static const struct option_row handover_options[] = {
 
 const struct verb handover_verbs[] = {
         {.words = "handover list", .operands = "", .summary = "List the handovers under way, and those that ended last", .run = run_list},
-        {.words = "handover show", .operands = "ID", .operands_min = 1, .operands_max = 1, .summary = "Show one handover", .run = run_show},
+        {.words = "handover show", .operands = "ID", .operands_min = 1, .operands_max = 1, .summary = "Show one handover, and how it came about", .run = run_show},
         {.words = "handover cancel", .operands = "ID", .operands_min = 1, .operands_max = 1,
          .summary = "Break a handover off",
          .text = "The VM stays with its source, or goes back to it. Once it is committed it is too late (stale).",

@@ -200,6 +200,20 @@ static int read_since(struct why *w, struct err *err)
         return 0;
 }
 
+/* Its side of one: the steps of it are named by who takes them. */
+static bool is_handover(const json_t *events)
+{
+        size_t i;
+        json_t *event;
+        bool is_so = false;
+        json_array_foreach(events, i, event)
+        {
+                const char *name = host_text(event, "event");
+                is_so = is_so || strncmp(name, "source-", 7) == 0 || strncmp(name, "target-", 7) == 0;
+        }
+        return is_so;
+}
+
 static int gather(struct why *w, struct err *err)
 {
         json_t *event;
@@ -220,6 +234,8 @@ static int gather(struct why *w, struct err *err)
                 if (!is_among(host_text(event, "event"), steps, ARRAY_N(steps)))
                         w->answer = event;
         }
+        if (!w->state && is_handover(w->events))
+                w->kind = "handover";
         r = read_claims(w, err);
         return r < 0 ? r : read_since(w, err);
 }
@@ -287,7 +303,10 @@ static void print(const struct why *w)
                 (void)printf(
                         "  and %zu steps of how it became usable or came back (mete events --trace %s)\n",
                         n_steps, w->thing);
-        if (strcmp(w->kind, "move") != 0)
+        if (strcmp(w->kind, "handover") == 0)
+                (void)printf("  mete-sp led it, and has the other side's part: mete handover show %s\n",
+                             w->thing);
+        else if (strcmp(w->kind, "move") != 0)
                 print_claims(w);
         if (n)
                 (void)puts("since then:");

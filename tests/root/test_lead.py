@@ -75,6 +75,7 @@ def test_hands_over_and_back(server):
     assert [x["id"] for x in json.loads(server.handover("list", "--json").stdout)["handovers"]] == [back["id"], h["id"]]
     shown = server.handover("show", h["id"]).stdout
     assert shown.startswith(f"{h['id']}: v from a to b: running-on-target") and "of the 50 ms that were allowed" in shown, shown
+    assert "what changes hands is b's" in shown and all(f" {e['event']} " in shown for e in server.sp_events(h["id"])), shown
     server.kill_sp()
     server.start_sp()
     assert memory(server) == {"a": GIB, "b": GIB}

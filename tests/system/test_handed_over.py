@@ -62,6 +62,9 @@ def test_there_and_back(server, vm):
         is_whole(server, vm, target)
         assert vm.name not in [v["name"] for v in source.mete_json("vm", "list")["vms"]]
         assert not [c for c in source.claims() if vm.name in c["holder"]]
+        for h in (source, target):
+            why = h.mete("why", said["id"]).stdout
+            assert f"mete handover show {said['id']}" in why and ("source-gone" if h is source else "target-settled") in why, why
         moved = sum(p["amount"] for p in said["parts"] if p["component"] == NODE and p["portion"] == "reassignable")
         assert moved >= (192 + 128) * MIB, said
         after = server.managers()[NODE]
