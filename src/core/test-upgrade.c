@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/upgrade.h"
+
+#include <glib.h>
+#include <string.h>
+
+static struct upgrade u;
+static struct err err;
+
+static void to(enum upgrade_state s)
+{
+        upgrade_begin(&u, "up");
+        const enum upgrade_state way[] = {UPGRADE_STARTING, UPGRADE_CHECKING, UPGRADE_MOVING,
+                                          UPGRADE_GIVING,   UPGRADE_RETIRING, UPGRADE_DONE};
+        for (size_t i = 0; u.state != s && i < G_N_ELEMENTS(way); i++) {
+                g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+                g_assert_cmpint(u.state, ==, way[i]);
+        }
+}
+
+static struct upgrade_vm *add(const char *name)
+{
+        g_assert_cmpint(upgrade_add(&u, name, &err), ==, 0);
+        for (size_t i = 0; i < u.n; i++)
+                if (strcmp(u.vms[i].name, name) == 0)
+                        return &u.vms[i];
+        g_assert_not_reached();
+}
+
+/* From each state, by each way: it ends in one of two, and no state is left open. */
+static void test_back(void)
+{
+        for (enum upgrade_event ev = UPGRADE_EV_FAILED; ev < UPGRADE_EV_N; ev++)
+                for (int s = UPGRADE_LENDING; s <= UPGRADE_MOVING; s++) {
+                        if (ev == UPGRADE_EV_WENT)
+                                continue;
+                        to((enum upgrade_state)s);
+                        g_assert_cmpint(upgrade_step(&u, ev, REASON_INCOMPATIBLE, "it does not fit", &err),
+                                        ==, 1);
+                        g_assert_true(upgrade_is_back(&u) && !upgrade_is_final(&u));
+                        g_assert_cmpstr(u.sentence, ==, "it does not fit");
+                        for (int n = 0; !upgrade_is_final(&u); n++) {
+                                g_assert_cmpint(n, <, 3);
+                                g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_CANCEL, 0, "again", &err), ==, 0);
+                                g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+                        }
+                        g_assert_cmpint(u.state, ==, UPGRADE_UNDONE);
+                        g_assert_cmpint(u.reason, ==, REASON_INCOMPATIBLE);
+                        g_assert_cmpstr(u.sentence, ==, "it does not fit");
+                }
+}
+
+/* Once a VM went over there is no way back, nor where there was none and it is all but through. */
+static void test_forward(void)
+{
+        to(UPGRADE_MOVING);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_WENT, 0, NULL, &err), ==, 1);
+        for (int n = 0; n < 2; n++)
+                g_assert_cmpint(upgrade_step(&u, n ? UPGRADE_EV_CANCEL : UPGRADE_EV_FAILED, 0, NULL, &err),
+                                ==, -ESTALE);
+        g_assert_cmpint(u.state, ==, UPGRADE_MOVING);
+        for (int s = UPGRADE_GIVING; s <= UPGRADE_DONE; s++) {
+                if (s == UPGRADE_RECALLING || s == UPGRADE_STOPPING || s == UPGRADE_RETURNING)
+                        continue;
+                to((enum upgrade_state)s);
+                g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_CANCEL, 0, NULL, &err), ==, -ESTALE);
+                g_assert_cmpint(u.state, ==, s);
+        }
+        /* One of those that were to be broken off had been committed. */
+        to(UPGRADE_MOVING);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_CANCEL, REASON_CANCELLED, "no", &err), ==, 1);
+        g_assert_cmpint(u.state, ==, UPGRADE_RECALLING);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_WENT, 0, NULL, &err), ==, 1);
+        g_assert_cmpint(u.state, ==, UPGRADE_MOVING);
+        g_assert_cmpint(u.reason, ==, 0);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+        g_assert_cmpint(u.state, ==, UPGRADE_GIVING);
+}
+
+static void test_vms(void)
+{
+        char id[HANDOVER_ID];
+        to(UPGRADE_CHECKING);
+        struct upgrade_vm *a = add("a"), *b = add("b"), *c = add("c");
+        g_assert_true(add("a") == a && u.n == 3);
+        /* Each is tried alone. */
+        g_assert_true(upgrade_next(&u, 1, 0) == a);
+        upgrade_ask(&u, a);
+        upgrade_handover(&u, a, id);
+        g_assert_cmpstr(id, ==, "up.1.1");
+        g_assert_null(upgrade_next(&u, 1, 0));
+        g_assert_false(upgrade_is_through(&u));
+        g_assert_true(upgrade_ended(&u, a, 0, NULL, 0));
+        upgrade_ask(&u, b);
+        g_assert_true(upgrade_ended(&u, b, REASON_BUSY, "later", 100));
+        g_assert_true(upgrade_next(&u, 1, 100) == c);
+        upgrade_ask(&u, c);
+        g_assert_true(upgrade_ended(&u, c, 0, NULL, 100));
+        g_assert_null(upgrade_next(&u, 1, 100));
+        g_assert_true(upgrade_next(&u, 1, 5000) == b);
+        upgrade_ask(&u, b);
+        upgrade_handover(&u, b, id);
+        g_assert_cmpstr(id, ==, "up.2.2");
+        g_assert_true(upgrade_ended(&u, b, 0, NULL, 5000) && b->reason == 0 && !*b->sentence);
+        g_assert_true(upgrade_is_through(&u));
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+        g_assert_false(upgrade_is_through(&u));
+        /* Side by side; one that has no room now has it later. */
+        upgrade_ask(&u, upgrade_next(&u, 2, 5000));
+        upgrade_ask(&u, upgrade_next(&u, 2, 5000));
+        g_assert_null(upgrade_next(&u, 2, 5000));
+        g_assert_true(upgrade_ended(&u, a, REASON_NO_CAPACITY, "no room", 5000));
+        g_assert_cmpint(a->state, ==, UPGRADE_VM_FITS);
+        g_assert_true(upgrade_ended(&u, b, 0, NULL, 5000));
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_WENT, 0, NULL, &err), ==, 1);
+        upgrade_left(&u, c);
+        upgrade_ask(&u, upgrade_next(&u, 2, 50000));
+        g_assert_true(
+                upgrade_ended(&u, a, REASON_INCOMPATIBLE, "now of all times", 50000)); /* forward only */
+        g_assert_cmpint(a->state, ==, UPGRADE_VM_FITS);
+        upgrade_ask(&u, upgrade_next(&u, 2, 500000));
+        g_assert_true(upgrade_ended(&u, a, 0, NULL, 500000));
+        g_assert_true(upgrade_is_through(&u));
+        g_assert_cmpuint(upgrade_count(&u, UPGRADE_VM_WENT), ==, 2);
+        add("b"); /* somebody handed it back */
+        g_assert_false(upgrade_is_through(&u));
+}
+
+/* What does not fit, or is too long away, is why all of it is undone. */
+static void test_unfit(void)
+{
+        to(UPGRADE_CHECKING);
+        struct upgrade_vm *a = add("a");
+        upgrade_ask(&u, a);
+        g_assert_false(upgrade_ended(&u, a, REASON_INCOMPATIBLE, "another CPU model", 0));
+        g_assert_cmpint(a->state, ==, UPGRADE_VM_UNFIT);
+        add("a");
+        g_assert_cmpint(a->state, ==, UPGRADE_VM_UNFIT);
+        struct upgrade_vm *b = add("b");
+        int n = 0;
+        for (int64_t now = 0; n < 100; n++, now += 100000) {
+                struct upgrade_vm *next = upgrade_next(&u, 1, now);
+                g_assert_true(next == b);
+                upgrade_ask(&u, b);
+                if (!upgrade_ended(&u, b, REASON_TIMEOUT, "no answer", now))
+                        break;
+        }
+        g_assert_cmpint(n, <, 100);
+        g_assert_true(upgrade_is_through(&u));
+}
+
+static void test_bounds(void)
+{
+        to(UPGRADE_CHECKING);
+        for (int i = 0; i < UPGRADE_VMS_MAX; i++) {
+                g_autofree char *name = g_strdup_printf("v%d", i);
+                add(name);
+        }
+        g_assert_cmpint(upgrade_add(&u, "one-more", &err), ==, -ENOSPC);
+        g_assert_cmpint(upgrade_add(&u, "v3", &err), ==, 0);
+        for (int s = 1; s < UPGRADE_STATE_N; s++)
+                g_assert_cmpint(upgrade_state_from_name(upgrade_state_name((enum upgrade_state)s)), ==, s);
+        for (int s = 1; s < UPGRADE_VM_STATE_N; s++)
+                g_assert_cmpint(upgrade_vm_state_from_name(upgrade_vm_state_name((enum upgrade_vm_state)s)),
+                                ==, s);
+        g_assert_cmpint(upgrade_state_from_name("?"), ==, 0);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/upgrade/back", test_back);
+        g_test_add_func("/upgrade/forward", test_forward);
+        g_test_add_func("/upgrade/vms", test_vms);
+        g_test_add_func("/upgrade/unfit", test_unfit);
+        g_test_add_func("/upgrade/bounds", test_bounds);
+        return g_test_run();
+}

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/upgrade.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/str.h"
+
+enum { LATE = -1, BAD = -2, STAY = -3, OPEN = -4 /* back, unless a VM went over */ };
+enum { AGAIN_MS = 1000, AGAIN_MAX_MS = 30000, TRIES_MAX = 5 };
+
+/* clang-format off */
+static const int8_t table[UPGRADE_STATE_N][UPGRADE_EV_N] = {
+        /*                       DONE               FAILED             WENT  CANCEL             */
+        [UPGRADE_LENDING]   = { UPGRADE_STARTING,  UPGRADE_STOPPING,  BAD,  UPGRADE_STOPPING  },
+        [UPGRADE_STARTING]  = { UPGRADE_CHECKING,  UPGRADE_STOPPING,  BAD,  UPGRADE_STOPPING  },
+        [UPGRADE_CHECKING]  = { UPGRADE_MOVING,    UPGRADE_RECALLING, BAD,  UPGRADE_RECALLING },
+        [UPGRADE_MOVING]    = { UPGRADE_GIVING,    OPEN,              STAY, OPEN              },
+        [UPGRADE_GIVING]    = { UPGRADE_RETIRING,  LATE,              BAD,  OPEN              },
+        [UPGRADE_RETIRING]  = { UPGRADE_DONE,      LATE,              BAD,  OPEN              },
+        [UPGRADE_RECALLING] = { UPGRADE_STOPPING,  LATE,              STAY, LATE              },
+        [UPGRADE_STOPPING]  = { UPGRADE_RETURNING, LATE,              BAD,  LATE              },
+        [UPGRADE_RETURNING] = { UPGRADE_UNDONE,    LATE,              BAD,  LATE              },
+        [UPGRADE_DONE]      = { BAD,               BAD,               BAD,  OPEN              },
+        [UPGRADE_UNDONE]    = { BAD,               BAD,               BAD,  LATE              },
+};
+static const char *const state_names[UPGRADE_STATE_N] = {
+        [UPGRADE_LENDING] = "lending",     [UPGRADE_STARTING] = "starting",   [UPGRADE_CHECKING] = "checking",
+        [UPGRADE_MOVING] = "moving",       [UPGRADE_GIVING] = "giving",       [UPGRADE_RETIRING] = "retiring",
+        [UPGRADE_RECALLING] = "recalling", [UPGRADE_STOPPING] = "stopping",   [UPGRADE_RETURNING] = "returning",
+        [UPGRADE_DONE] = "done",           [UPGRADE_UNDONE] = "undone",
+};
+static const char *const vm_state_names[UPGRADE_VM_STATE_N] = {
+        [UPGRADE_VM_WAITING] = "waiting",     [UPGRADE_VM_CHECKING] = "checking", [UPGRADE_VM_FITS] = "fits",
+        [UPGRADE_VM_UNDER_WAY] = "under-way", [UPGRADE_VM_WENT] = "went",         [UPGRADE_VM_UNFIT] = "unfit",
+        [UPGRADE_VM_LEFT] = "left",
+};
+/* clang-format on */
+
+void upgrade_begin(struct upgrade *u, const char *id)
+{
+        *u = (struct upgrade){.state = UPGRADE_LENDING};
+        (void)str_copy(u->id, sizeof(u->id), id);
+}
+
+bool upgrade_is_final(const struct upgrade *u)
+{
+        return u->state == UPGRADE_DONE || u->state == UPGRADE_UNDONE;
+}
+
+bool upgrade_is_back(const struct upgrade *u)
+{
+        return u->state == UPGRADE_RECALLING || u->state == UPGRADE_STOPPING ||
+               u->state == UPGRADE_RETURNING || u->state == UPGRADE_UNDONE;
+}
+
+static void enter(struct upgrade *u, enum upgrade_state to, enum reason reason, const char *sentence)
+{
+        bool was_back = upgrade_is_back(u);
+        u->state = to;
+        if (upgrade_is_back(u) && !was_back) {
+                u->reason = reason ? reason : REASON_CANCELLED;
+                (void)snprintf(u->sentence, sizeof(u->sentence), "%s", sentence ? sentence : "");
+        }
+}
+
+int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, const char *sentence,
+                 struct err *err)
+{
+        assert(u->state > 0 && u->state < UPGRADE_STATE_N && (unsigned)ev < UPGRADE_EV_N);
+        int to = table[u->state][ev];
+        assert(to != 0 && to != BAD);
+        if (to == LATE)
+                return 0;
+        if (to == OPEN && (u->has_moved || u->state != UPGRADE_MOVING))
+                return err_set(
+                        err, REASON_STALE, ESTALE,
+                        "upgrade %s is %s: a VM went over, or there was none, so that it only goes forward",
+                        u->id, upgrade_state_name(u->state));
+        if (ev == UPGRADE_EV_WENT)
+                u->has_moved = true;
+        if (to == OPEN)
+                to = UPGRADE_RECALLING;
+        /* One of those that were to be broken off was committed before: then there is no way back. */
+        if (u->state == UPGRADE_RECALLING && u->has_moved)
+                to = UPGRADE_MOVING;
+        if (to == STAY)
+                return 1;
+        if (to == UPGRADE_MOVING && u->state == UPGRADE_RECALLING) {
+                u->reason = 0;
+                *u->sentence = '\0';
+        }
+        enter(u, (enum upgrade_state)to, reason, sentence);
+        return 1;
+}
+
+/* ---- its VMs ---- */
+
+static bool is_at_work(const struct upgrade_vm *vm)
+{
+        return vm->state == UPGRADE_VM_CHECKING || vm->state == UPGRADE_VM_UNDER_WAY;
+}
+
+static bool is_over(const struct upgrade_vm *vm)
+{
+        return vm->state == UPGRADE_VM_WENT || vm->state == UPGRADE_VM_UNFIT || vm->state == UPGRADE_VM_LEFT;
+}
+
+int upgrade_add(struct upgrade *u, const char *vm, struct err *err)
+{
+        enum upgrade_vm_state first = u->state == UPGRADE_CHECKING ? UPGRADE_VM_WAITING : UPGRADE_VM_FITS;
+        for (size_t i = 0; i < u->n; i++)
+                if (strcmp(u->vms[i].name, vm) == 0) {
+                        if (is_over(&u->vms[i]) && u->vms[i].state != UPGRADE_VM_UNFIT)
+                                u->vms[i].state = first; /* it came back */
+                        return 0;
+                }
+        if (u->n == UPGRADE_VMS_MAX)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC, "it has more than %d VMs", UPGRADE_VMS_MAX);
+        struct upgrade_vm *to = &u->vms[u->n++];
+        *to = (struct upgrade_vm){.state = first, .gap_us = -1};
+        (void)str_copy(to->name, sizeof(to->name), vm);
+        return 0;
+}
+
+struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now_ms)
+{
+        enum upgrade_vm_state wanted = u->state == UPGRADE_CHECKING ? UPGRADE_VM_WAITING
+                                       : u->state == UPGRADE_MOVING ? UPGRADE_VM_FITS
+                                                                    : 0;
+        struct upgrade_vm *first = NULL;
+        unsigned n = 0;
+        for (size_t i = 0; i < u->n; i++) {
+                n += is_at_work(&u->vms[i]);
+                if (!first && u->vms[i].state == wanted && u->vms[i].again_ms <= now_ms)
+                        first = &u->vms[i];
+        }
+        return n < at_once ? first : NULL;
+}
+
+void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm)
+{
+        assert(vm->state == UPGRADE_VM_WAITING || vm->state == UPGRADE_VM_FITS);
+        (void)u;
+        vm->tries++;
+        vm->state = vm->state == UPGRADE_VM_WAITING ? UPGRADE_VM_CHECKING : UPGRADE_VM_UNDER_WAY;
+}
+
+void upgrade_handover(const struct upgrade *u, const struct upgrade_vm *vm, char ret[HANDOVER_ID])
+{
+        (void)snprintf(ret, HANDOVER_ID, "%s.%zu.%" PRIu32, u->id, (size_t)(vm - u->vms) + 1, vm->tries);
+}
+
+/* What is so just now, and may not be so in a while. */
+static bool may_pass(enum reason reason)
+{
+        return reason == REASON_BUSY || reason == REASON_TIMEOUT || reason == REASON_PEER_LOST ||
+               reason == REASON_STALE || reason == REASON_INTERNAL;
+}
+
+bool upgrade_ended(struct upgrade *u, struct upgrade_vm *vm, enum reason reason, const char *sentence,
+                   int64_t now_ms)
+{
+        bool was_checking = vm->state == UPGRADE_VM_CHECKING;
+        assert(is_at_work(vm));
+        vm->reason = reason;
+        (void)snprintf(vm->sentence, sizeof(vm->sentence), "%s", reason && sentence ? sentence : "");
+        if (!reason) {
+                vm->state = was_checking ? UPGRADE_VM_FITS : UPGRADE_VM_WENT;
+                vm->again_ms = 0;
+                return true;
+        }
+        bool is_again = was_checking ? may_pass(reason) && vm->tries < TRIES_MAX
+                                     : u->has_moved || may_pass(reason) || reason == REASON_NO_CAPACITY ||
+                                               reason == REASON_CANCELLED;
+        int64_t pause_ms = (int64_t)AGAIN_MS << (vm->tries < 6 ? vm->tries - 1 : 5);
+        vm->state = !is_again ? UPGRADE_VM_UNFIT : was_checking ? UPGRADE_VM_WAITING : UPGRADE_VM_FITS;
+        vm->again_ms = now_ms + (pause_ms < AGAIN_MAX_MS ? pause_ms : AGAIN_MAX_MS);
+        return is_again;
+}
+
+void upgrade_left(struct upgrade *u, struct upgrade_vm *vm)
+{
+        (void)u;
+        assert(!is_at_work(vm));
+        vm->state = UPGRADE_VM_LEFT;
+}
+
+size_t upgrade_count(const struct upgrade *u, enum upgrade_vm_state state)
+{
+        size_t n = 0;
+        for (size_t i = 0; i < u->n; i++)
+                n += u->vms[i].state == state;
+        return n;
+}
+
+bool upgrade_is_through(const struct upgrade *u)
+{
+        size_t at_work = upgrade_count(u, UPGRADE_VM_CHECKING) + upgrade_count(u, UPGRADE_VM_UNDER_WAY);
+        return at_work == 0 && upgrade_count(u, UPGRADE_VM_WAITING) == 0 &&
+               (u->state != UPGRADE_MOVING || upgrade_count(u, UPGRADE_VM_FITS) == 0);
+}
+
+/* ---- names ---- */
+
+const char *upgrade_state_name(enum upgrade_state s)
+{
+        return s > 0 && s < UPGRADE_STATE_N ? state_names[s] : "?";
+}
+
+const char *upgrade_vm_state_name(enum upgrade_vm_state s)
+{
+        return s > 0 && s < UPGRADE_VM_STATE_N ? vm_state_names[s] : "?";
+}
+
+enum upgrade_state upgrade_state_from_name(const char *name)
+{
+        for (int s = 1; s < UPGRADE_STATE_N; s++)
+                if (strcmp(state_names[s], name) == 0)
+                        return (enum upgrade_state)s;
+        return 0;
+}
+
+enum upgrade_vm_state upgrade_vm_state_from_name(const char *name)
+{
+        for (int s = 1; s < UPGRADE_VM_STATE_N; s++)
+                if (strcmp(vm_state_names[s], name) == 0)
+                        return (enum upgrade_vm_state)s;
+        return 0;
+}

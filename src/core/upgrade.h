@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* core/upgrade.h - a hypervisor of a server is replaced by another one with a newer VMM, while its VMs run
+ * (5.22): the successor gets a first part and is started, each VM is tried on it without touching it, then
+ * all are handed over; the old one's rest follows, and it ends.
+ *
+ *   lending - starting - checking - moving - giving - retiring - done
+ *   and back [recalling -] stopping - returning - undone
+ *
+ * Until the first VM went over it can be undone, and is where anything does not fit; from then on it goes
+ * forward alone, however long it takes, as two VMMs of different versions have no way back in general. Each
+ * state is one thing that is under way, safe to be begun again; what is on disk is the state, and of each VM
+ * how far it is, with the handover that was asked for: so a restart begins the same again, and nothing twice.
+ *
+ * Pure: (event, now) in; no I/O, no clock, no allocation. */
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "core/handover.h"
+
+enum { UPGRADE_VMS_MAX = 256, UPGRADE_NAME = 64, UPGRADE_ID = 40 };
+
+/* 0 is no state. */
+enum upgrade_state {
+        UPGRADE_LENDING = 1, /* the successor gets what the old one has free, or what is nobody's */
+        UPGRADE_STARTING,    /* it starts, on the new VMM */
+        UPGRADE_CHECKING,    /* would each VM do there? One after the other: each is to find all the room */
+        UPGRADE_MOVING,      /* they are handed over, some side by side */
+        UPGRADE_GIVING,      /* the old one has none: what it has left is the successor's */
+        UPGRADE_RETIRING,    /* the old one ends */
+        UPGRADE_RECALLING,   /* handovers under way are broken off; one may be too late for that */
+        UPGRADE_STOPPING,    /* the successor, which has no VM, ends */
+        UPGRADE_RETURNING,   /* what it was lent goes back */
+        UPGRADE_DONE,        /* final */
+        UPGRADE_UNDONE,      /* final */
+        UPGRADE_STATE_N
+};
+
+enum upgrade_event {
+        UPGRADE_EV_DONE, /* what this state is about is done; of CHECKING: all fit; of MOVING: none is left */
+        UPGRADE_EV_FAILED, /* it cannot be done */
+        UPGRADE_EV_WENT,   /* a VM went over */
+        UPGRADE_EV_CANCEL,
+        UPGRADE_EV_N
+};
+
+/* 0 is no state. */
+enum upgrade_vm_state {
+        UPGRADE_VM_WAITING = 1, /* to be tried */
+        UPGRADE_VM_CHECKING,    /* a dry run was asked for */
+        UPGRADE_VM_FITS,        /* to be handed over */
+        UPGRADE_VM_UNDER_WAY,   /* that was asked for */
+        UPGRADE_VM_WENT,        /* final: it runs at the successor */
+        UPGRADE_VM_UNFIT,       /* final: why the upgrade is undone */
+        UPGRADE_VM_LEFT, /* final: it is not at the old one any more: it died, or somebody took it elsewhere
+                          */
+        UPGRADE_VM_STATE_N
+};
+
+struct upgrade_vm {
+        char name[UPGRADE_NAME];
+        enum upgrade_vm_state state;
+        uint32_t tries;     /* handovers and dry runs that were asked for; the last has this number */
+        int64_t again_ms;   /* not before; not journalled */
+        int64_t gap_us;     /* of its handover; -1: not known */
+        enum reason reason; /* of the last that did not go well; 0: none */
+        char sentence[HANDOVER_SENTENCE];
+};
+
+/* All of it is journalled. */
+struct upgrade {
+        char id[UPGRADE_ID];
+        enum upgrade_state state; /* read anywhere, written only by upgrade.c */
+        bool has_moved;           /* a VM went over: forward only */
+        enum reason reason;       /* why it is undone; 0: it is not */
+        char sentence[HANDOVER_SENTENCE];
+        size_t n;
+        struct upgrade_vm vms[UPGRADE_VMS_MAX];
+};
+
+void upgrade_begin(struct upgrade *u, const char *id);
+/* 1: it acted. 0: late but legal, ignored. -ESTALE: it is too late to undo it. Any other event that makes no
+ * sense asserts: they are our own. reason, sentence: of FAILED and CANCEL. */
+int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, const char *sentence,
+                 struct err *err);
+bool upgrade_is_final(const struct upgrade *u);
+bool upgrade_is_back(const struct upgrade *u); /* it is being undone, or was */
+
+/* A VM that runs at the old one. One that is known and did not stay away is in its place again.
+ * REASON_NO_CAPACITY: too many. */
+int upgrade_add(struct upgrade *u, const char *vm, struct err *err);
+/* The one that is to be tried (CHECKING) or handed over (MOVING) next, and when at_once of them are not under
+ * way yet; NULL: none, now. */
+struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now_ms);
+/* It is asked for from now on, as a handover of this name. */
+void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm);
+void upgrade_handover(const struct upgrade *u, const struct upgrade_vm *vm, char ret[HANDOVER_ID]);
+/* That ended. reason 0: well. What passes by itself, as no room and a peer that is away, is tried again in a
+ * while; so is, once a VM went over, everything. false: it does not fit, and the upgrade is to be undone. */
+bool upgrade_ended(struct upgrade *u, struct upgrade_vm *vm, enum reason reason, const char *sentence,
+                   int64_t now_ms);
+/* It is not at the old one any more, nor under way. */
+void upgrade_left(struct upgrade *u, struct upgrade_vm *vm);
+/* How many are in that state. */
+size_t upgrade_count(const struct upgrade *u, enum upgrade_vm_state state);
+/* None is to be tried or handed over any more, in this state. */
+bool upgrade_is_through(const struct upgrade *u);
+
+const char *upgrade_state_name(enum upgrade_state s);
+enum upgrade_state upgrade_state_from_name(const char *name); /* 0: none is called so */
+const char *upgrade_vm_state_name(enum upgrade_vm_state s);
+enum upgrade_vm_state upgrade_vm_state_from_name(const char *name);
