@@ -38,6 +38,8 @@ class Hypervisor(Host):
 
 
 class Server(Host):
+    more_qemus = ()  # beside the one that all have
+
     def __init__(self, **options):
         super().__init__(**options)
         self.sp = None
@@ -62,6 +64,7 @@ class Server(Host):
         super().write_config()
         with open(self.path("keeper.conf")) as f:
             text = f.read().replace(f"meted_user={METED_USER}\n", f"meted_user={';'.join(USERS)}\n")
+            text = text.replace(f"qemu={self.qemu}\n", f"qemu={';'.join([self.qemu, *self.more_qemus])}\n")
         with open(self.path("keeper.conf"), "w") as f:
             f.write(text)
         with open(self.path("sp.conf"), "w") as f:
