@@ -9,23 +9,24 @@
 #include <stdio.h>
 #include <string.h>
 
-static const double forgetting = 0.8, to_p99 = 4.1, prior_weight = 1;
+static const double forgetting = 0.8, to_p99 = 4.1;
 
 /* Assumed: on the bad side of what was measured with QEMU 7.2 and 10.0, q35 with four virtio devices, on a
- * busy machine of two CPUs (MIGRATION.md 6.2, 8.3, 8.5). most: above it, it is an error of who measured. */
+ * busy machine of two CPUs (MIGRATION.md 6.2, 8.3, 8.5). most: above it, it is an error of who measured.
+ * weight: for how many moves it counts; for little where one move is as good as the next. */
 static const struct assumed {
         const char *name;
-        double mean, p99, most;
+        double mean, p99, most, weight;
 } assumed[LEARN_COST_N] = {
-        [LEARN_SETUP] = {"setup",           0.05,   0.2,    30  },
-        [LEARN_STOP] = {"stop",            0.002,  0.012,  10  },
-        [LEARN_DEVICE] = {"device",          0.006,  0.012,  10  },
-        [LEARN_COMMIT] = {"commit",          0.001,  0.005,  10  },
-        [LEARN_RUN] = {"run",             0.001,  0.004,  10  },
-        [LEARN_ZERO_PAGE] = {"zero-page",       9e-6,   14e-6,  1e-3},
-        [LEARN_SOURCE_CPU] = {"source-cpu",      1.9e-9, 2.6e-9, 1e-6},
-        [LEARN_DESTINATION_CPU] = {"destination-cpu", 3.5e-9, 5.5e-9, 1e-6},
-        [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    1e9 },
+        [LEARN_SETUP] = {"setup",           0.05,   0.2,    30,   1   },
+        [LEARN_STOP] = {"stop",            0.002,  0.012,  10,   1   },
+        [LEARN_DEVICE] = {"device",          0.006,  0.012,  10,   1   },
+        [LEARN_COMMIT] = {"commit",          0.001,  0.005,  10,   1   },
+        [LEARN_RUN] = {"run",             0.001,  0.004,  10,   1   },
+        [LEARN_ZERO_PAGE] = {"zero-page",       9e-6,   14e-6,  1e-3, 1   },
+        [LEARN_SOURCE_CPU] = {"source-cpu",      1.9e-9, 2.6e-9, 1e-6, 1   },
+        [LEARN_DESTINATION_CPU] = {"destination-cpu", 3.5e-9, 5.5e-9, 1e-6, 1   },
+        [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    1e9,  0.05},
 };
 
 const char *learn_cost_name(enum learn_cost c)
@@ -48,10 +49,10 @@ static bool is_usable(double x)
         return isfinite(x) && x >= 0;
 }
 
-/* prior_weight is what is left of the assumption before the first move, and fades like one. */
+/* The assumption's weight is what is left of it before the first move, and fades like one. */
 static void add(struct learnt_figure *f, enum learn_cost c, double x)
 {
-        double before = f->weight > 0 ? f->weight : prior_weight, after = forgetting * before + 1;
+        double before = f->weight > 0 ? f->weight : assumed[c].weight, after = forgetting * before + 1;
         double part = 1 / after, off = fmin(x, assumed[c].most) - f->mean;
         f->mean += part * off;
         f->deviation = sqrt((1 - part) * (f->deviation * f->deviation + part * off * off));

@@ -83,6 +83,19 @@ static void test_learns(void)
         check_assumed(&p.commit); /* nobody told */
 }
 
+/* What one move sent of its devices is nearly what the next sends: one is enough. */
+static void test_device_bytes(void)
+{
+        learn_init(&table);
+        struct profile before = filled("b", "q35");
+        add("b", "q35", only(LEARN_DEVICE_BYTES, 60000));
+        struct profile p = filled("b", "q35");
+        g_assert_cmpint(p.device_mean_bytes, >=, 60000);
+        g_assert_cmpint(p.device_mean_bytes, <, 90000);
+        g_assert_cmpint(p.device_bytes, >, p.device_mean_bytes);
+        g_assert_cmpint(p.device_bytes, <, before.device_bytes);
+}
+
 /* One move is not enough to trust it: the next may take longer than both. */
 static void test_first_move(void)
 {
@@ -240,6 +253,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/learn/assumed", test_assumed);
         g_test_add_func("/learn/learns", test_learns);
+        g_test_add_func("/learn/device-bytes", test_device_bytes);
         g_test_add_func("/learn/first-move", test_first_move);
         g_test_add_func("/learn/forgetting", test_forgetting);
         g_test_add_func("/learn/hostile", test_hostile);

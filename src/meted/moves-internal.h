@@ -105,6 +105,7 @@ struct moving {
         int64_t attempt_mono_us,
                 begun_mono_us; /* of this attempt: when it began, and when QEMU did; 0: not yet */
         int64_t stop_us;       /* until the last vCPU stood; 0: not known */
+        int64_t device_bytes;  /* of its devices' state, as it was sent; 0: not known */
         int64_t predicted_total_ms, predicted_downtime_ms, missed_total_ms, missed_downtime_ms;
         struct level offer; /* while it is copied, in place of the level that will be missed */
         bool has_offer;

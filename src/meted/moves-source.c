@@ -534,7 +534,7 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->limits_out = 0;
         mv->is_copying = true;
         mv->copy_attempt = f->attempt;
-        mv->stop_mono_us = mv->stop_us = mv->begun_mono_us = mv->complete_mono_us = 0;
+        mv->stop_mono_us = mv->stop_us = mv->begun_mono_us = mv->complete_mono_us = mv->device_bytes = 0;
         mv->seen = (struct copy_seen){0};
         mv->attempt_mono_us = g_get_monotonic_time();
         if (!mv->began_mono_us)
@@ -567,8 +567,8 @@ void source_measured(struct moving *mv, bool is_repeated)
         int64_t stop_us = mv->stop_us > 0 ? mv->stop_us : (int64_t)(mv->profile.stop.p99_s * 1e6);
         mv->gap_ms = (now_us - mv->stop_mono_us + stop_us + 999) / 1000;
         mv->took_ms = (now_us - mv->began_mono_us + 999) / 1000;
-        if (mv->stop_us > 0)
-                learnt.cost[LEARN_STOP] = (double)mv->stop_us / 1e6;
+        learnt.cost[LEARN_STOP] = mv->stop_us > 0 ? (double)mv->stop_us / 1e6 : -1;
+        learnt.cost[LEARN_DEVICE_BYTES] = mv->device_bytes > 0 ? (double)mv->device_bytes : -1;
         if (mv->run_us > 0 && mv->run_us <= behind_us) {
                 learnt.cost[LEARN_RUN] = (double)mv->run_us / 1e6;
                 learnt.is_told[LEARN_RUN] = true;
@@ -590,6 +590,7 @@ static void on_last_look(void *arg, const struct copy_seen *seen, const struct e
 {
         struct moving *mv = arg;
         int64_t stood_us = mv->complete_mono_us - mv->stop_mono_us;
+        mv->device_bytes = err ? 0 : seen->device_bytes;
         if (!err && seen->downtime_ms > 0 && mv->stop_mono_us > 0 && stood_us > 0 &&
             seen->downtime_ms <= (stood_us + STOP_MAX_US) / 1000)
                 mv->stop_us = MAX(seen->downtime_ms * 1000 - stood_us, 1);

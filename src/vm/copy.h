@@ -50,6 +50,7 @@ struct copy_seen {
         enum copy_status status;
         int64_t total_ms, setup_ms, downtime_ms; /* 0: not yet known */
         int64_t throttle_percent;
+        int64_t device_bytes; /* of a source that completed: what it sent beside memory; 0: not known (7.2) */
         struct sample sample; /* of a source that sends, or did */
         int64_t thread;       /* of a source that sends: the VMM's thread that does so; 0: not known */
         char why[160];        /* of one that failed, in QEMU's words; "" */

@@ -84,9 +84,10 @@ static json_t *vmm_migration(void)
                 return json_object();
         if (vmm.later && ++vmm.looks > 3)
                 vmm.status = vmm.later;
-        return json_pack("{s:s, s:i, s:i, s:{s:i, s:i, s:i, s:i, s:i}}", "status", vmm.status, "total-time",
-                         vmm.total_after-- > 0 ? 0 : 1234, "downtime", 21, "ram", "remaining", 4096,
-                         "transferred", 8192, "normal", 7, "duplicate", 9, "dirty-sync-count", 3);
+        return json_pack("{s:s, s:i, s:i, s:{s:i, s:i, s:i, s:i, s:i, s:i, s:i}}", "status", vmm.status,
+                         "total-time", vmm.total_after-- > 0 ? 0 : 1234, "downtime", 21, "ram", "remaining",
+                         4096, "transferred", 8192, "normal", 7, "duplicate", 9, "dirty-sync-count", 3,
+                         "precopy-bytes", 7000, "downtime-bytes", 1000);
 }
 
 /* NULL: an error. */
@@ -428,6 +429,7 @@ static void test_look(void)
         wait_one(&r);
         g_assert_cmpint(r.seen.status, ==, COPY_COMPLETED);
         g_assert_cmpint(r.seen.total_ms, ==, 1234);
+        g_assert_cmpint(r.seen.device_bytes, ==, 192);
         g_assert_cmpint(r.seen.downtime_ms, ==, 21);
         expect_heard("query-migrate query-migrate query-migrate query-migrate");
         vmm.total_after = 1000; /* and never will */
