@@ -67,8 +67,7 @@ void source_plan(struct moving *mv, uint64_t token)
         case PLAN_BEST_EFFORT:
                 ev.kind = MOVE_EV_PLANNED;
                 ev.vector = p->vector;
-                /* After the peer was short of what an offer took, the same level is offered with what it has.
-                 */
+                /* After the peer was short of what an offer took, it is offered with what the peer has. */
                 ev.reserve_ms = p->reserve_ms + (mv->core.row.is_offer ? HOLD_MS : 0);
                 ev.copy_ms = copy_most_ms(mv, &level);
                 break;
@@ -194,7 +193,8 @@ int source_accept(struct moving *mv, struct level *level, struct err *err)
                 return err_set(err, REASON_INVALID, EPROTO,
                                "move %s: its downtime stays what was asked for while it is copied",
                                mv->core.row.id);
-        level->downtime_ms = mv->offer.downtime_ms;
+        level->downtime_ms = mv->offer.downtime_ms; /* what is not said is as it was offered */
+        level->total_ms = MAX(level->total_ms, mv->offer.total_ms);
         return 1;
 }
 
