@@ -79,6 +79,17 @@ static double expected_at_sync(const struct estimate *e, double overlap)
         return precopy_remaining_synced(&e->loop, &m) - precopy_remaining(&e->loop);
 }
 
+/* In between it is as the curve says, and how much it overlaps is seen. `least` may be as good as nothing,
+ * where nearly all that is written to again is still to be sent. */
+static double found_dirt(const struct estimate *e, double added, double least, double most)
+{
+        if (added > most)
+                return added / most;
+        if (added >= least)
+                return 1;
+        return least >= enough_bytes ? added / least : e->dirt;
+}
+
 /* What came into the bitmap, against what the curve says. */
 static void see_dirt(struct estimate *e, const struct sample *s)
 {
@@ -87,9 +98,8 @@ static void see_dirt(struct estimate *e, const struct sample *s)
         double added =
                 (double)s->remaining_bytes - ((double)e->sample.remaining_bytes - sent_pages * PRECOPY_PAGE);
         double least = expected_at_sync(e, 1), most = expected_at_sync(e, 0);
-        if (least >= enough_bytes) {
-                /* In between it is as the curve says, and how much it overlaps is seen. */
-                double found = added > most ? added / most : fmin(added / least, 1);
+        if (most >= enough_bytes) {
+                double found = found_dirt(e, added, least, most);
                 e->dirt += weight * (fmin(fmax(found, least_dirt), most_dirt) - e->dirt);
                 if (most > least)
                         e->overlap +=

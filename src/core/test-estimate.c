@@ -124,6 +124,39 @@ static void test_in_turns(void)
         g_assert_cmpfloat(w.estimate.overlap, <, 0.3);
 }
 
+/* So it is where nearly the whole set waits to be sent: drawn by lot, next to nothing would come. */
+static void test_in_turns_at_the_end(void)
+{
+        struct profile p = some_profile();
+        struct world w;
+        p.dirty = (struct curve){
+                .error = 0.1, .n_points = 2, .points = {{1, 64.0 * MIB}, {10, 64.0 * MIB}}
+        };
+        const double added[] = {5.0 * MIB, 0}, overlap[] = {0.6, 1};
+        for (size_t i = 0; i < G_N_ELEMENTS(added); i++) {
+                prepare(&w, &p, 1, 1);
+                w.sample = (struct sample){.remaining_bytes = 58 * MIB,
+                                           .normal_pages = 200000,
+                                           .zero_pages = 131072,
+                                           .syncs = 4};
+                g_assert_true(estimate_sample(&w.estimate, 20000, 1000, &w.sample));
+                w.estimate.dirt = w.estimate.overlap = 1;
+                w.estimate.observed_syncs = 0;
+                w.estimate.profile.dirty = p.dirty;
+                w.estimate.loop.left_bytes = w.estimate.loop.zero_pages = 0;
+                w.estimate.loop.again_bytes = 58.0 * MIB;
+                w.estimate.loop.since_s = 0.1;
+                w.sample.syncs++;
+                w.sample.remaining_bytes += (int64_t)added[i];
+                g_assert_true(estimate_sample(&w.estimate, 20100, 1000, &w.sample));
+                g_test_message("dirt %.2f overlap %.2f", w.estimate.dirt, w.estimate.overlap);
+                g_assert_cmpint(w.estimate.observed_syncs, ==, 1);
+                g_assert_cmpuint(w.estimate.profile.dirty.n_points, ==, 2);
+                assert_near(w.estimate.dirt, 1, 0.01);
+                assert_near(w.estimate.overlap, overlap[i], 0.05);
+        }
+}
+
 /* A profile that was made while the guest slept. */
 static void test_awake(void)
 {
@@ -189,6 +222,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/estimate/bandwidth", test_bandwidth);
         g_test_add_func("/core/estimate/dirt", test_dirt);
         g_test_add_func("/core/estimate/in-turns", test_in_turns);
+        g_test_add_func("/core/estimate/in-turns-at-the-end", test_in_turns_at_the_end);
         g_test_add_func("/core/estimate/awake", test_awake);
         g_test_add_func("/core/estimate/unsound", test_unsound);
         g_test_add_func("/core/estimate/restart", test_restart);
