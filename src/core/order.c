@@ -138,12 +138,18 @@ static bool is_of_host(enum reason r)
         return may_pass(r) || r == REASON_INCOMPATIBLE || r == REASON_UNSUPPORTED || r == REASON_NOT_FOUND;
 }
 
+/* The pauses with which the rounds last for as long as there is time. */
+static int64_t spread_ms(const struct order *o, int64_t now_ms)
+{
+        int64_t times = (ORDER_ROUNDS_MAX - o->round) / (int64_t)o->n_to;
+        return (o->until_ms - now_ms) / (times > 0 ? times : 1);
+}
+
 /* ORDER_RETRY_FIRST_MS, twice as long each time; at most ORDER_RETRY_MAX_MS, or as long as makes the rounds
  * last where there is more time than that. */
 static int64_t pause_ms(const struct order *o, int64_t now_ms)
 {
-        int64_t ms = ORDER_RETRY_FIRST_MS, times = (ORDER_ROUNDS_MAX - o->round) / (int64_t)o->n_to;
-        int64_t most = (o->until_ms - now_ms) / (times > 0 ? times : 1);
+        int64_t ms = ORDER_RETRY_FIRST_MS, most = spread_ms(o, now_ms);
         if (most < ORDER_RETRY_MAX_MS)
                 most = ORDER_RETRY_MAX_MS;
         for (unsigned i = 1; i < o->round && ms < most; i++)
@@ -151,13 +157,25 @@ static int64_t pause_ms(const struct order *o, int64_t now_ms)
         return ms < most ? ms : most;
 }
 
+/* As long it waits though hosts say that it is possible sooner: they say so again and again where somebody in
+ * the way is extended, or renewed, in steps. Longer each time, as far as makes the rounds last. */
+static int64_t least_pause_ms(const struct order *o, int64_t now_ms)
+{
+        int64_t ms = ORDER_RETRY_FIRST_MS, most = spread_ms(o, now_ms);
+        for (unsigned i = 0; i < o->n_said && ms < most; i++)
+                ms *= 2;
+        ms = ms < most ? ms : most;
+        return ms > ORDER_RETRY_FIRST_MS ? ms : ORDER_RETRY_FIRST_MS;
+}
+
 /* When to ask again: where each host that was asked has said when, the first of these. That of one that has
  * not may be earlier. */
-static int64_t next_ms(const struct order *o, int64_t now_ms)
+static int64_t next_ms(struct order *o, int64_t now_ms)
 {
-        int64_t least_ms = now_ms + ORDER_RETRY_FIRST_MS;
+        int64_t least_ms = now_ms + least_pause_ms(o, now_ms);
         if (o->n_earliest < o->n_to || o->earliest_ms >= o->until_ms)
                 return now_ms + pause_ms(o, now_ms);
+        o->n_said++;
         return o->earliest_ms > least_ms ? o->earliest_ms : least_ms;
 }
 

@@ -132,6 +132,7 @@ struct order {
         int64_t earliest_ms; /* the first at which some host could keep the level, of those asked since it
                                 waited */
         size_t n_earliest;   /* so many of them have said when */
+        unsigned n_said;     /* so many times it waited until when they said, in vain */
         bool is_told;        /* that it is broken off, since it was looked at last */
 };
 

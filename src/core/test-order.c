@@ -300,6 +300,34 @@ static void test_rounds_last(void)
         }
 }
 
+/* So it does where hosts say again and again that it is possible in a moment, and it is not. */
+static void test_possible_in_a_moment(void)
+{
+        for (int64_t wait = 1000; wait <= LEVEL_MAX_MS; wait *= 7) {
+                struct order o = make((size_t)(wait % 3 + 1), wait);
+                int64_t now = NOW, most = 0;
+                order_begin(&o, now, &effects);
+                for (int i = 0; i < ORDER_ROUNDS_MAX && !order_is_over(&o); i++) {
+                        see_earliest(&o, now, i % 2 ? 1 : 10000);
+                        if (o.state != ORDER_WAITING)
+                                continue;
+                        g_assert_true(o.next_ms > now && o.next_ms <= o.until_ms);
+                        most = o.next_ms - now > most ? o.next_ms - now : most;
+                        happen(&o, ORDER_EV_TIME, now = o.next_ms);
+                }
+                g_assert_cmpint(o.state, ==, ORDER_DECLINED);
+                g_assert_cmpint(now, ==, o.until_ms);
+                g_assert_cmpint(most, <=, 10000 + wait / 8); /* and not with one long wait */
+        }
+        struct order o = make(1, 3600000); /* what is said is believed at first */
+        order_begin(&o, NOW, &effects);
+        see_earliest(&o, NOW, 10000);
+        g_assert_cmpint(o.next_ms, ==, NOW + 10000);
+        happen(&o, ORDER_EV_TIME, NOW + 10000);
+        see_earliest(&o, NOW + 10000, 10000);
+        g_assert_cmpint(o.next_ms, ==, NOW + 20000);
+}
+
 static void test_a_clock_that_is_set_back(void)
 {
         struct order o = make(1, 10000);
@@ -612,6 +640,7 @@ int main(int argc, char **argv)
         g_test_add_func("/order/refused-and-begun", test_refused_and_begun);
         g_test_add_func("/order/refuses-all", test_refuses_all);
         g_test_add_func("/order/rounds-last", test_rounds_last);
+        g_test_add_func("/order/possible-in-a-moment", test_possible_in_a_moment);
         g_test_add_func("/order/a-clock-that-is-set-back", test_a_clock_that_is_set_back);
         g_test_add_func("/order/somebody-is-asked", test_somebody_is_asked);
         g_test_add_func("/order/offered-on-the-way", test_offered_on_the_way);
