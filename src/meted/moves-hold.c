@@ -153,7 +153,8 @@ static json_t *stream_params(const struct moving *mv, int64_t rate_bps, int n_fd
 
 void hold_stream(struct moving *mv, int fd)
 {
-        mv->stream_bps = move_rate_bps(mv->core.row.vector.bandwidth_bps);
+        /* A second attempt has what the first was raised to: the controller does not ask for it again. */
+        mv->stream_bps = move_rate_bps(move_reserved_bps(mv));
         if (mv->core.row.vector.bandwidth_bps <= 0) /* a best effort: nothing is reserved */
                 source_stream_is_held(mv);
         else {

@@ -169,6 +169,8 @@ int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct e
 void move_unreserve(struct moving *mv);
 /* More of the link is reserved on this side, where it is free. */
 bool move_raise(struct moving *mv, int64_t bandwidth_bps);
+/* What is reserved of the link: by the vector, or raised since. */
+int64_t move_reserved_bps(const struct moving *mv);
 /* As the ledger has it. */
 int64_t move_rate_bps(int64_t bandwidth_bps);
 /* The CPUs that are reserved on this side, by the kernel's numbers; how many, and of each how much. */

@@ -145,6 +145,11 @@ int move_reserve(struct moving *mv, const struct need *needs, size_t n, struct e
         return n == 0 ? 1 : reserve(mv, needs, n, loop_now_ms() + for_ms, err);
 }
 
+int64_t move_reserved_bps(const struct moving *mv)
+{
+        return MAX(mv->core.row.vector.bandwidth_bps, mv->raised_bps);
+}
+
 static size_t all_needs(const struct moving *mv, int64_t bandwidth_bps, struct need ret[NEEDS_MAX])
 {
         const struct vector *v = &mv->core.row.vector;
@@ -165,7 +170,7 @@ bool move_raise(struct moving *mv, int64_t bandwidth_bps)
                 hold_thread_again(mv);
                 return true;
         }
-        (void)reserve(mv, needs, all_needs(mv, mv->core.row.vector.bandwidth_bps, needs), end_ms, &err);
+        (void)reserve(mv, needs, all_needs(mv, move_reserved_bps(mv), needs), end_ms, &err);
         hold_thread_again(mv);
         return false; /* what it had; nobody can have taken it */
 }
@@ -173,14 +178,12 @@ bool move_raise(struct moving *mv, int64_t bandwidth_bps)
 /* It takes longer than was predicted: what is reserved stays so, where nobody else was promised it. */
 void move_extend(struct moving *mv)
 {
-        const struct vector *v = &mv->core.row.vector;
         struct need needs[NEEDS_MAX];
         struct err err = {0};
         int64_t now = loop_now_ms(), end_ms = reservations_of(mv, false).end_ms;
         if (end_ms == 0 || end_ms > now + EXTEND_BEFORE_MS || move_is_final(&mv->core))
                 return;
-        size_t n =
-                all_needs(mv, mv->raised_bps > v->bandwidth_bps ? mv->raised_bps : v->bandwidth_bps, needs);
+        size_t n = all_needs(mv, move_reserved_bps(mv), needs);
         move_unreserve(mv);
         if (n > 0 && reserve(mv, needs, n, now + EXTEND_MS, &err) > 0) {
                 hold_thread_again(mv); /* it may be other CPUs */
