@@ -28,7 +28,7 @@
 
 enum {
         ORDER_ID = 41,      /* with its NUL */
-        ORDER_MOVE_ID = 56, /* ID.KEY.ROUND */
+        ORDER_MOVE_ID = 53, /* ID.KEY.ROUND, with its NUL: what a host takes for a move's id */
         ORDER_HOST = 64,
         ORDER_TO_MAX = 8, /* hosts that it may go to */
         ORDER_ROUNDS_MAX = 64,

@@ -98,6 +98,19 @@ static void test_policy(void)
         }
 }
 
+/* What a round makes of an id fits, however long that is. */
+static void test_long_id(void)
+{
+        struct order o = make(1, 60000);
+        char id[ORDER_MOVE_ID], again[ORDER_MOVE_ID];
+        memset(o.id, 'x', ORDER_ID - 1);
+        order_begin(&o, NOW, &effects);
+        o.round = ORDER_ROUNDS_MAX;
+        g_assert_true(g_str_has_suffix(order_move_id(&o, id), ".000000ab.64"));
+        o.round--;
+        g_assert_cmpstr(order_move_id(&o, again), !=, id);
+}
+
 static void test_kept(void)
 {
         struct order o = make(1, 0);
@@ -631,6 +644,7 @@ int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/order/policy", test_policy);
+        g_test_add_func("/order/long-id", test_long_id);
         g_test_add_func("/order/kept", test_kept);
         g_test_add_func("/order/declined", test_declined);
         g_test_add_func("/order/another-host-then-later", test_another_host_then_later);

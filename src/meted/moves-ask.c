@@ -6,11 +6,15 @@
 #include <unistd.h>
 
 #include "base/str.h"
+#include "core/order.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
 #include "wire/http.h"
 
-enum { MOVES_MAX = 256, DRY_MAX = 8, FINISHED_KEPT = 64, PAGE = 64, MOVE_ID_MAX = 48 };
+enum { MOVES_MAX = 256, DRY_MAX = 8, FINISHED_KEPT = 64, PAGE = 64 };
+/* Of an order whose id is as long as it may be. With "move:" before it and ".NUMBER" behind it is still a
+ * name. */
+enum { MOVE_ID_MAX = ORDER_MOVE_ID - 1 };
 
 /* Finished ones are shown for a while, those that ended last. */
 static void trim(struct meted *m)
