@@ -181,14 +181,17 @@ void move_extend(struct moving *mv)
         struct need needs[NEEDS_MAX];
         struct err err = {0};
         int64_t now = loop_now_ms(), end_ms = reservations_of(mv, false).end_ms;
-        if (end_ms == 0 || end_ms > now + EXTEND_BEFORE_MS || move_is_final(&mv->core))
+        /* A dry run has nothing reserved: what is found is that of a move of the same id. */
+        if (mv->is_dry || end_ms == 0 || end_ms > now + EXTEND_BEFORE_MS || move_is_final(&mv->core))
                 return;
         size_t n = all_needs(mv, move_reserved_bps(mv), needs);
+        if (n == 0)
+                return;
         move_unreserve(mv);
-        if (n > 0 && reserve(mv, needs, n, now + EXTEND_MS, &err) > 0) {
+        if (reserve(mv, needs, n, now + EXTEND_MS, &err) > 0) {
                 hold_thread_again(mv); /* it may be other CPUs */
                 move_say(mv, "extended", "it takes longer than was predicted: what it takes is reserved on");
-        } else if (n > 0 && end_ms > now) {
+        } else if (end_ms > now) {
                 struct err none = {0};
                 (void)reserve(mv, needs, n, end_ms, &none); /* what it had; nobody can have taken it */
                 hold_thread_again(mv);
