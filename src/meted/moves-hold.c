@@ -128,6 +128,38 @@ static json_t *item_params(struct moving *mv, const char *item, int64_t tid, boo
 
 /* ---- the link ---- */
 
+static void on_stream_changed(void *arg, const json_t *result, const struct err *err)
+{
+        struct moving *mv = arg;
+        (void)result;
+        if (err)
+                move_fallback(mv, "the rate that is guaranteed is not what is reserved: %.70s",
+                              err->sentence);
+        settled(mv, NULL);
+}
+
+static json_t *stream_params(const struct moving *mv, int64_t rate_bps, int n_fds)
+{
+        struct api_keeper_move_hold p = {.rate_bps = rate_bps, .fds = n_fds};
+        (void)STR_COPY(p.vm, mv->vm);
+        return api_keeper_move_hold_emit(&p);
+}
+
+/* What is not reserved may be guaranteed to others. Its class stays: it may have what they do not use. */
+static int64_t stream_rate_bps(const struct moving *mv)
+{
+        return mv->has_lapsed ? NET_LEAST_BPS : move_rate_bps(move_reserved_bps(mv));
+}
+
+static void follow_rate(struct moving *mv)
+{
+        int64_t rate_bps = stream_rate_bps(mv);
+        if (!mv->is_stream_held || rate_bps == mv->stream_bps)
+                return;
+        mv->stream_bps = rate_bps;
+        call(mv, API_KEEPER_MOVE_HOLD, stream_params(mv, rate_bps, 0), on_stream_changed);
+}
+
 static void on_stream_held(void *arg, const json_t *result, const struct err *err)
 {
         struct moving *mv = arg;
@@ -140,21 +172,15 @@ static void on_stream_held(void *arg, const json_t *result, const struct err *er
         else if (held.has_fallback)
                 move_fallback(mv, "%s", held.fallback);
         mv->is_stream_held = !err && !held.has_fallback;
+        follow_rate(mv); /* what is reserved may have lapsed meanwhile */
         settled(mv, NULL);
         source_stream_is_held(mv);
-}
-
-static json_t *stream_params(const struct moving *mv, int64_t rate_bps, int n_fds)
-{
-        struct api_keeper_move_hold p = {.rate_bps = rate_bps, .fds = n_fds};
-        (void)STR_COPY(p.vm, mv->vm);
-        return api_keeper_move_hold_emit(&p);
 }
 
 void hold_stream(struct moving *mv, int fd)
 {
         /* A second attempt has what the first was raised to: the controller does not ask for it again. */
-        mv->stream_bps = move_rate_bps(move_reserved_bps(mv));
+        mv->stream_bps = stream_rate_bps(mv);
         if (mv->core.row.vector.bandwidth_bps <= 0) /* a best effort: nothing is reserved */
                 source_stream_is_held(mv);
         else {
@@ -164,23 +190,13 @@ void hold_stream(struct moving *mv, int fd)
         }
 }
 
-static void on_stream_raised(void *arg, const json_t *result, const struct err *err)
-{
-        struct moving *mv = arg;
-        (void)result;
-        if (err)
-                move_fallback(mv, "more bandwidth is reserved, and not guaranteed: %.80s", err->sentence);
-        settled(mv, NULL);
-}
-
 void hold_more_of_link(struct moving *mv, int64_t bandwidth_bps)
 {
         int64_t rate_bps = move_rate_bps(bandwidth_bps);
-        if (!mv->is_stream_held || rate_bps <= mv->stream_bps || !move_raise(mv, bandwidth_bps))
-                return;
-        move_say(mv, "raised", "%lld bit/s of the link are reserved from now on", (long long)rate_bps);
-        mv->stream_bps = rate_bps;
-        call(mv, API_KEEPER_MOVE_HOLD, stream_params(mv, rate_bps, 0), on_stream_raised);
+        if (mv->is_stream_held && !mv->has_lapsed && rate_bps > mv->stream_bps &&
+            move_raise(mv, bandwidth_bps))
+                move_say(mv, "raised", "%lld bit/s of the link are reserved from now on",
+                         (long long)rate_bps);
 }
 
 /* ---- CPU ---- */
@@ -205,8 +221,9 @@ void hold_thread(struct moving *mv, int64_t tid)
         int64_t cpus[CPUS_MAX], share_milli = 0;
         size_t n = move_cpus(mv, cpus, ARRAY_N(cpus), &share_milli);
         const struct api_keeper_info *keeper = keeper_info(mv->m->keeper);
+        mv->bare_thread = n == 0 ? tid : 0;
         if (n == 0)
-                return; /* a best effort: nothing is reserved */
+                return; /* a best effort; or it has lapsed */
         if (keeper && keeper->cpu_provider == API_CPU_PROVIDER_AFFINITY)
                 move_fallback(mv,
                               "the share of the CPU that is reserved is not held: only affinity holds CPUs");
@@ -217,10 +234,20 @@ void hold_thread(struct moving *mv, int64_t tid)
                 call(mv, API_KEEPER_HOST_BIND, item_params(mv, ITEM, tid, false), on_thread_held);
 }
 
-void hold_thread_again(struct moving *mv)
+static void drop_thread(struct moving *mv)
 {
-        if (mv->thread)
-                hold_thread(mv, mv->thread);
+        mv->bare_thread = mv->thread;
+        mv->thread = 0;
+        call(mv, API_KEEPER_HOST_DEACTIVATE, item_params(mv, ITEM, 0, true), on_done_beside);
+}
+
+void hold_again(struct moving *mv)
+{
+        follow_rate(mv);
+        if (mv->has_lapsed && mv->thread)
+                drop_thread(mv);
+        else if (!mv->has_lapsed && (mv->thread || mv->bare_thread))
+                hold_thread(mv, mv->thread ? mv->thread : mv->bare_thread);
 }
 
 /* ---- vCPUs ---- */
@@ -482,7 +509,7 @@ void hold_end(struct moving *mv)
         call(mv, API_KEEPER_HOST_DEACTIVATE, item_params(mv, ITEM, 0, true), on_done);
         if (move_is_source(&mv->core))
                 call(mv, API_KEEPER_MOVE_DROP, api_keeper_vm_emit(&p), on_stream_dropped);
-        mv->thread = 0;
+        mv->thread = mv->bare_thread = 0;
 }
 
 static void on_swept(void *arg, const json_t *result, const struct err *err)

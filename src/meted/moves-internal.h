@@ -54,7 +54,9 @@ struct moving {
         bool was_cut;
         size_t n_fallbacks;
         char fallbacks[MOVE_FALLBACKS_MAX][MOVE_FALLBACK]; /* what is not held of what was reserved (S.10) */
-        int64_t raised_bps; /* reserved of the link since, beside the vector; 0: nothing */
+        int64_t raised_bps;     /* reserved of the link since, beside the vector; 0: nothing */
+        bool has_lapsed;        /* what is reserved is not any more, and nothing of it is held */
+        int64_t lapsed_mono_ms; /* when it was tried last to have it again */
         struct loop_timer tick;
         struct loop_timer extend; /* looks whether what is reserved ends too soon */
         GList *askers;            /* of struct http_request: they wait until it is decided, or over */
@@ -89,6 +91,7 @@ struct moving {
         unsigned hold_pending;   /* of them, those without an answer */
         bool is_hold_lost;       /* one of them was not answered: the keeper is away */
         int64_t thread;          /* that is held by what is reserved of CPU; 0: none */
+        int64_t bare_thread;     /* that would be, were any reserved; 0: none */
         bool is_touched;         /* the VM's vCPUs may have something else than what was granted */
         bool is_inherited;       /* by a meted before this one */
         bool is_restoring;       /* they are asked to be as granted: not answered yet */
@@ -250,7 +253,8 @@ void hold_stream(struct moving *mv, int fd);
 void hold_more_of_link(struct moving *mv, int64_t bandwidth_bps);
 /* A thread of the VMM runs on the CPU that is reserved on this side; again after what is reserved changed. */
 void hold_thread(struct moving *mv, int64_t tid);
-void hold_thread_again(struct moving *mv);
+/* What is reserved has changed, or lapsed, and all that is held with it: the CPU may be another. */
+void hold_again(struct moving *mv);
 /* Least share of its time that policy leaves a vCPU of this VM. */
 int64_t hold_share_min(const struct moving *mv);
 /* The vCPUs are throttled: no lift before it is answered any more. */

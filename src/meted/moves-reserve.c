@@ -8,6 +8,8 @@
 #include "meted/moves.h"
 
 enum { RESERVE_MS = 60000, EXTEND_MS = 10000, EXTEND_BEFORE_MS = 1500 };
+/* Longer than from one look to the next; and from one try to have it again to the next. */
+enum { LAST_LOOK_MS = 750, AGAIN_MS = 5000 };
 
 int64_t move_rate_bps(int64_t bandwidth_bps)
 {
@@ -167,12 +169,48 @@ bool move_raise(struct moving *mv, int64_t bandwidth_bps)
         move_unreserve(mv);
         if (reserve(mv, needs, all_needs(mv, bandwidth_bps, needs), end_ms, &err) > 0) {
                 mv->raised_bps = bandwidth_bps;
-                hold_thread_again(mv);
+                hold_again(mv);
                 return true;
         }
         (void)reserve(mv, needs, all_needs(mv, move_reserved_bps(mv), needs), end_ms, &err);
-        hold_thread_again(mv);
+        hold_again(mv);
         return false; /* what it had; nobody can have taken it */
+}
+
+/* What it takes is used in these states: not before, and not any more behind them. */
+static bool is_used(const struct moving *mv)
+{
+        enum move_state s = mv->core.row.state;
+        return move_is_source(&mv->core) ? s == MOVE_PREPARING_THERE || s == MOVE_COPYING
+                                         : s == MOVE_PREPARING || s == MOVE_READY || s == MOVE_INCOMING;
+}
+
+/* It may be promised to somebody else from now on. What a source holds ends with its copy anyway. */
+static void lapse(struct moving *mv)
+{
+        if (mv->has_lapsed || !(is_used(mv) || (!move_is_source(&mv->core) && mv->thread)))
+                return;
+        mv->has_lapsed = true;
+        mv->lapsed_mono_ms = loop_mono_ms();
+        hold_again(mv);
+        move_say(mv, "lapsed", "what it takes is not reserved any more: it has what nobody else takes");
+}
+
+/* Its time is over, maybe with another attempt to come: it is had again as soon as it is free. */
+static void reserve_again(struct moving *mv, const struct need *needs, size_t n)
+{
+        struct err err = {0};
+        int64_t mono_ms = loop_mono_ms();
+        if (mv->has_lapsed && mono_ms < mv->lapsed_mono_ms + AGAIN_MS)
+                return;
+        if (is_used(mv) && reserve(mv, needs, n, loop_now_ms() + EXTEND_MS, &err) > 0) {
+                mv->has_lapsed = false;
+                hold_again(mv);
+                move_say(mv, "reserved-again", "what it takes is reserved again");
+        } else {
+                mv->lapsed_mono_ms = mono_ms;
+                lapse(mv);
+        }
 }
 
 /* It takes longer than was predicted: what is reserved stays so, where nobody else was promised it. */
@@ -182,20 +220,27 @@ void move_extend(struct moving *mv)
         struct err err = {0};
         int64_t now = loop_now_ms(), end_ms = reservations_of(mv, false).end_ms;
         /* A dry run has nothing reserved: what is found is that of a move of the same id. */
-        if (mv->is_dry || end_ms == 0 || end_ms > now + EXTEND_BEFORE_MS || move_is_final(&mv->core))
+        if (mv->is_dry || end_ms > now + EXTEND_BEFORE_MS || move_is_final(&mv->core))
                 return;
         size_t n = all_needs(mv, move_reserved_bps(mv), needs);
         if (n == 0)
                 return;
+        if (end_ms == 0) {
+                reserve_again(mv, needs, n);
+                return;
+        }
         move_unreserve(mv);
         if (reserve(mv, needs, n, now + EXTEND_MS, &err) > 0) {
-                hold_thread_again(mv); /* it may be other CPUs */
+                mv->has_lapsed = false;
+                hold_again(mv); /* it may be other CPUs */
                 move_say(mv, "extended", "it takes longer than was predicted: what it takes is reserved on");
         } else if (end_ms > now) {
                 struct err none = {0};
                 (void)reserve(mv, needs, n, end_ms, &none); /* what it had; nobody can have taken it */
-                hold_thread_again(mv);
+                hold_again(mv);
                 move_say(mv, "not-extended", "what it takes is not reserved for longer: %.120s",
                          err.sentence);
+                if (end_ms <= now + LAST_LOOK_MS) /* at its end somebody else is to have it already */
+                        lapse(mv);
         }
 }
