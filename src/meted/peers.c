@@ -245,6 +245,32 @@ void peers_stop(struct meted *m)
         m->partners = NULL;
 }
 
+/* Who stays is as it was until it answers anew: a move to it may be being planned. What is known of its way
+ * is that of its address. */
+static void carry_over(struct partners *to, const struct partners *from)
+{
+        for (size_t i = 0, k = 0; i < to->n; i++) {
+                struct partner *p = &to->list[i];
+                while (k < from->n && strcmp(from->list[k].entry->name, p->entry->name) < 0)
+                        k++;
+                const struct partner *was = k < from->n ? &from->list[k] : NULL;
+                if (!was || strcmp(was->entry->name, p->entry->name) != 0 ||
+                    strcmp(was->entry->pin, p->entry->pin) != 0)
+                        continue;
+                p->hello = was->hello;
+                p->heard_ms = was->heard_ms;
+                p->round_trip_ms = was->round_trip_ms;
+                p->clock_ahead_ms = was->clock_ahead_ms;
+                p->certificate_end_ms = was->certificate_end_ms;
+                if (!p->entry->has_address || !was->entry->has_address ||
+                    p->entry->address.port != was->entry->address.port ||
+                    strcmp(p->entry->address.host, was->entry->address.host) != 0)
+                        continue;
+                p->at = was->at;
+                p->is_reachable = was->is_reachable;
+        }
+}
+
 void peers_reload(struct meted *m)
 {
         struct partners *all = NULL;
@@ -258,6 +284,7 @@ void peers_reload(struct meted *m)
                 return;
         }
         *m->peers_problem = '\0';
+        carry_over(all, m->partners);
         peers_stop(m);
         m->partners = all;
         log_info("%zu peers in %s", all->n, m->config.peers);

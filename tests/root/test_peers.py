@@ -239,6 +239,19 @@ def test_wrong_pin_on_our_side(site):
     assert not p["reachable"] and "not the pinned one" in p["problem"] and "hello" not in p
 
 
+def test_who_stays_is_not_forgotten(site):
+    """What a peer said is known on when peers.conf is read anew, until it is asked: a move to it may be being planned."""
+    site.wait_peer(site.a, "b", "it is reachable", reachable)
+    site.b.meted.send_signal(signal.SIGSTOP)
+    try:
+        site.usual(site.a)
+        p = site.peer(site.a, "b")
+        assert p["reachable"] and p["hello"]["name"] == "b", p
+    finally:
+        site.b.meted.send_signal(signal.SIGCONT)
+    site.wait_peer(site.a, "b", "it answers", lambda p: p["reachable"] and "asked_ms" in p)
+
+
 def test_those_who_say_nothing_keep_nobody_out(site):
     """More than there is room for, of one address and of several; some say a little."""
     site.wait_peer(site.b, "a", "it is reachable", reachable)
