@@ -95,7 +95,7 @@ void arrive_reserve(struct moving *mv, const struct move_effect *f)
                                         .token = f->token,
                                         .reason = err.reason,
                                         .sentence = err.sentence,
-                                        .has = move_free_here(m)};
+                                        .has = move_free_here(m, mv->core.row.reserve_ms)};
                 move_happened(mv, &ev);
         }
         meted_changed(m);

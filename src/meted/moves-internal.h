@@ -158,7 +158,11 @@ struct moving *move_of_vm(const struct meted *m, const char *vm);
 void move_outcome_name_of(const struct moving *mv, char ret[80]);
 
 /* moves-later.c */
-struct means_side move_free_here(const struct meted *m);
+/* Now, and for so long; 0: it is not known for how long. */
+struct means_side move_free_here(const struct meted *m, int64_t for_ms);
+/* Makes mv->plan for this level, of mv->means, whose sides it fills in. */
+void move_plan(struct moving *mv, const struct level *l);
+enum { MOVE_HOLD_MS = 60000 }; /* an offer can be taken for so long */
 /* Sets mv->earliest_ms, for a level that mv->means do not keep now. */
 void move_find_earliest(struct moving *mv, const struct level *l);
 

@@ -10,20 +10,19 @@
 #include "meted/moves.h"
 
 enum { FOR_MS = 60000 }; /* to be free, for a level without a total time */
+enum { PLANS_MAX = 3 };
 
-/* at_ms: in the future, or 0: now. */
-static struct means_side free_at(const struct meted *m, int64_t at_ms)
+/* All the time from then on. Of CPUs the one with the most: a thread runs on one, with what that has. */
+static struct means_side free_over(const struct meted *m, int64_t at_ms, int64_t for_ms)
 {
         const struct ledger *l = hypervisor_ledger(m->hv);
         struct means_side s = {.bandwidth_bps = m->config.move_rate_bps};
         int64_t net = -1;
         for (size_t i = 0; i < m->inventory.n; i++) {
                 const struct component *c = &m->inventory.components[i];
-                int64_t left = at_ms ? ledger_free_over(l, (uint32_t)i, at_ms, at_ms + 1)
-                                     : ledger_owned(l, (uint32_t)i) - ledger_claimed(l, (uint32_t)i);
-                left = left > 0 && c->healthy ? left : 0;
+                int64_t left = c->healthy ? ledger_free_over(l, (uint32_t)i, at_ms, at_ms + for_ms) : 0;
                 if (c->kind == COMPONENT_CPU)
-                        s.cpu_milli += left;
+                        s.cpu_milli = s.cpu_milli > left ? s.cpu_milli : left;
                 else if (c->kind == COMPONENT_NET)
                         net = net > left ? net : left;
         }
@@ -32,9 +31,38 @@ static struct means_side free_at(const struct meted *m, int64_t at_ms)
         return s;
 }
 
-struct means_side move_free_here(const struct meted *m)
+struct means_side move_free_here(const struct meted *m, int64_t for_ms)
 {
-        return free_at(m, 0);
+        return free_over(m, loop_now_ms(), for_ms > 0 ? for_ms : FOR_MS);
+}
+
+/* What is offered is reserved for as long as it can be taken, too. */
+static int64_t reserve_ms_of(const struct moving *mv)
+{
+        const struct plan *p = &mv->plan;
+        if (p->outcome == PLAN_COUNTERED)
+                return MOVE_HOLD_MS + plan_of_offer(p, 0).reserve_ms;
+        return p->reserve_ms + (mv->core.row.is_offer ? MOVE_HOLD_MS : 0);
+}
+
+/* For how long it is reserved is known behind the plan; what begins before that is over stands in its way. */
+void move_plan(struct moving *mv, const struct level *l)
+{
+        int64_t for_ms = mv->core.row.reserve_ms > 0 ? mv->core.row.reserve_ms : 1; /* of a round before */
+        struct means *with = &mv->means;
+        with->source = move_free_here(mv->m, for_ms);
+        for (int i = 1;; i++) {
+                with->destination = mv->core.row.is_short ? mv->core.row.has
+                                                          : peers_means(mv->m, mv->peer, &with->source);
+                plan_make(&mv->profile, l, with, &mv->plan);
+                for_ms = MAX(for_ms, reserve_ms_of(mv));
+                const struct means_side then = move_free_here(mv->m, for_ms);
+                if (i == PLANS_MAX || (then.bandwidth_bps == with->source.bandwidth_bps &&
+                                       then.cpu_milli == with->source.cpu_milli))
+                        break;
+                with->source = then;
+        }
+        mv->has_plan = true;
 }
 
 /* The next instants at which something of CPUs or the link changes hands, in order. */
@@ -75,7 +103,7 @@ size_t moves_later(const struct meted *m, struct side_then ret[PLAN_THENS_MAX])
         struct instants all = {.m = m, .now_ms = loop_now_ms()};
         ledger_each(hypervisor_ledger(m->hv), take_claim, &all);
         for (size_t i = 0; i < all.n; i++)
-                ret[i] = (struct side_then){all.at_ms[i], free_at(m, all.at_ms[i])};
+                ret[i] = (struct side_then){all.at_ms[i], free_over(m, all.at_ms[i], 1)};
         return all.n;
 }
 

@@ -18,7 +18,7 @@
 #include "vm/socket.h"
 
 enum { COPY_MS = 10000, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
-enum { SETTLE_MS = 80, RESUME_MS = 25, HOLD_MS = 60000, GOODPUT_MILLI = 955 };
+enum { SETTLE_MS = 80, RESUME_MS = 25, GOODPUT_MILLI = 955 };
 enum { COMMIT_MAX_US = 1000000, STOP_MAX_US = 1000000 };
 
 #define NO_PROFILE "who had measured what is to move was started again"
@@ -35,7 +35,7 @@ static int64_t copy_most_ms(const struct moving *mv, const struct level *l)
 void source_plan(struct moving *mv, uint64_t token)
 {
         struct meted *m = mv->m;
-        struct move_event ev = {.token = token, .hold_ms = HOLD_MS};
+        struct move_event ev = {.token = token, .hold_ms = MOVE_HOLD_MS};
         struct level level = mv->core.row.level;
         char limit[MOVE_SENTENCE];
         if (!mv->has_profile) {
@@ -45,8 +45,7 @@ void source_plan(struct moving *mv, uint64_t token)
                 return;
         }
         level.is_best_effort = mv->is_best_effort;
-        mv->means = (struct means){.source = move_free_here(m),
-                                   .share_min_milli = hold_share_min(mv),
+        mv->means = (struct means){.share_min_milli = hold_share_min(mv),
                                    .goodput = GOODPUT_MILLI / 1000.0,
                                    .goodput_error = 0.05,
                                    .queued_bytes = 4 * COPY_SOCKET_BYTES,
@@ -54,10 +53,7 @@ void source_plan(struct moving *mv, uint64_t token)
                                    .resume_s = RESUME_MS / 1000.0};
         const struct machine *v = machine_find(m, mv->vm);
         learn_fill(moves_learn(m), mv->peer, v ? v->definition.machine : "", &mv->profile);
-        mv->means.destination =
-                mv->core.row.is_short ? mv->core.row.has : peers_means(m, mv->peer, &mv->means.source);
-        plan_make(&mv->profile, &level, &mv->means, &mv->plan);
-        mv->has_plan = true;
+        move_plan(mv, &level);
         const struct plan *p = &mv->plan;
         mv->earliest_ms = 0;
         if (p->limit != 0)
@@ -68,7 +64,7 @@ void source_plan(struct moving *mv, uint64_t token)
                 ev.kind = MOVE_EV_PLANNED;
                 ev.vector = p->vector;
                 /* After the peer was short of what an offer took, it is offered with what the peer has. */
-                ev.reserve_ms = p->reserve_ms + (mv->core.row.is_offer ? HOLD_MS : 0);
+                ev.reserve_ms = p->reserve_ms + (mv->core.row.is_offer ? MOVE_HOLD_MS : 0);
                 ev.copy_ms = copy_most_ms(mv, &level);
                 break;
         case PLAN_COUNTERED:
@@ -76,8 +72,8 @@ void source_plan(struct moving *mv, uint64_t token)
                 mv->offer_kind = p->offers[0].kind;
                 ev.level = p->offers[0].level;
                 ev.vector = p->offers[0].vector;
-                ev.reserve_ms =
-                        HOLD_MS + plan_of_offer(p, 0).reserve_ms; /* it may be taken at the last moment */
+                ev.reserve_ms = MOVE_HOLD_MS +
+                                plan_of_offer(p, 0).reserve_ms; /* it may be taken at the last moment */
                 ev.copy_ms = copy_most_ms(mv, &ev.level);
                 break;
         case PLAN_NEVER:

@@ -379,7 +379,7 @@ struct means_side peers_means(const struct meted *m, const char *name, const str
         for (size_t i = 0; p && i < p->hello.n_free; i++) {
                 const struct api_peer_free *f = &p->hello.free[i];
                 if (f->kind == API_COMPONENT_KIND_CPU)
-                        s.cpu_milli = f->free;
+                        s.cpu_milli = f->largest; /* a thread runs on one */
                 else if (f->kind == API_COMPONENT_KIND_NET && f->largest < s.bandwidth_bps)
                         s.bandwidth_bps = f->largest;
         }
