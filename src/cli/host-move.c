@@ -100,8 +100,8 @@ static void print_offers(const json_t *move)
 /* By their sources. */
 static void print_figures(const json_t *plan)
 {
-        static const char *const sources[] = {"measured", "sampled",    "learnt",
-                                              "told",     "configured", "assumed"};
+        static const char *const sources[] = {"measured", "sampled",    "learnt", "told",
+                                              "free",     "configured", "assumed"};
         size_t i;
         json_t *figure;
         for (size_t s = 0; s < ARRAY_N(sources); s++) {

@@ -29,6 +29,7 @@ const char *figure_source_name(enum figure_source source)
                 [FIGURE_ASSUMED] = "assumed", [FIGURE_CONFIGURED] = "configured",
                 [FIGURE_SAMPLED] = "sampled", [FIGURE_MEASURED] = "measured",
                 [FIGURE_LEARNT] = "learnt",   [FIGURE_TOLD] = "told",
+                [FIGURE_FREE] = "free",
         };
         return source > 0 && source < FIGURE_SOURCE_N ? names[source] : "?";
 }

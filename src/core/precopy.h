@@ -28,6 +28,7 @@ enum figure_source {
         FIGURE_MEASURED, /* from all of it: a dirty bitmap, the holes of the RAM file */
         FIGURE_LEARNT,   /* from earlier moves, by who asks */
         FIGURE_TOLD,     /* likewise, by the other host */
+        FIGURE_FREE,     /* likewise, as this host's ledger has it */
         FIGURE_SOURCE_N
 };
 const char *figure_source_name(enum figure_source source); /* "sampled" */

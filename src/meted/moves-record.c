@@ -261,25 +261,32 @@ static int64_t figure_of(double value)
 static void show_figures(const struct moving *mv, struct api_move_plan *to)
 {
         const struct profile *p = &mv->profile;
+        const struct means_side *here = &mv->means.source, *there = &mv->means.destination;
+        const enum figure_source here_source =
+                here->bandwidth_bps == mv->m->config.move_rate_bps ? FIGURE_CONFIGURED : FIGURE_FREE;
+        /* A peer with more, or that has no link in its ledger, is taken to have what this side has. */
+        const enum figure_source there_source =
+                mv->core.row.is_short || there->bandwidth_bps != here->bandwidth_bps ? FIGURE_TOLD
+                                                                                     : here_source;
         const struct {
                 const char *name;
                 double value;
                 enum figure_source source;
         } all[] = {
-                {"source_bps",            (double)mv->means.source.bandwidth_bps,      FIGURE_CONFIGURED                },
-                {"destination_bps",       (double)mv->means.destination.bandwidth_bps, FIGURE_TOLD                      },
-                {"populated_bytes",       (double)p->populated_bytes,                  p->populated_source              },
-                {"zero_pages",            (double)p->zero_pages,                       p->zero_pages_source             },
-                {"dirty_bytes_in_1s",     curve_bytes(&p->dirty,                       1,                                 1e18), p->dirty.source},
-                {"device_bytes",        (double)p->device_mean_bytes,                                                   p->device_bytes_source                                                                      },
+                {"source_bps",            (double)here->bandwidth_bps,  here_source                      },
+                {"destination_bps",       (double)there->bandwidth_bps, there_source                     },
+                {"populated_bytes",       (double)p->populated_bytes,   p->populated_source              },
+                {"zero_pages",            (double)p->zero_pages,        p->zero_pages_source             },
+                {"dirty_bytes_in_1s",     curve_bytes(&p->dirty,        1,                                 1e18), p->dirty.source},
+                {"device_bytes",        (double)p->device_mean_bytes,                                    p->device_bytes_source                                                       },
                 {"setup_us", p->setup.mean_s * 1e6,p->setup.source},
-                {"stop_us",        p->stop.mean_s * 1e6,                                                          p->stop.source                                                                                                                                       },
+                {"stop_us",        p->stop.mean_s * 1e6,                                           p->stop.source                                                                                                         },
                 {"device_us",         p->device.mean_s * 1e6,p->device.source},
-                {"commit_us",       p->commit.mean_s * 1e6,                                                        p->commit.source                                                                                                                                                                                                    },
+                {"commit_us",       p->commit.mean_s * 1e6,                                         p->commit.source                                                                                                                                                       },
                 {"run_us",       p->run.mean_s * 1e6,p->run.source},
-                {"zero_page_ns",          p->zero_page.mean_s * 1e9,                                                           p->zero_page.source                                                                                                                                                                                                                                                              },
+                {"zero_page_ns",          p->zero_page.mean_s * 1e9,                                            p->zero_page.source                                                                                                                                                                                                  },
                 {"source_cpu_us_per_mb",    p->source_cpu.mean_s * 1e12,p->source_cpu.source},
-                {"destination_cpu_us_per_mb",   p->destination_cpu.mean_s * 1e12,                                                          p->destination_cpu.source                                                                                                                                                                                                                                                                                                                              },
+                {"destination_cpu_us_per_mb",   p->destination_cpu.mean_s * 1e12,                                           p->destination_cpu.source                                                                                                                                                                                                                                                   },
         };
         for (size_t i = 0; i < ARRAY_N(all) && to->n_figures < ARRAY_N(to->figures); i++) {
                 struct api_move_figure *f = &to->figures[to->n_figures++];
