@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <math.h>
 
+#include "base/str.h"
+
 enum { CHAIN_BANDWIDTHS = 256, CHAIN_OCTAVES = 7, THROTTLE_STEP_MILLI = 10, THREAD_MILLI = 1000 };
 
 /* Downtime-limits that are considered, in ms: each a sixth above the one before. Who sets no bound for the
@@ -575,14 +577,47 @@ static bool keeps_with(const struct profile *p, const struct level *l, const str
         return keeps(&x, &most, l) || keeps(&x, &end, l);
 }
 
+static bool has_no_more(const struct means_side *a, const struct means_side *than)
+{
+        return a->bandwidth_bps <= than->bandwidth_bps && a->cpu_milli <= than->cpu_milli;
+}
+
+/* What did not keep it does not with less, or hardly (rounds are whole): to run through it for each instant
+ * would hold up all else. */
+struct in_vain {
+        struct {
+                struct means_side source, destination;
+        } with[2 * PLAN_THENS_MAX];
+        size_t n;
+};
+
+static bool is_in_vain(const struct in_vain *v, const struct means *m)
+{
+        for (size_t i = 0; i < v->n; i++)
+                if (has_no_more(&m->source, &v->with[i].source) &&
+                    has_no_more(&m->destination, &v->with[i].destination))
+                        return true;
+        return false;
+}
+
+static void was_in_vain(struct in_vain *v, const struct means *m)
+{
+        if (v->n == ARRAY_N(v->with))
+                return;
+        v->with[v->n].source = m->source;
+        v->with[v->n++].destination = m->destination;
+}
+
 bool plan_earliest(const struct profile *p, const struct level *l, const struct means *m,
                    const struct plan_then *thens, size_t n, int64_t for_ms, int64_t now_ms, int64_t *ret_ms)
 {
+        struct in_vain in_vain = {.n = 0};
         assert(level_check(l, NULL) == 0);
         if (keeps_with(p, l, m)) {
                 *ret_ms = now_ms;
                 return true;
         }
+        was_in_vain(&in_vain, m);
         for (size_t i = 0; i < n; i++) {
                 struct means later = *m;
                 later.source = thens[i].source;
@@ -591,10 +626,13 @@ bool plan_earliest(const struct profile *p, const struct level *l, const struct 
                         less_of(&later.source, &thens[k].source);
                         less_of(&later.destination, &thens[k].destination);
                 }
+                if (is_in_vain(&in_vain, &later))
+                        continue;
                 if (keeps_with(p, l, &later)) {
                         *ret_ms = thens[i].at_ms > now_ms ? thens[i].at_ms : now_ms;
                         return true;
                 }
+                was_in_vain(&in_vain, &later);
         }
         return false;
 }

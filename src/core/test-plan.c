@@ -495,6 +495,34 @@ static void test_earliest(void)
         g_assert_cmpuint(plan_merge(&m, NULL, 0, NULL, 0, both), ==, 0);
 }
 
+/* Instants that are passed over were in vain: each by itself says the same. */
+static void test_earliest_of_many(void)
+{
+        for (uint32_t seed = 1; seed <= 60; seed++) {
+                GRand *r = g_rand_new_with_seed(seed);
+                struct profile p = some_profile();
+                struct means m = some_means();
+                struct level l = {20000, 100 + 100 * g_rand_int_range(r, 0, 4), false};
+                struct plan_then all[2 * PLAN_THENS_MAX];
+                int64_t first_ms = -7, at_ms = -7;
+                m.source.bandwidth_bps = m.destination.bandwidth_bps = 20 * MBIT;
+                for (size_t i = 0; i < G_N_ELEMENTS(all); i++) {
+                        all[i].at_ms = 1000 * (int64_t)(i + 1);
+                        all[i].source = (struct means_side){g_rand_int_range(r, 0, 500) * MBIT,
+                                                            g_rand_int_range(r, 0, 400)};
+                        all[i].destination = (struct means_side){g_rand_int_range(r, 0, 500) * MBIT,
+                                                                 g_rand_int_range(r, 0, 400)};
+                }
+                bool is_some = false;
+                for (size_t i = 0; i < G_N_ELEMENTS(all) && !is_some; i++)
+                        is_some = plan_earliest(&p, &l, &m, &all[i], 1, 1, 0, &first_ms);
+                g_assert_true(plan_earliest(&p, &l, &m, all, G_N_ELEMENTS(all), 1, 0, &at_ms) == is_some);
+                g_test_message("seed %u: %lld", seed, (long long)at_ms);
+                g_assert_cmpint(at_ms, ==, first_ms);
+                g_rand_free(r);
+        }
+}
+
 static void test_names(void)
 {
         for (int o = 1; o < PLAN_OUTCOME_N; o++)
@@ -521,6 +549,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/plan/honest", test_honest);
         g_test_add_func("/core/plan/accepted", test_accepted);
         g_test_add_func("/core/plan/earliest", test_earliest);
+        g_test_add_func("/core/plan/earliest-of-many", test_earliest_of_many);
         g_test_add_func("/core/plan/names", test_names);
         return g_test_run();
 }
