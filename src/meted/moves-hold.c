@@ -221,9 +221,10 @@ void hold_thread(struct moving *mv, int64_t tid)
         int64_t cpus[CPUS_MAX], share_milli = 0;
         size_t n = move_cpus(mv, cpus, ARRAY_N(cpus), &share_milli);
         const struct api_keeper_info *keeper = keeper_info(mv->m->keeper);
-        mv->bare_thread = n == 0 ? tid : 0;
-        if (n == 0)
-                return; /* a best effort; or it has lapsed */
+        bool is_bare = n == 0 || mv->has_lapsed; /* a best effort; or what it had is over, or nearly so */
+        mv->bare_thread = is_bare ? tid : 0;
+        if (is_bare)
+                return;
         if (keeper && keeper->cpu_provider == API_CPU_PROVIDER_AFFINITY)
                 move_fallback(mv,
                               "the share of the CPU that is reserved is not held: only affinity holds CPUs");
