@@ -50,7 +50,7 @@ static const struct cell table[LEAD_STATE_N][LEAD_EV_N] = {
                 [LEAD_EV_FREE]   = IGNORED(LEAD_CLAIMING),
                 [LEAD_EV_HELD]   = {LEAD_LOOKING, SOON, LEAD_CALL_NONE},
                 [LEAD_EV_LEASE]  = IGNORED(LEAD_CLAIMING),
-                [LEAD_EV_WON]    = {LEAD_LEADING, KEEP, LEAD_CALL_NONE},
+                [LEAD_EV_WON]    = {LEAD_LEADING, CALL, LEAD_CALL_KEEP}, /* the lease may be old by now */
                 [LEAD_EV_GONE]   = {LEAD_LOOKING, PAUSE, LEAD_CALL_NONE},
                 [LEAD_EV_FAILED] = {LEAD_CLAIMING, PAUSE, LEAD_CALL_NONE},
         },

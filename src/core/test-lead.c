@@ -21,7 +21,7 @@ static struct lead at(enum lead_state state)
         if (state >= LEAD_CLAIMING)
                 g_assert_cmpint(step(&l, LEAD_EV_LEASE, 1000), ==, LEAD_CALL_CLAIM);
         if (state >= LEAD_LEADING)
-                g_assert_cmpint(step(&l, LEAD_EV_WON, 1000), ==, LEAD_CALL_NONE);
+                g_assert_cmpint(step(&l, LEAD_EV_WON, 1000), ==, LEAD_CALL_KEEP);
         if (state >= LEAD_LOST)
                 g_assert_cmpint(step(&l, LEAD_EV_GONE, 1000), ==, LEAD_CALL_NONE);
         g_assert_cmpint(l.state, ==, state);
@@ -36,19 +36,19 @@ static void test_cells(void)
         } want[LEAD_STATE_N] = {
                 [LEAD_LOOKING] = {{0, LEAD_LOOKING, LEAD_GRANTING, LEAD_LOOKING, LEAD_LOOKING, LEAD_LOOKING,
                                    LEAD_LOOKING, LEAD_LOOKING},
-                                  {0, LEAD_CALL_LOOK, LEAD_CALL_GRANT}},
+                                  {0, LEAD_CALL_LOOK, LEAD_CALL_GRANT}         },
                 [LEAD_GRANTING] = {{0, LEAD_GRANTING, LEAD_GRANTING, LEAD_GRANTING, LEAD_CLAIMING,
                                     LEAD_GRANTING, LEAD_GRANTING, LEAD_LOOKING},
-                                  {0, 0, 0, 0, LEAD_CALL_CLAIM}       },
+                                  {0, 0, 0, 0, LEAD_CALL_CLAIM}                },
                 [LEAD_CLAIMING] = {{0, LEAD_CLAIMING, LEAD_CLAIMING, LEAD_LOOKING, LEAD_CLAIMING,
                                     LEAD_LEADING, LEAD_LOOKING, LEAD_CLAIMING},
-                                  {0, LEAD_CALL_CLAIM}                },
+                                  {0, LEAD_CALL_CLAIM, 0, 0, 0, LEAD_CALL_KEEP}},
                 [LEAD_LEADING] = {{0, LEAD_LEADING, LEAD_LOST, LEAD_LOST, LEAD_LEADING, LEAD_LEADING,
                                    LEAD_LOST, LEAD_LEADING},
-                                  {0, LEAD_CALL_KEEP}                 },
+                                  {0, LEAD_CALL_KEEP}                          },
                 [LEAD_LOST] = {{0, LEAD_LOST, LEAD_LOST, LEAD_LOST, LEAD_LOST, LEAD_LOST, LEAD_LOST,
                                 LEAD_LOST},
-                                  {0}                                 },
+                                  {0}                                          },
         };
         for (enum lead_state s = LEAD_LOOKING; s < LEAD_STATE_N; s++) {
                 for (enum lead_event_kind k = LEAD_EV_TIME; k < LEAD_EV_N; k++) {
@@ -108,6 +108,19 @@ static void test_claim_again(void)
         (void)step(&l, LEAD_EV_FAILED, 9999);
         g_assert_cmpint(step(&l, LEAD_EV_TIME, 10000), ==, LEAD_CALL_LOOK);
         g_assert_cmpint(l.end_ms, ==, 0);
+}
+
+/* Won when most of the lease had gone by: it is kept at once, not a third of it later. */
+static void test_won_late(void)
+{
+        struct lead l = at(LEAD_CLAIMING);
+        (void)step(&l, LEAD_EV_FAILED, 4000);
+        (void)step(&l, LEAD_EV_TIME, l.due_ms);
+        g_assert_cmpint(step(&l, LEAD_EV_WON, 9000), ==, LEAD_CALL_KEEP);
+        g_assert_true(lead_is_sure(&l, 9000));
+        (void)step(&l, LEAD_EV_LEASE, 9000);
+        g_assert_cmpint(l.due_ms, ==, 12000);
+        g_assert_true(lead_is_sure(&l, 17999));
 }
 
 /* ---- two, and a store ---- */
@@ -218,6 +231,7 @@ int main(int argc, char **argv)
         g_test_add_func("/lead/sure", test_sure);
         g_test_add_func("/lead/pauses", test_pauses);
         g_test_add_func("/lead/claim-again", test_claim_again);
+        g_test_add_func("/lead/won-late", test_won_late);
         g_test_add_func("/lead/two", test_two);
         return g_test_run();
 }

@@ -357,12 +357,12 @@ static void lead_event(struct cluster *c, enum lead_event_kind kind, int64_t ttl
                 loop_timer_cancel(&c->due);
         if (kind == LEAD_EV_HELD && c->lead.state == LEAD_LOOKING)
                 say(c, "%s leads; this one waits", c->leader);
-        if (before != c->lead.state && c->lead.state == LEAD_LEADING)
-                load(c);
-        else if (before != c->lead.state && c->lead.state == LEAD_LOST)
+        if (before != c->lead.state && c->lead.state == LEAD_LOST)
                 lost(c, kind);
         else
                 lead_call(c, call);
+        if (before == LEAD_CLAIMING && c->lead.state == LEAD_LEADING)
+                load(c);
 }
 
 static void on_due(void *arg)
