@@ -24,6 +24,7 @@ struct etcd {
 struct etcd_call {
         struct etcd *e;
         struct http_call *http;
+        size_t at; /* of places: whom it went to */
         char where[TCP_TEXT];
         etcd_done_fn *done;
         void *arg;
@@ -133,8 +134,9 @@ static void on_answer(void *arg, const struct http_answer *answer, const struct 
         } else {
                 v = read_answer(call, answer, &bad);
         }
-        if (!v && bad.code != EMSGSIZE)
-                call->e->at = (call->e->at + 1) % call->e->places.n;
+        /* Calls go side by side: two that fail at one place are not to pass over the next as well. */
+        if (!v && bad.code != EMSGSIZE && call->e->at == call->at)
+                call->e->at = (call->at + 1) % call->e->places.n;
         call->done(call->arg, v, v ? NULL : &bad);
         json_decref(v);
         g_free(call);
@@ -156,6 +158,7 @@ struct etcd_call *etcd_call(struct etcd *e, const char *path, json_t *body, etcd
         }
         struct etcd_call *call = g_new0(struct etcd_call, 1);
         call->e = e;
+        call->at = e->at;
         call->done = done;
         call->arg = arg;
         (void)tcp_address_text(&to.address, call->where);

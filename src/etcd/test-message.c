@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What etcd is asked, word by word, and what it may answer: as real ones do, and as none should. */
+/* What etcd is asked, word by word, and what it may answer: as real ones do, and as none should. And whom. */
+#include <arpa/inet.h>
 #include <glib.h>
+#include <netinet/in.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "etcd/etcd.h"
 #include "etcd/message.h"
 #include "json/read.h"
+#include "loop/loop.h"
 
 static void is_text(json_t *v, const char *want)
 {
@@ -204,6 +212,89 @@ static void test_places(void)
         g_assert_cmpint(p.at[4].address.port, ==, 9);
 }
 
+/* ---- calls, to two members of which the first is not there ---- */
+
+static int bound(struct sockaddr_in *ret)
+{
+        socklen_t n = sizeof(*ret);
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        *ret = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        g_assert_cmpint(bind(fd, (struct sockaddr *)ret, n), ==, 0);
+        g_assert_cmpint(getsockname(fd, (struct sockaddr *)ret, &n), ==, 0);
+        return fd;
+}
+
+/* Answers whoever comes, until it is killed. */
+static pid_t serve(int fd)
+{
+        static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+        char asked[4096];
+        g_assert_cmpint(listen(fd, 16), ==, 0);
+        pid_t pid = fork();
+        if (pid != 0)
+                return pid;
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;) {
+                int one = accept(fd, NULL, NULL);
+                if (one < 0 || read(one, asked, sizeof(asked)) < 0 ||
+                    write(one, answer, strlen(answer)) < 0 || shutdown(one, SHUT_WR) < 0)
+                        _exit(1);
+                while (read(one, asked, sizeof(asked)) > 0)
+                        ;
+                (void)close(one);
+        }
+}
+
+struct outcome {
+        unsigned n_answered, n_failed;
+};
+
+static void on_done(void *arg, const json_t *answer, const struct err *err)
+{
+        struct outcome *o = arg;
+        o->n_answered += answer != NULL;
+        o->n_failed += err != NULL;
+}
+
+static struct outcome call_both(struct etcd *e, unsigned n)
+{
+        struct outcome o = {0};
+        struct err err = {0};
+        for (unsigned i = 0; i < n; i++)
+                g_assert_nonnull(etcd_call(e, "/v3/kv/range", json_object(), on_done, &o, &err));
+        while (o.n_answered + o.n_failed < n)
+                (void)loop_once(true);
+        return o;
+}
+
+/* Two calls that fail side by side at one member do not pass over the one that is well. */
+static void test_side_by_side(void)
+{
+        struct sockaddr_in away, there;
+        struct etcd_places p = {0};
+        struct cert_files files = {0};
+        struct err err = {0};
+        int silent = bound(&away), fd = bound(&there);
+        pid_t pid = serve(fd);
+        g_autofree char *text = g_strdup_printf("http://127.0.0.1:%u,http://127.0.0.1:%u",
+                                                ntohs(away.sin_port), ntohs(there.sin_port));
+        g_assert_cmpint(etcd_places_parse(text, &p, &err), ==, 0);
+        struct etcd *e = etcd_new(&p, &files, 60000, &err);
+        g_assert_nonnull(e);
+        struct outcome o = call_both(e, 2);
+        g_assert_cmpuint(o.n_failed, ==, 2);
+        for (int i = 0; i < 3; i++) {
+                o = call_both(e, 2);
+                g_assert_cmpuint(o.n_answered, ==, 2);
+        }
+        etcd_free(e);
+        loop_done();
+        (void)kill(pid, SIGKILL);
+        g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+        (void)close(silent);
+        (void)close(fd);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -212,5 +303,6 @@ int main(int argc, char **argv)
         g_test_add_func("/etcd/message/txn", test_txn);
         g_test_add_func("/etcd/message/lease", test_lease);
         g_test_add_func("/etcd/places", test_places);
+        g_test_add_func("/etcd/side-by-side", test_side_by_side);
         return g_test_run();
 }
