@@ -117,8 +117,8 @@ enum lead_call lead_step(struct lead *l, const struct lead_event *ev)
         }
         if (ev->kind == LEAD_EV_FAILED)
                 l->failures++;
-        else if (ev->kind != LEAD_EV_TIME)
-                l->failures = 0;
+        else if (ev->kind == LEAD_EV_LEASE || ev->kind == LEAD_EV_WON || ev->kind == LEAD_EV_HELD)
+                l->failures = 0; /* not FREE: a store that is full is read, and refuses the lease each time */
         if (l->state == LEAD_LOOKING)
                 give_back(l);
         switch (c->next) {

@@ -99,6 +99,23 @@ static void test_pauses(void)
         g_assert_cmpint(l.due_ms, ==, 1000 + 1500); /* a sixth of the lease */
 }
 
+/* A store that is full: it can be read, but gives no lease. It is not asked four times a second for ever. */
+static void test_refused(void)
+{
+        static const int64_t want[] = {250, 500, 1000, 2000, 4000, 4000, 4000};
+        struct lead l = at(LEAD_LOOKING);
+        for (size_t i = 0; i < G_N_ELEMENTS(want); i++) {
+                g_assert_cmpint(step(&l, LEAD_EV_FREE, 0), ==, LEAD_CALL_GRANT);
+                g_assert_cmpint(step(&l, LEAD_EV_FAILED, 0), ==, LEAD_CALL_NONE);
+                g_assert_cmpint(l.due_ms, ==, want[i]);
+                g_assert_cmpint(step(&l, LEAD_EV_TIME, l.due_ms), ==, LEAD_CALL_LOOK);
+        }
+        (void)step(&l, LEAD_EV_FREE, 0);
+        (void)step(&l, LEAD_EV_LEASE, 0);
+        (void)step(&l, LEAD_EV_FAILED, 0);
+        g_assert_cmpint(l.due_ms, ==, 250);
+}
+
 /* A claim is repeated while its lease lives, and not beyond. */
 static void test_claim_again(void)
 {
@@ -230,6 +247,7 @@ int main(int argc, char **argv)
         g_test_add_func("/lead/cells", test_cells);
         g_test_add_func("/lead/sure", test_sure);
         g_test_add_func("/lead/pauses", test_pauses);
+        g_test_add_func("/lead/refused", test_refused);
         g_test_add_func("/lead/claim-again", test_claim_again);
         g_test_add_func("/lead/won-late", test_won_late);
         g_test_add_func("/lead/two", test_two);
