@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real etcd on an address of its own, and managers that share it. Its keys are looked at over the same gateway."""
 import base64
+import http.client
 import json
 import os
 import shutil
@@ -18,7 +19,8 @@ from fleet import BUILD, Fleet, UnixConnection, wait_for
 
 PROGRAM = "/usr/bin/etcd"
 PREFIX = "/mete/test"
-LEASE = "6s"
+LEASE = "6s"  # for tests that wait for its end: a machine that stands still for so long loses the lead
+LONG_LEASE = "60s"
 needs_etcd = pytest.mark.skipif(not os.path.exists(PROGRAM), reason=f"there is no {PROGRAM} (etcd-server)")
 
 
@@ -100,14 +102,14 @@ def tls_files(folder, address):
 class Member:
     """One of the managers; its files are in the fleet's folder."""
 
-    def __init__(self, fleet, name, etcd, store=""):
+    def __init__(self, fleet, name, etcd, store="", lease=LEASE):
         self.fleet, self.name, self.process = fleet, name, None
         if not os.path.exists(f"{fleet.pki}/{name}.crt"):
             fleet.run("pki", "add", fleet.pki, "--manager", name)
         with open(self.path("conf"), "w") as f:
             f.write(f"[manager]\nstate_dir={self.path('state')}\nsocket={self.path('sock')}\n[listen]\ncert={fleet.pki}/{name}.crt\n"
                     f"key={fleet.pki}/{name}.key\nca={fleet.pki}/ca.crt\n[hosts]\nfile={fleet.pki}/peers.conf\npoll=200ms\n"
-                    f"[store]\netcd={etcd}\nprefix={PREFIX}\nlease={LEASE}\n{store}")
+                    f"[store]\netcd={etcd}\nprefix={PREFIX}\nlease={lease}\n{store}")
 
     def path(self, what):
         return self.fleet.path(f"{self.name}.{what}")
@@ -136,7 +138,7 @@ class Member:
         assert self.process is None or self.process.poll() is None, self.log()[-2000:]
         try:
             return self.call("GET", "/health")[1]
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return None
 
     def leads(self):
@@ -160,7 +162,7 @@ class Member:
 class Managers:
     """Hosts a, b and c, an etcd, and managers m1 and m2 that share it."""
 
-    def __init__(self, quota=None):
+    def __init__(self, quota=None, lease=LEASE):
         self.etcd, self.members = Etcd(quota=quota), []
         try:
             self.fleet = Fleet(is_started=False)
@@ -168,7 +170,7 @@ class Managers:
         except BaseException:
             self.etcd.close()
             raise
-        self.members = [Member(self.fleet, name, self.etcd.url) for name in ("m1", "m2")]
+        self.members = [Member(self.fleet, name, self.etcd.url, lease=lease) for name in ("m1", "m2")]
         self.fleet.call = self.call
 
     def close(self):
@@ -194,7 +196,7 @@ class Managers:
         while True:
             try:
                 status, said = self.leader().call(method, path, body)
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 status, said = 0, {"reason": "busy"}
             if not (isinstance(said, dict) and said.get("reason") == "busy" and status != 200) or time.monotonic() > end:
                 return status, said
