@@ -271,6 +271,18 @@ void fleet_reload(struct manager *m)
         log_info("%zu hosts in %s", f->n, m->config.hosts);
 }
 
+/* The list is read when this one leads: what is wrong with it is to be known before that. */
+void fleet_check(const struct manager *m)
+{
+        struct peers hosts = {0};
+        struct err err = {0};
+        if (peers_read(m->config.hosts, &hosts, &err))
+                log_error("%s; this one could not lead with it", err.sentence);
+        else
+                log_info("%zu hosts in %s", hosts.n, m->config.hosts);
+        peers_done(&hosts);
+}
+
 struct fleet_host *fleet_nth(const struct manager *m, size_t i)
 {
         return i < m->fleet->n ? &m->fleet->list[i] : NULL;

@@ -253,8 +253,10 @@ static gboolean on_signal(gpointer arg)
 static gboolean on_reload(gpointer arg)
 {
         struct manager *m = arg;
-        if (m->is_leading) /* else they are read when it does */
+        if (m->is_leading)
                 fleet_reload(m);
+        else
+                fleet_check(m);
         return G_SOURCE_CONTINUE;
 }
 

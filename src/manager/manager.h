@@ -98,6 +98,7 @@ struct fleet_host {
 int fleet_start(struct manager *m, struct err *err);
 void fleet_stop(struct manager *m);
 void fleet_reload(struct manager *m);
+void fleet_check(const struct manager *m); /* by who does not lead: says in the log what is wrong */
 struct fleet_host *fleet_find(const struct manager *m, const char *name);
 size_t fleet_count(const struct manager *m, size_t *ret_reachable);
 const struct fleet_vm *fleet_vm(const struct fleet_host *h, const char *name);

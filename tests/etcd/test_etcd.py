@@ -85,6 +85,25 @@ def test_one_leads(managers):
     moved_once(a, 1)
 
 
+@long_lease
+def test_a_list_that_is_wrong(managers):
+    """Who waits reads the list of hosts after SIGHUP, too: what is wrong with it is known before it is to lead."""
+    first, second = both(managers)
+    path = f"{managers.fleet.pki}/peers.conf"
+    with open(path) as f:
+        good = f.read()
+    with open(path, "w") as f:
+        f.write("[")
+    second.signal(signal.SIGHUP)
+    wait_for("it is said", lambda: "this one could not lead with it" in second.log())
+    with open(path, "w") as f:
+        f.write(good)
+    second.signal(signal.SIGHUP)
+    wait_for("it is good again", lambda: f"3 hosts in {path}" in second.log())
+    first.end()
+    wait_for("the second leads", second.leads, 120)
+
+
 def test_the_leader_is_killed(managers):
     """In the middle of a move that it had begun: the other goes on with it."""
     first, second = both(managers)

@@ -36,6 +36,12 @@ def test_it_is_sound(tmp_path):
     assert p.returncode == 0 and not said, p.stdout + p.stderr
 
 
+def test_it_is_started_again_for_ever(tmp_path):
+    """Of several that share an etcd each is to be there when it is needed: systemd's own bound is five starts in ten seconds."""
+    _, text = installed(tmp_path)
+    assert re.search(r"^\[Unit\]$[^\[]*^StartLimitIntervalSec=0$", text, re.M) and "\nRestart=always\nRestartSec=2s\n" in text
+
+
 def test_it_leaves_little_open(tmp_path):
     unit, _ = installed(tmp_path)
     p = analyze("security", "--offline=true", unit)
