@@ -62,6 +62,12 @@ static bool is_ready(const struct manager *m, struct err *err)
         return !m->is_unwritten && record_is_ready(m->record, err);
 }
 
+/* Nobody else can lead yet: what is known here is so. */
+static bool is_sure(const struct manager *m)
+{
+        return m->is_leading && record_is_ready(m->record, NULL);
+}
+
 static json_t *health(const struct manager *m)
 {
         struct err problem = {0};
@@ -85,7 +91,7 @@ static void do_metrics(const struct manager *m, struct http_request *req)
         GString *to = g_string_new(NULL);
         size_t there = 0;
         line(to, "leads", "gauge", "1 where this manager leads; 0 where another does, or none can.",
-             m->is_leading);
+             is_sure(m));
         line(to, "requests_total", "counter", "Requests to this API.", m->counters.requests);
         line(to, "denied_total", "counter", "Requests of those who may not make them.", m->counters.denied);
         line(to, "unwritten", "gauge", "1 where decisions cannot be recorded.", m->is_unwritten);
@@ -136,7 +142,7 @@ static enum api_role role_of_caller(const struct http_caller *caller, struct err
 }
 
 /* What is decided here is answered when it is recorded: where that cannot be, it is not begun. Who does not
- * lead knows nothing to be looked at. */
+ * lead, or may have lost the lead, knows nothing to be looked at: another may have gone on. */
 static bool may_now(const struct manager *m, const struct api_route *route, struct err *err)
 {
         switch ((enum api_manager_operation)route->operation) {
@@ -150,7 +156,7 @@ static bool may_now(const struct manager *m, const struct api_route *route, stru
         case API_MANAGER_OPERATION_DRAIN_LIST:
         case API_MANAGER_OPERATION_DRAIN_SHOW:
         case API_MANAGER_OPERATION_EVENT_LIST:
-                if (m->is_leading)
+                if (is_sure(m))
                         return true;
                 break;
         case API_MANAGER_OPERATION_ORDER_CREATE:
@@ -167,7 +173,10 @@ static bool may_now(const struct manager *m, const struct api_route *route, stru
                 return true;
         if (!why.reason)
                 (void)record_is_ready(m->record, &why);
-        (void)err_set(err, REASON_BUSY, EBUSY, "%s%s", m->is_leading ? "nothing can be recorded now: " : "",
+        const char *what = !m->is_leading ? ""
+                           : is_sure(m)   ? "nothing can be recorded now: "
+                                          : "another manager may lead by now: ";
+        (void)err_set(err, REASON_BUSY, EBUSY, "%s%s", what,
                       why.reason ? why.sentence : "it begins just now; ask again");
         return false;
 }
