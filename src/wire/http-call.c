@@ -30,7 +30,7 @@ struct http_call {
         CURL *curl;
         struct curl_slist *headers;
         struct http_text answer;
-        bool is_too_large, is_strange;
+        bool is_too_large, is_strange, is_stale;
         int fd; /* of a connection that was made for this; -1: none was */
         uid_t owner;
         char where[128], detail[CURL_ERROR_SIZE], *body;
@@ -43,6 +43,8 @@ struct http_calls {
         struct loop_timer timer;
         struct http_call list; /* head */
         bool is_running, is_freed;
+        bool (*may_send)(void *arg); /* NULL: always */
+        void *may_arg;
 };
 
 /* ---- one call ---- */
@@ -62,16 +64,17 @@ static curl_socket_t on_open(void *arg, curlsocktype purpose, struct curl_sockad
         return call->fd < 0 ? CURL_SOCKET_BAD : call->fd;
 }
 
-/* The connection is there, and nothing was said yet. One that is used again was looked at when it was made.
- */
-static int on_connected(void *arg, char *to, char *from, int to_port, int from_port)
+/* The connection is there, and nothing was said yet. Whose it is was looked at when it was made, where it is
+ * used again. */
+static int before_sending(void *arg, char *to, char *from, int to_port, int from_port)
 {
         struct http_call *call = arg;
         struct unix_peer peer;
         (void)to, (void)from, (void)to_port, (void)from_port;
+        call->is_stale = call->calls->may_send && !call->calls->may_send(call->calls->may_arg);
         call->is_strange =
                 call->fd >= 0 && (unix_peer_get(call->fd, &peer, NULL) < 0 || peer.uid != call->owner);
-        return call->is_strange ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
+        return call->is_strange || call->is_stale ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
 }
 
 static void check_owner(struct http_call *call, uid_t owner)
@@ -79,8 +82,6 @@ static void check_owner(struct http_call *call, uid_t owner)
         call->owner = owner;
         curl_easy_setopt(call->curl, CURLOPT_OPENSOCKETFUNCTION, on_open);
         curl_easy_setopt(call->curl, CURLOPT_OPENSOCKETDATA, call);
-        curl_easy_setopt(call->curl, CURLOPT_PREREQFUNCTION, on_connected);
-        curl_easy_setopt(call->curl, CURLOPT_PREREQDATA, call);
 }
 
 static void call_free(struct http_call *call)
@@ -116,6 +117,9 @@ static void finish(struct http_call *call, CURLcode code)
         else if (call->is_strange)
                 (void)err_set(&err, REASON_DENIED, EPERM, "%s: who listens there is not uid %u", call->where,
                               (unsigned)call->owner);
+        else if (call->is_stale)
+                (void)err_set(&err, REASON_STALE, ECANCELED, "%s: it was not asked: that is over",
+                              call->where);
         else if (code != CURLE_OK)
                 (void)http_curl_failed(call->curl, code, call->where, call->detail, &err);
         else if (!answer.body && !http_text_add(&call->answer, "", 0))
@@ -226,6 +230,12 @@ struct http_calls *http_calls_new(struct err *err)
         return c;
 }
 
+void http_calls_check(struct http_calls *c, bool (*may_send)(void *arg), void *arg)
+{
+        c->may_send = may_send;
+        c->may_arg = arg;
+}
+
 void http_calls_free(struct http_calls *c)
 {
         if (!c || c->is_freed)
@@ -270,6 +280,8 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
                 http_curl_tls(h, to);
         if (to->has_owner)
                 check_owner(call, to->owner);
+        curl_easy_setopt(h, CURLOPT_PREREQFUNCTION, before_sending);
+        curl_easy_setopt(h, CURLOPT_PREREQDATA, call);
         curl_easy_setopt(h, CURLOPT_HTTPHEADER, call->headers);
         curl_easy_setopt(h, CURLOPT_CUSTOMREQUEST, method);
         curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)timeout_ms);

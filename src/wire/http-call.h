@@ -21,6 +21,10 @@ typedef void http_call_done_fn(void *arg, const struct http_answer *answer, cons
 struct http_calls *http_calls_new(struct err *err);
 void http_calls_free(struct http_calls *c); /* NULL-safe; cancels all */
 
+/* may_send is asked of each call just before its request goes out, also where it has waited for a connection
+ * until then: false: it is not sent, and ends with REASON_STALE. */
+void http_calls_check(struct http_calls *c, bool (*may_send)(void *arg), void *arg);
+
 /* Everything is copied, but not to->files, which must live as long as c. body NULL: none. timeout_ms bounds
  * all of it. NULL: no memory; done is not called. */
 struct http_call *http_call(struct http_calls *c, const struct http_target *to, const char *method,

@@ -11,7 +11,7 @@
 #include "wire/http.h"
 #include "wire/unix.h"
 
-enum { CALL_MS = 60000, CALLS = 6 };
+enum { CALL_MS = 60000, CALLS = 6, SIDE_BY_SIDE = 4 /* to one host; the others wait */ };
 
 struct site {
         char *path;
@@ -125,12 +125,53 @@ static void test_owner(void)
         close_site(&site);
 }
 
+static bool may_send(void *arg)
+{
+        return *(bool *)arg;
+}
+
+/* What waits for a connection until it is over is not sent, also over one that was there already. */
+static void test_over(void)
+{
+        struct site silent = {.is_silent = true}, other = {0};
+        struct outcome sent = {0}, waiting = {0}, late = {0};
+        bool may = true;
+        struct http_calls *calls = http_calls_new(NULL);
+        http_calls_check(calls, may_send, &may);
+        open_site(&silent, "silent");
+        open_site(&other, "other");
+        const struct http_target a = {.socket = silent.path}, b = {.socket = other.path};
+        for (int i = 0; i < CALLS; i++)
+                g_assert_nonnull(http_call(calls, &a, "POST", "/", "{}", 2, CALL_MS, on_done,
+                                           i < SIDE_BY_SIDE ? &sent : &waiting, NULL));
+        g_assert_nonnull(http_call(calls, &b, "GET", "/", NULL, 0, CALL_MS, on_done, &late, NULL));
+        while (silent.n < SIDE_BY_SIDE || late.n_over < 1)
+                loop_once(true);
+        g_assert_cmpint(late.status, ==, 200);
+        may = false;
+        g_assert_nonnull(http_call(calls, &b, "GET", "/", NULL, 0, CALL_MS, on_done, &late, NULL));
+        for (unsigned i = 0; i < SIDE_BY_SIDE; i++)
+                http_reply_text(silent.kept[i], 200, "text/plain", "at last");
+        silent.n_kept = 0;
+        while (sent.n_over < SIDE_BY_SIDE || waiting.n_over < CALLS - SIDE_BY_SIDE || late.n_over < 2)
+                loop_once(true);
+        g_assert_cmpint(sent.status, ==, 200);
+        g_assert_cmpint(waiting.reason, ==, REASON_STALE);
+        g_assert_cmpint(late.reason, ==, REASON_STALE);
+        g_assert_cmpuint(silent.n, ==, SIDE_BY_SIDE);
+        g_assert_cmpuint(other.n, ==, 1);
+        http_calls_free(calls);
+        close_site(&silent);
+        close_site(&other);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         dir = g_dir_make_tmp("mete-test-call-XXXXXX", NULL);
         g_test_add_func("/http-call/one-is-silent", test_one_is_silent);
         g_test_add_func("/http-call/owner", test_owner);
+        g_test_add_func("/http-call/over", test_over);
         int status = g_test_run();
         loop_done();
         (void)g_rmdir(dir);
