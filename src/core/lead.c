@@ -97,27 +97,35 @@ static void give_back(struct lead *l)
         l->end_ms = l->ttl_ms = 0;
 }
 
+/* Another may lead: but for the word that the lease lives still, it is gone. */
+static enum lead_event_kind kind_of(const struct lead *l, const struct lead_event *ev)
+{
+        bool is_silent = ev->kind == LEAD_EV_TIME || ev->kind == LEAD_EV_FAILED;
+        return l->state == LEAD_LEADING && is_silent && ev->now_ms >= l->end_ms ? LEAD_EV_GONE : ev->kind;
+}
+
 enum lead_call lead_step(struct lead *l, const struct lead_event *ev)
 {
         assert(l->state > 0 && l->state < LEAD_STATE_N && ev->kind > 0 && ev->kind < LEAD_EV_N);
+        const enum lead_event_kind kind = kind_of(l, ev);
         /* A claim with a lease that is over would be refused at best. */
-        if (l->state == LEAD_CLAIMING && ev->kind == LEAD_EV_TIME && ev->now_ms >= l->end_ms) {
+        if (l->state == LEAD_CLAIMING && kind == LEAD_EV_TIME && ev->now_ms >= l->end_ms) {
                 l->state = LEAD_LOOKING;
                 give_back(l);
         }
-        const struct cell *c = &table[l->state][ev->kind];
+        const struct cell *c = &table[l->state][kind];
         assert(c->to != 0 && c->next != 0);
         if (c->next == STAY)
                 return LEAD_CALL_NONE;
         l->state = c->to;
-        if (ev->kind == LEAD_EV_LEASE) {
+        if (kind == LEAD_EV_LEASE) {
                 assert(ev->ttl_ms > 0);
                 l->ttl_ms = ev->ttl_ms;
                 l->end_ms = ev->sent_ms + ev->ttl_ms;
         }
-        if (ev->kind == LEAD_EV_FAILED)
+        if (kind == LEAD_EV_FAILED)
                 l->failures++;
-        else if (ev->kind == LEAD_EV_LEASE || ev->kind == LEAD_EV_WON || ev->kind == LEAD_EV_HELD)
+        else if (kind == LEAD_EV_LEASE || kind == LEAD_EV_WON || kind == LEAD_EV_HELD)
                 l->failures = 0; /* not FREE: a store that is full is read, and refuses the lease each time */
         if (l->state == LEAD_LOOKING)
                 give_back(l);
@@ -137,6 +145,8 @@ enum lead_call lead_step(struct lead *l, const struct lead_event *ev)
                 l->due_ms = ev->now_ms + l->ttl_ms / 3;
                 break;
         }
+        if (l->state == LEAD_LEADING && (l->due_ms == 0 || l->due_ms > l->end_ms))
+                l->due_ms = l->end_ms;
         return c->call;
 }
 

@@ -2,11 +2,13 @@
 /* core/lead.h - one of several leads, by a lease: who does, and what is to be asked of the store next.
  *
  * Pure: an event and the time go in, a call and the time of the next look come out. One call is under way at
- * a time; its answer is the next event. Times are those of a clock that never goes back.
+ * a time; its answer is the next event, or the end of the lease is. Times are those of a clock that never
+ * goes back, and goes on while the machine sleeps: the lease does.
  *
  * The lease alone proves nothing: whoever leads writes only in transactions that compare the claim. What it
  * is for besides is that nothing is done that was recorded once, after another may have taken over: see
- * lead_is_sure(). */
+ * lead_is_sure(). So who does not hear that the lease is kept has lost the lead when it ends, whatever the
+ * store would say. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -48,7 +50,7 @@ struct lead_event {
 
 struct lead {
         enum lead_state state; /* written by lead.c alone */
-        int64_t due_ms;        /* of LEAD_EV_TIME; 0: none, an answer is waited for */
+        int64_t due_ms;        /* of LEAD_EV_TIME; 0: none, an answer is waited for. While it leads always */
         int64_t end_ms;        /* of the lease; 0: there is none */
         int64_t ttl_ms;
         unsigned failures; /* in a row */

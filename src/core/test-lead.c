@@ -73,10 +73,37 @@ static void test_sure(void)
         g_assert_true(lead_is_sure(&l, 12999));
         g_assert_false(lead_is_sure(&l, 13000));
         for (int i = 0; i < 20; i++)
-                (void)step(&l, LEAD_EV_FAILED, 13000);
-        g_assert_cmpint(l.state, ==, LEAD_LEADING); /* nobody has said that it is over */
-        (void)step(&l, LEAD_EV_LEASE, 20000);
-        g_assert_true(lead_is_sure(&l, 20001));
+                (void)step(&l, LEAD_EV_FAILED, 12999);
+        g_assert_cmpint(l.state, ==, LEAD_LEADING);
+}
+
+/* It is lost when the lease ends, at the latest: with a call under way, after one that failed, and also where
+ * nobody says so. That it lives still counts, also late. */
+static void test_end(void)
+{
+        struct lead l = at(LEAD_LEADING); /* KEEP is under way */
+        g_assert_cmpint(l.due_ms, ==, 10000);
+        struct lead late = l;
+        g_assert_cmpint(step(&l, LEAD_EV_TIME, 10000), ==, LEAD_CALL_NONE);
+        g_assert_cmpint(l.state, ==, LEAD_LOST);
+        g_assert_cmpint(l.due_ms, ==, 0);
+        (void)step(&l, LEAD_EV_LEASE, 10001); /* its answer */
+        g_assert_cmpint(l.state, ==, LEAD_LOST);
+
+        (void)step(&late, LEAD_EV_FAILED, 9900);
+        g_assert_cmpint(late.due_ms, ==, 10000);
+        l = late;
+        (void)step(&l, LEAD_EV_FAILED, 10000);
+        g_assert_cmpint(l.state, ==, LEAD_LOST);
+        (void)step(&late, LEAD_EV_LEASE, 11000);
+        g_assert_cmpint(late.state, ==, LEAD_LEADING);
+        g_assert_cmpint(late.due_ms, ==, 14000);
+        const struct lead_event old = {
+                .kind = LEAD_EV_LEASE, .now_ms = 21000, .sent_ms = 11000, .ttl_ms = 9000};
+        (void)lead_step(&late, &old); /* a machine that stood still meanwhile */
+        g_assert_cmpint(late.due_ms, ==, 20000);
+        g_assert_cmpint(step(&late, LEAD_EV_TIME, 21000), ==, LEAD_CALL_NONE);
+        g_assert_cmpint(late.state, ==, LEAD_LOST);
 }
 
 static void test_pauses(void)
@@ -196,7 +223,7 @@ static void move(struct store *s, struct one *o, int who, int64_t now_ms)
                 o->sent_ms = now_ms;
                 o->heard = 0;
         }
-        if (!o->call && o->l.due_ms && now_ms >= o->l.due_ms) {
+        if (o->l.due_ms && now_ms >= o->l.due_ms) { /* while it leads also with a call under way */
                 o->call = step(&o->l, LEAD_EV_TIME, now_ms);
                 o->sent_ms = now_ms;
         } else if (o->call && !o->heard && g_test_rand_int_range(0, 4) == 0) {
@@ -246,6 +273,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/lead/cells", test_cells);
         g_test_add_func("/lead/sure", test_sure);
+        g_test_add_func("/lead/end", test_end);
         g_test_add_func("/lead/pauses", test_pauses);
         g_test_add_func("/lead/refused", test_refused);
         g_test_add_func("/lead/claim-again", test_claim_again);

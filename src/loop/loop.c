@@ -49,6 +49,11 @@ int64_t loop_mono_ms(void)
         return loop.is_fake ? loop.fake_mono_ms : clock_ms(CLOCK_MONOTONIC);
 }
 
+int64_t loop_boot_ms(void)
+{
+        return loop.is_fake ? loop.fake_mono_ms : clock_ms(CLOCK_BOOTTIME);
+}
+
 void loop_clock_fake(int64_t now_ms, int64_t mono_ms)
 {
         loop.is_fake = true;

@@ -61,8 +61,9 @@ bool loop_timer_is_set(const struct loop_timer *t);
 
 int64_t loop_now_ms(void);  /* wall clock (CLOCK_REALTIME) */
 int64_t loop_mono_ms(void); /* never goes back (CLOCK_MONOTONIC); timers follow it */
+int64_t loop_boot_ms(void); /* the same, and goes on while the machine is suspended (CLOCK_BOOTTIME) */
 
-/* For tests: both clocks stand still at these values until set again; loop_clock_real() goes back to the
+/* For tests: all clocks stand still at these values until set again; loop_clock_real() goes back to the
  * kernel's. */
 void loop_clock_fake(int64_t now_ms, int64_t mono_ms);
 void loop_clock_real(void);

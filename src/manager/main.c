@@ -154,6 +154,14 @@ static int configure(struct manager *m, const char *path)
         return bad ? EXIT_CONFIG : 0;
 }
 
+/* What was recorded may wait long for a connection to its host: when another may lead, the order may be over
+ * there by the time. What went out before that and is on its way, none can call back. */
+static bool may_send(void *arg)
+{
+        const struct manager *m = arg;
+        return record_is_ready(m->record, NULL);
+}
+
 /* What is recorded is there, and nobody else acts on it. */
 static int lead(struct manager *m, struct err *err)
 {
@@ -166,6 +174,8 @@ static int lead(struct manager *m, struct err *err)
         bad = bad ? bad : fleet_start(m, err);
         if (bad)
                 return bad;
+        http_calls_check(m->calls, may_send, m);
+        http_calls_check(m->long_calls, may_send, m);
         m->is_leading = true;
         manager_say(m, "manager", "manager", "started", "mete-manager " METE_VERSION);
         orders_adopt(m);

@@ -70,9 +70,20 @@ __attribute__((format(printf, 2, 3))) static void say(struct cluster *c, const c
         memcpy(c->said, text, sizeof(text));
 }
 
+/* Whatever is under way, nobody waits for it any more; what was gathered is gone. */
 static void lose(struct cluster *c, const struct err *err)
 {
+        struct etcd_call **const calls[] = {&c->call, &c->read, &c->commit};
+        for (size_t i = 0; i < G_N_ELEMENTS(calls); i++) {
+                if (*calls[i])
+                        etcd_call_cancel(*calls[i]);
+                *calls[i] = NULL;
+        }
+        loop_timer_cancel(&c->due);
+        loop_timer_cancel(&c->read_again);
         c->is_loaded = false;
+        c->r->is_busy = false;
+        record_drop(c->r);
         c->r->told.lost(c->r->told.arg, err);
 }
 
@@ -330,7 +341,7 @@ static void lead_call(struct cluster *c, enum lead_call call)
                 break;
         }
         c->calling = call;
-        c->sent_ms = loop_mono_ms();
+        c->sent_ms = loop_boot_ms();
         c->call = etcd_call(c->etcd, paths[call], body, on_lead, c, &err);
         if (!c->call)
                 on_lead(c, NULL, &err);
@@ -340,19 +351,20 @@ static void lost(struct cluster *c, enum lead_event_kind kind)
 {
         struct err err = {0};
         (void)err_set(&err, REASON_STALE, ESTALE, "%s",
-                      kind == LEAD_EV_GONE ? "the lease in etcd has run out: another manager may lead"
-                                           : "another manager has taken over the lead in etcd");
+                      kind == LEAD_EV_HELD || kind == LEAD_EV_FREE
+                              ? "another manager has taken over the lead in etcd"
+                              : "the lease in etcd has run out: another manager may lead");
         lose(c, &err);
 }
 
 static void lead_event(struct cluster *c, enum lead_event_kind kind, int64_t ttl_s)
 {
         const struct lead_event ev = {
-                .kind = kind, .now_ms = loop_mono_ms(), .sent_ms = c->sent_ms, .ttl_ms = ttl_s * 1000};
+                .kind = kind, .now_ms = loop_boot_ms(), .sent_ms = c->sent_ms, .ttl_ms = ttl_s * 1000};
         enum lead_state before = c->lead.state;
         enum lead_call call = lead_step(&c->lead, &ev);
         if (c->lead.due_ms)
-                loop_timer_at(&c->due, c->lead.due_ms);
+                loop_timer_in(&c->due, c->lead.due_ms - ev.now_ms); /* late by what the machine sleeps */
         else
                 loop_timer_cancel(&c->due);
         if (kind == LEAD_EV_HELD && c->lead.state == LEAD_LOOKING)
@@ -452,7 +464,7 @@ static void recorded(struct cluster *c, int64_t revision)
                 lose(c, &err);
                 return;
         }
-        if (!lead_is_sure(&c->lead, loop_mono_ms())) { /* whoever leads then goes on with it */
+        if (!lead_is_sure(&c->lead, loop_boot_ms())) { /* whoever leads then goes on with it */
                 (void)err_set(&err, REASON_STALE, ESTALE,
                               "the lease in etcd ran out before it was known that something is recorded");
                 lose(c, &err);
@@ -503,7 +515,7 @@ void cluster_commit(struct cluster *c)
 
 bool cluster_is_ready(const struct cluster *c, struct err *err)
 {
-        if (c->is_loaded && lead_is_sure(&c->lead, loop_mono_ms()))
+        if (c->is_loaded && lead_is_sure(&c->lead, loop_boot_ms()))
                 return true;
         if (c->problem.reason && (c->lead.failures > 0 || c->lead.state == LEAD_LEADING)) {
                 if (err)

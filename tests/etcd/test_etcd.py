@@ -179,6 +179,40 @@ def test_the_leader_sleeps(managers):
     moved_once(a, 1)
 
 
+@pytest.mark.parametrize("managers", ["12s"], indirect=True, ids=["longer"])
+def test_what_waits_to_be_asked(managers):
+    """More orders than there are connections to their host, and it is slow: what has not gone out when the lease ends, only who leads then asks for."""
+    both(managers)
+    a, names = managers.hosts["a"], [f"w{i}" for i in range(6)]
+    for name in names:
+        a.add_vm(name)
+    managers.fleet.seen("w5")
+    a.script = lambda ask: [dict(DONE)]
+    a.gate = threading.Event()
+    leader = managers.leader()
+
+    def ask(name):
+        try:
+            leader.call("POST", f"/v1/vms/{name}/move", {"to": "b", "id": f"o-{name}", "level": LEVEL})
+        except (OSError, http.client.HTTPException):
+            pass  # it begins anew
+    threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+    for t in threads:
+        t.start()
+    wait_for("all are recorded, and some wait", lambda: len(managers.etcd.keys("document/order/")) == 6 and len(a.at_gate) == 4)
+    managers.etcd.signal(signal.SIGSTOP)
+    wait_for("its lease is over", lambda: "begins anew" in leader.log())
+    a.gate.set()
+    time.sleep(1)
+    assert len(a.at_gate) == 4, a.at_gate
+    managers.etcd.signal(signal.SIGCONT)
+    for t in threads:
+        t.join(60)
+    for name in names:
+        assert managers.fleet.ended("moves", f"o-{name}")["state"] == "done"
+    moved_once(a, 6)
+
+
 @pytest.mark.parametrize("how", ["sleeps", "killed"])
 def test_etcd_is_away(managers, how):
     """It is said, nothing is begun, and a move under way goes on, which is looked at while the lease lives; when etcd is there again all goes on."""

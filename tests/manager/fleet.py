@@ -32,6 +32,7 @@ class Host:
 
     def __init__(self, name, address, context):
         self.name, self.vms, self.moves, self.calls, self.free = name, {}, {}, [], 4 * GIB
+        self.gate, self.at_gate = None, []  # a threading.Event that who asks for a move waits for; the paths that came there
         self.begun, self.overlaps = {}, []  # moves, dry runs aside; and those that were asked for while another of their VM was not over
         self.script = lambda ask: [{"state": "copying"}, {"state": "done", "ended_ms": 1, "total_ms": 5, "downtime_ms": 1}]
         self.lock = threading.RLock()  # a script may look at what was asked
@@ -43,6 +44,9 @@ class Host:
             def answer(self):
                 n = int(self.headers.get("Content-Length") or 0)
                 body = json.loads(self.rfile.read(n)) if n else None
+                if host.gate and self.path.endswith("/move"):
+                    host.at_gate.append(self.path)
+                    host.gate.wait(120)
                 with host.lock:
                     status, out = host.answer(self.command, self.path, body)
                 text = json.dumps(out).encode()
