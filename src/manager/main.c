@@ -139,6 +139,16 @@ static int check_certificate(struct manager_config *c, struct err *err)
         return bad;
 }
 
+static void warn(const struct etcd_places *places)
+{
+        char text[TCP_TEXT];
+        for (size_t i = 0; i < places->n; i++)
+                if (places->at[i].is_plain)
+                        log_warn("etcd at %s takes http://: whoever has a login here can write there, and so "
+                                 "order moves; https:// with --client-cert-auth keeps them out",
+                                 tcp_address_text(&places->at[i].address, text));
+}
+
 static int configure(struct manager *m, const char *path)
 {
         struct peers hosts = {0};
@@ -151,6 +161,8 @@ static int configure(struct manager *m, const char *path)
         peers_done(&hosts);
         if (bad)
                 log_error("%s", err.sentence);
+        else
+                warn(&m->config.etcd.places);
         return bad ? EXIT_CONFIG : 0;
 }
 

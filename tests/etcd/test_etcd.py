@@ -5,6 +5,7 @@ import http.client
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -87,6 +88,21 @@ def test_one_leads(managers):
     assert later[:len(events)] == events and [e["seq"] for e in later] == list(range(1, len(later) + 1))
     assert second.call("POST", "/v1/vms/v/move", {"to": "b", "id": "o", "level": LEVEL}) == (200, over)
     moved_once(a, 1)
+
+
+def test_a_silent_member(managers):
+    """Of two members of the cluster one takes connections and never answers: the other is enough. That http:// keeps out nobody here is said."""
+    etcd, fleet = managers.etcd, managers.fleet
+    with socket.create_server((etcd.host, 0)) as silent:
+        both_of_them = f"http://{etcd.host}:{silent.getsockname()[1]},{etcd.url}"
+        member = managers.members[0] = Member(fleet, "m1", both_of_them).start()
+        wait_for("it leads", member.leads)
+        fleet.seen("v")
+        managers.hosts["a"].script = lambda ask: [dict(DONE)]
+        assert managers.move("v", id="o", level=LEVEL)["state"] in ("moving", "done")
+        assert fleet.ended("moves", "o")["state"] == "done"
+        assert member.log().count("takes http://: whoever has a login") == 2
+        moved_once(managers.hosts["a"], 1)
 
 
 @long_lease
