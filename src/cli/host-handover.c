@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include "base/str.h"
@@ -457,7 +456,12 @@ static bool is_named(const json_t *array, const char *name)
 {
         size_t i;
         json_t *one;
-        json_array_foreach(array, i, one) if (strcmp(json_string_value(one), name) == 0) return true;
+        json_array_foreach(array, i, one)
+        {
+                const char *text = json_string_value(one); /* NULL: the answer may be anything */
+                if (text && strcmp(text, name) == 0)
+                        return true;
+        }
         return false;
 }
 
@@ -478,23 +482,25 @@ static void add_option(struct arguments *to, const char *name, const char *value
         to->options[to->n_options++].value = value;
 }
 
-/* The path is what a meted says, which may have been taken over: only root makes such a socket. */
-static int check_processor(const char *path, struct err *err)
+/* Where mete-sp is said to be is what a meted says, which may have been taken over: asked, with the rights of
+ * whoever calls, is only where this caller would look without it. */
+static const char *processor_of(const json_t *partition, struct err *err)
 {
-        struct stat st;
-        if (stat(path, &st) < 0)
-                return err_set(err, REASON_PEER_LOST, errno,
-                               "mete-sp is not running, or not at %.80s: without it there is no handover",
-                               path);
-        return st.st_uid == 0
-                       ? 0
-                       : err_set(err, REASON_POLICY, EPERM,
-                                 "%.100s, where mete-sp is said to be, is not root's (METE_SP_SOCKET)", path);
+        const char *own = getenv("METE_SP_SOCKET"), *said = host_text(partition, "processor");
+        if (own && *own)
+                return own;
+        if (!*said || strcmp(said, HOST_SP_SOCKET) == 0)
+                return HOST_SP_SOCKET;
+        (void)err_set(err, REASON_POLICY, EPERM,
+                      "mete-sp is said to be at %.80s, and not at " HOST_SP_SOCKET
+                      ": if that is right, name it with METE_SP_SOCKET",
+                      said);
+        return NULL;
 }
 
 bool host_hand_over_instead(const struct arguments *a, int *ret)
 {
-        const char *to = arguments_option(a, "--to"), *vm = a->operands[0], *said = getenv("METE_SP_SOCKET");
+        const char *to = arguments_option(a, "--to"), *vm = a->operands[0];
         struct arguments b = {
                 .verb = &handover_verbs[handover_verbs_n - 1], .operands = a->operands, .n_operands = 1};
         json_t *partition = NULL;
@@ -502,8 +508,8 @@ bool host_hand_over_instead(const struct arguments *a, int *ret)
         if (host_call(a, "GET", "/v1/partition", NULL, CALL_MS, &partition, &err))
                 return false; /* the move itself says what is wrong */
         bool is_near = is_named(json_object_get(partition, "hypervisors"), to);
-        const char *processor = said && *said ? said : host_text(partition, "processor");
-        if (is_near && check_processor(processor, &err)) {
+        const char *processor = is_near ? processor_of(partition, &err) : NULL;
+        if (is_near && !processor) {
                 *ret = verb_fail(a, &err);
         } else if (is_near) {
                 (void)fprintf(stderr,
