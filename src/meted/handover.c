@@ -661,17 +661,18 @@ int handovers_check(const struct meted *m, const struct machine *v, struct err *
                   : 0;
 }
 
+/* One of the same name that was here before is offered in vain, and goes on as if it were not. */
 bool handovers_is_arriving(const struct machine *v)
 {
         const struct handing *ho = handing_of_vm(v->m, v->definition.name);
-        return ho && !handing_is_source(ho) && ho->core.row.state != TARGET_RUNNING;
+        return ho && !handing_is_source(ho) && ho->is_defined && ho->core.row.state != TARGET_RUNNING;
 }
 
 bool handovers_is_fixed(const struct machine *v, struct err *err)
 {
         const struct handing *ho = handing_of_vm(v->m, v->definition.name);
-        if (!ho || (handing_is_source(ho) && ho->core.row.state < SOURCE_QUIESCING) ||
-            ho->core.row.state == TARGET_RUNNING)
+        if (!ho || (handing_is_source(ho) ? ho->core.row.state < SOURCE_QUIESCING
+                                          : !ho->is_defined || ho->core.row.state == TARGET_RUNNING))
                 return false;
         (void)err_set(err, REASON_BUSY, EBUSY,
                       "this VM is being handed over to another hypervisor; ask again in a while");

@@ -120,6 +120,36 @@ def test_refusals(pair, vm):
     is_whole(pair, vm, source)
 
 
+def test_a_name_that_is_taken_starts(pair, vm):
+    """What the target has of that name starts as ever while it is offered another: it waits for no stream, and is told to run."""
+    source, target = vm.host, other(pair, vm.host)
+    pair.leader = leader = Leader(pair, vm, source, target)
+    assert leader.lead(upto="offer") == "offer"
+    guest = leader.said["classified"]["guest"]
+    assert leader.back() == "back"
+    own = target.vm(vm.name, cpus=1, memory="128M", start=False)
+    stop = threading.Event()
+
+    def offer():
+        while not stop.is_set():
+            pair.leader = Leader(pair, vm, source, target)
+            pair.leader.say(target, "offer", guest=guest)
+    t = threading.Thread(target=offer)
+    t.start()
+    try:
+        wait_for("it may be started", lambda: target.mete("vm", "start", vm.name, check=False).returncode == 0, 60, 0)
+        wait_for("it runs", lambda: target in running(pair, vm.name), 60, 0.1)
+    finally:
+        stop.set()
+        t.join()
+    own.wait_ready()
+    own.disconnect()
+    wait_for("the last of them is over", lambda: target.mete("vm", "kill", vm.name, check=False).returncode == 0, 60, 0.1)
+    wait_for("it is gone", lambda: target.mete("vm", "delete", vm.name, check=False).returncode == 0, 60, 0.1)
+    target.vms.pop(vm.name, None)
+    is_whole(pair, vm, source)
+
+
 def test_cancelled_before_it_is_given(pair, vm):
     """Everything is ready, and then it is called off: nothing has changed."""
     source, target = vm.host, other(pair, vm.host)
