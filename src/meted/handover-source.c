@@ -135,7 +135,7 @@ static bool describe(struct handing *ho, const struct machine *v)
         ho->guest->vm = *vm;
         g_free(vm);
         (void)STR_COPY(ho->guest->qemu_version, vm_qemu_version(v->vm));
-        ho->guest->has_owner_epoch = true;
+        ho->guest->has_owner_epoch = v->epoch > 0;
         ho->guest->owner_epoch = (int64_t)v->epoch;
         ho->guest->n_parts = 0;
         hypervisor_each(ho->m->hv, add_parts, &of);

@@ -65,6 +65,41 @@ void handing_prepare(struct handing *ho, vm_done *done)
                     on_looked, ho);
 }
 
+/* ---- what happens to it ---- */
+
+void handovers_vm_event(struct machine *v, enum vm_event event, const char *words)
+{
+        struct handing *ho = handing_of_vm(v->m, v->definition.name);
+        if (ho)
+                (handing_is_source(ho) ? giver_vm_event : taker_vm_event)(ho, event, words);
+}
+
+static void lose(struct handing *ho, void *vm)
+{
+        if (strcmp(ho->vm, vm) != 0 || !ho->transfer)
+                return;
+        transfer_free(g_steal_pointer(&ho->transfer)); /* also of one that is over */
+        ho->is_prepared = ho->is_calling = false;
+}
+
+void handovers_vm_gone(struct machine *v)
+{
+        handing_each(v->m, lose, v->definition.name);
+}
+
+/* Of a VMM that this side was about to let run it is certain whether it did. */
+void handovers_vm_died(struct machine *v, const char *why)
+{
+        struct handing *ho = handing_of_vm(v->m, v->definition.name);
+        struct err err = {0};
+        if (!ho)
+                return;
+        (void)err_set(&err, REASON_STALE, ECHILD, "%s", why);
+        handovers_vm_gone(v);
+        bool never_ran = ho->core.row.state == TARGET_STARTING && !ho->is_told_to_run;
+        handing_report(ho, ho->core.row.step, never_ran ? HANDOVER_EV_FAILED : HANDOVER_EV_DIED, &err);
+}
+
 /* ---- the ends ---- */
 
 static void on_returned(void *arg, const json_t *result, const struct err *err)

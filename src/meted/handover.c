@@ -455,6 +455,8 @@ static void apply(struct handing *ho, const struct handover_effects *effects)
                 b->entered = ho->entered = ho->core.row.state;
         if (ho->core.row.state == SOURCE_QUIESCING)
                 ho->may_lend = true; /* on disk before it does */
+        if (b->entered == TARGET_DROPPING && ho->core.row.end == TARGET_LOST)
+                adopt(ho); /* it was this side's as it died, and is from now on */
         for (size_t i = 0; i < effects->n; i++) {
                 const struct handover_effect *f = &effects->list[i];
                 is_recorded = is_recorded || f->kind == HANDOVER_PERSIST || f->kind == HANDOVER_EVENT ||
@@ -685,57 +687,24 @@ bool handovers_is_standing(const struct machine *v)
         return handovers_is_fixed(v, &err);
 }
 
-void handovers_vm_event(struct machine *v, enum vm_event event, const char *words)
-{
-        struct handing *ho = handing_of_vm(v->m, v->definition.name);
-        if (ho)
-                (handing_is_source(ho) ? giver_vm_event : taker_vm_event)(ho, event, words);
-}
-
-void handovers_vm_gone(struct machine *v)
-{
-        GHashTableIter i;
-        gpointer p;
-        if (!v->m->handovers)
-                return;
-        g_hash_table_iter_init(&i, v->m->handovers->by_id);
-        while (g_hash_table_iter_next(&i, NULL, &p)) {
-                struct handing *ho = p;
-                if (strcmp(ho->vm, v->definition.name) != 0 || !ho->transfer)
-                        continue;
-                transfer_free(g_steal_pointer(&ho->transfer)); /* also of one that is over */
-                ho->is_prepared = ho->is_calling = false;
-        }
-}
-
-/* Of a VMM that this side was about to let run it is certain whether it did. */
-void handovers_vm_died(struct machine *v, const char *why)
-{
-        struct handing *ho = handing_of_vm(v->m, v->definition.name);
-        struct err err = {0};
-        if (!ho)
-                return;
-        (void)err_set(&err, REASON_STALE, ECHILD, "%s", why);
-        handovers_vm_gone(v);
-        bool never_ran = ho->core.row.state == TARGET_STARTING && !ho->is_told_to_run;
-        handing_report(ho, ho->core.row.step, never_ran ? HANDOVER_EV_FAILED : HANDOVER_EV_DIED, &err);
-}
-
 /* ---- start and end ---- */
 
 static int load(const char *id, const char *text, void *arg, struct err *err)
 {
         struct meted *m = arg;
         struct handing *ho = handing_new(m);
-        int bad = handing_record_read(ho, id, text, err);
-        if (bad) {
+        struct err bad = {0};
+        (void)err;
+        if (handing_record_read(ho, id, text, &bad)) { /* the others, and all VMs, do not wait for it */
+                log_error("%s: it is left out", bad.sentence);
                 handing_free(ho);
-                return bad;
+                return 0;
         }
         ho->durable = ho->written = ho->core.row;
         ho->is_durable = ho->is_loaded = true;
         const struct machine *v = machine_find(m, ho->vm);
-        ho->is_defined = v && ho->guest && v->epoch == 0 &&
+        /* One that died here was adopted, and is still to be let go of. */
+        ho->is_defined = v && ho->guest && (v->epoch == 0 || ho->core.row.end == TARGET_LOST) &&
                          strcmp(v->definition.uuid, ho->guest->vm.definition.uuid) == 0;
         g_hash_table_insert(m->handovers->by_id, ho->core.row.id, ho);
         return 0;

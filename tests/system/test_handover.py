@@ -359,6 +359,65 @@ def test_vmm_dies(pair, vm, point):
     assert not [c for c in away.claims() if vm.name in c["holder"]]
 
 
+def kill_at(pair, vm, leader, point, victim):
+    """Leads it, and kills a side's VMM while a hypervisor stands at the point. Returns how it ended."""
+    at = leader.source if point.startswith("source") else leader.target
+    name = at.hypervisor_name
+    pair.kill_hypervisor(name)
+    pair.start_hypervisor(name, {"METE_CRASH_AT": f"handover {point}", "METE_CRASH_STOPS": "1"})
+    wait_for("it is adopted", lambda: leader.source.mete_json("vm", "show", vm.name).get("pid"), 60, 0.1)
+    killed = []
+
+    def kill():
+        try:
+            wait_for("it stands there", lambda: is_stopped(pair.processes[name]), 120, 0.005)
+            pid = vmm_of(pair, vm, victim)
+            os.kill(pid, signal.SIGKILL)
+            wait_for("its VMM is dead", lambda: pid not in vmms(pair, vm.name), 30, 0.01)
+            killed.append(pid)
+        finally:
+            pair.processes[name].send_signal(signal.SIGCONT)
+    t = threading.Thread(target=kill)
+    t.start()
+    pair.leader = leader
+    try:
+        end = leader.lead()
+    finally:
+        t.join()
+    assert killed
+    return end
+
+
+def is_its_own(pair, vm, at):
+    """One that died with, or before, its handover is this hypervisor's as any other: started, handed over, and after a restart."""
+    away = other(pair, at)
+    wait_for("it is off", lambda: at.mete_json("vm", "show", vm.name)["state"] == "stopped", 60, 0.1)
+    wait_for("it may be started", lambda: at.mete("vm", "start", vm.name, check=False).returncode == 0, 60, 0.1)
+    if vm.host is not at:
+        move(vm, at)
+    vm.disconnect()
+    vm.wait_ready()
+    p = at.mete("move", vm.name, "--to", "elsewhere", check=False)
+    assert p.returncode != 0 and pair.processes[at.hypervisor_name].poll() is None, p
+    assert pair.hand_over(vm, away) == "running", pair.story(pair.leader.id)
+    assert pair.leader.said["classified"]["guest"]["owner_epoch"] > 0
+    for name in "ab":
+        pair.kill_hypervisor(name)
+        pair.start_hypervisor(name)
+    wait_for("it runs there", lambda: running(pair, vm.name) == [away], 60, 0.1)
+    forget_vm(pair, vm)
+
+
+def test_it_dies_at_its_target(pair, vm):
+    """Told to run, and killed before anybody heard that it does: it was the target's, and is."""
+    source, target = vm.host, other(pair, vm.host)
+    leader = Leader(pair, vm, source, target)
+    assert kill_at(pair, vm, leader, "target-starting done", target) == "lost", pair.story(leader.id)
+    wait_for("it is lost there", lambda: pair.state(target, leader.id) == "target-lost", 60, 0.1)
+    vm.disconnect()
+    is_its_own(pair, vm, target)
+
+
 @pytest.mark.parametrize("committed", [False, True], ids=["before", "behind"])
 def test_machine_is_booted_again(pair, vm, committed):
     """With the record, both VMMs and all of the memory gone, what the service processor says is the record's word: back to the
