@@ -149,6 +149,40 @@ static void test_unfit(void)
         g_assert_true(upgrade_is_through(&u));
 }
 
+/* One does not fit, so that all is to be undone; and then another had been committed. It is tried until it
+ * went, or left, and nothing is retired before. */
+static void test_unfit_and_forward(void)
+{
+        to(UPGRADE_CHECKING);
+        struct upgrade_vm *a = add("a"), *b = add("b");
+        for (int n = 0; n < 2; n++) {
+                struct upgrade_vm *vm = upgrade_next(&u, 1, 0);
+                upgrade_ask(&u, vm);
+                g_assert_true(upgrade_ended(&u, vm, 0, NULL, 0));
+        }
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+        upgrade_ask(&u, a);
+        upgrade_ask(&u, b);
+        g_assert_false(upgrade_ended(&u, b, REASON_INCOMPATIBLE, "another CPU model", 100));
+        g_assert_cmpint(b->state, ==, UPGRADE_VM_UNFIT);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_FAILED, b->reason, b->sentence, &err), ==, 1);
+        g_assert_cmpint(u.state, ==, UPGRADE_RECALLING);
+        g_assert_cmpint(b->state, ==, UPGRADE_VM_UNFIT);
+        g_assert_true(upgrade_ended(&u, a, 0, NULL, 200));
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_WENT, 0, NULL, &err), ==, 1);
+        g_assert_cmpint(u.state, ==, UPGRADE_MOVING);
+        g_assert_cmpint(b->state, ==, UPGRADE_VM_FITS);
+        g_assert_false(upgrade_is_through(&u));
+        g_assert_true(upgrade_next(&u, 2, 100000) == b);
+        upgrade_ask(&u, b);
+        g_assert_true(upgrade_ended(&u, b, REASON_INCOMPATIBLE, "another CPU model", 100000));
+        g_assert_false(upgrade_is_through(&u));
+        upgrade_left(&u, b); /* somebody stopped it */
+        g_assert_true(upgrade_is_through(&u));
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+        g_assert_cmpint(u.state, ==, UPGRADE_GIVING);
+}
+
 static void test_bounds(void)
 {
         to(UPGRADE_CHECKING);
@@ -173,6 +207,7 @@ int main(int argc, char **argv)
         g_test_add_func("/upgrade/forward", test_forward);
         g_test_add_func("/upgrade/vms", test_vms);
         g_test_add_func("/upgrade/unfit", test_unfit);
+        g_test_add_func("/upgrade/unfit-and-forward", test_unfit_and_forward);
         g_test_add_func("/upgrade/bounds", test_bounds);
         return g_test_run();
 }

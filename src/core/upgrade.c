@@ -92,6 +92,11 @@ int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, c
         if (to == UPGRADE_MOVING && u->state == UPGRADE_RECALLING) {
                 u->reason = 0;
                 *u->sentence = '\0';
+                /* What did not fit is why it was to be undone; as that is no more, it is tried again, as
+                 * whatever ends so from now on is (upgrade_ended()). Else it would be retired with them. */
+                for (size_t i = 0; i < u->n; i++)
+                        if (u->vms[i].state == UPGRADE_VM_UNFIT)
+                                u->vms[i].state = UPGRADE_VM_FITS;
         }
         enter(u, (enum upgrade_state)to, reason, sentence);
         return 1;
