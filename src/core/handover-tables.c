@@ -228,7 +228,7 @@ const struct handover_state_row handover_states[HANDOVER_STATE_N] = {
         [SOURCE_HANDED]        = {"source-handed", {HANDOVER_STAND, HANDOVER_WATCH}, .is_swift = true, .repeat_ms = 5, .wait_ms = 5000, .whose = OWNED_BY_RECORD, .text = "all of it is there"},
         [SOURCE_ORPHANED]      = {"source-orphaned", {HANDOVER_STAND, HANDOVER_WATCH}, .repeat_ms = 20, .wait_ms = 10000, .whose = OWNED_BY_RECORD, .text = "its VMM died; the target may have all of it"},
         [SOURCE_CLOSING]       = {"source-closing", {HANDOVER_WRITE}, .repeat_ms = 20, .wait_ms = 5000, .whose = OWNED_BY_RECORD, .is_back = true, .text = "it is broken off"},
-        [SOURCE_RESUMING]      = {"source-resuming", {HANDOVER_VMM_CONT}, .repeat_ms = 1000, .wait_ms = 10000, .whose = OWNED_BY_RECORD, .is_back = true, .text = "it is to run here"},
+        [SOURCE_RESUMING]      = {"source-resuming", {HANDOVER_VMM_CONT}, .is_swift = true, .repeat_ms = 1000, .wait_ms = 10000, .whose = OWNED_BY_RECORD, .is_back = true, .text = "it is to run here"},
         [SOURCE_GIVEN]         = {"source-given", {HANDOVER_GUARD_END, HANDOVER_WATCH}, {HANDOVER_SAYS_GIVEN}, .repeat_ms = 1000, .wait_ms = 10000, .whose = OWNED_BY_RECORD, .text = "it is the target's"},
         [SOURCE_FINISHING]     = {"source-finishing", {HANDOVER_GUARD_END, HANDOVER_VMM_QUIT, HANDOVER_RELEASE}, .repeat_ms = 2000, .wait_ms = 30000, .whose = OWNED_BY_TARGET, .text = "what is left here ends"},
         [SOURCE_RELEASING]     = {"source-releasing", {HANDOVER_GUARD_END, HANDOVER_RELEASE}, .repeat_ms = 2000, .wait_ms = 30000, .is_back = true, .text = "what was held for it is let go of"},

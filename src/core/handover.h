@@ -70,7 +70,7 @@ enum handover_state {
         SOURCE_HANDED,    /* swift: the VMM stands, and everything was acknowledged */
         SOURCE_ORPHANED,  /* the VMM died, standing: has the target everything? */
         SOURCE_CLOSING,   /* to be aborted, if it is not committed */
-        SOURCE_RESUMING,  /* the VMM here is to run */
+        SOURCE_RESUMING,  /* swift: the record lets it; the VMM here is to run */
         SOURCE_GIVEN,     /* it is the target's */
         SOURCE_FINISHING, /* the VMM here ends */
         SOURCE_RELEASING, /* what was held for the handover is let go of */

@@ -878,8 +878,8 @@ static void test_tables(void)
         }
         for (int s = 1; s < HANDOVER_STATE_N; s++) /* between the guest's stop and its run */
                 g_assert_true(handover_state_is_swift((enum handover_state)s) ==
-                              (s == SOURCE_HANDED || s == TARGET_COMPLETE || s == TARGET_COMMITTING ||
-                               s == TARGET_STARTING));
+                              (s == SOURCE_HANDED || s == SOURCE_RESUMING || s == TARGET_COMPLETE ||
+                               s == TARGET_COMMITTING || s == TARGET_STARTING));
         g_assert_cmpint(handover_owner(RECORD_NONE), ==, ROLE_SOURCE);
         g_assert_cmpint(handover_owner(RECORD_ABORTED), ==, ROLE_SOURCE);
         g_assert_cmpint(handover_owner(RECORD_COMMITTED), ==, ROLE_TARGET);

@@ -51,11 +51,18 @@ static bool is(const json_t *v, const char *key)
         return json_is_true(json_object_get(v, key));
 }
 
+/* One that an earlier meted wrote may be swift by now: in the one before it the record is asked again. */
+static enum handover_state state_of(const char *name)
+{
+        enum handover_state s = handover_state_from_name(name);
+        return s == SOURCE_RESUMING ? SOURCE_CLOSING : s;
+}
+
 static int take(struct handing *ho, const char *id, const json_t *v, struct err *err)
 {
         struct handover_row *row = &ho->core.row;
         const json_t *guest = json_object_get(v, "guest");
-        row->state = handover_state_from_name(word(v, "state"));
+        row->state = state_of(word(v, "state"));
         row->end = *word(v, "end") ? handover_state_from_name(word(v, "end")) : 0;
         if (!row->state || handover_role(row->state) == ROLE_PROCESSOR ||
             handover_state_is_swift(row->state) || (*word(v, "end") && !row->end))

@@ -19,7 +19,8 @@ enum {
         LOOK_MS = 5000,
         CONT_MS = 15000,
         WAIT_AGAIN_MS = 50,
-        BOUND_AGAIN_MS = 10
+        BOUND_AGAIN_MS = 10,
+        RESUME_MS = 25 /* from the bound's word in the record until the guest runs here, as of moves */
 };
 
 static void failed(struct handing *ho, enum handover_effect_kind of, const struct err *err)
@@ -156,6 +157,10 @@ void giver_classify(struct handing *ho)
         else if (machine_is_awaited(v))
                 bad = err_set(&err, REASON_BUSY, EBUSY,
                               "%s is being looked at, as its hypervisor has just started", ho->vm);
+        else if (ho->core.row.gap_ms > 0 && ho->core.row.gap_ms <= RESUME_MS)
+                bad = err_set(&err, REASON_INVALID, ERANGE,
+                              "%s cannot stand for %d ms at most: to have it run here again takes up to %d",
+                              ho->vm, (int)ho->core.row.gap_ms, RESUME_MS);
         else
                 bad = moves_check(m, v, &err);
         if (!bad && !describe(ho, v))
@@ -385,6 +390,14 @@ void giver_bound(void *arg)
                 loop_timer_in(&ho->gap, BOUND_AGAIN_MS);
 }
 
+/* So that it runs here again within it, counted from when its VMM stood, which was heard of later. */
+static void arm_bound(struct handing *ho)
+{
+        int64_t stood_ms = (g_get_monotonic_time() - ho->stood_us) / 1000 + 1;
+        int64_t left_ms = ho->core.row.gap_ms - RESUME_MS - (ho->stood_us > 0 ? stood_ms : 0);
+        loop_timer_in(&ho->gap, left_ms > 0 ? left_ms : 0);
+}
+
 void giver_vm_event(struct handing *ho, enum vm_event event, const char *words)
 {
         const struct machine *v = machine_find(ho->m, ho->vm);
@@ -394,7 +407,7 @@ void giver_vm_event(struct handing *ho, enum vm_event event, const char *words)
         if (event == VM_EVENT_STOP) {
                 ho->stood_us = vm_event_us(v->vm);
                 if (ho->core.row.gap_ms > 0)
-                        loop_timer_in(&ho->gap, ho->core.row.gap_ms);
+                        arm_bound(ho);
         } else if (event == VM_EVENT_MIGRATION && strcmp(words, "completed") == 0) {
                 handing_report(ho, ho->token[HANDOVER_VMM_GIVE], HANDOVER_EV_HANDED, NULL);
         } else if (event == VM_EVENT_MIGRATION &&
@@ -432,10 +445,20 @@ void giver_count(struct handing *ho)
 
 /* ---- here again ---- */
 
+static void say_stood(struct handing *ho)
+{
+        if (ho->stood_us > 0)
+                handing_say(ho, "stood", "the guest stood for %.1f ms",
+                            (double)(g_get_monotonic_time() - ho->stood_us) / 1000.0);
+        ho->stood_us = 0;
+}
+
 static void on_runs(void *arg, const struct vm_result *result)
 {
         struct handing *ho = arg;
         ho->is_calling = false;
+        if (result->outcome == VM_DONE)
+                say_stood(ho);
         if (result->outcome == VM_DONE)
                 handing_report(ho, ho->token[HANDOVER_VMM_CONT], HANDOVER_EV_RUNS, NULL);
         else if (result->err.reason != REASON_CANCELLED)

@@ -191,6 +191,13 @@ def test_bound_of_the_gap(pair, vm):
     assert leader.lead() == "back"
     assert leader.said["back"]["reason"] == "timeout", leader.said["back"]
     is_whole(pair, vm, source)
+    stood = [float(re.search(r"([0-9.]+) ms", e["text"])[1]) for e in source.events(leader.id) if e["event"] == "stood"]
+    assert len(stood) == 1 and 100 < stood[0] <= 300, stood
+    # a bound that would be reached before it could run again
+    pair.leader = leader = Leader(pair, vm, source, target, gap_ms=20)
+    assert leader.lead() == "back"
+    assert leader.said["back"]["reason"] == "invalid" and "20 ms" in leader.said["back"]["sentence"], leader.said["back"]
+    is_whole(pair, vm, source)
 
 
 # ---- deaths
