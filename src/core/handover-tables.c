@@ -104,13 +104,13 @@ const int8_t handover_target_reports[HANDOVER_STATE_N][HANDOVER_REPORT_COLUMNS] 
         [TARGET_COMPLETE]   = { BAD,             BAD,             BAD,            BAD,     BAD,    BAD,              TARGET_STARTING, TARGET_DROPPING, TARGET_DROPPING, LATE,     TARGET_COMMITTING, TARGET_CLOSING,  TARGET_CLOSING  },
         [TARGET_COMMITTING] = { BAD,             BAD,             BAD,            BAD,     STAY,   BAD,              TARGET_STARTING, TARGET_DROPPING, TARGET_DROPPING, LATE,     LATE,              TARGET_CLOSING,  STAY            },
         [TARGET_STARTING]   = { BAD,             BAD,             TARGET_RUNNING, BAD,     BAD,    TARGET_RETURNING, LATE,            LATE,            LATE,            LATE,     LATE,              TARGET_DROPPING, STAY            },
-        [TARGET_RUNNING]    = { BAD,             BAD,             BAD,            BAD,     BAD,    BAD,              LATE,            LATE,            LATE,            LATE,     LATE,              LATE,            STAY            },
+        [TARGET_RUNNING]    = { BAD,             BAD,             BAD,            BAD,     BAD,    BAD,              LATE,            LATE,            TARGET_DROPPING, LATE,     LATE,              LATE,            STAY            },
         [TARGET_CLOSING]    = { BAD,             BAD,             BAD,            BAD,     STAY,   BAD,              TARGET_STARTING, TARGET_DROPPING, TARGET_DROPPING, LATE,     LATE,              LATE,            STAY            },
         [TARGET_RETURNING]  = { BAD,             BAD,             BAD,            BAD,     STAY,   BAD,              STAY,            LATE,            TARGET_DROPPING, LATE,     LATE,              LATE,            STAY            },
         [TARGET_DROPPING]   = { BAD,             BAD,             BAD,            SPLIT,   BAD,    BAD,              LATE,            LATE,            LATE,            LATE,     LATE,              LATE,            STAY            },
         [TARGET_SETTLED]    = { BAD,             BAD,             BAD,            BAD,     BAD,    BAD,              LATE,            LATE,            LATE,            LATE,     LATE,              LATE,            LATE            },
         [TARGET_DROPPED]    = { BAD,             BAD,             BAD,            BAD,     BAD,    BAD,              LATE,            LATE,            LATE,            LATE,     LATE,              LATE,            LATE            },
-        [TARGET_LOST]       = { BAD,             BAD,             BAD,            BAD,     BAD,    BAD,              LATE,            LATE,            LATE,            LATE,     LATE,              LATE,            LATE            },
+        [TARGET_LOST]       = { BAD,             BAD,             BAD,            BAD,     BAD,    BAD,              LATE,            LATE,            TARGET_DROPPING, LATE,     LATE,              LATE,            LATE            },
   /* clang-format on */
 };
 

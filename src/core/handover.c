@@ -228,6 +228,8 @@ static void settle(struct handover_row *r, enum handover_state to, const struct 
                 lost = SOURCE_LOST;
         else if (r->state == TARGET_STARTING && to == TARGET_DROPPING)
                 lost = TARGET_LOST;
+        else if (r->state == TARGET_LOST) /* it is not the target's after all, and nothing of it stays here */
+                r->end = 0;
         bool is_news = (lost && !r->end) || (r->reason == 0 && handover_states[to].is_back);
         if (lost)
                 r->end = lost;

@@ -114,7 +114,8 @@ enum handover_event_kind {
         /* What comes of itself, or because it was asked for. */
         HANDOVER_EV_COMMITTED = HANDOVER_ANSWER_N, /* the record says so */
         HANDOVER_EV_ABORTED,
-        HANDOVER_EV_RETURNED,
+        HANDOVER_EV_RETURNED,  /* also of one that ran here, or died so, by the word of who leads: where the
+                                  record  went with the machine before anything was assigned */
         HANDOVER_EV_COMPLETED, /* the target's VMM has everything */
         HANDOVER_EV_STANDS,    /* so does the source's, by its word in the record */
         HANDOVER_EV_DIED,      /* the VMM; what it had said before comes before */

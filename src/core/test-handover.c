@@ -926,11 +926,59 @@ static void test_nonsense(void)
         g_assert_null(strchr(h.row.sentence, '\n'));
 }
 
+static void report_one(struct handover *h, enum handover_event_kind kind, enum handover_state wanted)
+{
+        struct err err;
+        struct handover_event ev = {.kind = kind, .token = h->row.step};
+        g_assert_cmpint(handover_step(h, &ev, &effects, &err), ==, 1);
+        g_assert_cmpint(h->row.state, ==, wanted);
+}
+
+/* The machine is booted again before the service processor has heard that it ran there: it has assigned
+ * nothing, so that it is the source's, and the target has nothing of it, whether it had run or died. */
+static void test_booted_before_it_was_assigned(void)
+{
+        for (int n = 0; n < 2; n++) {
+                struct handover h;
+                struct err err;
+                struct handover_row row = {.id = "h1", .epoch = 7, .step = 4, .state = TARGET_INFORMED};
+                handover_restore(&h, &row, 0, RECORD_NONE, 0, &effects);
+                report_one(&h, HANDOVER_EV_COMMITTED, TARGET_STARTING);
+                report_one(&h, n ? HANDOVER_EV_DIED : HANDOVER_EV_RUNS, n ? TARGET_DROPPING : TARGET_RUNNING);
+                if (n)
+                        report_one(&h, HANDOVER_EV_RELEASED, TARGET_LOST);
+                g_assert_true(handover_is_targets(&h.row, RECORD_NONE));
+                row = h.row;
+                handover_restore(&h, &row, 0, RECORD_COMMITTED, 0, &effects);
+                report_one(&h, HANDOVER_EV_RETURNED, TARGET_DROPPING);
+                g_assert_false(handover_is_targets(&h.row, RECORD_NONE));
+                g_assert_cmpint(effects.list[0].kind, ==, HANDOVER_PERSIST);
+                report_one(&h, HANDOVER_EV_RELEASED, TARGET_DROPPED);
+                g_assert_false(handover_is_targets(&h.row, RECORD_NONE));
+                g_assert_cmpint(effects.list[effects.n - 1].message.says, ==, HANDOVER_SAYS_DROPPED);
+
+                /* And who leads, to whom its source has said that it died. */
+                row = (struct handover_row){.id = "h1", .epoch = 7, .step = 4, .state = HANDOVER_INFORMED};
+                handover_restore(&h, &row, 0, RECORD_NONE, 0, &effects);
+                report_one(&h, HANDOVER_EV_ABORTED, HANDOVER_RECALLING);
+                struct handover_message p = {.says = HANDOVER_SAYS_DIED, .epoch = 7};
+                struct handover_event ev = {.kind = HANDOVER_EV_MESSAGE, .message = &p};
+                g_assert_cmpint(handover_step(&h, &ev, &effects, &err), ==, 1);
+                g_assert_cmpint(h.row.state, ==, HANDOVER_DROPPING);
+                p.says = n ? HANDOVER_SAYS_LOST : HANDOVER_SAYS_RUNNING; /* said before it heard more */
+                g_assert_cmpint(handover_step(&h, &ev, &effects, &err), ==, -EPROTO);
+                p.says = HANDOVER_SAYS_DROPPED;
+                g_assert_cmpint(handover_step(&h, &ev, &effects, &err), ==, 1);
+                g_assert_cmpint(h.row.state, ==, HANDOVER_LOST);
+        }
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/handover/tables", test_tables);
         g_test_add_func("/handover/nonsense", test_nonsense);
+        g_test_add_func("/handover/booted-before-it-was-assigned", test_booted_before_it_was_assigned);
         g_test_add_func("/handover/plain", test_plain);
         g_test_add_func("/handover/enumerated", test_enumerated);
         g_test_add_func("/handover/random", test_random);

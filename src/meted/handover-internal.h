@@ -112,6 +112,8 @@ int handing_read(const struct handing *ho, enum handover_record *ret, struct err
 /* Where the record went with the machine, of which both VMMs did, too, nobody will write: what mete-sp says
  * is its word. */
 void handing_follow(struct handing *ho, const struct handover_message *said);
+/* It died here, and the machine was booted again since: mete-sp may yet say that it is its source's. */
+bool handing_may_be_undone(const struct handing *ho);
 enum handover_event_kind handing_event_of(enum handover_record record); /* NONE: UNKNOWN */
 
 /* handover-room.c */

@@ -194,6 +194,27 @@ static bool is_of_another_boot(const struct handing *ho)
         return *ho->boot && boot_read(now) && strcmp(now, ho->boot) != 0 && handing_read(ho, &is, &err) < 0;
 }
 
+bool handing_may_be_undone(const struct handing *ho)
+{
+        return ho->core.row.state == TARGET_LOST && !ho->core.row.is_told && ho->part_epoch == 0 &&
+               is_of_another_boot(ho);
+}
+
+/* What has come is not ours after all. Both VMMs went with the machine: what stays is the definition, which
+ * is another's again, as before it was adopted, and goes. */
+static void disown(struct handing *ho)
+{
+        struct machine *v = machine_find(ho->m, ho->vm);
+        struct err err = {0};
+        ho->is_defined = v && ho->guest && strcmp(v->definition.uuid, ho->guest->vm.definition.uuid) == 0;
+        ho->is_returned = false;
+        if (!ho->is_defined)
+                return;
+        v->epoch = 0;
+        if (machine_put(v, &err))
+                meted_unwritten(ho->m, &err);
+}
+
 /* mete-sp goes by what it has assigned: it asks for the target's STATUS, and for all that comes behind that,
  * when it has. */
 void handing_follow(struct handing *ho, const struct handover_message *said)
@@ -201,14 +222,21 @@ void handing_follow(struct handing *ho, const struct handover_message *said)
         enum handover_state s = ho->core.row.state;
         enum handover_record is = RECORD_NONE;
         bool is_back = said->says == HANDOVER_SAYS_ABORT || said->says == HANDOVER_SAYS_DROP;
+        bool was_here = s == TARGET_RUNNING || handing_may_be_undone(ho);
         bool is_on = said->says == HANDOVER_SAYS_FINISH || said->says == HANDOVER_SAYS_STATUS ||
                      said->says == HANDOVER_SAYS_SETTLE;
         if (s == SOURCE_CLOSING || s == TARGET_CLOSING)
                 is = is_back ? RECORD_ABORTED : is_on ? RECORD_COMMITTED : RECORD_NONE;
         else if ((s == SOURCE_GIVEN && is_back) || (s == TARGET_RETURNING && (is_back || is_on)))
                 is = RECORD_RETURNED;
-        if (is != RECORD_NONE && said->epoch == ho->core.row.epoch && is_of_another_boot(ho))
-                handing_report(ho, ho->core.row.step, handing_event_of(is), NULL);
+        else if (was_here && said->says == HANDOVER_SAYS_DROP && ho->part_epoch == 0)
+                is = RECORD_RETURNED; /* it went before mete-sp had heard, which then has assigned nothing */
+        if (is == RECORD_NONE || said->epoch != ho->core.row.epoch || ho->is_void || ho->is_loaded ||
+            !is_of_another_boot(ho))
+                return;
+        if (was_here)
+                disown(ho);
+        handing_report(ho, ho->core.row.step, handing_event_of(is), NULL);
 }
 
 /* Who lets go of what was lent gives up, unless it was decided before: the keeper waits for a word. */

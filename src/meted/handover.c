@@ -654,9 +654,24 @@ const char *handovers_leaving(const struct meted *m, const char *id)
 
 /* ---- what happens to a VM ---- */
 
+struct undone {
+        const char *vm;
+        const struct handing *found;
+};
+
+static void look_for_undone(struct handing *ho, void *arg)
+{
+        struct undone *of = arg;
+        if (strcmp(ho->vm, of->vm) == 0 && handing_may_be_undone(ho))
+                of->found = ho;
+}
+
 int handovers_check(const struct meted *m, const struct machine *v, struct err *err)
 {
-        const struct handing *ho = handing_of_vm(m, v->definition.name);
+        struct undone of = {.vm = v->definition.name, .found = handing_of_vm(m, v->definition.name)};
+        if (!of.found)
+                handing_each(m, look_for_undone, &of);
+        const struct handing *ho = of.found;
         return ho ? err_set(err, REASON_BUSY, EBUSY,
                             "the VM %s is being handed over to another hypervisor: %s", v->definition.name,
                             ho->core.row.id)

@@ -395,6 +395,21 @@ def kill_at(pair, vm, leader, point, victim):
     return end
 
 
+class Deaf(Exception):
+    """The service processor hears nothing more."""
+
+
+def upto_lost(leader):
+    until = leader.until
+
+    def fn(to, says, wanted, **more):
+        word = until(to, says, wanted, **more)
+        if word == "lost":
+            raise Deaf
+        return word
+    return fn
+
+
 def is_its_own(pair, vm, at):
     """One that died with, or before, its handover is this hypervisor's as any other: started, handed over, and after a restart."""
     away = other(pair, at)
@@ -449,3 +464,31 @@ def test_machine_is_booted_again(pair, vm, committed):
     at.mete("vm", "start", vm.name)
     wait_for("it runs there", lambda: running(pair, vm.name) == [at], 60, 0.1)
     forget_vm(pair, vm)
+
+
+@pytest.mark.parametrize("died", [False, True], ids=["running", "lost"])
+def test_machine_is_booted_before_it_is_assigned(pair, vm, died):
+    """It ran at its target, and the service processor had not heard it: then it is the source's again, and nobody else's."""
+    source, target = vm.host, other(pair, vm.host)
+    pair.leader = leader = Leader(pair, vm, source, target)
+    if died:
+        leader.until, until = upto_lost(leader), leader.until
+        with pytest.raises(Deaf):
+            kill_at(pair, vm, leader, "target-starting done", target)
+        leader.until = until
+        wait_for("it is lost there", lambda: pair.state(target, leader.id) == "target-lost", 60, 0.1)
+    else:
+        assert leader.lead(upto="give") == "give"
+        assert leader.until(source, "give", ("running", "back"), transfer=leader.said["informed"]["transfer"]) == "running"
+    vm.disconnect()
+    pair.reboot()
+    if died:  # it is not known yet whose it is
+        p = target.mete("vm", "start", vm.name, check=False)
+        assert p.returncode != 0 and "handed over" in p.stderr, p
+    leader.said.pop("lost", None)
+    assert leader.until(source, "abort", ("back", "died")) == "died"
+    assert leader.until(target, "drop", ("dropped",)) == "dropped"
+    leader.say(source, "finish")
+    wait_for("nothing is left of it", lambda: vm.name not in [v["name"] for v in target.mete_json("vm", "list")["vms"]], 60, 0.1)
+    assert not [c for c in target.claims() if vm.name in c["holder"]]
+    is_its_own(pair, vm, source)
