@@ -62,10 +62,12 @@ struct handing {
         int64_t sent_bytes, ram_bytes;    /* -1: not known */
 
         /* target */
-        bool is_defined;    /* the VM is, for this handover */
-        int64_t part_epoch; /* of the partition in which its memory is ours; 0: not known. Journalled */
-        bool is_complete;   /* all of it came */
-        bool is_told_to_run;
+        bool is_defined;     /* the VM is, for this handover */
+        int64_t part_epoch;  /* of the partition in which its memory is ours; 0: not known. Journalled */
+        bool is_complete;    /* all of it came */
+        bool is_told_to_run; /* and may have done so: what QEMU refused is not that */
+        bool was_told;       /* the same, before it was told last */
+        unsigned n_refused;
         size_t leases; /* so many of the guest's are asked for already */
         int plug_slot; /* of a vCPU that nobody was granted, and that is being plugged */
 };

@@ -19,7 +19,9 @@ enum {
         LISTEN_MS = 10000,
         LOOK_MS = 5000,
         RUN_MS = 10000,
-        SETTLE_MS = 10000
+        QUIT_MS = 10000,
+        SETTLE_MS = 10000,
+        REFUSED_MAX = 3
 };
 
 static void failed(struct handing *ho, enum handover_effect_kind of, const struct err *err)
@@ -468,6 +470,36 @@ static void on_announced(void *arg, const struct vm_result *result)
                 taker_settle(ho);
 }
 
+static void on_quit(void *arg, const struct vm_result *result)
+{
+        struct handing *ho = arg;
+        (void)result; /* it ends: handovers_vm_died(); else it is told to run once more */
+        ho->is_calling = false;
+}
+
+/* QEMU has refused, and says that it stands: so it has not run here. Where it refuses again and again its end
+ * is waited for, after which it is the source's again; the first times may have been for what passes. */
+static void on_refused(void *arg, const struct vm_result *result)
+{
+        struct handing *ho = arg;
+        struct machine *v = machine_find(ho->m, ho->vm);
+        ho->is_calling = false;
+        if (result->outcome != VM_DONE || !v || !v->vm || vm_run(v->vm) == VM_RUN_RUNNING ||
+            ho->core.row.state != TARGET_STARTING)
+                return;
+        ho->is_told_to_run = false;
+        if (++ho->n_refused < REFUSED_MAX)
+                return;
+        ho->is_calling = true;
+        vm_quit(v->vm, QUIT_MS, on_quit, ho);
+}
+
+/* An answer of QEMU's own, and not that there was none: and no word before this may have been followed. */
+static bool is_refused(const struct handing *ho, const struct err *err)
+{
+        return err->reason == REASON_INTERNAL && err->code == EIO && !ho->was_told && !ho->core.row.is_unsure;
+}
+
 static void on_runs(void *arg, const struct vm_result *result)
 {
         struct handing *ho = arg;
@@ -477,6 +509,10 @@ static void on_runs(void *arg, const struct vm_result *result)
                 if (result->err.reason != REASON_CANCELLED)
                         log_warn("handover %s: %s is to run: %s", ho->core.row.id, ho->vm,
                                  result->err.sentence);
+                if (result->outcome == VM_FAILED && v && v->vm && is_refused(ho, &result->err)) {
+                        ho->is_calling = true;
+                        vm_refresh(v->vm, LOOK_MS, on_refused, ho);
+                }
                 return;
         }
         ho->ran_us = g_get_monotonic_time();
@@ -492,6 +528,7 @@ static void on_runs(void *arg, const struct vm_result *result)
 static void run(struct handing *ho)
 {
         ho->is_calling = true;
+        ho->was_told = ho->is_told_to_run;
         ho->is_told_to_run = true;
         transfer_run(ho->transfer, RUN_MS, on_runs, ho);
 }

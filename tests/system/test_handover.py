@@ -3,6 +3,7 @@
 the service processor's part is played by the harness (tests/lib/handing.py), so that words can be lost and steps be stopped at.
 METE_HANDOVERS=N: so many there and back. METE_POINTS=all: each death; else a few by chance (METE_SEED)."""
 import contextlib
+import fcntl
 import http.client
 import os
 import random
@@ -201,6 +202,47 @@ def test_bound_of_the_gap(pair, vm):
     is_whole(pair, vm, source)
 
 
+def test_it_cannot_run_at_its_target(pair, vm):
+    """Its disk is locked there by somebody as all of it came: QEMU refuses to run it. It never did, and runs on at its source."""
+    source, target = vm.host, other(pair, vm.host)
+    disk, name, problems = pair.path("images", "d.raw"), target.hypervisor_name, []
+    with open(disk, "wb") as f:
+        f.truncate(16 * MIB)
+    os.chmod(disk, 0o666)  # QEMU opens it to write
+    d = source.vm("d", cpus=1, memory="128M", disk="d.raw")
+    pair.kill_hypervisor(name)
+    pair.start_hypervisor(name, {"METE_CRASH_AT": "handover target-committing decided", "METE_CRASH_STOPS": "1"})
+    pair.leader = leader = Leader(pair, d, source, target)
+
+    def lock():
+        try:
+            wait_for("both stand", lambda: is_stopped(pair.processes[name]), 120, 0.005)
+            with open(disk, "r+b") as f:
+                try:
+                    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                finally:
+                    pair.processes[name].send_signal(signal.SIGCONT)
+                wait_for("it is given back", lambda: "target-returning" in story_of(target, leader.id), 60, 0.1)
+        except Exception as e:  # pylint: disable=broad-except
+            problems.append(e)
+    t = threading.Thread(target=lock)
+    t.start()
+    try:
+        end = leader.lead()
+    finally:
+        t.join()
+    assert not problems, problems
+    assert end == "back", (end, pair.story(leader.id))
+    wait_for("it runs at its source", lambda: running(pair, "d") == [source] and len(vmms(pair, "d")) == 1, 60, 0.1)
+    d.wait_agent()
+    d.check("dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync 2>/dev/null")
+    d.disconnect()
+    source.mete("vm", "kill", "d")
+    wait_for("it is gone", lambda: source.mete("vm", "delete", "d", check=False).returncode == 0, 60, 0.1)
+    source.vms.pop("d")
+    is_whole(pair, vm, source)
+
+
 # ---- deaths
 
 def states():
@@ -214,8 +256,8 @@ def states():
 # What brings a handover into a state; where nothing is said here it goes through it on its way.
 WAYS = {"source-closing": "recalled", "source-resuming": "bound", "target-complete": "bound", "source-releasing": "called off",
         "source-back": "called off", "target-dropping": "called off", "target-dropped": "called off", "target-closing": "dropped"}
-# Those that only a death in the middle of another brings about: test_it_dies_*() has them, but target-returning, which
-# test-handover.c walks.
+# Those that only a death in the middle of another brings about, or a refusal: test_it_dies_*() have them, and
+# test_it_cannot_run_at_its_target().
 NOT_HERE = ("source-orphaned", "source-lost", "target-returning", "target-lost")
 POINTS = [(name, when) for name, swift in states() if name not in NOT_HERE
           for when in (("decided", "done") if swift else ("decided", "recorded", "done"))]
