@@ -97,6 +97,7 @@ struct transfer *handing_transfer(struct handing *ho);
 void handing_prepare(struct handing *ho, vm_done *done);
 
 /* handover-record.c */
+const struct handover_row *handing_row(const struct handing *ho); /* as it is to be journalled */
 char *handing_record(const struct handing *ho);
 int handing_record_read(struct handing *ho, const char *id, const char *text, struct err *err);
 /* The record's word is made so, or learnt; what it says is reported. */

@@ -15,9 +15,15 @@
 
 #define NO_DEADLINE INT64_C(9007199254740991) /* as the store has it */
 
+/* What else is to be kept in a swift state goes with the row that is there: none is read as a swift one. */
+const struct handover_row *handing_row(const struct handing *ho)
+{
+        return handover_state_is_swift(ho->core.row.state) ? &ho->written : &ho->core.row;
+}
+
 char *handing_record(const struct handing *ho)
 {
-        const struct handover_row *row = &ho->core.row;
+        const struct handover_row *row = handing_row(ho);
         json_t *v = json_pack(
                 "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, s:I, s:s, s:I}",
                 "vm", ho->vm, "state", handover_state_name(row->state), "end",

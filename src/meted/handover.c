@@ -182,6 +182,7 @@ static void restore(struct handing *ho)
         struct handover_effects effects = {0};
         const struct machine *v = machine_find(ho->m, ho->vm);
         const struct handover_row row = ho->durable;
+        ho->written = row;
         enum handover_record record = RECORD_NONE;
         struct err err = {0};
         ho->is_void = false;
@@ -425,7 +426,7 @@ void handing_put(struct handing *ho)
                  : err_set(&err, REASON_INTERNAL, ENOMEM, "no memory for the record of a handover"))
                 meted_unwritten(ho->m, &err);
         free(text);
-        ho->written = ho->core.row;
+        ho->written = *handing_row(ho);
 }
 
 /* With the row that says whose it is. */
