@@ -160,6 +160,8 @@ class Pair(Server):
             self.start_hypervisor(name)
             # the second has less than the VM: that brings its own
             self.shares[name] = {f"cpu:{n}": 1000, "memory:node0": (1 << 30) if name == "a" else (256 << 20)}
+            if self.net:
+                self.shares[name]["net:up0"] = 100 * 10**6
         self.give_parts()
         self.a, self.b = self.hypervisor("a"), self.hypervisor("b")
 
@@ -173,6 +175,8 @@ class Pair(Server):
                     f"socket={self.path('sprun', name, 'meted.sock')}\nsocket_mode=0666\n[keeper]\nsocket={self.keeper_socket}\n"
                     f"[server]\nmanaged=yes\nprocessor={self.processor}\n[host]\nsource=live\ncpu_overcommit=8\n"
                     f"[vm]\nqemu={self.qemus.get(name, self.qemu)}\nimage_dir={self.path('images')}\n")
+            if self.net:
+                f.write(f"[net]\nmanage=yes\nnetwork=lan\nuplink=up0\nrate={self.net.rate}\n")
 
     qemus = {}
 
@@ -316,9 +320,9 @@ def is_whole(pair, vm, at):
     assert {c["state"] for c in at.claims() if vm.name in c["holder"]} == {"active"}
 
 
-def new_vm(pair, hypervisor):
+def new_vm(pair, hypervisor, **options):
     pair.made = getattr(pair, "made", 0) + 1
-    v = hypervisor.vm(f"v{pair.made}", cpus="1..2", memory="192M..448M")
+    v = hypervisor.vm(f"v{pair.made}", cpus="1..2", memory="192M..448M", **options)
     v.check("dd if=/dev/urandom of=/tmp/blob bs=1M count=16 2>/dev/null; sha256sum /tmp/blob >/tmp/sum")
     v.check("(n=0; while true; do n=$((n+1)); echo $n >/tmp/n.new; mv /tmp/n.new /tmp/n; sleep 0.05; done) >/dev/null 2>&1 &")
     v.app = App(v, "own")
