@@ -12,10 +12,30 @@
 #include "meted/activate.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
+#include "vm/disk-file.h"
 
 enum { COPY_MS = 10000, LOOK_MS = 30000, LOOK_AGAIN_MS = 100, CONT_MS = 15000, PLUG_MS = 15000 };
 
 /* ---- is it to be had here? ---- */
+
+/* That both hosts see one file was the operator's word ([move] shared_disks), and may be wrong of one of
+ * them: not mounted, or another file of that name. Its guest would go on with a disk that is not its own. */
+static int check_disk(const struct moving *mv, const struct api_vm_definition *d, struct err *err)
+{
+        const struct meted *m = mv->m;
+        struct api_peer_disk here;
+        if (!d->has_disk)
+                return 0;
+        if (!m->config.shares_disks)
+                return err_set(err, REASON_INCOMPATIBLE, EXDEV,
+                               "%s has a disk, and this host does not share its disks ([move] shared_disks)",
+                               mv->vm);
+        if (!mv->guest->has_disk)
+                return err_set(err, REASON_INCOMPATIBLE, EXDEV,
+                               "its host does not say which file the disk %s is", d->disk);
+        int bad = disk_file_see(m->config.image_dir, d->disk, &here, err);
+        return bad ? bad : disk_file_compare(d->disk, &here, &mv->guest->disk, err);
+}
 
 static int check_guest(const struct moving *mv, struct err *err)
 {
@@ -32,14 +52,11 @@ static int check_guest(const struct moving *mv, struct err *err)
                 return err_set(err, REASON_INCOMPATIBLE, ENOEXEC,
                                "%s was made for QEMU %s, and this host has %s", mv->vm, d->qemu_version,
                                m->probe.version);
-        if (d->has_disk && !m->config.shares_disks)
-                return err_set(err, REASON_INCOMPATIBLE, EXDEV,
-                               "%s has a disk, and this host does not share its disks ([move] shared_disks)",
-                               mv->vm);
         if (d->has_network && (!m->config.manages_net || strcmp(d->network, m->config.network) != 0))
                 return err_set(err, REASON_INCOMPATIBLE, ENONET, "%s is on network %s, which is not here",
                                mv->vm, d->network);
-        return find_images(m, d, err);
+        bad = check_disk(mv, d, err);
+        return bad ? bad : find_images(m, d, err);
 }
 
 /* The VM is defined here from now on; where it is stopped by an operator's word of ours it is another one. */
@@ -304,8 +321,12 @@ void arrive_prepare(struct moving *mv, const struct move_effect *f)
         (void)snprintf(key, sizeof(key), "vm:%s", mv->vm);
         const struct request *base = hypervisor_find(m->hv, key);
         bool is_left = base && request_is_live(base) && base->state != REQUEST_OFFERED;
-        if (!machine_find(m, mv->vm)) {
+        const struct machine *v = machine_find(m, mv->vm);
+        if (!v) {
                 (void)err_set(&err, REASON_STALE, ESTALE, "it is not defined here any more");
+                failed(mv, &err);
+        } else if (check_disk(mv, &v->definition,
+                              &err)) { /* since it was reserved it may have become another */
                 failed(mv, &err);
         } else if (is_left) {
                 if (hypervisor_release(m->hv, key, "of an attempt that was broken off", loop_now_ms(),

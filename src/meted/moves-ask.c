@@ -9,6 +9,7 @@
 #include "core/order.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
+#include "vm/disk-file.h"
 #include "wire/http.h"
 
 enum { MOVES_MAX = 256, DRY_MAX = 8, FINISHED_KEPT = 64, PAGE = 64 };
@@ -67,6 +68,7 @@ static int check_ask(struct meted *m, const struct machine *v, const struct api_
         const struct level l = {in->has_level && in->level.has_total_ms ? in->level.total_ms : 0,
                                 in->has_level && in->level.has_downtime_ms ? in->level.downtime_ms : 0,
                                 in->has_best_effort && in->best_effort};
+        struct api_peer_disk disk;
         int bad = in->has_level ? level_check(&l, err) : 0;
         if (bad)
                 return bad;
@@ -89,6 +91,8 @@ static int check_ask(struct meted *m, const struct machine *v, const struct api_
                               "%s has a disk, and that is not said to be the same on all peers ([move] "
                               "shared_disks in mete.conf)",
                               v->definition.name);
+        else if (!bad && v->definition.has_disk)
+                bad = disk_file_see(m->config.image_dir, v->definition.disk, &disk, err);
         return bad ? bad : peers_can(m, in->to, err);
 }
 

@@ -4,10 +4,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/str.h"
 #include "meted/hhi.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
+#include "vm/disk-file.h"
 #include "vm/profiler.h"
 
 enum { KEEPER_MS = 20000 };
@@ -71,7 +73,15 @@ struct api_peer_vm *moves_guest(const struct machine *v)
 struct api_peer_vm *source_guest(const struct moving *mv)
 {
         const struct machine *v = machine_find(mv->m, mv->vm);
-        return v ? moves_guest(v) : NULL;
+        struct api_peer_vm *guest = v ? moves_guest(v) : NULL;
+        struct err err = {0};
+        if (guest && v->definition.has_disk) {
+                guest->has_disk =
+                        disk_file_see(mv->m->config.image_dir, v->definition.disk, &guest->disk, &err) == 0;
+                if (!guest->has_disk)
+                        log_warn("move %s: %s", mv->core.row.id, err.sentence);
+        }
+        return guest;
 }
 
 /* ---- the profile ---- */

@@ -2,7 +2,7 @@
 """Either meted dies of SIGKILL at each crash point of a move, and VMMs, guard and keepers in its main states (4.16, S.7).
 
 The points are made of the tables of core/move: each state, before it is recorded, when it is, and when what it brings with it
-was done. After each death there is one runner, with all of its memory; the ledgers are what they were; the other side and a
+was done. After each death there is one runner, with all of its memory, that goes on writing to its disk, which both hosts see; the ledgers are what they were; the other side and a
 meted that comes back find out by themselves what they are to do. METE_POINTS=all walks all of them; else it is a sample, whose
 seed is printed.
 """
@@ -19,6 +19,7 @@ import threading
 import time
 
 import pytest
+import shared_disk
 from app import App, AppError
 from host import Host, HostError, ROOT, UID_COUNT, wait_for
 from monitor import Monitor
@@ -26,6 +27,7 @@ from site_of_two import Pki, Site, address, listen
 
 CRASH_BUILD = os.environ.get("METE_CRASH_BUILD") or os.environ.get("METE_BUILD") or "build/debug"
 MOVES_MAX = 6
+DISK = "v.raw"
 FINAL = ("done", "aborted", "refused", "lost", "settled", "dropped")
 LEVEL = ["--max-time", "300s", "--max-downtime", "50s"]  # there is a guard, and it has nothing to do on a machine that is busy
 LONG = ["--max-time", "2h"]  # no guard: the place of its monitor is ours
@@ -74,7 +76,7 @@ def site():
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base)
         hosts = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(),
-                      extra=listen(pki, n, name, f"peers-{name}.conf") + "[move]\nrate=1G\n") for n, name in enumerate("ab")]
+                      extra=listen(pki, n, name, f"peers-{name}.conf") + "[move]\nrate=1G\nshared_disks=yes\n") for n, name in enumerate("ab")]
         s = Site(pki, *hosts)
         for host in hosts:
             s.usual(host)
@@ -84,6 +86,8 @@ def site():
             host.start_meted()
             for name in ("vmlinuz", "test.cpio.gz"):
                 host.image(os.path.join(ROOT, "build/guest", name))
+        shared_disk.make(s.a, DISK)
+        shared_disk.share(DISK, s.a, s.b)
         s.made, s.moves, s.vm = 0, 0, None
         yield s
         if s.vm:
@@ -180,6 +184,9 @@ class Walk:
             vm.host = at
             vm.wait_agent()
             assert vm.check("cd /tmp; sha256sum -c sum") == "/tmp/blob: OK"
+            written = self.site.writer.count()
+            wait_for("it writes to its disk", lambda: self.site.writer.count() > written, 60)
+            assert not self.site.writer.failed()
         wait_for("nothing is left of it", lambda: not [c for h in (at, other) for c in h.claims()
                                                        if self.id in c["holder"] or (h is other and vm.name in c["holder"])], 60)
         if at is self.source and not may_be_lost:
@@ -262,7 +269,8 @@ def usable(site):
     """The VM that moves to and fro; another one where the last was lost."""
     if not site.vm:
         site.made += 1
-        site.vm = site.a.vm(f"v{site.made}", memory="192M..448M", cpus="1..2")
+        site.vm = site.a.vm(f"v{site.made}", memory="192M..448M", cpus="1..2", disk=DISK)
+        site.writer = shared_disk.Writer(site.vm)
         site.vm.check("dd if=/dev/urandom of=/tmp/blob bs=1M count=16 2>/dev/null; sha256sum /tmp/blob >/tmp/sum")
         site.vm.app = App(site.vm, "own")
         assert site.vm.app.call("request", {"id": "l", "needs": ["memory:128M"]})["outcome"] == "granted"
