@@ -28,26 +28,40 @@ def b64(text):
     return base64.b64encode(text.encode()).decode()
 
 
-class Etcd:
-    """tls: the folder of certificates that tls_files() made."""
+def address(n):
+    """Of member n of this process's etcd."""
+    pid = os.getpid()
+    return f"127.{128 + 32 * n + (pid >> 16 & 31)}.{pid >> 8 & 255}.{pid & 255}"
 
-    def __init__(self, tls=None, quota=None):
-        pid = os.getpid()
-        self.host = f"127.{128 + (pid >> 16 & 31)}.{pid >> 8 & 255}.{pid & 255}"
+
+class Etcd:
+    """tls: the folder of certificates that tls_files() made. n: which of how many members of a cluster (Cluster)."""
+
+    def __init__(self, tls=None, quota=None, n=0, members=1):
+        self.host, self.n, self.members = address(n), n, members
         self.dir, self.tls, self.quota, self.process = tempfile.mkdtemp(prefix="mete-test-etcd-", dir="/tmp"), tls, quota, None
         self.url = f"{'https' if tls else 'http'}://{self.host}:2379"
-        self.start()
+        if members == 1:
+            self.start()
 
     def start(self):
-        peers = f"http://{self.host}:2380"
-        words = [PROGRAM, "--data-dir", os.path.join(self.dir, "data"), "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
-                 "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"]
+        self.begin()
+        self.wait()
+
+    def begin(self):
+        """Where there are several, none answers before most are there."""
+        peers = [f"http://{address(n)}:2380" for n in range(self.members)]
+        words = [PROGRAM, "--name", f"e{self.n}", "--data-dir", os.path.join(self.dir, "data"), "--listen-client-urls", self.url,
+                 "--advertise-client-urls", self.url, "--listen-peer-urls", peers[self.n], "--initial-advertise-peer-urls", peers[self.n],
+                 "--initial-cluster", ",".join(f"e{n}={url}" for n, url in enumerate(peers))]
         if self.tls:
             words += ["--cert-file", f"{self.tls}/etcd.crt", "--key-file", f"{self.tls}/etcd.key", "--client-cert-auth", "--trusted-ca-file", f"{self.tls}/ca.crt"]
         if self.quota:
             words += ["--quota-backend-bytes", str(self.quota)]
         with open(os.path.join(self.dir, "log"), "ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log)
+
+    def wait(self):
         wait_for("etcd answers", lambda: self.ask("/v3/maintenance/status") is not None)
 
     def ask(self, path, **body):
@@ -78,8 +92,50 @@ class Etcd:
         self.process.wait()
 
     def close(self):
-        self.kill()
+        if self.process:
+            self.kill()
         shutil.rmtree(self.dir)
+
+    def lives(self):
+        return self.process is not None and self.process.poll() is None
+
+
+class Cluster:
+    """Three members, each with an address of its own: what two of them have is decided."""
+
+    def __init__(self):
+        self.members = [Etcd(n=n, members=3) for n in range(3)]
+        self.url = ",".join(m.url for m in self.members)
+        try:
+            for m in self.members:
+                m.begin()
+            for m in self.members:
+                m.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def living(self):
+        return [m for m in self.members if m.lives()]
+
+    def leader(self):
+        """The member that leads, as all that live say."""
+        def agreed():
+            said = [(m, m.ask("/v3/maintenance/status")) for m in self.living()]
+            leads = {s and s.get("leader") for _, s in said}
+            return next((m for m, s in said if s and len(leads) == 1 and s["header"]["member_id"] == s.get("leader")), None)
+        return wait_for("a member leads", agreed, 120)
+
+    def keys(self, under):
+        return self.leader().keys(under)
+
+    def signal(self, which):
+        for m in self.living():
+            m.signal(which)
+
+    def close(self):
+        for m in self.members:
+            m.close()
 
 
 def tls_files(folder, address):
@@ -162,8 +218,8 @@ class Member:
 class Managers:
     """Hosts a, b and c, an etcd, and managers m1 and m2 that share it."""
 
-    def __init__(self, quota=None, lease=LEASE):
-        self.etcd, self.members = Etcd(quota=quota), []
+    def __init__(self, quota=None, lease=LEASE, etcd=None):
+        self.etcd, self.members = etcd or Etcd(quota=quota), []
         try:
             self.fleet = Fleet(is_started=False)
             self.hosts = self.fleet.hosts

@@ -14,7 +14,7 @@ import time
 import pytest
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path.dirname(os.path.abspath(__file__)), "../manager")]
-from etcd import LEASE, LONG_LEASE, PREFIX, Etcd, Managers, Member, b64, needs_etcd, tls_files  # noqa: E402
+from etcd import LEASE, LONG_LEASE, PREFIX, Cluster, Etcd, Managers, Member, address, b64, needs_etcd, tls_files  # noqa: E402
 from deaths import chosen, die_at, needs_points  # noqa: E402
 from fleet import BUILD, Fleet, wait_for  # noqa: E402
 from test_orders import DONE, LEVEL, dry  # noqa: E402
@@ -270,6 +270,78 @@ def test_etcd_is_away(managers, how):
     moved_once(a, 2)
 
 
+@pytest.fixture
+def clustered(request):
+    """Managers that share a cluster of three, and VMs v, w, x."""
+    m = Managers(lease=request.param, etcd=Cluster())
+    try:
+        for name in "vwx":
+            m.hosts["a"].add_vm(name)
+        yield m
+    finally:
+        m.close()
+
+
+def begun(managers, name):
+    """A move that goes on until the test says so."""
+    managers.hosts["a"].script = copies
+    assert managers.move(name, id=f"o-{name}", level=LEVEL)["state"] == "moving"
+
+
+def done(managers, name):
+    a = managers.hosts["a"]
+    with a.lock:
+        a.moves[a.move_id(f"o-{name}")]["answers"] = [dict(DONE)]
+    assert managers.fleet.ended("moves", f"o-{name}")["state"] == "done"
+
+
+@pytest.mark.parametrize("clustered", [LONG_LEASE], indirect=True, ids=["long"])
+def test_the_leader_of_the_cluster_dies(clustered):
+    """Each time in the middle of a move: the others choose one, and the manager goes on, with the lead that it has, and begins the next."""
+    first, second = both(clustered)
+    cluster = clustered.etcd
+    for name in "vwx":
+        begun(clustered, name)
+        dead = cluster.leader()
+        dead.kill()
+        done(clustered, name)
+        assert cluster.leader() is not dead
+        dead.start()
+    assert first.leads() and not second.leads()
+    assert "begins anew" not in first.log() + second.log()
+    assert {key.split("/")[-1] for key in cluster.keys("document/order/")} == {"o-v", "o-w", "o-x"}
+    moved_once(clustered.hosts["a"], 3)
+
+
+@pytest.mark.parametrize("clustered", ["12s"], indirect=True, ids=["longer"])
+def test_most_of_the_cluster_dies(clustered):
+    """One of three decides nothing: it is said, and nothing is begun; when a second is back all goes on, with what was recorded."""
+    both(clustered)
+    cluster, a = clustered.etcd, clustered.hosts["a"]
+    begun(clustered, "v")
+    dead = [cluster.leader(), next(m for m in cluster.members if m is not cluster.leader())]
+    for m in dead:
+        m.kill()
+
+    def is_said(member):
+        try:
+            health, status = member.health(), member.call("GET", "/v1/moves/o-v")[0]
+        except (OSError, http.client.HTTPException):  # it begins anew
+            return False
+        return status != 200 and health and not health["ok"] and health["problem"]
+    for m in clustered.members:
+        wait_for("it is said", lambda m=m: is_said(m), 120)
+    for m in clustered.members:
+        waits(m, "POST", "/v1/vms/w/move", {"to": "b", "id": "o-w", "level": LEVEL}, "")
+    assert len(a.asked()) == 1
+    dead[1].start()
+    done(clustered, "v")
+    begun(clustered, "w")
+    dead[0].start()
+    done(clustered, "w")
+    moved_once(a, 2)
+
+
 def test_etcd_sleeps_while_it_records():
     """What is asked for just when etcd falls asleep, again and again: answered late, refused, or lost with the lead - but once done."""
     seed = int(os.environ.get("METE_SEED") or time.time())
@@ -361,10 +433,8 @@ def test_no_space():
 def test_tls(tmp_path):
     """etcd shows a certificate that names its address, and wants one; another authority, or another address, is not believed."""
     fleet = Fleet(is_started=False)
-    pid = os.getpid()
-    host = f"127.{128 + (pid >> 16 & 31)}.{pid >> 8 & 255}.{pid & 255}"
     tls, wrong = str(tmp_path / "tls"), str(tmp_path / "wrong")
-    tls_files(tls, host)
+    tls_files(tls, address(0))
     tls_files(wrong, "127.0.0.1")
 
     def member(name, server, client):
