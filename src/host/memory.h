@@ -123,3 +123,19 @@ int memory_map_read(const struct memory_host *h, pid_t pid, const char *file, st
 int memory_map_parse(FILE *f, const char *file, struct memory_map *ret, struct err *err);
 /* 0: bound to these nodes only, and nothing lies elsewhere. 1: not so; err (REASON_STALE) says what. */
 int memory_map_verify(const struct memory_map *m, const struct cpulist *nodes, struct err *err);
+
+/* ---- where it shall lie ---- */
+
+struct memory_placed {
+        int64_t next_offset; /* where the next piece begins; file_bytes: there is none */
+        int64_t file_bytes, moved_bytes, left_bytes;
+};
+/* A piece of at most `bytes` of a file of tmpfs, at `offset` or where its next data is, comes to lie on these
+ * nodes alone (5.9), whoever has it mapped and runs on it; new pages of the file come from them, from the
+ * piece at 0 on. Holes stay holes. is_look: nothing is changed. fd: to be read, no other has its offset.
+ * Needs CAP_SYS_NICE: else REASON_DENIED. REASON_UNSUPPORTED: it is of hugetlbfs, or the kernel has no nodes
+ * or cannot populate a mapping. What could not be moved is left, which is no error. The file is hostile:
+ * however it is cut off or filled meanwhile, this ends, and counts what it found. *ret is untouched on
+ * failure, also where some of it was moved. */
+int memory_place(int fd, const struct cpulist *nodes, int64_t offset, int64_t bytes, bool is_look,
+                 struct memory_placed *ret, struct err *err);
