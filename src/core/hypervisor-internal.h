@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* core/hypervisor-internal.h - shared by hypervisor.c (life), tables.c, restart.c, decide.c (verdicts),
- * walks.c (activations), kept.c, checks.c, bring.c and change.c only. */
+ * walks.c (activations), kept.c, checks.c, bring.c, relocate.c and change.c only. */
 #pragma once
 #include "core/hypervisor.h"
 

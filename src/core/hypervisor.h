@@ -159,6 +159,28 @@ int hypervisor_repartition(struct hypervisor *h, const int64_t *owned,
 /* Its allocation is being changed since: it is told of its host when that is done (2.4), or cannot be. */
 bool hypervisor_is_moving(const struct hypervisor *h, const char *vm);
 
+/* Memory of a VM that runs, granted to it of one component, is to be had of another (core/relocate.c). */
+struct relocation {
+        uint64_t serial; /* of the request */
+        uint16_t item;   /* index into its definitions: base memory or a DIMM, as a whole */
+        uint32_t to;     /* component */
+};
+/* All of it or nothing. The room there is claimed before anything is moved, and what is left is claimed until
+ * nothing lies there any more. REASON_NO_CAPACITY: no room; REASON_BUSY: what is kept of stopped VMs is in
+ * the way, and is being taken back, or it is being moved already, or is not this hypervisor's yet (it has
+ * just come); REASON_UNSUPPORTED: it is on huge pages; REASON_STALE: it does not run, or has something else
+ * by now. `cause` goes into the log. */
+int hypervisor_vm_relocate(struct hypervisor *h, const char *name, const struct relocation *moves, size_t n,
+                           const char *cause, int64_t now_ms, struct err *err);
+/* What is on its way goes back, which needs no room; what is there stays there. */
+void hypervisor_vm_relocate_back(struct hypervisor *h, const char *name, const char *cause, int64_t now_ms);
+enum relocating { RELOCATING_NOTHING, RELOCATING_UNDER_WAY, RELOCATING_FAILED };
+/* FAILED: the last try of some of it did not do, and it is tried again later and later, until it does or is
+ * turned back; *ret_why says why. */
+enum relocating hypervisor_vm_relocating(const struct hypervisor *h, const char *name, const char **ret_why);
+/* Is some of the memory of this request on its way? */
+bool hypervisor_vm_is_relocating(const struct hypervisor *h, const struct request *r);
+
 /* VMs. Names are unique: REASON_BUSY. What was defined once stays defined, even where the host has become too
  * small for it meanwhile. */
 int hypervisor_vm_define(struct hypervisor *h, const struct vm_shape *shape, struct err *err);

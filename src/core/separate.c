@@ -45,9 +45,10 @@ static int64_t room(const struct separate_unit *units, uint32_t unit, const stru
         return left > 0 ? left : 0;
 }
 
+/* least: with no less room it does not count. */
 static const struct separate_unit *best_room(const struct separate_unit *units, size_t n_units,
                                              const struct separate_has *has, size_t n_has, uint32_t from,
-                                             const struct separate_step *steps, size_t n)
+                                             int64_t least, const struct separate_step *steps, size_t n)
 {
         const struct separate_unit *best = NULL;
         int64_t best_amount = 0, best_room = 0;
@@ -55,7 +56,8 @@ static const struct separate_unit *best_room(const struct separate_unit *units, 
         for (uint32_t u = 0; u < n_units; u++) {
                 int64_t left = room(units, u, steps, n), amount = amount_in(has, n_has, u);
                 bool is_near = units[u].node == units[from].node;
-                if (left == 0 || !is_alike(&units[u], &units[from]) || is_unit_staying(units, u, has, n_has))
+                if (left < least || !is_alike(&units[u], &units[from]) ||
+                    is_unit_staying(units, u, has, n_has))
                         continue;
                 bool is_better = !best || amount > best_amount ||
                                  (amount == best_amount && is_near && !is_best_near) ||
@@ -70,46 +72,83 @@ static const struct separate_unit *best_room(const struct separate_unit *units, 
         return best;
 }
 
+struct plan {
+        const struct separate_unit *units;
+        const struct separate_has *has;
+        size_t n_units, n_has, n;
+        struct separate_verdict *verdicts;
+        struct separate_step *steps;
+};
+
+static void place(struct plan *p, size_t i)
+{
+        const struct separate_has *has = &p->has[i];
+        struct separate_verdict *v = &p->verdicts[i];
+        while (!has->is_fixed && v->moved < has->amount) {
+                const struct separate_unit *to = best_room(p->units, p->n_units, p->has, p->n_has, has->unit,
+                                                           has->is_whole ? has->amount : 1, p->steps, p->n);
+                if (!to)
+                        break;
+                uint32_t at = (uint32_t)(to - p->units);
+                int64_t left = room(p->units, at, p->steps, p->n), rest = has->amount - v->moved;
+                assert(p->n < p->n_has + p->n_units);
+                p->steps[p->n++] =
+                        (struct separate_step){(uint32_t)i, has->unit, at, rest < left ? rest : left};
+                v->moved += p->steps[p->n - 1].amount;
+        }
+        v->stuck = has->amount - v->moved;
+        if (v->stuck > 0)
+                v->portion = PORTION_UNREASSIGNABLE;
+}
+
+/* The largest of those that go as a whole and have no place yet, then the others as they come. */
+static size_t next_to_place(const struct plan *p)
+{
+        size_t best = p->n_has;
+        for (size_t i = 0; i < p->n_has; i++) {
+                const struct separate_verdict *v = &p->verdicts[i];
+                if (v->portion != PORTION_SEPARABLE || v->moved == p->has[i].amount)
+                        continue;
+                bool is_better = best == p->n_has || (p->has[i].is_whole && !p->has[best].is_whole) ||
+                                 (p->has[i].is_whole && p->has[i].amount > p->has[best].amount);
+                if (is_better)
+                        best = i;
+        }
+        return best;
+}
+
 int separate_plan(const struct separate_unit *units, size_t n_units, const struct separate_has *has,
                   size_t n_has, struct separate_verdict *ret_verdicts, struct separate_step *ret_steps,
                   size_t *ret_n, struct err *err)
 {
-        size_t n = 0;
+        struct plan p = {units, has, n_units, n_has, 0, ret_verdicts, ret_steps};
         int r = 0;
         for (size_t i = 0; i < n_has; i++) {
-                struct separate_verdict *v = &ret_verdicts[i];
                 uint32_t from = has[i].unit;
                 assert(from < n_units && has[i].amount >= 0);
-                bool stays = is_unit_staying(units, from, has, n_has);
-                *v = (struct separate_verdict){PORTION_REASSIGNABLE, PORTION_WHY_FREE, 0, 0};
-                if (!stays && !has[i].is_shared)
-                        continue;
-                v->portion = PORTION_SEPARABLE;
-                v->why = units[from].is_kept ? PORTION_WHY_KEPT : PORTION_WHY_SHARED;
-                while (v->moved < has[i].amount) {
-                        const struct separate_unit *to =
-                                best_room(units, n_units, has, n_has, from, ret_steps, n);
-                        if (!to)
-                                break;
-                        uint32_t at = (uint32_t)(to - units);
-                        int64_t left = room(units, at, ret_steps, n), rest = has[i].amount - v->moved;
-                        assert(n < n_has + n_units);
-                        ret_steps[n++] =
-                                (struct separate_step){(uint32_t)i, from, at, rest < left ? rest : left};
-                        v->moved += ret_steps[n - 1].amount;
-                }
-                v->stuck = has[i].amount - v->moved;
+                bool stays = is_unit_staying(units, from, has, n_has) || has[i].is_shared;
+                ret_verdicts[i] = (struct separate_verdict){stays ? PORTION_SEPARABLE : PORTION_REASSIGNABLE,
+                                                            !stays                ? PORTION_WHY_FREE
+                                                            : units[from].is_kept ? PORTION_WHY_KEPT
+                                                                                  : PORTION_WHY_SHARED,
+                                                            0, 0};
+        }
+        for (size_t i; (i = next_to_place(&p)) < n_has;)
+                place(&p, i);
+        for (size_t i = 0; i < n_has && r == 0; i++) {
+                const struct separate_verdict *v = &ret_verdicts[i];
+                const struct separate_unit *from = &units[has[i].unit];
                 if (v->stuck == 0)
                         continue;
-                v->portion = PORTION_UNREASSIGNABLE;
-                if (r == 0)
-                        r = err_set(err, REASON_UNREASSIGNABLE, ENOSPC,
-                                    "%" PRId64 " of the VM's %" PRId64 " of %s on node %" PRIu32
-                                    " cannot leave (%s), and there is no room for it where it could",
-                                    v->stuck, has[i].amount, component_kinds[units[from].kind].name,
-                                    units[from].node, portion_why_name(v->why));
+                r = err_set(err, REASON_UNREASSIGNABLE, ENOSPC,
+                            "%" PRId64 " of the VM's %" PRId64 " of %s on node %" PRIu32
+                            " cannot leave (%s), and %s",
+                            v->stuck, has[i].amount, component_kinds[from->kind].name, from->node,
+                            portion_why_name(v->why),
+                            has[i].is_fixed ? "cannot be moved while the VM runs (huge pages)"
+                                            : "there is no room for it where it could");
         }
-        *ret_n = r < 0 ? 0 : n;
+        *ret_n = r < 0 ? 0 : p.n;
         return r;
 }
 

@@ -29,6 +29,8 @@ struct separate_has {
         uint32_t unit; /* index */
         int64_t amount;
         bool is_shared; /* with somebody that stays */
+        bool is_whole;  /* goes to one unit, or not at all: what is one file has one place in the books */
+        bool is_fixed;  /* its content cannot be moved */
 };
 
 enum portion {
@@ -52,7 +54,8 @@ struct separate_step {
 };
 
 /* verdicts: one for each that it has, also on failure. steps: room for n_has + n_units. 0: after the steps
- * all can leave; they fit in any order, and none is more than what must be moved. -ENOSPC: not all can, *err
+ * all can leave; they fit in any order, and none is more than what must be moved. Of what goes as a whole the
+ * largest is placed first; so it is a matter of luck where there is hardly room. -ENOSPC: not all can, *err
  * names the first; no step is to be made. */
 int separate_plan(const struct separate_unit *units, size_t n_units, const struct separate_has *has,
                   size_t n_has, struct separate_verdict *ret_verdicts, struct separate_step *ret_steps,

@@ -102,6 +102,47 @@ static void test_device(void)
         g_assert_cmpstr(portion_name(verdicts[0].portion), ==, "unreassignable");
 }
 
+/* A file has one place: what would fit in two does not, and the larger is placed before the smaller. */
+static void test_whole(void)
+{
+        const struct separate_unit nodes[] = {
+                {COMPONENT_MEMORY, 0, 0, true,  0        },
+                {COMPONENT_MEMORY, 1, 0, false, 300 * MIB},
+                {COMPONENT_MEMORY, 2, 0, false, 200 * MIB},
+        };
+        const struct separate_has two[] = {
+                {0, 200 * MIB, .is_whole = true},
+                {0, 300 * MIB, .is_whole = true}
+        };
+        g_assert_cmpint(separate_plan(nodes, 3, two, 2, verdicts, steps, &n_steps, &err), ==, 0);
+        g_assert_cmpuint(n_steps, ==, 2);
+        for (size_t k = 0; k < 2; k++)
+                g_assert_cmpint(steps[k].to, ==, steps[k].has == 1 ? 1 : 2);
+        const struct separate_has one[] = {
+                {0, 301 * MIB, .is_whole = true}
+        };
+        g_assert_cmpint(separate_plan(nodes, 3, one, 1, verdicts, steps, &n_steps, &err), ==, -ENOSPC);
+        g_assert_cmpint(verdicts[0].stuck, ==, 301 * MIB);
+        g_assert_cmpint(verdicts[0].moved, ==, 0);
+}
+
+/* There is room, but it stays all the same. What is fixed where it may leave is nobody's trouble. */
+static void test_fixed(void)
+{
+        const struct separate_has has[] = {
+                {1,                 100 * MIB, .is_fixed = true},
+                {0,                 100 * MIB,                          .is_fixed = true},
+                {0, 100 * MIB}
+        };
+        g_assert_cmpint(plan(has, 1), ==, 0);
+        g_assert_cmpint(plan(has, 3), ==, -ENOSPC);
+        g_assert_cmpuint(n_steps, ==, 0);
+        g_assert_cmpint(verdicts[0].portion, ==, PORTION_REASSIGNABLE);
+        g_assert_cmpint(verdicts[1].portion, ==, PORTION_UNREASSIGNABLE);
+        g_assert_cmpint(verdicts[2].portion, ==, PORTION_SEPARABLE);
+        g_assert_nonnull(strstr(err.sentence, "huge pages"));
+}
+
 /* ---- properties */
 
 struct sums {
@@ -270,6 +311,8 @@ int main(int argc, char **argv)
         g_test_add_func("/separate/no-room", test_no_room);
         g_test_add_func("/separate/shared", test_shared);
         g_test_add_func("/separate/device", test_device);
+        g_test_add_func("/separate/whole", test_whole);
+        g_test_add_func("/separate/fixed", test_fixed);
         g_test_add_func("/separate/any", test_any);
         g_test_add_func("/separate/consolidate", test_consolidate);
         return g_test_run();

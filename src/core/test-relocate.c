@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory of a VM that runs is moved to another node: claimed before, until it has left, whoever dies; and
+ * back. */
+#include <errno.h>
+#include "core/test-world.h"
+
+enum { NODE0 = 4, NODE1 = 5 };
+
+static const struct definition *base_ram(const struct world *w, uint16_t *ret_item)
+{
+        const struct request *r = hypervisor_find(w->h, "vm:v");
+        g_assert_nonnull(r);
+        for (uint16_t i = 0; i < r->n_definitions; i++)
+                if (r->definitions[i].kind == VIRTUAL_RAM) {
+                        *ret_item = i;
+                        return &r->definitions[i];
+                }
+        g_assert_not_reached();
+}
+
+static int64_t free_of(const struct world *w, uint32_t component)
+{
+        return ledger_free_over(hypervisor_ledger(w->h), component, w->now, LEDGER_OPEN);
+}
+
+static uint32_t bound_to(const struct world *w, const char *key)
+{
+        gpointer value = g_hash_table_lookup(w->bound, key);
+        g_assert_nonnull(value);
+        return (uint32_t)(GPOINTER_TO_SIZE(value) >> 48);
+}
+
+static enum relocating how(const struct world *w)
+{
+        const char *why = "";
+        enum relocating is = hypervisor_vm_relocating(w->h, "v", &why);
+        g_assert_true((is == RELOCATING_FAILED) == (*why != '\0'));
+        return is;
+}
+
+static struct relocation base_move(const struct world *w, uint32_t to)
+{
+        struct relocation m = {.serial = hypervisor_find(w->h, "vm:v")->serial, .to = to};
+        (void)base_ram(w, &m.item);
+        return m;
+}
+
+static int relocate(struct world *w, const struct relocation *moves, size_t n, enum reason *ret)
+{
+        struct err err = {0};
+        int r = hypervisor_vm_relocate(w->h, "v", moves, n, "it is made to", w->now, &err);
+        *ret = err.reason;
+        turn(w);
+        return r;
+}
+
+static void begin(struct world *w, uint32_t *ret_was, uint32_t *ret_to)
+{
+        uint16_t item;
+        world_init(w);
+        start_vm(w);
+        *ret_was = base_ram(w, &item)->component;
+        *ret_to = *ret_was == NODE0 ? NODE1 : NODE0;
+}
+
+static void to(struct world *w, uint32_t component)
+{
+        struct relocation m = base_move(w, component);
+        enum reason why;
+        g_assert_cmpint(relocate(w, &m, 1, &why), ==, 0);
+}
+
+/* It dies with so many steps done; another one goes on with it. */
+static void dies(struct world *w, int at)
+{
+        for (int i = 0; i < at && !g_queue_is_empty(&w->work); i++)
+                work_one(w, false);
+        if (at < 0)
+                return;
+        g_queue_clear_full(&w->work, g_free);
+        reload(w);
+}
+
+static void test_moved(void)
+{
+        for (int dies_at = -1; dies_at < 5; dies_at++) {
+                struct world w;
+                uint32_t was, there;
+                uint16_t item;
+                begin(&w, &was, &there);
+                int64_t free_was = free_of(&w, was), free_there = free_of(&w, there);
+                g_string_truncate(w.log, 0);
+                to(&w, there);
+                const struct definition *d = base_ram(&w, &item);
+                g_assert_true(d->component == there && d->from == was + 1 && d->moving);
+                g_assert_cmpint(free_of(&w, was), ==, free_was); /* it lies there still */
+                g_assert_cmpint(free_of(&w, there), ==, free_there - d->amount);
+                g_assert_cmpint(how(&w), ==, RELOCATING_UNDER_WAY);
+                g_assert_true(hypervisor_is_moving(w.h, "v"));
+                dies(&w, dies_at);
+                work_all(&w);
+                d = base_ram(&w, &item);
+                g_assert_true(d->component == there && d->from == 0 && !d->moving);
+                g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
+                g_assert_cmpuint(bound_to(&w, "v ram 0"), ==, there);
+                g_assert_cmpint(free_of(&w, was), ==, free_was + d->amount);
+                g_assert_cmpint(free_of(&w, there), ==, free_there - d->amount);
+                g_assert_cmpint(logged(&w, "v moving;"), ==, 1);
+                g_assert_cmpint(logged(&w, "v moved;"), ==, 1);
+                world_done(&w);
+        }
+}
+
+/* Half way, and turned back: as it was, and there is as much room as before. */
+static void test_back(void)
+{
+        for (int done = 0; done < 3; done++)
+                for (int dies_at = -1; dies_at < 4; dies_at++) {
+                        struct world w;
+                        uint32_t was, there;
+                        uint16_t item;
+                        begin(&w, &was, &there);
+                        int64_t free_was = free_of(&w, was), free_there = free_of(&w, there);
+                        to(&w, there);
+                        for (int i = 0; i < done; i++)
+                                work_one(&w, false);
+                        bool is_there = how(&w) == RELOCATING_NOTHING;
+                        g_assert_true(is_there == (done == 2));
+                        hypervisor_vm_relocate_back(w.h, "v", "it is not wanted", w.now);
+                        turn(&w);
+                        dies(&w, dies_at);
+                        work_all(&w);
+                        const struct definition *d = base_ram(&w, &item);
+                        g_assert_true(d->component == (is_there ? there : was) && d->from == 0 && !d->moving);
+                        g_assert_cmpuint(bound_to(&w, "v ram 0"), ==, d->component);
+                        g_assert_cmpint(free_of(&w, was), ==, free_was + (is_there ? d->amount : 0));
+                        g_assert_cmpint(free_of(&w, there), ==, free_there - (is_there ? d->amount : 0));
+                        g_assert_cmpint(logged(&w, "v moving-back;"), ==, !is_there);
+                        world_done(&w);
+                }
+}
+
+/* It could not be moved: that is known, and it is tried again until it is turned back, which is, too. */
+static void test_fails(void)
+{
+        struct world w;
+        uint32_t was, there;
+        uint16_t item;
+        begin(&w, &was, &there);
+        int64_t free_there = free_of(&w, there);
+        to(&w, there);
+        work_one(&w, true);
+        g_assert_cmpint(how(&w), ==, RELOCATING_FAILED);
+        g_assert_cmpint(free_of(&w, there), ==, free_there - base_ram(&w, &item)->amount);
+        hypervisor_vm_relocate_back(w.h, "v", "it could not be moved", w.now);
+        turn(&w);
+        g_assert_cmpint(how(&w), ==, RELOCATING_UNDER_WAY);
+        for (int i = 0; i < 3; i++) {
+                while (!g_queue_is_empty(&w.work))
+                        work_one(&w, true);
+                g_assert_cmpint(how(&w), ==, RELOCATING_FAILED);
+                g_assert_true(base_ram(&w, &item)->component == was &&
+                              base_ram(&w, &item)->from == there + 1);
+                w.now += config.retry_max_ms;
+                hypervisor_tick(w.h, w.now);
+                turn(&w);
+        }
+        work_all(&w);
+        g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
+        g_assert_cmpint(base_ram(&w, &item)->component, ==, was);
+        g_assert_cmpint(free_of(&w, there), ==, free_there);
+        world_done(&w);
+}
+
+/* All of it or nothing: the second has no room. */
+static void test_no_room(void)
+{
+        struct world w;
+        uint32_t was, there;
+        uint16_t item;
+        enum reason why;
+        begin(&w, &was, &there);
+        uint64_t lease = ask(&w, "m", "memory:256M", false, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, lease)->state, ==, REQUEST_GRANTED);
+        uint32_t lease_was = get(&w, lease)->definitions[0].component;
+        g_assert_cmpint(lease_was, ==, was);
+        char need[48];
+        (void)snprintf(need, sizeof(need), "memory:1408M,node=%u", machine[there].node);
+        (void)ask_for(&w, NULL, "fill", need, false, 0, LEDGER_OPEN, NULL);
+        int64_t free_was = free_of(&w, was), free_there = free_of(&w, there);
+        g_assert_cmpint(free_there, ==, 640 * MIB);
+        const struct relocation both[] = {
+                base_move(&w, there), {lease, 0, there}
+        };
+        g_assert_cmpint(relocate(&w, both, 2, &why), ==, -ENOSPC);
+        g_assert_cmpint(why, ==, REASON_NO_CAPACITY);
+        g_assert_true(base_ram(&w, &item)->component == was && !base_ram(&w, &item)->moving);
+        g_assert_true(free_of(&w, was) == free_was && free_of(&w, there) == free_there);
+        g_assert_true(g_queue_is_empty(&w.work) && how(&w) == RELOCATING_NOTHING);
+        g_assert_cmpint(relocate(&w, both + 1, 1, &why), ==, 0); /* it has, for the lease alone */
+        work_all(&w);
+        g_assert_cmpint(get(&w, lease)->definitions[0].component, ==, there);
+        g_assert_cmpint(free_of(&w, there), ==, free_there - 256 * MIB);
+        g_assert_cmpint(free_of(&w, was), ==, free_was + 256 * MIB);
+        world_done(&w);
+}
+
+/* The VM ends, or gives the lease back, while it moves: nothing stays claimed. */
+static void test_ends(void)
+{
+        for (int is_vm = 0; is_vm < 2; is_vm++) {
+                struct world w;
+                uint32_t was, there;
+                uint64_t serial;
+                enum reason why;
+                struct err err = {0};
+                begin(&w, &was, &there);
+                uint64_t lease = ask(&w, "m", "memory:256M", false, NULL);
+                work_all(&w);
+                const struct relocation m = {lease, 0, there};
+                g_assert_cmpint(relocate(&w, &m, 1, &why), ==, 0);
+                g_assert_cmpint(
+                        hypervisor_release(w.h, is_vm ? "vm:v" : "vm:v/m", "released", w.now, &serial, &err),
+                        ==, 0);
+                turn(&w);
+                work_all(&w);
+                g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
+                g_assert_cmpint(free_of(&w, there), ==, machine[there].owned);
+                g_assert_cmpint(ledger_claims(hypervisor_ledger(w.h)), ==, is_vm ? 0 : 2);
+                g_assert_true(!is_vm || nothing_held(&w));
+                world_done(&w);
+        }
+}
+
+static void test_refused(void)
+{
+        struct world w;
+        uint32_t was, there;
+        enum reason why;
+        begin(&w, &was, &there);
+        struct relocation m = base_move(&w, was);
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -EINVAL); /* it is there */
+        m.to = 0;
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -EINVAL); /* a CPU */
+        m = (struct relocation){m.serial, (uint16_t)(m.item ? 0 : 1), there};
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -EINVAL); /* of a CPU */
+        m = (struct relocation){m.serial, 99, there};
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -ESTALE);
+        m = (struct relocation){m.serial + 99, 0, there};
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -ESTALE);
+        m = base_move(&w, there);
+        struct relocation twice[] = {m, m};
+        g_assert_cmpint(relocate(&w, twice, 2, &why), ==, -EBUSY);
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, 0);
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -EBUSY);
+        m.to = was;
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -EBUSY);
+        work_all(&w);
+        change(&w, was, false, 0);
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -ENODEV);
+        world_done(&w);
+        world_init(&w);
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -EAGAIN);
+        g_assert_cmpint(why, ==, REASON_STALE);
+        hypervisor_vm_relocate_back(w.h, "v", "", w.now);
+        hypervisor_vm_relocate_back(w.h, "nobody", "", w.now);
+        g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
+        world_done(&w);
+}
+
+/* What is kept of a VM that was stopped is in the way: it is taken back first. */
+static void test_kept(void)
+{
+        struct world w;
+        uint32_t was, there;
+        uint64_t serial;
+        struct err err = {0};
+        enum reason why;
+        begin(&w, &was, &there);
+        char need[48];
+        (void)snprintf(need, sizeof(need), "memory:1536M,node=%u", machine[was].node);
+        (void)ask_for(&w, NULL, "fill", need, false, 0, LEDGER_OPEN, NULL);
+        g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_cmpint(hypervisor_vm_stopped(w.h, "u", "powered down", w.now, &serial, &err), ==, 0);
+        turn(&w);
+        work_all(&w);
+        g_assert_nonnull(hypervisor_kept(w.h, "u"));
+        (void)snprintf(need, sizeof(need), "memory:1536M,node=%u", machine[there].node);
+        (void)ask_for(&w, NULL, "more", need, false, 0, LEDGER_OPEN, NULL);
+        struct relocation m = base_move(&w, there);
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, -EBUSY);
+        g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
+        work_all(&w); /* it is taken back */
+        g_assert_null(hypervisor_kept(w.h, "u"));
+        g_assert_cmpint(relocate(&w, &m, 1, &why), ==, 0);
+        work_all(&w);
+        g_assert_cmpuint(bound_to(&w, "v ram 0"), ==, there);
+        world_done(&w);
+}
+
+int main(int argc, char **argv)
+{
+        g_test_init(&argc, &argv, NULL);
+        g_test_add_func("/relocate/moved", test_moved);
+        g_test_add_func("/relocate/back", test_back);
+        g_test_add_func("/relocate/fails", test_fails);
+        g_test_add_func("/relocate/no-room", test_no_room);
+        g_test_add_func("/relocate/ends", test_ends);
+        g_test_add_func("/relocate/refused", test_refused);
+        g_test_add_func("/relocate/kept", test_kept);
+        return g_test_run();
+}
