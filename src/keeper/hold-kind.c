@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <unistd.h>
 #include "base/str.h"
 #include "host/cpu.h"
 #include "keeper/ramdir.h"
@@ -214,6 +215,26 @@ static int memory_read(const struct hold *h, struct err *err)
         if (r == 1)
                 read_nodes(h, dir_fd, size ? size->dir : h->ram_dir, item);
         return r < 0 ? r : 0;
+}
+
+int hold_place(const struct hold *h, struct err *err)
+{
+        struct ramdir_file file = {.fd = -1};
+        if (h->vmm.pid_fd < 0)
+                return err_set(err, REASON_NOT_FOUND, ESRCH, "the VMM of %s does not run", h->vmm.vm);
+        if (*h->lender)
+                return err_set(err, REASON_BUSY, EBUSY, "%s of %s is borrowed", h->item, h->vmm.vm);
+        (void)STR_COPY(file.item, h->item);
+        int r = ramdir_open(h->ram_fd, h->vmm.vm, h->vmm.uid, &file, 1, err);
+        for (size_t s = 0; r == 0 && s < h->huge->n; s++) /* which has a sentence of its own */
+                r = ramdir_open(h->huge->sizes[s].fd, h->vmm.vm, h->vmm.uid, &file, 1, err);
+        if (r == 0)
+                r = err_set(err, REASON_NOT_FOUND, ENOENT, "%s has no RAM file %s", h->vmm.vm, h->item);
+        if (r > 0)
+                r = memory_place(file.fd, &h->nodes, h->offset, h->bytes, h->is_look, h->placed, err);
+        if (file.fd >= 0)
+                (void)close(file.fd);
+        return r;
 }
 
 /* ---- net ---- */

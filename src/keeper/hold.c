@@ -19,6 +19,7 @@ struct hold_job {
         enum api_keeper_method method;
         struct hold hold;
         struct api_keeper_live live;
+        struct memory_placed placed;
         const char *fallback;
         pid_t thread;
         int r;
@@ -62,7 +63,10 @@ static void run(struct work *w, pid_t thread)
                                                                ? kind->deactivate
                                                                : kind->read;
         j->thread = thread;
-        j->r = fn ? fn(&j->hold, &j->err) : 0;
+        if (j->method == API_KEEPER_RAM_PLACE)
+                j->r = hold_place(&j->hold, &j->err);
+        else
+                j->r = fn ? fn(&j->hold, &j->err) : 0;
 }
 
 static bool is_busy(const struct holds *h, const char *vm)
@@ -149,8 +153,19 @@ static void drop_what_waited(struct holds *h)
         }
 }
 
+static json_t *placed_of(const struct hold_job *j)
+{
+        return api_keeper_placed_emit(&(struct api_keeper_placed){.thread = j->thread,
+                                                                  .next_offset = j->placed.next_offset,
+                                                                  .file_bytes = j->placed.file_bytes,
+                                                                  .moved_bytes = j->placed.moved_bytes,
+                                                                  .left_bytes = j->placed.left_bytes});
+}
+
 static json_t *result_of(struct hold_job *j)
 {
+        if (j->method == API_KEEPER_RAM_PLACE)
+                return placed_of(j);
         const char *by = hold_kinds[j->hold.kind].held_by(&j->hold);
         struct api_keeper_held held = {.thread = j->thread};
         if (j->method == API_KEEPER_HOST_READ) {
@@ -246,12 +261,38 @@ static int take_item(struct hold_job *j, const json_t *params, uint64_t *ret_act
         return 0;
 }
 
-/* What is lent is not taken away, and what is borrowed is held already. */
+static int take_place(struct hold_job *j, const json_t *params, uint64_t *ret_activation, struct err *err)
+{
+        struct api_keeper_place p;
+        int r = api_keeper_place_parse(params, &p, err);
+        if (r < 0)
+                return r;
+        *ret_activation = (uint64_t)p.activation;
+        (void)STR_COPY(j->hold.vmm.vm, p.vm);
+        (void)STR_COPY(j->hold.item, p.item);
+        j->hold.kind = API_HOST_KIND_MEMORY;
+        for (size_t i = 0; i < p.n_nodes; i++)
+                (void)cpulist_add(&j->hold.nodes, (uint32_t)p.nodes[i]);
+        j->hold.offset = p.offset;
+        j->hold.bytes = p.bytes;
+        j->hold.is_look = p.has_look && p.look;
+        return 0;
+}
+
+static int take(struct hold_job *j, const json_t *params, uint64_t *ret_activation, struct err *err)
+{
+        return j->method == API_KEEPER_HOST_ACTIVATE ? take_hold(j, params, ret_activation, err)
+               : j->method == API_KEEPER_RAM_PLACE   ? take_place(j, params, ret_activation, err)
+                                                     : take_item(j, params, ret_activation, err);
+}
+
+/* What is lent is not taken away, nor moved, and what is borrowed is held already. */
 static int look_at_loans(struct hold_job *j, struct err *err)
 {
         struct lends *lends = j->owner->vmms->lends;
         const char *vm = j->hold.vmm.vm;
-        int r = j->method == API_KEEPER_HOST_DEACTIVATE ? lends_before_end(lends, vm, j->hold.item, err) : 0;
+        bool is_change = j->method == API_KEEPER_HOST_DEACTIVATE || j->method == API_KEEPER_RAM_PLACE;
+        int r = is_change ? lends_before_end(lends, vm, j->hold.item, err) : 0;
         const char *lender = lends_lender_of(lends, vm, j->hold.item);
         if (lender)
                 (void)STR_COPY(j->hold.lender, lender);
@@ -288,9 +329,9 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
                          .vmm.pid_fd = -1}
         };
         j->hold.live = &j->live;
+        j->hold.placed = &j->placed;
         j->hold.ret_fallback = &j->fallback;
-        int r = method == API_KEEPER_HOST_ACTIVATE ? take_hold(j, params, &activation, &err)
-                                                   : take_item(j, params, &activation, &err);
+        int r = take(j, params, &activation, &err);
         if (r == 0)
                 r = cpu_host_check_item(j->hold.item, &err);
         if (r < 0) {

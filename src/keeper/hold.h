@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* keeper/hold.h - the host side of what is activated: the verbs host-* and activation-end.
+/* keeper/hold.h - the host side of what is activated: the verbs host-*, ram-place and activation-end.
  *
  * A call is read and checked on the loop, and the VMM looked up there; it is carried out on its activation's
  * thread, by its kind's provider, with copies of all that it needs; its answer leaves from the loop again.
@@ -31,7 +31,8 @@ struct holds {
 int holds_init(struct holds *h, struct vmms *vmms, struct err *err);
 void holds_done(struct holds *h); /* answers all; before the clients go; idempotent */
 
-/* Answers call, now or later. method is one of host-*. owner: the client, for holds_forget(). */
+/* Answers call, now or later. method is one of host-*, or ram-place. owner: the client, for holds_forget().
+ */
 void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner, struct rpc_call *call,
                const json_t *params);
 void hold_activation_end(struct holds *h, struct rpc_call *call, const json_t *params);
@@ -64,6 +65,10 @@ struct hold {
         int64_t page_bytes;   /* 0: ordinary pages */
         struct net_rate rate;
         struct class_part part;
+        struct cpulist nodes; /* ram-place, up to placed */
+        int64_t offset;
+        bool is_look;
+        struct memory_placed *placed;
         struct api_keeper_live *live;
         const char **ret_fallback; /* what is not held of it, in words; constant; untouched where all is */
 };
@@ -82,3 +87,5 @@ struct hold_kind {
         int (*read)(const struct hold *h, struct err *err); /* fills h->live */
 };
 extern const struct hold_kind hold_kinds[API_HOST_KIND_N];
+/* ram-place; on a thread of an activation. Fills h->placed. */
+int hold_place(const struct hold *h, struct err *err);

@@ -370,6 +370,7 @@ static void do_request(struct client *c, struct rpc_call *call, const char *meth
         case API_KEEPER_HOST_PREPARE:
         case API_KEEPER_HOST_DEACTIVATE:
         case API_KEEPER_HOST_READ:
+        case API_KEEPER_RAM_PLACE:
                 hold_verb(&v->holds, api_keeper_method_find(method), c, call, params);
                 return;
         case API_KEEPER_ACTIVATION_END:
