@@ -213,8 +213,7 @@ int server_keep(struct server *s, int hypervisor, uint32_t component, struct err
         return 0;
 }
 
-/* CPUs, or bytes. */
-static int64_t sum(const struct server *s, int hypervisor, enum component_kind kind)
+int64_t server_sum(const struct server *s, int hypervisor, enum component_kind kind)
 {
         int64_t n = 0;
         for (uint32_t i = 0; i < s->n_components; i++)
@@ -222,15 +221,23 @@ static int64_t sum(const struct server *s, int hypervisor, enum component_kind k
         return n;
 }
 
+bool server_is_empty(const struct server *s, int hypervisor)
+{
+        for (uint32_t i = 0; i < s->n_components; i++)
+                if (at(s, i, hypervisor)->amount > 0)
+                        return false;
+        return true;
+}
+
 int server_check(const struct server *s, struct err *err)
 {
         if (s->n == 0)
                 return err_set(err, REASON_INVALID, EINVAL, "a server has one hypervisor at least");
         for (int i = 0; i < s->n; i++) {
-                if (sum(s, i, COMPONENT_CPU) == 0)
+                if (server_sum(s, i, COMPONENT_CPU) == 0)
                         return err_set(err, REASON_INVALID, EINVAL,
                                        "%s has no CPU: give it a node= or cpus=", s->names[i]);
-                if (sum(s, i, COMPONENT_MEMORY) == 0)
+                if (server_sum(s, i, COMPONENT_MEMORY) == 0)
                         return err_set(err, REASON_INVALID, EINVAL,
                                        "%s has no memory: give it a node= or memory=", s->names[i]);
         }
@@ -260,7 +267,7 @@ int server_give_begin(struct server *s, const struct server_giving *g, struct er
         if (from->is_kept)
                 return err_set(err, REASON_UNREASSIGNABLE, EPERM, "%s is kept by %s (keep=)", c->id,
                                s->names[g->from]);
-        if (sum(s, g->from, c->kind) == g->amount)
+        if (server_sum(s, g->from, c->kind) == g->amount)
                 return err_set(err, REASON_INVALID, EINVAL, "it is the last %s that %s has",
                                c->kind == COMPONENT_CPU ? "CPU" : "memory", s->names[g->from]);
         from->amount -= g->amount;
@@ -287,12 +294,48 @@ void server_give_undo(struct server *s)
         put(s, s->giving.from);
 }
 
+bool server_next_gift(const struct server *s, int from, int to, const int64_t *most,
+                      struct server_giving *ret)
+{
+        const int64_t mib = INT64_C(1) << MIB_SHIFT;
+        for (uint32_t i = 0; i < s->n_components; i++) {
+                const struct server_share *own = at(s, i, from);
+                enum component_kind kind = s->components[i].kind;
+                int64_t unit = kind == COMPONENT_CPU ? CPU_WHOLE_MILLI : mib;
+                int64_t amount = most[i] < own->amount ? most[i] : own->amount;
+                if ((kind != COMPONENT_CPU && kind != COMPONENT_MEMORY) || own->is_kept)
+                        continue;
+                if (amount > server_sum(s, from, kind) - unit)
+                        amount = server_sum(s, from, kind) - unit;
+                if (amount < unit)
+                        continue;
+                *ret = (struct server_giving){
+                        .component = i, .from = from, .to = to, .amount = amount / unit * unit};
+                return true;
+        }
+        return false;
+}
+
+void server_retire(struct server *s, int from, int to)
+{
+        assert(from != to && (s->giving.amount == 0 ||
+                              (s->giving.from != from && s->giving.to != from && s->giving.from != to &&
+                               s->giving.to != to)));
+        for (uint32_t i = 0; i < s->n_components; i++) {
+                struct server_share *a = at(s, i, from), *b = at(s, i, to);
+                b->amount += a->amount;
+                b->is_kept = b->is_kept || a->is_kept;
+                *a = (struct server_share){0};
+        }
+        s->epoch++;
+}
+
 /* ---- what a VM takes along ---- */
 
 int server_assign_check(const struct server *s, int from, int to, const struct server_portion *portions,
                         size_t n, struct err *err)
 {
-        int64_t cpus = sum(s, from, COMPONENT_CPU), memory = sum(s, from, COMPONENT_MEMORY);
+        int64_t cpus = server_sum(s, from, COMPONENT_CPU), memory = server_sum(s, from, COMPONENT_MEMORY);
         const struct server_giving *g = &s->giving;
         if (g->amount > 0 && (g->from == from || g->from == to || g->to == from || g->to == to))
                 return err_set(err, REASON_BUSY, EBUSY, "%s is on its way from %s to %s; try again",
@@ -325,10 +368,10 @@ int server_assign_check(const struct server *s, int from, int to, const struct s
                                     cpus > 0 ? "memory" : "CPU", s->names[from]);
 }
 
-void server_set_aside(struct server *copy, int hypervisor, const struct server_portion *portions, size_t n)
+void server_set_aside(struct server *s, int hypervisor, const struct server_portion *portions, size_t n)
 {
         for (size_t i = 0; i < n; i++) {
-                struct server_share *own = at(copy, portions[i].component, hypervisor);
+                struct server_share *own = at(s, portions[i].component, hypervisor);
                 own->amount -= portions[i].amount < own->amount ? portions[i].amount : own->amount;
                 own->is_kept = own->is_kept && own->amount > 0;
         }

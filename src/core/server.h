@@ -58,6 +58,10 @@ int server_find(const struct server *s, const char *name);
 int64_t server_component(const struct server *s, const char *id);
 
 const struct server_share *server_share(const struct server *s, uint32_t component, int hypervisor);
+/* All that it has of a kind: thousandths of CPUs, bytes. */
+int64_t server_sum(const struct server *s, int hypervisor, enum component_kind kind);
+/* It has nothing at all. */
+bool server_is_empty(const struct server *s, int hypervisor);
 /* What no hypervisor has, and none is to have. */
 int64_t server_nobodys(const struct server *s, uint32_t component);
 
@@ -80,6 +84,15 @@ int server_give_begin(struct server *s, const struct server_giving *g, struct er
 void server_give_end(struct server *s);
 void server_give_undo(struct server *s);
 
+/* The next that is to be given of what `from` may give of each component (most, by component; whole CPUs and
+ * MiB): not what is kept, nor the last CPU and the last MiB that it has, as it stays a hypervisor. false:
+ * there is no more. */
+bool server_next_gift(const struct server *s, int from, int to, const int64_t *most,
+                      struct server_giving *ret);
+/* All that `from` has left, which has ended and never runs again as it was, is `to`'s, with its marks. Nothing
+ * is on its way from or to either. */
+void server_retire(struct server *s, int from, int to);
+
 /* What changes hands with a VM, in one step: whole CPUs, and memory, of `from`. */
 struct server_portion {
         uint32_t component;
@@ -90,8 +103,9 @@ struct server_portion {
  * REASON_INVALID: part of a CPU; REASON_BUSY: something is on its way from or to one of both. */
 int server_assign_check(const struct server *s, int from, int to, const struct server_portion *portions,
                         size_t n, struct err *err);
-/* Of a copy that is only asked: what this hypervisor has less of, if that goes; nobody has it then. */
-void server_set_aside(struct server *copy, int hypervisor, const struct server_portion *portions, size_t n);
+/* What this hypervisor has less of, if that goes; nobody has it then. Of a copy that is only asked, or of what
+ * was nobody's before; whoever changes the partition so raises its epoch. */
+void server_set_aside(struct server *s, int hypervisor, const struct server_portion *portions, size_t n);
 /* As was checked; of what `from` has less of by now, as a machine may lose memory, what is left of it. */
 void server_assign(struct server *s, int from, int to, const struct server_portion *portions, size_t n);
 

@@ -250,6 +250,52 @@ static void test_give(void)
 }
 
 /* What somebody wrote into the journal is not believed. */
+/* What nothing claims goes piece by piece; what is kept, the last CPU and the last MiB only with its end. */
+static void test_retire(void)
+{
+        struct server s;
+        struct server_giving g;
+        int64_t most[N], given = 0;
+        setup(&s);
+        g_assert_cmpint(server_add(&s, "c", &err), ==, 2);
+        g_assert_cmpint(server_take_node(&s, A, 0, true, &err), ==, 0);
+        g_assert_cmpint(server_take(&s, B, 4, 1000, &err), ==, 0);
+        g_assert_cmpint(server_take(&s, B, NODE1, 100 * MIB, &err), ==, 0);
+        g_assert_cmpint(server_keep(&s, A, 1, &err), ==, 0);
+        memset(most, 0, sizeof(most));
+        g_assert_false(server_next_gift(&s, A, 2, most, &g));
+        most[2] = 500; /* part of a CPU is claimed */
+        most[3] = 1000;
+        most[NODE0] = 10 * MIB + 5;
+        g_assert_true(server_next_gift(&s, A, 2, most, &g));
+        g_assert_true(g.component == 3 && g.from == A && g.to == 2 && g.amount == 1000);
+        most[3] = 0;
+        g_assert_true(server_next_gift(&s, A, 2, most, &g));
+        g_assert_true(g.component == NODE0 && g.amount == 10 * MIB);
+        most[NODE0] = 0;
+        g_assert_false(server_next_gift(&s, A, 2, most, &g));
+        for (size_t i = 0; i < N; i++)
+                most[i] = INT64_MAX;
+        for (; server_next_gift(&s, A, 2, most, &g); given++) {
+                g_assert_cmpint(server_give_begin(&s, &g, &err), ==, 0);
+                server_give_end(&s);
+        }
+        g_assert_cmpint(given, ==, 4); /* CPUs 0, 2 and 3; memory */
+        g_assert_cmpint(server_share(&s, 1, A)->amount, ==, 1000);
+        g_assert_cmpint(server_share(&s, NODE0, A)->amount, ==, MIB);
+        g_assert_cmpint(server_share(&s, NODE0, 2)->amount, ==, 4095 * MIB);
+        g_assert_false(server_is_empty(&s, A));
+        int64_t epoch = s.epoch;
+        server_retire(&s, A, 2);
+        g_assert_true(server_is_empty(&s, A) && server_is_sound(&s));
+        g_assert_cmpint(s.epoch, ==, epoch + 1);
+        g_assert_true(server_share(&s, 1, 2)->is_kept && !server_share(&s, NODE0, 2)->is_kept);
+        g_assert_cmpint(server_sum(&s, 2, COMPONENT_CPU), ==, 4000);
+        g_assert_cmpint(server_sum(&s, 2, COMPONENT_MEMORY), ==, 4096 * MIB);
+        g_assert_cmpint(server_sum(&s, B, COMPONENT_MEMORY), ==, 100 * MIB);
+        server_done(&s);
+}
+
 static void test_unsound(void)
 {
         struct server s;
@@ -350,6 +396,7 @@ int main(int argc, char **argv)
         g_test_add_func("/server/memory", test_memory);
         g_test_add_func("/server/give", test_give);
         g_test_add_func("/server/assign", test_assign);
+        g_test_add_func("/server/retire", test_retire);
         g_test_add_func("/server/unsound", test_unsound);
         g_test_add_func("/server/random", test_random);
         return g_test_run();

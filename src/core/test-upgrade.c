@@ -9,7 +9,7 @@ static struct err err;
 
 static void to(enum upgrade_state s)
 {
-        upgrade_begin(&u, "up");
+        upgrade_begin(&u, "up", false);
         const enum upgrade_state way[] = {UPGRADE_STARTING, UPGRADE_CHECKING, UPGRADE_MOVING,
                                           UPGRADE_GIVING,   UPGRADE_RETIRING, UPGRADE_DONE};
         for (size_t i = 0; u.state != s && i < G_N_ELEMENTS(way); i++) {
@@ -32,7 +32,7 @@ static void test_back(void)
 {
         for (enum upgrade_event ev = UPGRADE_EV_FAILED; ev < UPGRADE_EV_N; ev++)
                 for (int s = UPGRADE_LENDING; s <= UPGRADE_MOVING; s++) {
-                        if (ev == UPGRADE_EV_WENT)
+                        if (ev == UPGRADE_EV_WENT || ev == UPGRADE_EV_CAME)
                                 continue;
                         to((enum upgrade_state)s);
                         g_assert_cmpint(upgrade_step(&u, ev, REASON_INCOMPATIBLE, "it does not fit", &err),
@@ -60,7 +60,7 @@ static void test_forward(void)
                                 ==, -ESTALE);
         g_assert_cmpint(u.state, ==, UPGRADE_MOVING);
         for (int s = UPGRADE_GIVING; s <= UPGRADE_DONE; s++) {
-                if (s == UPGRADE_RECALLING || s == UPGRADE_STOPPING || s == UPGRADE_RETURNING)
+                if (s >= UPGRADE_RECALLING && s <= UPGRADE_STOPPING)
                         continue;
                 to((enum upgrade_state)s);
                 g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_CANCEL, 0, NULL, &err), ==, -ESTALE);
@@ -75,6 +75,42 @@ static void test_forward(void)
         g_assert_cmpint(u.reason, ==, 0);
         g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
         g_assert_cmpint(u.state, ==, UPGRADE_GIVING);
+}
+
+/* All that is done by a dry run is undone, and it says what it found; a cancelled one has found nothing. */
+static void test_dry(void)
+{
+        for (int is_cancelled = 0; is_cancelled < 2; is_cancelled++) {
+                upgrade_begin(&u, "dry", true);
+                for (int n = 0; n < 2; n++)
+                        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+                g_assert_cmpint(u.state, ==, UPGRADE_CHECKING);
+                g_assert_cmpint(upgrade_step(&u, is_cancelled ? UPGRADE_EV_CANCEL : UPGRADE_EV_DONE,
+                                             REASON_CANCELLED, "no", &err),
+                                ==, 1);
+                g_assert_cmpint(u.would, ==, !is_cancelled);
+                for (int n = 0; n < 3; n++)
+                        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+                g_assert_cmpint(u.state, ==, UPGRADE_UNDONE);
+                g_assert_false(u.has_moved);
+        }
+}
+
+/* A VM that is started at the old one when it seemed to have none goes as well, before that is ended. */
+static void test_came(void)
+{
+        to(UPGRADE_MOVING);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_CAME, 0, NULL, &err), ==, 1);
+        g_assert_cmpint(u.state, ==, UPGRADE_MOVING);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_CAME, 0, NULL, &err), ==, 0);
+        struct upgrade_vm *late = add("late");
+        g_assert_true(upgrade_next(&u, 4, 0) == late);
+        upgrade_ask(&u, late);
+        upgrade_died(&u, late, 0, "its VMM died");
+        g_assert_true(late->state == UPGRADE_VM_LEFT && late->reason == REASON_INTERNAL);
+        g_assert_cmpstr(late->sentence, ==, "its VMM died");
+        g_assert_true(upgrade_is_through(&u) && upgrade_count(&u, UPGRADE_VM_WENT) == 0);
 }
 
 static void test_vms(void)
@@ -147,6 +183,19 @@ static void test_unfit(void)
         }
         g_assert_cmpint(n, <, 100);
         g_assert_true(upgrade_is_through(&u));
+        /* Nor is a new VMM that never gets ready waited for, unless another VM is on it already. */
+        for (int has_moved = 0; has_moved < 2; has_moved++) {
+                to(UPGRADE_MOVING);
+                struct upgrade_vm *c = add("c");
+                if (has_moved)
+                        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_WENT, 0, NULL, &err), ==, 1);
+                for (n = 0; n < 100; n++) {
+                        upgrade_ask(&u, c);
+                        if (!upgrade_ended(&u, c, REASON_INTERNAL, "its VMM ended", 0))
+                                break;
+                }
+                g_assert_true(has_moved ? n == 100 : n < 20);
+        }
 }
 
 /* One does not fit, so that all is to be undone; and then another had been committed. It is tried until it
@@ -205,6 +254,8 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/upgrade/back", test_back);
         g_test_add_func("/upgrade/forward", test_forward);
+        g_test_add_func("/upgrade/dry", test_dry);
+        g_test_add_func("/upgrade/came", test_came);
         g_test_add_func("/upgrade/vms", test_vms);
         g_test_add_func("/upgrade/unfit", test_unfit);
         g_test_add_func("/upgrade/unfit-and-forward", test_unfit_and_forward);

@@ -9,23 +9,29 @@
 
 #include "base/str.h"
 
-enum { LATE = -1, BAD = -2, STAY = -3, OPEN = -4 /* back, unless a VM went over */ };
+enum {
+        LATE = -1,
+        BAD = -2,
+        STAY = -3,
+        OPEN = -4, /* back, unless a VM went over */
+        FORTH = -5 /* there is no way back */
+};
 enum { AGAIN_MS = 1000, AGAIN_MAX_MS = 30000, TRIES_MAX = 5 };
 
 /* clang-format off */
 static const int8_t table[UPGRADE_STATE_N][UPGRADE_EV_N] = {
-        /*                       DONE               FAILED             WENT  CANCEL             */
-        [UPGRADE_LENDING]   = { UPGRADE_STARTING,  UPGRADE_STOPPING,  BAD,  UPGRADE_STOPPING  },
-        [UPGRADE_STARTING]  = { UPGRADE_CHECKING,  UPGRADE_STOPPING,  BAD,  UPGRADE_STOPPING  },
-        [UPGRADE_CHECKING]  = { UPGRADE_MOVING,    UPGRADE_RECALLING, BAD,  UPGRADE_RECALLING },
-        [UPGRADE_MOVING]    = { UPGRADE_GIVING,    OPEN,              STAY, OPEN              },
-        [UPGRADE_GIVING]    = { UPGRADE_RETIRING,  LATE,              BAD,  OPEN              },
-        [UPGRADE_RETIRING]  = { UPGRADE_DONE,      LATE,              BAD,  OPEN              },
-        [UPGRADE_RECALLING] = { UPGRADE_STOPPING,  LATE,              STAY, LATE              },
-        [UPGRADE_STOPPING]  = { UPGRADE_RETURNING, LATE,              BAD,  LATE              },
-        [UPGRADE_RETURNING] = { UPGRADE_UNDONE,    LATE,              BAD,  LATE              },
-        [UPGRADE_DONE]      = { BAD,               BAD,               BAD,  OPEN              },
-        [UPGRADE_UNDONE]    = { BAD,               BAD,               BAD,  LATE              },
+        /*                       DONE               FAILED             WENT  CAME            CANCEL             */
+        [UPGRADE_LENDING]   = { UPGRADE_STARTING,  UPGRADE_RETURNING, BAD,  BAD,            UPGRADE_RETURNING },
+        [UPGRADE_STARTING]  = { UPGRADE_CHECKING,  UPGRADE_RETURNING, BAD,  BAD,            UPGRADE_RETURNING },
+        [UPGRADE_CHECKING]  = { UPGRADE_MOVING,    UPGRADE_RECALLING, BAD,  BAD,            UPGRADE_RECALLING },
+        [UPGRADE_MOVING]    = { UPGRADE_GIVING,    OPEN,              STAY, LATE,           OPEN              },
+        [UPGRADE_GIVING]    = { UPGRADE_RETIRING,  LATE,              BAD,  UPGRADE_MOVING, FORTH             },
+        [UPGRADE_RETIRING]  = { UPGRADE_DONE,      LATE,              BAD,  BAD,            FORTH             },
+        [UPGRADE_RECALLING] = { UPGRADE_RETURNING, LATE,              STAY, LATE,           LATE              },
+        [UPGRADE_RETURNING] = { UPGRADE_STOPPING,  LATE,              BAD,  LATE,           LATE              },
+        [UPGRADE_STOPPING]  = { UPGRADE_UNDONE,    LATE,              BAD,  LATE,           LATE              },
+        [UPGRADE_DONE]      = { BAD,               BAD,               BAD,  BAD,            FORTH             },
+        [UPGRADE_UNDONE]    = { BAD,               BAD,               BAD,  BAD,            LATE              },
 };
 static const char *const state_names[UPGRADE_STATE_N] = {
         [UPGRADE_LENDING] = "lending",     [UPGRADE_STARTING] = "starting",   [UPGRADE_CHECKING] = "checking",
@@ -40,9 +46,9 @@ static const char *const vm_state_names[UPGRADE_VM_STATE_N] = {
 };
 /* clang-format on */
 
-void upgrade_begin(struct upgrade *u, const char *id)
+void upgrade_begin(struct upgrade *u, const char *id, bool is_dry)
 {
-        *u = (struct upgrade){.state = UPGRADE_LENDING};
+        *u = (struct upgrade){.state = UPGRADE_LENDING, .is_dry = is_dry};
         (void)str_copy(u->id, sizeof(u->id), id);
 }
 
@@ -75,7 +81,7 @@ int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, c
         assert(to != 0 && to != BAD);
         if (to == LATE)
                 return 0;
-        if (to == OPEN && (u->has_moved || u->state != UPGRADE_MOVING))
+        if (to == FORTH || (to == OPEN && u->has_moved))
                 return err_set(
                         err, REASON_STALE, ESTALE,
                         "upgrade %s is %s: a VM went over, or there was none, so that it only goes forward",
@@ -84,6 +90,11 @@ int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, c
                 u->has_moved = true;
         if (to == OPEN)
                 to = UPGRADE_RECALLING;
+        if (u->is_dry && u->state == UPGRADE_CHECKING && ev == UPGRADE_EV_DONE) {
+                u->would = true;
+                to = UPGRADE_RECALLING;
+                sentence = "it was only to be found out whether it would do";
+        }
         /* One of those that were to be broken off was committed before: then there is no way back. */
         if (u->state == UPGRADE_RECALLING && u->has_moved)
                 to = UPGRADE_MOVING;
@@ -104,7 +115,7 @@ int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, c
 
 /* ---- its VMs ---- */
 
-static bool is_at_work(const struct upgrade_vm *vm)
+bool upgrade_vm_is_at_work(const struct upgrade_vm *vm)
 {
         return vm->state == UPGRADE_VM_CHECKING || vm->state == UPGRADE_VM_UNDER_WAY;
 }
@@ -119,8 +130,10 @@ int upgrade_add(struct upgrade *u, const char *vm, struct err *err)
         enum upgrade_vm_state first = u->state == UPGRADE_CHECKING ? UPGRADE_VM_WAITING : UPGRADE_VM_FITS;
         for (size_t i = 0; i < u->n; i++)
                 if (strcmp(u->vms[i].name, vm) == 0) {
-                        if (is_over(&u->vms[i]) && u->vms[i].state != UPGRADE_VM_UNFIT)
+                        if (is_over(&u->vms[i]) && u->vms[i].state != UPGRADE_VM_UNFIT) {
                                 u->vms[i].state = first; /* it came back */
+                                u->vms[i].gap_us = -1;
+                        }
                         return 0;
                 }
         if (u->n == UPGRADE_VMS_MAX)
@@ -139,7 +152,7 @@ struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now
         struct upgrade_vm *first = NULL;
         unsigned n = 0;
         for (size_t i = 0; i < u->n; i++) {
-                n += is_at_work(&u->vms[i]);
+                n += upgrade_vm_is_at_work(&u->vms[i]);
                 if (!first && u->vms[i].state == wanted && u->vms[i].again_ms <= now_ms)
                         first = &u->vms[i];
         }
@@ -170,7 +183,7 @@ bool upgrade_ended(struct upgrade *u, struct upgrade_vm *vm, enum reason reason,
                    int64_t now_ms)
 {
         bool was_checking = vm->state == UPGRADE_VM_CHECKING;
-        assert(is_at_work(vm));
+        assert(upgrade_vm_is_at_work(vm));
         vm->reason = reason;
         (void)snprintf(vm->sentence, sizeof(vm->sentence), "%s", reason && sentence ? sentence : "");
         if (!reason) {
@@ -178,9 +191,10 @@ bool upgrade_ended(struct upgrade *u, struct upgrade_vm *vm, enum reason reason,
                 vm->again_ms = 0;
                 return true;
         }
-        bool is_again = was_checking ? may_pass(reason) && vm->tries < TRIES_MAX
-                                     : u->has_moved || may_pass(reason) || reason == REASON_NO_CAPACITY ||
-                                               reason == REASON_CANCELLED;
+        bool may = may_pass(reason) ||
+                   (!was_checking && (reason == REASON_NO_CAPACITY || reason == REASON_CANCELLED));
+        bool is_again = (!was_checking && u->has_moved) ||
+                        (may && vm->tries < (was_checking ? TRIES_MAX : 2 * TRIES_MAX));
         int64_t pause_ms = (int64_t)AGAIN_MS << (vm->tries < 6 ? vm->tries - 1 : 5);
         vm->state = !is_again ? UPGRADE_VM_UNFIT : was_checking ? UPGRADE_VM_WAITING : UPGRADE_VM_FITS;
         vm->again_ms = now_ms + (pause_ms < AGAIN_MAX_MS ? pause_ms : AGAIN_MAX_MS);
@@ -190,8 +204,17 @@ bool upgrade_ended(struct upgrade *u, struct upgrade_vm *vm, enum reason reason,
 void upgrade_left(struct upgrade *u, struct upgrade_vm *vm)
 {
         (void)u;
-        assert(!is_at_work(vm));
+        assert(!upgrade_vm_is_at_work(vm));
         vm->state = UPGRADE_VM_LEFT;
+}
+
+void upgrade_died(struct upgrade *u, struct upgrade_vm *vm, enum reason reason, const char *sentence)
+{
+        (void)u;
+        assert(upgrade_vm_is_at_work(vm));
+        vm->state = UPGRADE_VM_LEFT;
+        vm->reason = reason ? reason : REASON_INTERNAL;
+        (void)snprintf(vm->sentence, sizeof(vm->sentence), "%s", sentence ? sentence : "");
 }
 
 size_t upgrade_count(const struct upgrade *u, enum upgrade_vm_state state)

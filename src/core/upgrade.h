@@ -4,12 +4,13 @@
  * all are handed over; the old one's rest follows, and it ends.
  *
  *   lending - starting - checking - moving - giving - retiring - done
- *   and back [recalling -] stopping - returning - undone
+ *   and back [recalling -] returning - stopping - undone
  *
  * Until the first VM went over it can be undone, and is where anything does not fit; from then on it goes
  * forward alone, however long it takes, as two VMMs of different versions have no way back in general. Each
  * state is one thing that is under way, safe to be begun again; what is on disk is the state, and of each VM
  * how far it is, with the handover that was asked for: so a restart begins the same again, and nothing twice.
+ * A dry run is one that is undone as soon as all were tried.
  *
  * Pure: (event, now) in; no I/O, no clock, no allocation. */
 #pragma once
@@ -27,11 +28,11 @@ enum upgrade_state {
         UPGRADE_STARTING,    /* it starts, on the new VMM */
         UPGRADE_CHECKING,    /* would each VM do there? One after the other: each is to find all the room */
         UPGRADE_MOVING,      /* they are handed over, some side by side */
-        UPGRADE_GIVING,      /* the old one has none: what it has left is the successor's */
-        UPGRADE_RETIRING,    /* the old one ends */
+        UPGRADE_GIVING,      /* the old one has none: it gives to the successor what nothing claims there */
+        UPGRADE_RETIRING,    /* the old one ends, and what it could not be without is the successor's */
         UPGRADE_RECALLING,   /* handovers under way are broken off; one may be too late for that */
-        UPGRADE_STOPPING,    /* the successor, which has no VM, ends */
-        UPGRADE_RETURNING,   /* what it was lent goes back */
+        UPGRADE_RETURNING,   /* the successor, which has no VM, gives back what it was lent */
+        UPGRADE_STOPPING,    /* it ends, and what it could not be without goes back */
         UPGRADE_DONE,        /* final */
         UPGRADE_UNDONE,      /* final */
         UPGRADE_STATE_N
@@ -41,6 +42,7 @@ enum upgrade_event {
         UPGRADE_EV_DONE, /* what this state is about is done; of CHECKING: all fit; of MOVING: none is left */
         UPGRADE_EV_FAILED, /* it cannot be done */
         UPGRADE_EV_WENT,   /* a VM went over */
+        UPGRADE_EV_CAME,   /* the old one has a VM again */
         UPGRADE_EV_CANCEL,
         UPGRADE_EV_N
 };
@@ -53,8 +55,8 @@ enum upgrade_vm_state {
         UPGRADE_VM_UNDER_WAY,   /* that was asked for */
         UPGRADE_VM_WENT,        /* final: it runs at the successor */
         UPGRADE_VM_UNFIT,       /* final: why the upgrade is undone */
-        UPGRADE_VM_LEFT, /* final: it is not at the old one any more: it died, or somebody took it elsewhere
-                          */
+        UPGRADE_VM_LEFT,         /* final: it is not at the old one any more: it died, or somebody took it
+                                    elsewhere */
         UPGRADE_VM_STATE_N
 };
 
@@ -73,13 +75,14 @@ struct upgrade {
         char id[UPGRADE_ID];
         enum upgrade_state state; /* read anywhere, written only by upgrade.c */
         bool has_moved;           /* a VM went over: forward only */
+        bool is_dry, would;       /* would: all that were tried fit */
         enum reason reason;       /* why it is undone; 0: it is not */
         char sentence[HANDOVER_SENTENCE];
         size_t n;
         struct upgrade_vm vms[UPGRADE_VMS_MAX];
 };
 
-void upgrade_begin(struct upgrade *u, const char *id);
+void upgrade_begin(struct upgrade *u, const char *id, bool is_dry);
 /* 1: it acted. 0: late but legal, ignored. -ESTALE: it is too late to undo it. Any other event that makes no
  * sense asserts: they are our own. reason, sentence: of FAILED and CANCEL. */
 int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, const char *sentence,
@@ -97,11 +100,15 @@ struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now
 void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm);
 void upgrade_handover(const struct upgrade *u, const struct upgrade_vm *vm, char ret[HANDOVER_ID]);
 /* That ended. reason 0: well. What passes by itself, as no room and a peer that is away, is tried again in a
- * while; so is, once a VM went over, everything. false: it does not fit, and the upgrade is to be undone. */
+ * while, some times; once a VM went over everything is, without an end. false: it does not fit, and the
+ * upgrade is to be undone. */
 bool upgrade_ended(struct upgrade *u, struct upgrade_vm *vm, enum reason reason, const char *sentence,
                    int64_t now_ms);
 /* It is not at the old one any more, nor under way. */
 void upgrade_left(struct upgrade *u, struct upgrade_vm *vm);
+/* It died in its handover. */
+void upgrade_died(struct upgrade *u, struct upgrade_vm *vm, enum reason reason, const char *sentence);
+bool upgrade_vm_is_at_work(const struct upgrade_vm *vm);
 /* How many are in that state. */
 size_t upgrade_count(const struct upgrade *u, enum upgrade_vm_state state);
 /* None is to be tried or handed over any more, in this state. */
