@@ -318,9 +318,8 @@ bool server_next_gift(const struct server *s, int from, int to, const int64_t *m
 
 void server_retire(struct server *s, int from, int to)
 {
-        assert(from != to && (s->giving.amount == 0 ||
-                              (s->giving.from != from && s->giving.to != from && s->giving.from != to &&
-                               s->giving.to != to)));
+        assert(from != to && (s->giving.amount == 0 || (s->giving.from != from && s->giving.to != from &&
+                                                        s->giving.from != to && s->giving.to != to)));
         for (uint32_t i = 0; i < s->n_components; i++) {
                 struct server_share *a = at(s, i, from), *b = at(s, i, to);
                 b->amount += a->amount;

@@ -89,8 +89,8 @@ void server_give_undo(struct server *s);
  * there is no more. */
 bool server_next_gift(const struct server *s, int from, int to, const int64_t *most,
                       struct server_giving *ret);
-/* All that `from` has left, which has ended and never runs again as it was, is `to`'s, with its marks. Nothing
- * is on its way from or to either. */
+/* All that `from` has left, which has ended and never runs again as it was, is `to`'s, with its marks.
+ * Nothing is on its way from or to either. */
 void server_retire(struct server *s, int from, int to);
 
 /* What changes hands with a VM, in one step: whole CPUs, and memory, of `from`. */
@@ -103,8 +103,8 @@ struct server_portion {
  * REASON_INVALID: part of a CPU; REASON_BUSY: something is on its way from or to one of both. */
 int server_assign_check(const struct server *s, int from, int to, const struct server_portion *portions,
                         size_t n, struct err *err);
-/* What this hypervisor has less of, if that goes; nobody has it then. Of a copy that is only asked, or of what
- * was nobody's before; whoever changes the partition so raises its epoch. */
+/* What this hypervisor has less of, if that goes; nobody has it then. Of a copy that is only asked, or of
+ * what was nobody's before; whoever changes the partition so raises its epoch. */
 void server_set_aside(struct server *s, int hypervisor, const struct server_portion *portions, size_t n);
 /* As was checked; of what `from` has less of by now, as a machine may lose memory, what is left of it. */
 void server_assign(struct server *s, int from, int to, const struct server_portion *portions, size_t n);

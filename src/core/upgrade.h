@@ -55,8 +55,8 @@ enum upgrade_vm_state {
         UPGRADE_VM_UNDER_WAY,   /* that was asked for */
         UPGRADE_VM_WENT,        /* final: it runs at the successor */
         UPGRADE_VM_UNFIT,       /* final: why the upgrade is undone */
-        UPGRADE_VM_LEFT,         /* final: it is not at the old one any more: it died, or somebody took it
-                                    elsewhere */
+        UPGRADE_VM_LEFT,        /* final: it is not at the old one any more: it died, or somebody took it
+                                   elsewhere */
         UPGRADE_VM_STATE_N
 };
 

@@ -14,6 +14,7 @@
 #include "json/route.h"
 #include "sp/lead.h"
 #include "sp/sp.h"
+#include "sp/upgrade.h"
 #include "wire/unix.h"
 
 static const char json_media[] = "application/json";
@@ -190,6 +191,8 @@ static void do_order(struct sp *sp, struct http_request *req, const char *name, 
         if (!bad && k < 0)
                 bad = err_set(&err, REASON_NOT_FOUND, ENOENT, "no hypervisor is called %s", name);
         struct hypervisor_of *h = &sp->hypervisors[k < 0 ? 0 : k];
+        if (!bad && h->is_wanted != is_start)
+                bad = upgrading_check_other(sp, k, &err);
         if (!bad && h->is_wanted != is_start) {
                 trace_of(sp, in.has_id, in.id, trace);
                 (void)snprintf(subject, sizeof(subject), "hypervisor:%s", name);
@@ -269,6 +272,27 @@ static json_t *do_cancel(struct sp *sp, const char *id, struct err *err)
         return view_handover(l);
 }
 
+/* ---- upgrades ---- */
+
+static void do_upgrade(struct sp *sp, struct http_request *req, const json_t *body)
+{
+        g_autofree struct api_upgrade_start *in = g_new0(struct api_upgrade_start, 1);
+        struct err err = {0};
+        if (api_upgrade_start_parse(body, in, &err) || upgrading_ask(sp, in, &err))
+                api_refuse(req, &err);
+        else
+                api_reply(req, 200, upgrading_view(sp->upgrading));
+}
+
+static json_t *view_upgrade(const struct sp *sp, bool is_cancel, struct err *err)
+{
+        if (!sp->upgrading) {
+                (void)err_set(err, REASON_NOT_FOUND, ENOENT, "no hypervisor of this server was replaced yet");
+                return NULL;
+        }
+        return is_cancel && upgrading_cancel(sp->upgrading, err) < 0 ? NULL : upgrading_view(sp->upgrading);
+}
+
 static json_t *view_health(const struct sp *sp)
 {
         struct api_health h = {.ok = sp->problem.reason == 0,
@@ -315,14 +339,15 @@ static void reply_metrics(const struct sp *sp, struct http_request *req)
                 uint64_t value;
         } rows[] = {
                 {"epoch",           "gauge",   "Epoch of the partition of the server; 0: there is none.",
-                 (uint64_t)sp->server.epoch                                                                             },
+                 (uint64_t)sp->server.epoch                                                                                         },
                 {"giving",          "gauge",   "Whether something is on its way between hypervisors.",
-                 sp->server.giving.amount > 0                                                                           },
-                {"handovers_total", "counter", "Handovers that were ever begun.",                         sp->handovers },
-                {"handing_over",    "gauge",   "VMs that are being handed over.",                         lead_count(sp)},
-                {"commits_total",   "counter", "Transactions of the journal.",                            sp->commits   },
-                {"requests_total",  "counter", "HTTP requests.",                                          sp->requests  },
-                {"denied_total",    "counter", "HTTP requests of those who may not.",                     sp->refused   },
+                 sp->server.giving.amount > 0                                                                                       },
+                {"handovers_total", "counter", "Handovers that were ever begun.",                         sp->handovers             },
+                {"handing_over",    "gauge",   "VMs that are being handed over.",                         lead_count(sp)            },
+                {"upgrading",       "gauge",   "Whether a hypervisor is being replaced.",                 upgrading_is_under_way(sp)},
+                {"commits_total",   "counter", "Transactions of the journal.",                            sp->commits               },
+                {"requests_total",  "counter", "HTTP requests.",                                          sp->requests              },
+                {"denied_total",    "counter", "HTTP requests of those who may not.",                     sp->refused               },
         };
         for (size_t i = 0; i < ARRAY_N(rows); i++)
                 (void)fprintf(f, "# HELP mete_sp_%s %s\n# TYPE mete_sp_%s %s\nmete_sp_%s %" PRIu64 "\n",
@@ -380,6 +405,13 @@ static void dispatch(struct sp *sp, struct http_request *req, enum api_sp_operat
         case API_SP_OPERATION_SERVER_GIVE:
                 do_give(sp, req, body);
                 return;
+        case API_SP_OPERATION_UPGRADE_START:
+                do_upgrade(sp, req, body);
+                return;
+        case API_SP_OPERATION_UPGRADE_SHOW:
+        case API_SP_OPERATION_UPGRADE_CANCEL:
+                out = view_upgrade(sp, op == API_SP_OPERATION_UPGRADE_CANCEL, &err);
+                break;
         case API_SP_OPERATION_HYPERVISOR_START:
                 do_order(sp, req, part, body, true);
                 return;

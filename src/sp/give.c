@@ -13,6 +13,7 @@
 #include "base/str.h"
 #include "sp/lead.h"
 #include "sp/sp.h"
+#include "sp/upgrade.h"
 
 enum { GIVE_MS = 60000 };
 
@@ -54,7 +55,7 @@ static int find_hypervisor(const struct sp *sp, const char *name, struct err *er
         return k >= 0 ? k : err_set(err, REASON_NOT_FOUND, ENOENT, "no hypervisor is called %s", name);
 }
 
-static int begin(struct sp *sp, const struct api_server_give *in, const char *trace, struct err *err)
+int give_begin(struct sp *sp, const struct api_server_give *in, const char *trace, struct err *err)
 {
         struct server *s = &sp->server;
         int64_t at = server_component(s, in->component);
@@ -87,18 +88,26 @@ static int begin(struct sp *sp, const struct api_server_give *in, const char *tr
                             (long long)g.amount, in->from, in->to);
         if (bad)
                 recall(s, g.component, &before);
+        else
+                tell_all(sp);
         return bad;
+}
+
+/* What an upgrade is about it gives itself. */
+static int check_other(const struct sp *sp, const struct api_server_give *in, struct err *err)
+{
+        int bad = upgrading_check_other(sp, server_find(&sp->server, in->from), err);
+        return bad ? bad : upgrading_check_other(sp, server_find(&sp->server, in->to), err);
 }
 
 void give(struct sp *sp, struct http_request *req, const struct api_server_give *in, const char *trace)
 {
         struct err err = {0};
-        if (begin(sp, in, trace, &err)) {
+        if (check_other(sp, in, &err) || give_begin(sp, in, trace, &err)) {
                 api_refuse(req, &err);
                 return;
         }
         api_wait(sp, &sp->giving_waiters, req, GIVE_MS);
-        tell_all(sp);
 }
 
 void give_taken(struct sp *sp, const struct hypervisor_of *h, int64_t epoch)
@@ -118,6 +127,7 @@ void give_taken(struct sp *sp, const struct hypervisor_of *h, int64_t epoch)
         }
         tell_all(sp);
         api_answer_all(sp, &sp->giving_waiters, NULL);
+        upgrading_gave(sp, NULL);
 }
 
 void give_refused(struct sp *sp, const struct hypervisor_of *h, const struct err *why)
@@ -137,6 +147,7 @@ void give_refused(struct sp *sp, const struct hypervisor_of *h, const struct err
         }
         tell_all(sp);
         api_answer_all(sp, &sp->giving_waiters, why);
+        upgrading_gave(sp, why);
 }
 
 /* The giver may be recording just now that it is without: it is told a later partition, in which it has it
@@ -159,5 +170,6 @@ int give_cancel(struct sp *sp, struct err *err)
         tell_all(sp);
         (void)err_set(&why, REASON_CANCELLED, ECANCELED, "somebody wanted it no longer");
         api_answer_all(sp, &sp->giving_waiters, &why);
+        upgrading_gave(sp, &why);
         return 0;
 }

@@ -27,6 +27,7 @@
 #include "sp/crash.h"
 #include "sp/lead.h"
 #include "sp/sp.h"
+#include "sp/upgrade.h"
 #include "wire/unix.h"
 
 enum {
@@ -88,9 +89,20 @@ static void has_problem(struct hypervisor_of *h, const struct err *why)
                 note(h, "problem", "%s", why->sentence);
         (void)STR_COPY(h->problem, why->sentence);
         api_answer_all(h->sp, &h->waiters, why);
+        upgrading_wake(h->sp);
 }
 
 /* ---- the process ---- */
+
+static void is_stopped(struct hypervisor_of *h)
+{
+        h->state = API_SERVER_STATE_STOPPED;
+        if (!h->is_down)
+                upgrading_wake(h->sp);
+        h->is_down = true;
+        api_answer_all(h->sp, &h->waiters, NULL);
+        look_in(h, IDLE_MS);
+}
 
 static void on_end(void *arg, uint32_t events)
 {
@@ -126,11 +138,9 @@ static void on_end(void *arg, uint32_t events)
                 has_problem(h, &err);
                 look_in(h, h->back_off_ms);
         } else {
-                h->state = API_SERVER_STATE_STOPPED;
                 *h->problem = '\0';
                 note(h, "stopped", "%s", err.sentence);
-                api_answer_all(h->sp, &h->waiters, NULL);
-                look_in(h, IDLE_MS);
+                is_stopped(h);
         }
 }
 
@@ -142,6 +152,7 @@ static int watch(struct hypervisor_of *h, pid_t pid, int pid_fd, bool is_child, 
         h->pid = pid;
         h->pid_fd = pid_fd;
         h->is_child = is_child;
+        h->is_down = false;
         h->started_mono_ms = loop_mono_ms();
         h->state = API_SERVER_STATE_STARTING;
         return 0;
@@ -403,6 +414,7 @@ static void look_at_running(struct hypervisor_of *h)
                 h->state = API_SERVER_STATE_RUNNING;
                 note(h, "running", "meted %d, QEMU %s", (int)h->pid, h->qemu);
                 api_answer_all(h->sp, &h->waiters, NULL);
+                upgrading_wake(h->sp);
         } else {
                 api_answer_all(h->sp, &h->waiters, NULL);
         }
@@ -417,11 +429,10 @@ static void on_look(void *arg)
                 else
                         look_in(h, AGAIN_MS); /* a stranger listens there */
         } else if (h->is_wanted) {
+                h->is_down = false;
                 start(h);
         } else {
-                h->state = API_SERVER_STATE_STOPPED;
-                api_answer_all(h->sp, &h->waiters, NULL);
-                look_in(h, IDLE_MS);
+                is_stopped(h);
         }
 }
 

@@ -14,8 +14,9 @@
 #include "sp/crash.h"
 #include "sp/lead.h"
 #include "sp/sp.h"
+#include "sp/upgrade.h"
 
-static const char document[] = "server";
+static const char document[] = "server", upgrade_document[] = "upgrade";
 enum { EVENTS_MAX = 100000, MIB_SHIFT = 20 };
 
 /* ---- writing ---- */
@@ -87,6 +88,15 @@ static int put_lead(struct sp *sp, const struct leading *l, struct err *err)
         return bad;
 }
 
+static int put_upgrade(struct sp *sp, const struct upgrading *up, struct err *err)
+{
+        char *text = upgrading_text(up);
+        int bad = text ? store_put_document(sp->store, STORE_SERVER, upgrade_document, text, err)
+                       : err_set(err, REASON_INTERNAL, ENOMEM, "no memory for the upgrade");
+        free(text);
+        return bad;
+}
+
 /* Of a line in the log alone nothing depends. */
 static void point(bool is_more, const char *event, const char *where)
 {
@@ -96,16 +106,26 @@ static void point(bool is_more, const char *event, const char *where)
                 sp_crash_point(name);
 }
 
-static int write_all(struct sp *sp, const struct leading *l, bool with_partition, const struct store_event *e,
-                     struct err *err)
+/* What goes with a line of the log; NULL: nothing. */
+struct with {
+        bool partition;
+        const struct leading *lead;
+        const struct upgrading *upgrade;
+};
+
+static int write_all(struct sp *sp, struct with with, const struct store_event *e, struct err *err)
 {
+        const struct leading *l = with.lead;
         bool is_first = l && l->core.row.state == HANDOVER_CONFIGURED; /* counts it */
-        point(with_partition || l, e->event, "begin");
+        bool is_more = with.partition || l || with.upgrade;
+        point(is_more, e->event, "begin");
         int bad = store_add_event(sp->store, e, NULL, err);
-        if (!bad && (with_partition || is_first))
+        if (!bad && (with.partition || is_first))
                 bad = put_record(sp, err);
         if (!bad && l)
                 bad = put_lead(sp, l, err);
+        if (!bad && with.upgrade)
+                bad = put_upgrade(sp, with.upgrade, err);
         if (!bad)
                 bad = store_trim_events(sp->store, EVENTS_MAX, err);
         if (!bad)
@@ -115,7 +135,7 @@ static int write_all(struct sp *sp, const struct leading *l, bool with_partition
         sp->problem = bad ? *err : (struct err){0};
         sp->commits += !bad;
         if (!bad)
-                point(with_partition || l, e->event, "end");
+                point(is_more, e->event, "end");
         return bad;
 }
 
@@ -138,7 +158,7 @@ int journal_write(struct sp *sp, bool with_partition, const char *trace, const c
         va_start(args, fmt);
         event_of(&e, trace, subject, event, fmt, args);
         va_end(args);
-        return write_all(sp, NULL, with_partition, &e, err);
+        return write_all(sp, (struct with){.partition = with_partition}, &e, err);
 }
 
 int journal_lead(struct sp *sp, const struct leading *l, bool with_partition, const char *trace,
@@ -150,7 +170,19 @@ int journal_lead(struct sp *sp, const struct leading *l, bool with_partition, co
         event_of(&e, trace, subject, event, fmt, args);
         va_end(args);
         log_info("%s: %s: %s: %s", trace, subject, event, e.text);
-        return write_all(sp, l, with_partition, &e, err);
+        return write_all(sp, (struct with){.partition = with_partition, .lead = l}, &e, err);
+}
+
+int journal_upgrade(struct sp *sp, const struct upgrading *up, bool with_partition, const char *trace,
+                    const char *subject, const char *event, struct err *err, const char *fmt, ...)
+{
+        struct store_event e;
+        va_list args;
+        va_start(args, fmt);
+        event_of(&e, trace, subject, event, fmt, args);
+        va_end(args);
+        log_info("%s: %s: %s: %s", trace, subject, event, e.text);
+        return write_all(sp, (struct with){.partition = with_partition, .upgrade = up}, &e, err);
 }
 
 void journal_forget_lead(struct sp *sp, const char *id)
@@ -170,7 +202,7 @@ void journal_note(struct sp *sp, const char *trace, const char *subject, const c
         event_of(&e, trace, subject, event, fmt, args);
         va_end(args);
         log_info("%s: %s: %s", subject, event, e.text);
-        if (write_all(sp, NULL, false, &e, &err))
+        if (write_all(sp, (struct with){0}, &e, &err))
                 log_warn("not in the event log: %s", err.sentence);
 }
 
@@ -243,6 +275,8 @@ static int load_one(const char *name, const char *text, void *arg, struct err *e
 {
         struct sp *sp = arg;
         g_autofree struct api_server_record *r = g_new0(struct api_server_record, 1);
+        if (strcmp(name, upgrade_document) == 0) /* by name: behind the other */
+                return upgrading_load(sp, text, err) ? err_note(err, "the upgrade in the store") : 0;
         if (strcmp(name, document) != 0)
                 return err_set(err, REASON_INVALID, EINVAL, "this store is not mete-sp's");
         json_t *v = json_read(text, strlen(text), err);

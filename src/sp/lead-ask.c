@@ -83,6 +83,11 @@ static int check(const struct sp *sp, const struct api_handover_start *in, int k
         return lead_check(sp, in->vm, from, to, err);
 }
 
+int lead_may_begin(const struct sp *sp, const struct api_handover_start *in, int from, struct err *err)
+{
+        return check(sp, in, from, err);
+}
+
 /* One of those that could have it, and cannot be asked; NULL: there is none. */
 static const struct hypervisor_of *not_running(const struct sp *sp, const struct api_handover_start *in)
 {

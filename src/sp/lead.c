@@ -24,6 +24,7 @@
 #include "fleet/handed.h"
 #include "json/read.h"
 #include "sp/crash.h"
+#include "sp/upgrade.h"
 
 enum { AGAIN_MS = 1000 };
 
@@ -357,8 +358,10 @@ static int turn(struct leading *l, const struct handover_effects *out, struct be
         for (int k = 0; !bad && b->shares && k < l->sp->server.n; k++)
                 hypervisor_look(&l->sp->hypervisors[k]);
         g_free(b->shares);
-        if (!bad && handover_is_final(&l->core))
+        if (!bad && handover_is_final(&l->core)) {
                 settle(l);
+                upgrading_wake(l->sp);
+        }
         return bad;
 }
 

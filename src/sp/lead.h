@@ -91,5 +91,7 @@ void lead_listen_end(struct hypervisor_of *h);
 size_t lead_portions(const struct leading *l, struct server_portion *ret);
 
 /* ---- lead-ask.c ---- */
+/* Why one of a VM that is known to run at `from` cannot begin now, or 0. */
+int lead_may_begin(const struct sp *sp, const struct api_handover_start *in, int from, struct err *err);
 void lead_ask(struct sp *sp, struct http_request *req, const struct api_handover_start *in);
 void lead_ask_end(struct sp *sp);

@@ -15,6 +15,7 @@
 #include "base/str.h"
 #include "sp/lead.h"
 #include "sp/sp.h"
+#include "sp/upgrade.h"
 
 enum { EXIT_USAGE = 64, EXIT_CONFIG = 78 /* sysexits.h */ };
 
@@ -94,12 +95,15 @@ static int begin(struct sp *sp, struct err *err)
         for (int k = 0; k < sp->server.n; k++)
                 hypervisor_begin(&sp->hypervisors[k], sp, k);
         lead_start(sp);
+        if (sp->upgrading)
+                upgrading_begin(sp->upgrading);
         return 0;
 }
 
 static void end(struct sp *sp)
 {
         api_stop(sp);
+        upgrading_end(sp);
         lead_words_end(sp);
         lead_end(sp);
         for (int k = 0; k < SERVER_HYPERVISORS_MAX; k++)

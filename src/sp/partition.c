@@ -8,6 +8,7 @@
 #include "host/cpulist.h"
 #include "sp/lead.h"
 #include "sp/sp.h"
+#include "sp/upgrade.h"
 
 /* ---- what is asked for ---- */
 
@@ -22,10 +23,10 @@ static int take_nodes(struct server *s, int k, const struct api_server_part *in,
         return bad;
 }
 
-static int take_cpus(struct server *s, int k, const struct api_server_part *in, struct err *err)
+int partition_take_cpus(struct server *s, int k, const char *list, struct err *err)
 {
         struct cpulist cpus;
-        int bad = cpulist_parse(in->cpus, &cpus, err);
+        int bad = cpulist_parse(list, &cpus, err);
         for (int n = cpulist_next(&cpus, 0); !bad && n >= 0; n = cpulist_next(&cpus, (uint32_t)n + 1)) {
                 char id[32];
                 (void)snprintf(id, sizeof(id), "cpu:%d", n);
@@ -96,7 +97,7 @@ int partition_make(const struct sp *sp, const struct api_server_init *in, struct
                 if (!bad && p->has_nodes)
                         bad = take_nodes(&s, k, p, err);
                 if (!bad && p->has_cpus)
-                        bad = take_cpus(&s, k, p, err);
+                        bad = partition_take_cpus(&s, k, p->cpus, err);
                 if (bad)
                         err_note(err, "%s", p->name);
         }
@@ -207,6 +208,9 @@ json_t *partition_show(const struct sp *sp)
                 (void)STR_COPY(out->giving.to, s->names[s->giving.to]);
                 out->giving.amount = s->giving.amount;
         }
+        out->has_upgrade = upgrading_is_under_way(sp);
+        if (out->has_upgrade)
+                upgrading_show_brief(sp->upgrading, &out->upgrade);
         for (int k = 0; k < s->n; k++)
                 show_hypervisor(&sp->hypervisors[k], &out->hypervisors[out->n_hypervisors++]);
         for (uint32_t i = 0; i < s->n_components && out->n_resources < ARRAY_N(out->resources); i++)

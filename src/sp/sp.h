@@ -5,6 +5,7 @@
  *   journal.c    the partition and the log, durable before anything acts
  *   hypervisor.c one meted: started, taken over, configured, supervised
  *   give.c       what changes hands
+ *   upgrade.h    a hypervisor is replaced by one with a newer VMM (core/upgrade.h)
  *   lead.h       a running VM changes hypervisor (core/handover.h)
  *
  * One server: a lock; one state: the store's own. What it configures are meted's of their own users; it
@@ -28,7 +29,8 @@
 enum { SP_TRACE = 64, SP_PATH = 320 };
 
 struct sp;
-struct leading; /* sp/lead.h */
+struct leading;   /* sp/lead.h */
+struct upgrading; /* sp/upgrade.h */
 struct asking;
 struct saying;
 
@@ -54,6 +56,7 @@ struct hypervisor_of {
         pid_t pid;
         int pid_fd; /* -1: it does not run, as far as is known */
         bool is_child;
+        bool is_down; /* it was looked, and nothing of it runs, nor is to */
         struct loop_fd watch;
         struct loop_timer look;
         int64_t started_mono_ms, back_off_ms;
@@ -76,6 +79,7 @@ struct sp {
         struct hypervisor_of hypervisors[SERVER_HYPERVISORS_MAX];
         char giving_trace[SP_TRACE];
         struct sp_waiter *giving_waiters;
+        struct upgrading *upgrading;   /* the last; NULL: there never was one */
         struct leading *leadings;      /* the latest first */
         struct asking *askings;        /* handovers that may begin */
         struct saying *sayings;        /* words that are under way */
@@ -98,6 +102,10 @@ int journal_write(struct sp *sp, bool with_partition, const char *trace, const c
 int journal_lead(struct sp *sp, const struct leading *l, bool with_partition, const char *trace,
                  const char *subject, const char *event, struct err *err, const char *fmt, ...)
         __attribute__((format(printf, 8, 9)));
+/* The same with an upgrade. */
+int journal_upgrade(struct sp *sp, const struct upgrading *up, bool with_partition, const char *trace,
+                    const char *subject, const char *event, struct err *err, const char *fmt, ...)
+        __attribute__((format(printf, 8, 9)));
 /* With the transaction that comes next. */
 void journal_forget_lead(struct sp *sp, const char *id);
 /* An event of which nothing depends. */
@@ -108,6 +116,8 @@ void journal_note(struct sp *sp, const char *trace, const char *subject, const c
 /* On success *ret is the partition, for server_done(); users and vmms are in *hypervisors by number. */
 int partition_make(const struct sp *sp, const struct api_server_init *in, struct server *ret,
                    struct hypervisor_of *hypervisors, struct err *err);
+/* Those of a list, such as 0-3,8, of what is nobody's. */
+int partition_take_cpus(struct server *s, int hypervisor, const char *list, struct err *err);
 /* What a hypervisor is to be told. */
 void partition_of(const struct sp *sp, int hypervisor, struct api_partition *ret);
 json_t *partition_show(const struct sp *sp);
@@ -125,6 +135,9 @@ int hypervisor_check_user(const struct sp *sp, const char *user, struct err *err
 
 /* ---- give.c ---- */
 void give(struct sp *sp, struct http_request *req, const struct api_server_give *in, const char *trace);
+/* The same for ourselves: journalled, and on its way, when it returns 0; upgrading_gave() hears how it ended.
+ */
+int give_begin(struct sp *sp, const struct api_server_give *in, const char *trace, struct err *err);
 /* It has recorded the partition of that epoch; or refuses it for good. Others than the giver: ignored. */
 void give_taken(struct sp *sp, const struct hypervisor_of *h, int64_t epoch);
 void give_refused(struct sp *sp, const struct hypervisor_of *h, const struct err *err);

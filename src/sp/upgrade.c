@@ -1,0 +1,385 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One function, look(), called again and again; each state has what is to be done in it, which may be done
+ * twice. What is decided stands in the journal before anything is done, together with what follows from it in
+ * the partition (books()), in one transaction.
+ *
+ *   lending    the old one gives CPUs that nothing claims, and half of the memory that is free
+ *   starting   the successor is wanted; it runs
+ *   checking   each VM is tried by a dry run, one at a time
+ *   moving     some side by side; until the old one says that it has none
+ *   giving     part by part, as it alone knows what is claimed there; a VM that it has again goes first
+ *   retiring   it is not wanted; when it has ended, the rest of it is the successor's
+ *   recalling  handovers are broken off
+ *   returning  the successor, which has no VM, gives back what is not nobody's
+ *   stopping   as retiring, the other way about */
+#include "sp/upgrade.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/str.h"
+#include "sp/lead.h"
+
+enum { LOOK_MS = 1000, START_MS = 60000 };
+
+static struct hypervisor_of *old_one(const struct upgrading *up)
+{
+        return &up->sp->hypervisors[up->from];
+}
+
+static struct hypervisor_of *successor(const struct upgrading *up)
+{
+        return &up->sp->hypervisors[up->to];
+}
+
+bool upgrading_is_under_way(const struct sp *sp)
+{
+        return sp->upgrading && !upgrade_is_final(&sp->upgrading->core);
+}
+
+int upgrading_check_other(const struct sp *sp, int hypervisor, struct err *err)
+{
+        const struct upgrading *up = sp->upgrading;
+        if (!upgrading_is_under_way(sp) || (hypervisor != up->from && hypervisor != up->to))
+                return 0;
+        return err_set(err, REASON_BUSY, EBUSY,
+                       "%s is being replaced by %s (upgrade %s): 'mete server upgrade'",
+                       sp->server.names[up->from], sp->server.names[up->to], up->core.id);
+}
+
+void upgrading_wake(struct sp *sp)
+{
+        if (sp->upgrading)
+                loop_timer_in(&sp->upgrading->look, 0);
+}
+
+void upgrading_waits(struct upgrading *up, const char *fmt, ...)
+{
+        char text[sizeof(up->problem)];
+        va_list args;
+        va_start(args, fmt);
+        (void)vsnprintf(text, sizeof(text), fmt, args);
+        va_end(args);
+        if (strcmp(text, up->problem) != 0)
+                log_info("upgrade %s: %s: %s", up->core.id, upgrade_state_name(up->core.state), text);
+        (void)STR_COPY(up->problem, text);
+}
+
+/* ---- what is decided ---- */
+
+struct upgrade *upgrading_before(const struct upgrading *up)
+{
+        return g_memdup2(&up->core, sizeof(up->core));
+}
+
+/* What was nobody's before becomes that again. */
+static void return_to_nobody(struct upgrading *up)
+{
+        struct server *s = &up->sp->server;
+        for (uint32_t i = 0; i < s->n_components; i++) {
+                struct server_portion p = {.component = i, .amount = up->taken[i]};
+                if (p.amount > 0)
+                        server_set_aside(s, up->to, &p, 1);
+        }
+}
+
+/* What follows from a state that is entered. */
+static void books(struct upgrading *up)
+{
+        switch (up->core.state) {
+        case UPGRADE_STARTING:
+                successor(up)->is_wanted = true;
+                break;
+        case UPGRADE_CHECKING:
+                up->has_run = true;
+                break;
+        case UPGRADE_RETIRING:
+                old_one(up)->is_wanted = false;
+                break;
+        case UPGRADE_DONE:
+                server_retire(&up->sp->server, up->from, up->to);
+                break;
+        case UPGRADE_STOPPING:
+                successor(up)->is_wanted = false;
+                break;
+        case UPGRADE_UNDONE:
+                return_to_nobody(up);
+                server_retire(&up->sp->server, up->to, up->from);
+                break;
+        case UPGRADE_LENDING:
+        case UPGRADE_MOVING:
+        case UPGRADE_GIVING:
+        case UPGRADE_RECALLING:
+        case UPGRADE_RETURNING:
+        case UPGRADE_STATE_N:
+                break;
+        }
+        up->ended_ms = upgrade_is_final(&up->core) ? loop_now_ms() : 0;
+}
+
+struct partition_before {
+        struct server_share *shares;
+        int64_t epoch, ended_ms;
+        bool was_wanted[2], has_run;
+};
+
+static struct partition_before remember(const struct upgrading *up)
+{
+        const struct server *s = &up->sp->server;
+        return (struct partition_before){
+                .shares = g_memdup2(s->shares,
+                                    (s->n_components + 1) * SERVER_HYPERVISORS_MAX * sizeof(*s->shares)),
+                .epoch = s->epoch,
+                .ended_ms = up->ended_ms,
+                .was_wanted = {old_one(up)->is_wanted, successor(up)->is_wanted},
+                .has_run = up->has_run
+        };
+}
+
+static void recall(struct upgrading *up, const struct partition_before *b)
+{
+        struct server *s = &up->sp->server;
+        memcpy(s->shares, b->shares, (s->n_components + 1) * SERVER_HYPERVISORS_MAX * sizeof(*s->shares));
+        s->epoch = b->epoch;
+        up->ended_ms = b->ended_ms;
+        old_one(up)->is_wanted = b->was_wanted[0];
+        successor(up)->is_wanted = b->was_wanted[1];
+        up->has_run = b->has_run;
+}
+
+static void entered(struct upgrading *up)
+{
+        *up->problem = '\0';
+        up->is_short = false;
+        up->entered_mono_ms = loop_mono_ms();
+        upgrading_forget_parts(up);
+        upgrading_forget_list(up);
+        for (int k = 0; k < up->sp->server.n; k++)
+                hypervisor_look(&up->sp->hypervisors[k]);
+}
+
+int upgrading_put(struct upgrading *up, struct upgrade *before, const struct upgrade_vm *vm,
+                  const char *event, const char *text)
+{
+        const struct upgrade *u = &up->core;
+        bool is_entered = before->state != u->state;
+        struct partition_before b = remember(up);
+        struct err err = {0};
+        char subject[REQUEST_KEY], name[32];
+        if (is_entered)
+                books(up);
+        if (vm)
+                (void)snprintf(subject, sizeof(subject), "vm:%s", vm->name);
+        else
+                (void)snprintf(subject, sizeof(subject), "hypervisor:%s", up->sp->server.names[up->from]);
+        (void)snprintf(name, sizeof(name), "upgrade-%s", event);
+        int bad = journal_upgrade(up->sp, up, is_entered, u->id, subject, name, &err, "%s", text);
+        if (bad) {
+                log_warn("upgrade %s: %s", u->id, err.sentence);
+                up->core = *before;
+                recall(up, &b);
+                loop_timer_in(&up->look, LOOK_MS);
+        } else if (is_entered) {
+                entered(up);
+                upgrading_wake(up->sp);
+        }
+        g_free(b.shares);
+        g_free(before);
+        return bad;
+}
+
+int upgrading_turn(struct upgrading *up, enum upgrade_event ev, enum reason reason, const char *sentence)
+{
+        struct upgrade *before = upgrading_before(up);
+        struct err err = {0};
+        int r = upgrade_step(&up->core, ev, reason, sentence, &err);
+        if (r > 0)
+                return upgrading_put(up, before, NULL, upgrade_state_name(up->core.state),
+                                     sentence ? sentence : "");
+        g_free(before);
+        return r;
+}
+
+int upgrading_cancel(struct upgrading *up, struct err *err)
+{
+        static const char why[] = "somebody wanted it no longer";
+        struct upgrade *before = upgrading_before(up);
+        int r = upgrade_is_final(&up->core)
+                        ? 0
+                        : upgrade_step(&up->core, UPGRADE_EV_CANCEL, REASON_CANCELLED, why, err);
+        if (r > 0)
+                return upgrading_put(up, before, NULL, upgrade_state_name(up->core.state), why)
+                               ? err_set(err, REASON_INTERNAL, EIO, "%.200s", up->sp->problem.sentence)
+                               : 0;
+        g_free(before);
+        return r;
+}
+
+/* ---- what is to be done ---- */
+
+/* From or to one of both. */
+static bool is_giving(const struct upgrading *up)
+{
+        const struct server_giving *g = &up->sp->server.giving;
+        return g->amount > 0 &&
+               (g->from == up->from || g->from == up->to || g->to == up->from || g->to == up->to);
+}
+
+static void look_lending(struct upgrading *up)
+{
+        const struct server *s = &up->sp->server;
+        char why[HANDOVER_SENTENCE];
+        if (!upgrading_lend(up))
+                return;
+        bool has_cpu = server_sum(s, up->to, COMPONENT_CPU) > 0;
+        if (has_cpu && server_sum(s, up->to, COMPONENT_MEMORY) > 0) {
+                (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
+                return;
+        }
+        (void)snprintf(why, sizeof(why),
+                       "%s has no %s that it can lend %s: end or move something there, or give the successor "
+                       "what is nobody's (--cpus, --memory)",
+                       s->names[up->from], has_cpu ? "memory" : "CPU", s->names[up->to]);
+        (void)upgrading_turn(up, UPGRADE_EV_FAILED, REASON_NO_CAPACITY, why);
+}
+
+static void look_starting(struct upgrading *up)
+{
+        const struct hypervisor_of *h = successor(up);
+        char why[HANDOVER_SENTENCE];
+        bool is_late = loop_mono_ms() - up->entered_mono_ms > START_MS;
+        if (h->state == API_SERVER_STATE_RUNNING) {
+                (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
+        } else if (*h->problem || is_late) {
+                (void)snprintf(why, sizeof(why), "%s does not start: %.120s", hypervisor_name(h),
+                               *h->problem ? h->problem : "it does not say that it runs");
+                (void)upgrading_turn(up, UPGRADE_EV_FAILED, is_late ? REASON_TIMEOUT : REASON_PEER_LOST, why);
+        }
+}
+
+static bool is_claimed(struct upgrading *up, const struct hypervisor_of *at)
+{
+        if (*up->holder)
+                upgrading_waits(up, "%s has something of %s: release it", up->holder, hypervisor_name(at));
+        return *up->holder;
+}
+
+static void look_giving(struct upgrading *up)
+{
+        if (!upgrading_list(up, up->from))
+                return;
+        if (up->n_there > 0)
+                (void)upgrading_turn(up, UPGRADE_EV_CAME, 0, NULL);
+        else if (!is_claimed(up, old_one(up)) && upgrading_give_rest(up, up->from, up->to) && !up->is_refused)
+                (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
+}
+
+static void look_returning(struct upgrading *up)
+{
+        if (!up->has_run) {
+                (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
+                return;
+        }
+        if (!upgrading_list(up, up->to))
+                return;
+        if (up->n_there > 0)
+                upgrading_waits(up, "%s is at %s: hand it over, or delete it", up->there[0].name,
+                                hypervisor_name(successor(up)));
+        else if (!is_claimed(up, successor(up)) && upgrading_give_rest(up, up->to, up->from) &&
+                 !up->is_refused)
+                (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
+}
+
+static void look_at_end(struct upgrading *up, const struct hypervisor_of *h)
+{
+        if (h->is_down)
+                (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
+}
+
+/* What is lent no longer is taken back at once, where the old one did not let go of it yet. */
+static void look_at_giving(struct upgrading *up)
+{
+        struct err err = {0};
+        if (upgrade_is_back(&up->core) && up->sp->server.giving.from == up->from && give_cancel(up->sp, &err))
+                log_warn("upgrade %s: %s", up->core.id, err.sentence);
+}
+
+static void look(struct upgrading *up)
+{
+        if (is_giving(up)) {
+                look_at_giving(up);
+                return;
+        }
+        switch (up->core.state) {
+        case UPGRADE_LENDING:
+                look_lending(up);
+                break;
+        case UPGRADE_STARTING:
+                look_starting(up);
+                break;
+        case UPGRADE_CHECKING:
+        case UPGRADE_MOVING:
+                upgrading_look_at_vms(up);
+                break;
+        case UPGRADE_GIVING:
+                look_giving(up);
+                break;
+        case UPGRADE_RETIRING:
+                look_at_end(up, old_one(up));
+                break;
+        case UPGRADE_RECALLING:
+                upgrading_recall(up);
+                break;
+        case UPGRADE_RETURNING:
+                look_returning(up);
+                break;
+        case UPGRADE_STOPPING:
+                look_at_end(up, successor(up));
+                break;
+        case UPGRADE_DONE:
+        case UPGRADE_UNDONE:
+        case UPGRADE_STATE_N:
+                break;
+        }
+}
+
+static void on_look(void *arg)
+{
+        struct upgrading *up = arg;
+        if (upgrade_is_final(&up->core))
+                return;
+        look(up);
+        if (!upgrade_is_final(&up->core) && !loop_timer_is_set(&up->look))
+                loop_timer_in(&up->look, LOOK_MS);
+}
+
+/* ---- begin, go on, end ---- */
+
+void upgrading_begin(struct upgrading *up)
+{
+        loop_timer_init(&up->look, on_look, up);
+        up->entered_mono_ms = loop_mono_ms();
+        up->sp->upgrading = up;
+        upgrading_wake(up->sp);
+}
+
+void upgrading_free(struct upgrading *up)
+{
+        if (!up)
+                return;
+        upgrading_forget_list(up);
+        upgrading_forget_parts(up);
+        g_free(up->taken);
+        g_free(up);
+}
+
+void upgrading_end(struct sp *sp)
+{
+        if (sp->upgrading)
+                loop_timer_cancel(&sp->upgrading->look);
+        upgrading_free(sp->upgrading);
+        sp->upgrading = NULL;
+}
