@@ -158,6 +158,15 @@ static void show_resources(const json_t *server)
         table_free(t);
 }
 
+static void show_upgrade(const json_t *u)
+{
+        if (u)
+                (void)printf("%s is being replaced by %s: %s, %" PRId64 " of %" PRId64
+                             " VMs went ('mete server upgrade')\n",
+                             host_text(u, "from"), host_text(u, "to"), host_text(u, "state"),
+                             host_number(u, "went"), host_number(u, "vms"));
+}
+
 static int answer(const struct arguments *a, const char *method, const char *path, json_t *body)
 {
         json_t *server = NULL;
@@ -169,6 +178,7 @@ static int answer(const struct arguments *a, const char *method, const char *pat
                              host_number(server, "epoch"));
                 show_hypervisors(server);
                 show_resources(server);
+                show_upgrade(json_object_get(server, "upgrade"));
         }
         json_decref(server);
         return EXIT_OK;
@@ -290,6 +300,19 @@ static const struct option_row give_options[] = {
         {"--cancel", NULL, "take back what is on its way and was not let go of yet", false},
         {NULL                                },
 };
+static const struct option_row upgrade_options[] = {
+        {"--vmm", "PATH", "the QEMU of the successor; without it, how the upgrade stands, or the last one ended, is shown", false},
+        {"--as", "NAME", "name of the successor: a new one, or one that was retired (that of the old one with the next number: a, a2, a3)", false},
+        {"--user", "USER", "user as which its meted runs (mete-NAME, or as it was)", false},
+        {"--cpus", "LIST", "CPUs that are nobody's, and are to be its: 0-3,8", false},
+        {"--memory", "SIZE", "memory that is nobody's, likewise, of the nodes of those CPUs", false},
+        {"--max-gap", "TIME", "each guest may stand for so long, such as 50ms; else it goes back, and is tried again", false},
+        {"--dry-run", NULL, "only start the successor, try each VM on it, and undo that", false},
+        {"--id", "ID", "id of the upgrade, for asking again; else one is made", false},
+        {"--detach", NULL, "return when it is under way", false},
+        {"--cancel", NULL, "undo what is under way, where no VM went over yet", false},
+        {NULL                                },
+};
 static const struct option_row server_events_options[] = {
         {"--trace", "ID", "only what came of that request", false},
         {NULL                                },
@@ -308,6 +331,10 @@ const struct verb server_verbs[] = {
         {"server give",   "[COMPONENT]", 0, 1, false, give_options,          "Give what a hypervisor has free to another",
          "Refused where something of it is claimed, now or in time to come, or kept. Until the giver has recorded "
          "that it is without, nobody has it.",                                                                              host_server_give  },
+        {"server upgrade", "[HYPERVISOR]", 0, 1, false, upgrade_options,      "Replace a hypervisor by one with a newer QEMU, while its VMs run",
+         "Its successor is started with what the old one has free, each VM is tried on it, and all are handed over, a few side by side; "
+         "the rest of the old one follows, and it ends. Where anything does not fit, nothing moves, and all is undone; once a VM went "
+         "over it only goes forward. Goes on where mete-sp is killed and started again. Prints what became of each VM, and the sum.", host_server_upgrade },
         {"server events", "",           0, 0, false, server_events_options, "Print the event log of the service processor", NULL,
          host_server_events                                                                                                                   },
 };

@@ -75,6 +75,7 @@ void host_print_move(const json_t *move);
 bool host_hand_over_instead(const struct arguments *a, int *ret);
 
 /* The verbs, by file. */
+int host_server_upgrade(const struct arguments *a);
 int host_vm_create(const struct arguments *a);
 int host_vm_start(const struct arguments *a);
 int host_vm_stop(const struct arguments *a);
