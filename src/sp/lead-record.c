@@ -50,6 +50,10 @@ static void out(const struct leading *l, struct api_server_handover *r)
         r->separated_bytes = l->separated_bytes;
         r->has_gap_us = l->gap_us >= 0;
         r->gap_us = l->gap_us;
+        r->has_stood_us = l->stood_us > 0;
+        r->stood_us = l->stood_us;
+        r->has_ran_us = l->ran_us > 0;
+        r->ran_us = l->ran_us;
         r->has_guest = l->guest && !handover_is_final(&l->core);
         if (r->has_guest)
                 r->guest = *l->guest;
@@ -107,6 +111,8 @@ static int in(struct sp *sp, const struct api_server_handover *r, struct leading
         l->ram_bytes = r->has_ram_bytes ? r->ram_bytes : -1;
         l->separated_bytes = r->has_separated_bytes ? r->separated_bytes : -1;
         l->gap_us = r->has_gap_us ? r->gap_us : -1;
+        l->stood_us = r->has_stood_us ? r->stood_us : 0;
+        l->ran_us = r->has_ran_us ? r->ran_us : 0;
         if (r->has_guest)
                 l->guest = g_memdup2(&r->guest, sizeof(r->guest));
         l->n_parts = r->n_parts;

@@ -33,7 +33,7 @@ struct leading {
         char record[LEAD_RECORD], boot[LEAD_NAME]; /* path of its folder, "": not known; when that was made */
         char transfer[LEAD_TRANSFER];              /* "": not known */
         int64_t gap_us, sent_bytes, ram_bytes, separated_bytes; /* -1: not known */
-        int64_t stood_us, ran_us; /* by the source's and the target's word; 0: not known; not journalled */
+        int64_t stood_us, ran_us;         /* by the source's and the target's word; 0: not known */
         struct api_handover_guest *guest; /* what the source said last, checked; NULL: nothing, or ended */
         size_t n_parts;                   /* once it has ended */
         struct api_handover_part parts[LEAD_PARTS];
