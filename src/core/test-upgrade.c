@@ -202,8 +202,18 @@ static void test_unfit(void)
  * went, or left, and nothing is retired before. */
 static void test_unfit_and_forward(void)
 {
-        to(UPGRADE_CHECKING);
+        /* Before anything was done of that, as both ended at once. */
+        to(UPGRADE_MOVING);
         struct upgrade_vm *a = add("a"), *b = add("b");
+        upgrade_ask(&u, a);
+        upgrade_ask(&u, b);
+        g_assert_false(upgrade_ended(&u, b, REASON_INCOMPATIBLE, "another CPU model", 100));
+        g_assert_true(upgrade_ended(&u, a, 0, NULL, 100));
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_WENT, 0, NULL, &err), ==, 1);
+        g_assert_cmpint(b->state, ==, UPGRADE_VM_FITS);
+        to(UPGRADE_CHECKING);
+        a = add("a");
+        b = add("b");
         for (int n = 0; n < 2; n++) {
                 struct upgrade_vm *vm = upgrade_next(&u, 1, 0);
                 upgrade_ask(&u, vm);

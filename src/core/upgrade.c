@@ -73,6 +73,16 @@ static void enter(struct upgrade *u, enum upgrade_state to, enum reason reason, 
         }
 }
 
+/* What did not fit is why it was, or is, to be undone; as that cannot be any more, it is tried again, as
+ * whatever ends so from now on is (upgrade_ended()). Else it would be retired with the old one. */
+static void has_gone(struct upgrade *u)
+{
+        u->has_moved = true;
+        for (size_t i = 0; i < u->n; i++)
+                if (u->vms[i].state == UPGRADE_VM_UNFIT)
+                        u->vms[i].state = UPGRADE_VM_FITS;
+}
+
 int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, const char *sentence,
                  struct err *err)
 {
@@ -87,7 +97,7 @@ int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, c
                         "upgrade %s is %s: a VM went over, or there was none, so that it only goes forward",
                         u->id, upgrade_state_name(u->state));
         if (ev == UPGRADE_EV_WENT)
-                u->has_moved = true;
+                has_gone(u);
         if (to == OPEN)
                 to = UPGRADE_RECALLING;
         if (u->is_dry && u->state == UPGRADE_CHECKING && ev == UPGRADE_EV_DONE) {
@@ -103,11 +113,6 @@ int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, c
         if (to == UPGRADE_MOVING && u->state == UPGRADE_RECALLING) {
                 u->reason = 0;
                 *u->sentence = '\0';
-                /* What did not fit is why it was to be undone; as that is no more, it is tried again, as
-                 * whatever ends so from now on is (upgrade_ended()). Else it would be retired with them. */
-                for (size_t i = 0; i < u->n; i++)
-                        if (u->vms[i].state == UPGRADE_VM_UNFIT)
-                                u->vms[i].state = UPGRADE_VM_FITS;
         }
         enter(u, (enum upgrade_state)to, reason, sentence);
         return 1;

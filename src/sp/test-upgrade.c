@@ -48,7 +48,8 @@ static struct {
         int64_t now_ms;
         unsigned points, die_at, fail_at, dry_runs;
         bool is_dead, never_starts;
-        unsigned reserved;
+        int64_t fits_at_ms;   /* and this is when it does; 0: never */
+        unsigned reserved;    /* so many times there is a reservation at the old one */
         const char *unfit;    /* this VM does not fit; "-NAME": that is found when it is handed over */
         const char *newcomer; /* started at the old one when it seems to have none */
         int per_cpu;          /* VMs that a CPU of the successor has room for */
@@ -106,7 +107,6 @@ static void save_upgrade(void)
 int journal_upgrade(struct sp *of, const struct upgrading *up, bool with_partition, const char *trace,
                     const char *subject, const char *event, struct err *err, const char *fmt, ...)
 {
-        (void)of, (void)trace, (void)subject, (void)fmt;
         g_assert_cmpuint(strlen(event), <, 32);
         saving = up;
         is_saving_partition = with_partition;
@@ -128,8 +128,7 @@ struct http_target hypervisor_target(const struct hypervisor_of *h)
 
 void hypervisor_look(struct hypervisor_of *h)
 {
-        (void)h; /* once in a step of the world */
-}
+} /* once in a step of the world */
 
 void hypervisor_begin(struct hypervisor_of *h, struct sp *of, int number)
 {
@@ -142,7 +141,6 @@ void hypervisor_begin(struct hypervisor_of *h, struct sp *of, int number)
 
 int hypervisor_check_user(const struct sp *of, const char *user, struct err *err)
 {
-        (void)of;
         return strcmp(user, "nobody") == 0 ? err_set(err, REASON_NOT_FOUND, ENOENT, "no user") : 0;
 }
 
@@ -153,12 +151,10 @@ int partition_take_cpus(struct server *s, int hypervisor, const char *list, stru
 
 void lead_listen_end(struct hypervisor_of *h)
 {
-        (void)h;
 }
 
 struct leading *lead_find(const struct sp *of, const char *id)
 {
-        (void)of;
         for (size_t i = 0; i < w.n_leads; i++)
                 if (strcmp(w.leads[i].core.row.id, id) == 0)
                         return &w.leads[i];
@@ -175,7 +171,6 @@ static unsigned under_way(void)
 
 int lead_may_begin(const struct sp *of, const struct api_handover_start *in, int from, struct err *err)
 {
-        (void)in;
         if (of->server.giving.amount > 0 || under_way() >= LEADS_PAIR_MAX)
                 return err_set(err, REASON_BUSY, EBUSY, "try again");
         return of->hypervisors[from].state == API_SERVER_STATE_RUNNING &&
@@ -218,7 +213,6 @@ int lead_cancel(struct leading *l, enum reason reason, const char *sentence, str
 
 int give_begin(struct sp *of, const struct api_server_give *in, const char *trace, struct err *err)
 {
-        (void)trace;
         struct server_giving g = {.component = (uint32_t)server_component(&of->server, in->component),
                                   .from = server_find(&of->server, in->from),
                                   .to = server_find(&of->server, in->to),
@@ -240,7 +234,6 @@ int give_begin(struct sp *of, const struct api_server_give *in, const char *trac
 int give_cancel(struct sp *of, struct err *err)
 {
         struct err why = {0};
-        (void)err;
         if (of->server.giving.amount == 0 || w.is_dead)
                 return 0;
         server_give_undo(&of->server);
@@ -254,7 +247,6 @@ struct http_call *http_call(struct http_calls *c, const struct http_target *to, 
                             const char *path, const char *body, size_t body_n, int64_t timeout_ms,
                             http_call_done_fn *done, void *arg, struct err *err)
 {
-        (void)c, (void)body, (void)body_n, (void)timeout_ms, (void)err;
         g_assert_cmpstr(method, ==, "GET");
         g_assert_false(w.call.is_open); /* one at a time */
         w.call = (struct http_call){
@@ -383,6 +375,8 @@ static void end_lead(struct leading *l)
 {
         struct handover_row *row = &l->core.row;
         struct vm_there *vm = find_vm(l->vm);
+        if (w.fits_at_ms > 0 && w.now_ms >= w.fits_at_ms)
+                w.unfit = NULL;
         bool is_unfit = w.unfit && (strcmp(w.unfit, l->vm) == 0 ||
                                     (*w.unfit == '-' && !l->is_dry && strcmp(w.unfit + 1, l->vm) == 0));
         bool has_room = at_successor() < w.per_cpu * server_sum(&sp->server, B, COMPONENT_CPU) / 1000;
@@ -524,16 +518,21 @@ static const struct upgrade *core(void)
         return &sp->upgrading->core;
 }
 
+static void tick(void)
+{
+        w.now_ms += STEP_MS;
+        loop_clock_fake(w.now_ms, w.now_ms);
+        while (loop_once(false) && !w.is_dead)
+                ;
+}
+
 /* Until it is over; a dead one is followed by another. every: each of them dies so many points later. Returns
  * how many died. */
 static unsigned run(unsigned every)
 {
         unsigned deaths = 0, n;
         for (n = 0; n < 20000 && !upgrade_is_final(core()); n++) {
-                w.now_ms += STEP_MS;
-                loop_clock_fake(w.now_ms, w.now_ms);
-                while (loop_once(false) && !w.is_dead)
-                        ;
+                tick();
                 if (w.is_dead) {
                         die();
                         born();
@@ -665,6 +664,30 @@ static void test_unfit(void)
                 }
 }
 
+/* The others go meanwhile, before or behind it: it is undone, or it is too late, and that one goes when it
+ * fits. */
+static void test_unfit_among_others(void)
+{
+        struct err err = {0};
+        unsigned done = 0;
+        for (unsigned die_at = 0; die_at < 150; die_at++) {
+                begin();
+                w.die_at = die_at;
+                w.unfit = die_at % 2 ? "-v0" : "-v6";
+                w.fits_at_ms = w.now_ms + 200000;
+                if (ask("up", false, true, &err) == 0) {
+                        run(0);
+                        done += core()->state == UPGRADE_DONE;
+                        if (core()->state == UPGRADE_DONE)
+                                is_done(993, VMS);
+                        else
+                                is_undone(REASON_INCOMPATIBLE);
+                }
+                end();
+        }
+        g_assert_cmpuint(done, >, 50);
+}
+
 static void test_refused(void)
 {
         struct err err = {0};
@@ -727,10 +750,7 @@ static void test_cancel(void)
                 begin();
                 g_assert_cmpint(ask("up", false, n % 2, &err), ==, 0);
                 for (int i = 0; i < n && !upgrade_is_final(core()); i++) {
-                        w.now_ms += STEP_MS;
-                        loop_clock_fake(w.now_ms, w.now_ms);
-                        while (loop_once(false))
-                                ;
+                        tick();
                         step();
                 }
                 int bad = upgrading_cancel(sp->upgrading, &err);
@@ -768,6 +788,7 @@ int main(int argc, char **argv)
         g_test_add_func("/sp/upgrade/deaths", test_deaths);
         g_test_add_func("/sp/upgrade/full-disk", test_full_disk);
         g_test_add_func("/sp/upgrade/unfit", test_unfit);
+        g_test_add_func("/sp/upgrade/unfit-among-others", test_unfit_among_others);
         g_test_add_func("/sp/upgrade/refused", test_refused);
         g_test_add_func("/sp/upgrade/dry", test_dry);
         g_test_add_func("/sp/upgrade/cancel", test_cancel);
