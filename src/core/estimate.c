@@ -12,6 +12,8 @@ static const double weight = 0.5, least_dirt = 0.02, most_dirt = 50;
 /* Less than this says nothing of the curve. */
 static const double enough_bytes = 1 << 20;
 enum { SOME_PAGES = 256 };
+/* So much has to be seen of a move to tell what the next one will cost. */
+static const double enough_s = 0.5, enough_cpu_bytes = 32 << 20, enough_zero_pages = 8192;
 
 void estimate_init(struct estimate *e, const struct profile *p, const struct means *m, int64_t bandwidth_bps)
 {
@@ -40,11 +42,11 @@ static bool makes_sense(const struct estimate *e, int64_t now_ms, const struct s
         const struct sample *b = &e->sample;
         if (s->remaining_bytes < 0 || s->remaining_bytes > most || s->transferred_bytes < 0 ||
             s->normal_pages < 0 || s->normal_pages > most / PRECOPY_PAGE || s->zero_pages < 0 ||
-            s->zero_pages > most / PRECOPY_PAGE || s->syncs < 0 || s->queued_bytes < 0)
+            s->zero_pages > most / PRECOPY_PAGE || s->syncs < 0 || s->queued_bytes < 0 || s->cpu_ns < 0)
                 return false;
-        return !e->has_sample ||
-               (now_ms > e->sample_ms && s->transferred_bytes >= b->transferred_bytes &&
-                s->normal_pages >= b->normal_pages && s->zero_pages >= b->zero_pages && s->syncs >= b->syncs);
+        return !e->has_sample || (now_ms > e->sample_ms && s->transferred_bytes >= b->transferred_bytes &&
+                                  s->normal_pages >= b->normal_pages && s->zero_pages >= b->zero_pages &&
+                                  s->syncs >= b->syncs && (s->cpu_ns == 0 || s->cpu_ns >= b->cpu_ns));
 }
 
 static void begin_window(struct estimate *e, int64_t now_ms, const struct sample *s)
@@ -61,13 +63,51 @@ static void see_bandwidth(struct estimate *e, int64_t now_ms, const struct sampl
                 e->is_window_full = false;
         if (now_ms - e->window_ms < ESTIMATE_WINDOW_MS)
                 return;
+        bool is_pure = false;
         double passed_s = (double)(now_ms - e->window_ms) / 1000;
         double zero_s = (double)(s->zero_pages - e->window.zero_pages) *
                         (e->profile.zero_page.mean_s + PRECOPY_ZERO_PAGE / e->bytes_per_s);
         double bytes = (double)(s->normal_pages - e->window.normal_pages) * (PRECOPY_PAGE + PRECOPY_HEADER);
-        if (e->is_window_full && zero_s < passed_s / 4)
+        if (e->is_window_full && zero_s < passed_s / 4) {
                 e->bytes_per_s += weight * (fmax(bytes / (passed_s - zero_s), 1) - e->bytes_per_s);
+                is_pure = zero_s < passed_s / 20;
+        }
+        if (is_pure) {
+                bool is_cpu_known = s->cpu_ns > 0 && e->window.cpu_ns > 0;
+                e->seen.stream_s += passed_s - zero_s;
+                e->seen.stream_bytes += bytes;
+                e->seen.cpu_s += is_cpu_known ? (double)(s->cpu_ns - e->window.cpu_ns) / 1e9 : 0;
+                e->seen.cpu_bytes += is_cpu_known ? bytes : 0;
+        }
         begin_window(e, now_ms, s);
+}
+
+/* Zero pages come by in long stretches: where hardly anything else did, the time was theirs. */
+static void see_zero_pages(struct estimate *e, double passed_s, const struct sample *s)
+{
+        double other_s = (double)(s->normal_pages - e->sample.normal_pages) *
+                         (PRECOPY_PAGE + PRECOPY_HEADER) / e->bytes_per_s;
+        int64_t pages = s->zero_pages - e->sample.zero_pages;
+        if (e->loop.rounds > 0 || s->syncs != e->sample.syncs || pages < SOME_PAGES || other_s > passed_s / 4)
+                return;
+        double wire_s = (double)pages * PRECOPY_ZERO_PAGE / e->bytes_per_s;
+        e->seen.zero_s += fmax(passed_s - other_s - wire_s, 0);
+        e->seen.zero_pages += (double)pages;
+}
+
+double estimate_stream_s(const struct estimate *e)
+{
+        return e->seen.stream_s >= enough_s ? e->seen.stream_s / e->seen.stream_bytes : -1;
+}
+
+double estimate_cpu_s(const struct estimate *e)
+{
+        return e->seen.cpu_bytes >= enough_cpu_bytes ? e->seen.cpu_s / e->seen.cpu_bytes : -1;
+}
+
+double estimate_zero_page_s(const struct estimate *e)
+{
+        return e->seen.zero_pages >= enough_zero_pages ? e->seen.zero_s / e->seen.zero_pages : -1;
 }
 
 /* What a sync adds, by the curve alone. */
@@ -151,6 +191,7 @@ bool estimate_sample(struct estimate *e, int64_t now_ms, int64_t share_milli, co
                 double passed_s = (double)(now_ms - e->sample_ms) / 1000;
                 double guest_s = passed_s * (double)share_milli / 1000;
                 pass_time(e, passed_s, guest_s);
+                see_zero_pages(e, passed_s, s);
                 see_bandwidth(e, now_ms, s);
                 if (s->syncs > e->sample.syncs) { /* somewhen in between */
                         e->loop.since_s -= guest_s / 2;
@@ -195,7 +236,6 @@ struct precopy_means estimate_means(const struct estimate *e, double limit_s, in
         m.bytes_per_s = bytes_per_s(e, view);
         m.switch_bytes_per_s = m.bytes_per_s;
         m.tail_bytes = (double)e->profile.device_bytes + e->queued_bytes;
-        m.queue_bytes = 0; /* it is seen */
         m.dirt = dirt(e, view);
         if (view == PLAN_EXPECTED)
                 m.overlap = e->overlap;

@@ -20,6 +20,7 @@ struct sample {
         int64_t normal_pages, zero_pages; /* sent: QEMU's normal and duplicate */
         int64_t syncs;                    /* dirty-sync-count */
         int64_t queued_bytes;             /* in the socket still */
+        int64_t cpu_ns;                   /* that the thread that sends has had; 0: not known */
 };
 
 struct estimate {
@@ -35,6 +36,9 @@ struct estimate {
         int64_t sample_ms, window_ms;
         struct sample sample, window;
         bool is_window_full; /* there was enough to send throughout */
+        struct {
+                double stream_s, stream_bytes, cpu_s, cpu_bytes, zero_s, zero_pages;
+        } seen; /* for the next move, of all attempts: of full windows, and of stretches of zero pages */
         int64_t syncs_before;
         struct precopy loop;
 };
@@ -49,5 +53,11 @@ bool estimate_sample(struct estimate *e, int64_t now_ms, int64_t share_milli, co
 /* With what the rest will be run: limit and share from the caller, all else as it is believed now. */
 struct precopy_means estimate_means(const struct estimate *e, double limit_s, int64_t share_milli,
                                     enum plan_view view);
+/* What it has cost so far, in seconds, below 0 where too little was seen: a byte of the stream where there
+ * was enough to send; of the CPU for it; a zero page. */
+double estimate_stream_s(const struct estimate *e);
+double estimate_cpu_s(const struct estimate *e);
+double estimate_zero_page_s(const struct estimate *e);
+
 /* In bytes of pages: what a sync would find now. */
 double estimate_left_bytes(const struct estimate *e);

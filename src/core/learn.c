@@ -11,6 +11,9 @@
 
 static const double forgetting = 0.8, to_p99 = 4.1;
 
+/* However alike the last moves were, and whatever they were. */
+static const double least_goodput_error = 0.02, most_goodput_error = 0.2, least_goodput = 0.5;
+
 /* Assumed: on the bad side of what was measured with QEMU 7.2 and 10.0, q35 with four virtio devices, on a
  * busy machine of two CPUs (MIGRATION.md 6.2, 8.3, 8.5). most: above it, it is an error of who measured.
  * weight: for how many moves it counts; for little where one move is as good as the next. */
@@ -27,6 +30,8 @@ static const struct assumed {
         [LEARN_SOURCE_CPU] = {"source-cpu",      1.9e-9, 2.6e-9, 1e-6, 1   },
         [LEARN_DESTINATION_CPU] = {"destination-cpu", 3.5e-9, 5.5e-9, 1e-6, 1   },
         [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    1e9,  0.05},
+        [LEARN_STREAM] = {"stream",          3.5e-9, 7e-9,   1e-6, 0.3 },
+        [LEARN_GOODPUT] = {"goodput",         0.955,  1.003,  1,    0.3 },
 };
 
 const char *learn_cost_name(enum learn_cost c)
@@ -159,7 +164,23 @@ static struct cost cost_of(const struct learnt *row, enum learn_cost c)
                                            : FIGURE_LEARNT};
 }
 
-void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p)
+void learn_rate(struct learn_move *ret, const struct profile *p, const struct means *m,
+                double link_bytes_per_s, double bytes_per_s)
+{
+        if (!(bytes_per_s > 0) || !(link_bytes_per_s > 0))
+                return;
+        double part = bytes_per_s / link_bytes_per_s;
+        double off_link = (m->goodput - part) / (m->goodput * m->goodput_error);
+        double off_stream =
+                fabs(1 / bytes_per_s - p->stream.mean_s) / fmax(p->stream.p99_s - p->stream.mean_s, 1e-15);
+        bool is_link = off_link < off_stream; /* what explains it better */
+        if (is_link && part <= 1)
+                ret->cost[LEARN_GOODPUT] = part;
+        if (!is_link || p->stream.mean_s > 1 / bytes_per_s) /* it is at least as fast as it was */
+                ret->cost[LEARN_STREAM] = 1 / bytes_per_s;
+}
+
+void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p, struct means *m)
 {
         char by_peer[LEARN_NAME], by_machine[LEARN_NAME];
         (void)snprintf(by_peer, sizeof(by_peer), "%s", peer);
@@ -179,4 +200,10 @@ void learn_fill(struct learn *l, const char *peer, const char *machine, struct p
         p->device_bytes = (int64_t)ceil(bytes.p99_s);
         p->device_mean_bytes = (int64_t)ceil(bytes.mean_s);
         p->device_bytes_source = bytes.source;
+        p->stream = cost_of(row, LEARN_STREAM);
+        struct cost goodput = cost_of(row, LEARN_GOODPUT);
+        m->goodput = fmax(goodput.mean_s, least_goodput);
+        m->goodput_error = fmin(fmax((goodput.p99_s - goodput.mean_s) / m->goodput, least_goodput_error),
+                                most_goodput_error);
+        m->goodput_source = goodput.source;
 }

@@ -18,7 +18,7 @@
 enum { LEARN_ROWS = 256, LEARN_MACHINES = 8, LEARN_NAME = 64 }; /* in all, and of one peer */
 
 enum learn_cost {
-        LEARN_SETUP = 1, /* seconds, as are all but the last */
+        LEARN_SETUP = 1, /* seconds, where nothing else is said */
         LEARN_STOP,
         LEARN_DEVICE,
         LEARN_COMMIT,
@@ -27,6 +27,8 @@ enum learn_cost {
         LEARN_SOURCE_CPU,      /* of one byte */
         LEARN_DESTINATION_CPU, /* of one byte */
         LEARN_DEVICE_BYTES,    /* bytes */
+        LEARN_STREAM,  /* of one byte, where the link would have taken more: one thread sends it all */
+        LEARN_GOODPUT, /* the stream's part of a link's bandwidth, where the link is what limits it */
         LEARN_COST_N
 };
 const char *learn_cost_name(enum learn_cost c); /* "zero-page" */
@@ -54,6 +56,11 @@ struct learn {
 };
 void learn_init(struct learn *l);
 
+/* What a move tells that sent at so many bytes a second over a link of so many: of the stream's own limit or
+ * of the link's, whichever it fits better. */
+void learn_rate(struct learn_move *ret, const struct profile *p, const struct means *m,
+                double link_bytes_per_s, double bytes_per_s);
+
 /* A move has ended. The row is borrowed; NULL: nothing in it can be used. evicted: the peer that lost a row
  * for it, else "". Names are not empty, and are cut to fit. */
 const struct learnt *learn_add(struct learn *l, const char *peer, const char *machine,
@@ -63,6 +70,6 @@ bool learn_put(struct learn *l, const struct learnt *row);
 /* The i-th row of a peer, or NULL. */
 const struct learnt *learn_row(const struct learn *l, const char *peer, size_t i);
 
-/* All costs and the size of the device state, each FIGURE_LEARNT, FIGURE_TOLD or FIGURE_ASSUMED; the rest of
- * *p is left. */
-void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p);
+/* All costs, the size of the device state and the goodput, each FIGURE_LEARNT, FIGURE_TOLD or FIGURE_ASSUMED;
+ * the rest of *p and *m is left. */
+void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p, struct means *m);

@@ -27,8 +27,6 @@ enum { RUNGS = sizeof(rungs) / sizeof(rungs[0]) };
 /* What is not in the model: the loop's own latency, a timer that is late. */
 static const double downtime_margin_s = 0.005;
 static const double reserve_slack = 0.1;
-/* Of what a socket may hold, by the kernel's count, that is bytes: the rest is what it takes to keep them. */
-static const double queue_used = 0.5;
 #define NEVER_MS INT64_MAX
 
 /* One VM and its means: what the chain is made of. */
@@ -63,6 +61,7 @@ const char *plan_limit_name(enum plan_limit l)
                 [LIMIT_DESTINATION_BANDWIDTH] = "destination-bandwidth",
                 [LIMIT_SOURCE_CPU] = "source-cpu",
                 [LIMIT_DESTINATION_CPU] = "destination-cpu",
+                [LIMIT_STREAM] = "stream-speed",
                 [LIMIT_FIXED_COSTS] = "fixed-costs",
         };
         return l > 0 && l < PLAN_LIMIT_N ? names[l] : "?";
@@ -136,6 +135,9 @@ static struct planning planning(const struct profile *p, const struct means *m)
         top_at_most(&x, (double)m->destination.bandwidth_bps, LIMIT_DESTINATION_BANDWIDTH);
         top_at_most_cpu(&x, &p->source_cpu, m->source.cpu_milli, LIMIT_SOURCE_CPU);
         top_at_most_cpu(&x, &p->destination_cpu, m->destination.cpu_milli, LIMIT_DESTINATION_CPU);
+        if (p->stream.p99_s > 0) /* more is not reserved than it takes where the link does its worst, too */
+                top_at_most(&x, 1 / p->stream.p99_s / bytes_per_bit(m) / (1 - m->goodput_error),
+                            LIMIT_STREAM);
         return x;
 }
 
@@ -186,7 +188,6 @@ struct precopy_means plan_loop_means(const struct profile *p, const struct means
                 .fixed_s = cost_in(&p->stop, view) + cost_in(&p->device, view) + cost_in(&p->commit, view) +
                            cost_in(&p->run, view),
                 .tail_bytes = device_bytes(p, view) + (is_worst ? (double)m->queued_bytes : 0),
-                .queue_bytes = is_worst ? 0 : (double)m->queued_bytes * queue_used,
                 .share = (double)v->share_milli / 1000,
                 .dirt = fmax(1 + (double)view * p->dirty.error, 0),
                 .overlap = view == PLAN_PESSIMISTIC ? 0 : 1, /* a profile does not tell */
@@ -198,6 +199,10 @@ static struct precopy loop_start(const struct profile *p, enum plan_view view)
 {
         struct precopy loop;
         precopy_init(&loop, cost_in(&p->setup, view), (double)p->populated_bytes, (double)p->zero_pages);
+        /* Past its last point a curve goes on; but who writes to the same memory again and again is likelier
+         * than who fills ever more of it. */
+        if (view != PLAN_PESSIMISTIC)
+                loop.memory_bytes = (double)p->populated_bytes;
         return loop;
 }
 
@@ -332,18 +337,11 @@ static struct interval interval_of(double optimistic, double expected, double pe
         return i;
 }
 
-static double cpu_bps(const struct means *m, const struct cost *c, int64_t milli)
-{
-        double part = (double)(milli > THREAD_MILLI ? THREAD_MILLI : milli) / 1000;
-        return c->mean_s > 0 ? part / c->mean_s / bytes_per_bit(m) : INFINITY;
-}
-
 int64_t plan_free_bps(const struct profile *p, const struct means *m, const struct vector *v)
 {
         double link = fmin((double)m->source.bandwidth_bps, (double)m->destination.bandwidth_bps);
-        double cpu = fmin(cpu_bps(m, &p->source_cpu, m->source.cpu_milli),
-                          cpu_bps(m, &p->destination_cpu, m->destination.cpu_milli));
-        double bps = fmin(fmin(link, cpu), 9e15);
+        double stream = p->stream.mean_s > 0 ? 1 / p->stream.mean_s / bytes_per_bit(m) : INFINITY;
+        double bps = fmin(fmin(link, stream), 9e15);
         return bps > (double)v->bandwidth_bps ? (int64_t)bps : v->bandwidth_bps;
 }
 

@@ -42,6 +42,8 @@ struct profile {
                                                     outcome   written, vCPUs run */
         struct cost zero_page;                   /* one of them, on the slower side */
         struct cost source_cpu, destination_cpu; /* of the migration threads, for one byte */
+        struct cost
+                stream; /* of one byte, whatever the link: one thread sends it all; 0: there is no limit */
 };
 
 enum { LEVEL_MAX_MS = 7 * 24 * 3600 * 1000 };
@@ -63,9 +65,10 @@ struct means {
                                   */
         double goodput;          /* what of a link's bandwidth QEMU's stream gets: 0.955 */
         double goodput_error;    /* nine of ten times it is at most this part less */
-        int64_t queued_bytes;    /* that buffers outside QEMU hold */
-        double settle_s;         /* from lifting a throttle until QEMU stops the guest */
-        double resume_s; /* from the instant at which the guard breaks a stop off until the guest runs */
+        enum figure_source goodput_source;
+        int64_t queued_bytes; /* that buffers outside QEMU hold */
+        double settle_s;      /* from lifting a throttle until QEMU stops the guest */
+        double resume_s;      /* from the instant at which the guard breaks a stop off until the guest runs */
 };
 
 struct vector {
@@ -102,6 +105,7 @@ enum plan_limit {
         LIMIT_DESTINATION_BANDWIDTH,
         LIMIT_SOURCE_CPU,
         LIMIT_DESTINATION_CPU,
+        LIMIT_STREAM,      /* one thread sends it all, and is no faster */
         LIMIT_FIXED_COSTS, /* no amount of anything would do: setup, zero pages, stop, device state ... */
         PLAN_LIMIT_N
 };

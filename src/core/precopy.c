@@ -134,19 +134,9 @@ static void pass(struct precopy *p, const struct precopy_means *m, double s)
         p->since_s += s * m->share;
 }
 
-/* QEMU writes faster than the link sends, but for what is no bytes on the wire: meanwhile the buffers empty.
- */
-static void queue(struct precopy *p, const struct precopy_means *m, double wire_bytes, double s)
-{
-        bool is_slower = wire_bytes < s * m->bytes_per_s * 0.999;
-        double bytes = p->queued_bytes + wire_bytes - (is_slower ? s * m->bytes_per_s : 0);
-        p->queued_bytes = fmin(fmax(bytes, 0), m->queue_bytes);
-}
-
 static void send(struct precopy *p, const struct precopy_means *m, const struct stretch *at, double bytes,
                  double s)
 {
-        queue(p, m, s * at->wire_bytes_per_s, s);
         if (p->left_bytes > 0)
                 p->left_bytes -= bytes;
         else if (p->zero_pages > 0)
@@ -175,10 +165,8 @@ static void one_slice(struct precopy *p, const struct precopy_means *m)
         if (left_s < PRECOPY_SLICE_S)
                 p->measured_bytes_per_s = (p->sent_bytes - before_bytes) / (PRECOPY_SLICE_S - left_s);
         double idle_s = left_s - (PRECOPY_SLICE_S - least_slice_s);
-        if (idle_s > 0) {
-                queue(p, m, 0, idle_s);
+        if (idle_s > 0)
                 pass(p, m, idle_s);
-        }
 }
 
 /* That is in force: who holds it has to see a sync first. */
@@ -216,8 +204,7 @@ enum precopy_end precopy_slice(struct precopy *p, const struct precopy_means *m)
 struct precopy_outcome precopy_stop(const struct precopy *p, const struct precopy_means *m)
 {
         double bytes = p->left_bytes + p->again_bytes + unseen(p, m, p->since_s + m->stop_s);
-        double wire_bytes = bytes * wire_factor + p->zero_pages * PRECOPY_ZERO_PAGE + m->tail_bytes +
-                            fmin(p->queued_bytes, m->queue_bytes);
+        double wire_bytes = bytes * wire_factor + p->zero_pages * PRECOPY_ZERO_PAGE + m->tail_bytes;
         double downtime_s = m->fixed_s + p->zero_pages * m->zero_page_s + wire_bytes / m->switch_bytes_per_s;
         return (struct precopy_outcome){PRECOPY_STOPS, p->now_s + downtime_s, downtime_s,
                                         p->sent_bytes + wire_bytes, p->rounds};

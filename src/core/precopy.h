@@ -58,10 +58,9 @@ struct precopy_means {
         double zero_page_s;        /* to find that a page is zero and to say so */
         double stop_s;             /* until the last vCPU stands: the guest goes on dirtying, unthrottled */
         double fixed_s;            /* of the downtime, whatever is left: stop, device state, commit, run */
-        double tail_bytes;  /* sent while the guest stands, whatever is left: device state, full buffers */
-        double queue_bytes; /* beside these, that buffers hold where there was enough to fill them of late */
-        double share;       /* of its time that the guest runs: 1 where it is not throttled */
-        double dirt;        /* times the curve */
+        double tail_bytes; /* sent while the guest stands, whatever is left: device state, full buffers */
+        double share;      /* of its time that the guest runs: 1 where it is not throttled */
+        double dirt;       /* times the curve */
         /* Of what is written to again, how much is still to be sent anyway. 1: as much as were it drawn by
          * lot; 0: none, as of a guest that goes through its memory in turns, until there is no other. */
         double overlap;
@@ -79,7 +78,6 @@ struct precopy {
         double again_bytes;          /* dirtied, in the bitmap, behind the cursor */
         double sent_bytes;           /* on the wire */
         double measured_bytes_per_s; /* on the wire, in the last slice */
-        double queued_bytes;         /* in the buffers outside QEMU */
         int rounds;                  /* syncs of the bitmap */
 };
 void precopy_init(struct precopy *p, double setup_s, double populated_bytes, double zero_pages);

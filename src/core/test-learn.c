@@ -8,6 +8,7 @@
 
 static struct learn table;
 static char evicted[LEARN_NAME];
+static struct means filled_means; /* of the last profile that was filled */
 
 static struct learn_move nothing(void)
 {
@@ -27,7 +28,10 @@ static struct learn_move only(enum learn_cost c, double x)
 static struct profile filled(const char *peer, const char *machine)
 {
         struct profile p = {.populated_bytes = 7, .dirty = {.error = 0.5}};
-        learn_fill(&table, peer, machine, &p);
+        struct means m = {.queued_bytes = 7};
+        learn_fill(&table, peer, machine, &p, &m);
+        g_assert_cmpint(m.queued_bytes, ==, 7);
+        filled_means = m;
         g_assert_cmpint(p.populated_bytes, ==, 7);
         g_assert_cmpfloat(p.dirty.error, ==, 0.5);
         return p;
@@ -94,6 +98,48 @@ static void test_device_bytes(void)
         g_assert_cmpint(p.device_mean_bytes, <, 90000);
         g_assert_cmpint(p.device_bytes, >, p.device_mean_bytes);
         g_assert_cmpint(p.device_bytes, <, before.device_bytes);
+}
+
+/* Where the link is what limits a stream, its goodput is learnt, and where not, what the stream can. */
+static void test_rate(void)
+{
+        learn_init(&table);
+        struct profile p = filled("b", "q35");
+        struct means m = filled_means;
+        g_assert_cmpfloat(m.goodput, ==, 0.955);
+        g_assert_cmpfloat_with_epsilon(m.goodput_error, 0.05, 0.002);
+        g_assert_cmpint(m.goodput_source, ==, FIGURE_ASSUMED);
+        for (int i = 0; i < 8; i++) {
+                struct learn_move move = nothing();
+                learn_rate(&move, &p, &m, 25e6, 25e6 * 0.95);
+                g_assert_cmpfloat(move.cost[LEARN_GOODPUT], ==, 0.95);
+                g_assert_cmpfloat(move.cost[LEARN_STREAM], <, 0); /* it can do that, and more */
+                add("b", "q35", move);
+                p = filled("b", "q35");
+                m = filled_means;
+        }
+        g_assert_cmpfloat_with_epsilon(m.goodput, 0.95, 0.001);
+        g_assert_cmpfloat(m.goodput_error, ==, 0.02);
+        g_assert_cmpint(m.goodput_source, ==, FIGURE_LEARNT);
+        g_assert_cmpint(p.stream.source, ==, FIGURE_ASSUMED);
+        for (int i = 0; i < 8; i++) {
+                struct learn_move move = nothing();
+                learn_rate(&move, &p, &m, 1250e6, 100e6);
+                g_assert_cmpfloat(move.cost[LEARN_GOODPUT], <, 0);
+                g_assert_cmpfloat(move.cost[LEARN_STREAM], ==, 1 / 100e6);
+                add("b", "q35", move);
+                p = filled("b", "q35");
+                m = filled_means;
+        }
+        g_assert_cmpfloat_with_epsilon(p.stream.mean_s, 1e-8, 1e-9);
+        g_assert_cmpfloat_with_epsilon(m.goodput, 0.95, 0.001);
+        struct learn_move faster = nothing(), none = nothing();
+        learn_rate(&faster, &p, &m, 250e6, 250e6 * 0.95); /* a link at its limit, and faster than it was */
+        g_assert_cmpfloat(faster.cost[LEARN_STREAM], ==, 1 / (250e6 * 0.95));
+        learn_rate(&none, &p, &m, 0, 100e6);
+        learn_rate(&none, &p, &m, 100e6, 0);
+        for (int c = 1; c < LEARN_COST_N; c++)
+                g_assert_cmpfloat(none.cost[c], <, 0);
 }
 
 /* One move is not enough to trust it: the next may take longer than both. */
@@ -254,6 +300,7 @@ int main(int argc, char **argv)
         g_test_add_func("/learn/assumed", test_assumed);
         g_test_add_func("/learn/learns", test_learns);
         g_test_add_func("/learn/device-bytes", test_device_bytes);
+        g_test_add_func("/learn/rate", test_rate);
         g_test_add_func("/learn/first-move", test_first_move);
         g_test_add_func("/learn/forgetting", test_forgetting);
         g_test_add_func("/learn/hostile", test_hostile);

@@ -143,11 +143,41 @@ static void test_expected(void)
         g_assert_cmpint(none.predicted.downtime_ms.p90, ==, e->downtime_ms.p90);
         g_assert_cmpint(none.predicted.bandwidth_bps, ==, loose.vector.bandwidth_bps);
         g_assert_cmpint(none.predicted.total_ms.p50, >, 5 * e->total_ms.p50);
-        /* One thread takes in, and cannot take in more than its CPU does. */
-        p.destination_cpu = cost(40e-9, 50e-9);
-        struct plan slow = planned(&p, &m, 120000, 3000);
+        /* One thread sends, and has shown how fast it is. */
+        p.stream = cost(40e-9, 50e-9);
+        struct plan slow = planned(&p, &m, 120000, 3000), fast = planned(&p, &m, 3000, 3000);
         g_assert_cmpint(slow.predicted.bandwidth_bps, >=, slow.vector.bandwidth_bps);
         g_assert_cmpint(slow.predicted.bandwidth_bps, <, 250 * MBIT);
+        g_assert_cmpint(fast.outcome, ==, PLAN_COUNTERED);
+        g_assert_cmpint(fast.limit, ==, LIMIT_STREAM);
+        for (size_t i = 0; i < fast.n_offers; i++)
+                g_assert_cmpfloat((double)fast.offers[i].vector.bandwidth_bps / 8 * m.goodput *
+                                          (1 - m.goodput_error),
+                                  <=, 1 / 50e-9);
+}
+
+/* A guest that writes to the same memory again and again: it is not expected to dirty more than it has,
+ * though its curve goes on rising past its last point. */
+static void test_expected_rest(void)
+{
+        struct profile p = some_profile();
+        struct means m = some_means();
+        p.zero_pages = 1 << 20;
+        p.dirty = (struct curve){
+                .source = FIGURE_SAMPLED,
+                .error = 0.1,
+                .n_points = 2,
+                .points = {{1, 100.0 * MIB}, {5, 500.0 * MIB}}
+        };
+        m.source.bandwidth_bps = 100 * MBIT;
+        struct vector v = {.bandwidth_bps = 100 * MBIT, .share_milli = 1000};
+        struct prediction e;
+        plan_predict(&p, &m, &v, 1000000, &e);
+        g_assert_true(e.ends);
+        double all_ms = (double)p.populated_bytes / (100e6 / 8 * m.goodput) * 1000;
+        g_assert_cmpfloat((double)e.downtime_ms.p50, <, all_ms * 1.02);
+        g_assert_cmpfloat((double)e.downtime_ms.p50, >, all_ms * 0.9);
+        g_assert_cmpfloat((double)e.downtime_ms.p90, >, all_ms * 2);
 }
 
 /* What the guard keeps back to have the guest run again is part of what is promised: else it would break off
@@ -540,6 +570,7 @@ int main(int argc, char **argv)
         g_test_add_func("/core/plan/kept", test_kept);
         g_test_add_func("/core/plan/lowest-downtime", test_lowest_downtime);
         g_test_add_func("/core/plan/expected", test_expected);
+        g_test_add_func("/core/plan/expected-rest", test_expected_rest);
         g_test_add_func("/core/plan/end", test_end);
         g_test_add_func("/core/plan/limits", test_limits);
         g_test_add_func("/core/plan/nothing", test_nothing);

@@ -261,25 +261,6 @@ static void test_hold(void)
         g_assert_cmpfloat(held.sent_bytes, >, 760 * MIB);
 }
 
-/* What buffers hold is sent while the guest stands, unless they had time to empty. */
-static void test_queue(void)
-{
-        struct curve none = {0};
-        struct precopy_means m = some_means(&none);
-        struct precopy p;
-        m.limit_s = 0.001;
-        precopy_init(&p, 0, 512 * MIB, 0);
-        double empty_s = precopy_run(&p, &m).downtime_s;
-        m.queue_bytes = 1e6;
-        g_assert_cmpfloat_with_epsilon(precopy_run(&p, &m).downtime_s - empty_s, 1e6 / 95.6e6, 1e-6);
-        precopy_init(&p, 0, 512 * MIB, 100000); /* zero pages last: nearly nothing is on its way meanwhile */
-        g_assert_cmpfloat_with_epsilon(precopy_run(&p, &m).downtime_s, empty_s, 1e-6);
-        precopy_init(&p, 0, 0.5e6, 0); /* no more is in them than was sent */
-        double part_s = precopy_run(&p, &m).downtime_s - empty_s;
-        g_assert_cmpfloat(part_s, >, 0);
-        g_assert_cmpfloat(part_s, <, 0.51e6 / 95.6e6);
-}
-
 /* `remaining` is stale: it lacks what was dirtied since the last sync. */
 static void test_remaining(void)
 {
@@ -309,7 +290,6 @@ int main(int argc, char **argv)
         g_test_add_func("/core/precopy/in-turns", test_in_turns);
         g_test_add_func("/core/precopy/hopeless", test_hopeless);
         g_test_add_func("/core/precopy/hold", test_hold);
-        g_test_add_func("/core/precopy/queue", test_queue);
         g_test_add_func("/core/precopy/remaining", test_remaining);
         return g_test_run();
 }

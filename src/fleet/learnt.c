@@ -17,9 +17,11 @@ static const enum learn_cost cost_of[API_MOVE_COST_N] = {
         [API_MOVE_COST_SOURCE_CPU] = LEARN_SOURCE_CPU,
         [API_MOVE_COST_DESTINATION_CPU] = LEARN_DESTINATION_CPU,
         [API_MOVE_COST_DEVICE_BYTES] = LEARN_DEVICE_BYTES,
+        [API_MOVE_COST_STREAM] = LEARN_STREAM,
+        [API_MOVE_COST_GOODPUT] = LEARN_GOODPUT,
 };
 
-/* Parts of a second, or of a byte, of which the document has whole numbers. */
+/* Parts of a second, of a byte or of a link, of which the document has whole numbers. */
 static double parts(enum learn_cost c)
 {
         return c == LEARN_DEVICE_BYTES ? 1e3 : 1e12;

@@ -109,6 +109,7 @@ struct moving {
                 begun_mono_us; /* of this attempt: when it began, and when QEMU did; 0: not yet */
         int64_t stop_us;       /* until the last vCPU stood; 0: not known */
         int64_t device_bytes;  /* of its devices' state, as it was sent; 0: not known */
+        int64_t stopped_bytes; /* of its memory, sent while it stood */
         int64_t predicted_total_ms, predicted_downtime_ms, missed_total_ms, missed_downtime_ms;
         struct level offer; /* while it is copied, in place of the level that will be missed */
         bool has_offer;
@@ -225,6 +226,11 @@ int source_accept(struct moving *mv, struct level *level, struct err *err);
 void source_accepted(struct moving *mv); /* and recorded */
 /* It runs there; it may have been told so more than once. */
 void source_measured(struct moving *mv, bool is_repeated);
+void source_learn_broken(struct moving *mv);
+/* CPU time of a thread of the VM's VMM; 0: not known. */
+int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid);
+/* Of a copy that completed. */
+void source_last_look(void *arg, const struct copy_seen *seen, const struct err *err);
 void source_forget(const struct moving *mv); /* nobody will ask for its outcomes */
 void source_close(struct moving *mv);
 void source_drop(struct moving *mv); /* all that is under way is given up */

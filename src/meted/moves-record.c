@@ -273,20 +273,22 @@ static void show_figures(const struct moving *mv, struct api_move_plan *to)
                 double value;
                 enum figure_source source;
         } all[] = {
-                {"source_bps",            (double)here->bandwidth_bps,  here_source                      },
-                {"destination_bps",       (double)there->bandwidth_bps, there_source                     },
-                {"populated_bytes",       (double)p->populated_bytes,   p->populated_source              },
-                {"zero_pages",            (double)p->zero_pages,        p->zero_pages_source             },
-                {"dirty_bytes_in_1s",     curve_bytes(&p->dirty,        1,                                 1e18), p->dirty.source},
-                {"device_bytes",        (double)p->device_mean_bytes,                                    p->device_bytes_source                                                       },
-                {"setup_us", p->setup.mean_s * 1e6,p->setup.source},
-                {"stop_us",        p->stop.mean_s * 1e6,                                           p->stop.source                                                                                                         },
-                {"device_us",         p->device.mean_s * 1e6,p->device.source},
-                {"commit_us",       p->commit.mean_s * 1e6,                                         p->commit.source                                                                                                                                                       },
-                {"run_us",       p->run.mean_s * 1e6,p->run.source},
-                {"zero_page_ns",          p->zero_page.mean_s * 1e9,                                            p->zero_page.source                                                                                                                                                                                                  },
-                {"source_cpu_us_per_mb",    p->source_cpu.mean_s * 1e12,p->source_cpu.source},
-                {"destination_cpu_us_per_mb",   p->destination_cpu.mean_s * 1e12,                                           p->destination_cpu.source                                                                                                                                                                                                                                                   },
+                {"source_bps",              (double)here->bandwidth_bps,  here_source                              },
+                {"destination_bps",         (double)there->bandwidth_bps, there_source                             },
+                {"populated_bytes",         (double)p->populated_bytes,   p->populated_source                      },
+                {"zero_pages",              (double)p->zero_pages,        p->zero_pages_source                     },
+                {"dirty_bytes_in_1s",       curve_bytes(&p->dirty,        1,                                         1e18), p->dirty.source},
+                {"device_bytes",          (double)p->device_mean_bytes,                                      p->device_bytes_source                                                                 },
+                {"setup_us",   p->setup.mean_s * 1e6,p->setup.source},
+                {"stop_us",          p->stop.mean_s * 1e6,                                             p->stop.source                                                                                                                     },
+                {"device_us",           p->device.mean_s * 1e6,p->device.source},
+                {"commit_us",         p->commit.mean_s * 1e6,                                           p->commit.source                                                                                                                                                                     },
+                {"run_us",         p->run.mean_s * 1e6,p->run.source},
+                {"zero_page_ns",            p->zero_page.mean_s * 1e9,                                              p->zero_page.source                                                                                                                                                                                                                  },
+                {"stream_bps",      p->stream.mean_s > 0 ? 8 / p->stream.mean_s : 0,p->stream.source},
+                {"goodput_milli",         mv->means.goodput * 1000,                                                 mv->means.goodput_source                                                                                                                                                                                                                                                                           },
+                {"source_cpu_us_per_mb", p->source_cpu.mean_s * 1e12,p->source_cpu.source},
+                {"destination_cpu_us_per_mb",     p->destination_cpu.mean_s * 1e12,                                                     p->destination_cpu.source                                                                                                                                                                                                                                                                                                                                              },
         };
         for (size_t i = 0; i < ARRAY_N(all) && to->n_figures < ARRAY_N(to->figures); i++) {
                 struct api_move_figure *f = &to->figures[to->n_figures++];

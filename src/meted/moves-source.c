@@ -18,8 +18,7 @@
 #include "vm/socket.h"
 
 enum { COPY_MS = 10000, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
-enum { SETTLE_MS = 80, RESUME_MS = 25, GOODPUT_MILLI = 955 };
-enum { COMMIT_MAX_US = 1000000, STOP_MAX_US = 1000000 };
+enum { SETTLE_MS = 80, RESUME_MS = 25 };
 
 #define NO_PROFILE "who had measured what is to move was started again"
 
@@ -46,13 +45,11 @@ void source_plan(struct moving *mv, uint64_t token)
         }
         level.is_best_effort = mv->is_best_effort;
         mv->means = (struct means){.share_min_milli = hold_share_min(mv),
-                                   .goodput = GOODPUT_MILLI / 1000.0,
-                                   .goodput_error = 0.05,
                                    .queued_bytes = 4 * COPY_SOCKET_BYTES,
                                    .settle_s = SETTLE_MS / 1000.0,
                                    .resume_s = RESUME_MS / 1000.0};
         const struct machine *v = machine_find(m, mv->vm);
-        learn_fill(moves_learn(m), mv->peer, v ? v->definition.machine : "", &mv->profile);
+        learn_fill(moves_learn(m), mv->peer, v ? v->definition.machine : "", &mv->profile, &mv->means);
         move_plan(mv, &level);
         const struct plan *p = &mv->plan;
         mv->earliest_ms = 0;
@@ -110,36 +107,10 @@ void source_reserve(struct moving *mv, const struct move_effect *f)
 
 /* ---- the copy ---- */
 
-static void learn(struct moving *mv, const struct learn_move *learnt)
-{
-        const struct machine *v = machine_find(mv->m, mv->vm);
-        char evicted[LEARN_NAME];
-        if (!learn_add(moves_learn(mv->m), mv->peer, v ? v->definition.machine : "?", learnt, evicted))
-                return;
-        moves_learnt(mv->m, mv->peer);
-        if (*evicted && strcmp(evicted, mv->peer) != 0)
-                moves_learnt(mv->m, evicted);
-}
-
-/* What every attempt that QEMU began tells, however it ends; once. */
-static struct learn_move attempt_cost(struct moving *mv)
-{
-        struct learn_move learnt = {.is_told = {false}};
-        for (enum learn_cost c = LEARN_SETUP; c < LEARN_COST_N; c++)
-                learnt.cost[c] = -1;
-        learnt.cost[0] = -1;
-        if (mv->begun_mono_us > 0 && mv->seen.setup_ms > 0)
-                learnt.cost[LEARN_SETUP] = (double)(mv->begun_mono_us - mv->attempt_mono_us) / 1e6 +
-                                           (double)mv->seen.setup_ms / 1e3;
-        mv->begun_mono_us = 0;
-        return learnt;
-}
-
 void source_broken(struct moving *mv, enum move_event_kind kind, const struct err *err)
 {
-        struct learn_move learnt = attempt_cost(mv);
         struct err cut;
-        learn(mv, &learnt);
+        source_learn_broken(mv);
         if (source_is_cut(mv, &cut))
                 err = &cut;
         mv->is_copying = false;
@@ -332,6 +303,7 @@ static void on_look(void *arg, const struct copy_seen *seen, const struct err *e
                 return;
         if (!err) {
                 struct control_event ev = {.kind = CONTROL_EV_SAMPLE, .sample = seen->sample};
+                ev.sample.cpu_ns = source_thread_cpu_ns(mv, seen->thread);
                 mv->seen = *seen;
                 if (seen->thread && mv->thread != seen->thread)
                         hold_thread(mv, seen->thread);
@@ -530,7 +502,8 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->limits_out = 0;
         mv->is_copying = true;
         mv->copy_attempt = f->attempt;
-        mv->stop_mono_us = mv->stop_us = mv->begun_mono_us = mv->complete_mono_us = mv->device_bytes = 0;
+        mv->stop_mono_us = mv->stop_us = mv->begun_mono_us = mv->complete_mono_us = 0;
+        mv->device_bytes = mv->stopped_bytes = 0;
         mv->seen = (struct copy_seen){0};
         mv->attempt_mono_us = g_get_monotonic_time();
         if (!mv->began_mono_us)
@@ -550,48 +523,6 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         }
 }
 
-/* From the stop of the guest here, by the VMM's own stamp, until it was heard that it runs there, which is a
- * little more than it was; and what its vCPUs took to stop before. */
-void source_measured(struct moving *mv, bool is_repeated)
-{
-        int64_t now_us = g_get_monotonic_time();
-        if (!mv->stop_mono_us || mv->gap_ms > 0)
-                return; /* another meted began it; or it was measured in a turn that could not be written */
-        struct learn_move learnt = attempt_cost(mv);
-        /* Its VMM may have died before it said that all of it went over. */
-        int64_t behind_us = mv->complete_mono_us > mv->stop_mono_us ? now_us - mv->complete_mono_us : -1;
-        int64_t stop_us = mv->stop_us > 0 ? mv->stop_us : (int64_t)(mv->profile.stop.p99_s * 1e6);
-        mv->gap_ms = (now_us - mv->stop_mono_us + stop_us + 999) / 1000;
-        mv->took_ms = (now_us - mv->began_mono_us + 999) / 1000;
-        learnt.cost[LEARN_STOP] = mv->stop_us > 0 ? (double)mv->stop_us / 1e6 : -1;
-        learnt.cost[LEARN_DEVICE_BYTES] = mv->device_bytes > 0 ? (double)mv->device_bytes : -1;
-        if (mv->run_us > 0 && mv->run_us <= behind_us) {
-                learnt.cost[LEARN_RUN] = (double)mv->run_us / 1e6;
-                learnt.is_told[LEARN_RUN] = true;
-                behind_us -= mv->run_us;
-        }
-        /* So long, or asked more than once, or longer than what the guard allows, it was because the two
-         * sides did not reach each other: that is not what a commit costs, and would spoil every plan with
-         * this peer for long. */
-        if (behind_us >= 0 && behind_us <= COMMIT_MAX_US && !is_repeated &&
-            (mv->core.row.level.downtime_ms == 0 || mv->gap_ms <= mv->core.row.level.downtime_ms))
-                learnt.cost[LEARN_COMMIT] = (double)behind_us / 1e6;
-        learn(mv, &learnt);
-        move_say(mv, "measured", "%lld ms, downtime %lld ms", (long long)mv->took_ms, (long long)mv->gap_ms);
-}
-
-/* QEMU counts its downtime from when it begins to stop the vCPUs, and says STOP when the last one stands. It
- * may say anything: what it was stopped for, and a while more, is the most that is believed. */
-static void on_last_look(void *arg, const struct copy_seen *seen, const struct err *err)
-{
-        struct moving *mv = arg;
-        int64_t stood_us = mv->complete_mono_us - mv->stop_mono_us;
-        mv->device_bytes = err ? 0 : seen->device_bytes;
-        if (!err && seen->downtime_ms > 0 && mv->stop_mono_us > 0 && stood_us > 0 &&
-            seen->downtime_ms <= (stood_us + STOP_MAX_US) / 1000)
-                mv->stop_us = MAX(seen->downtime_ms * 1000 - stood_us, 1);
-}
-
 void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
 {
         struct control_event ev = {.kind = CONTROL_EV_STOP};
@@ -608,7 +539,7 @@ void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
                 mv->is_copying = false;
                 loop_timer_cancel(&mv->look);
                 mv->complete_mono_us = vm_event_us(v->vm);
-                copy_look(mv->copy, LOOK_TIMEOUT_MS, on_last_look, mv);
+                copy_look(mv->copy, LOOK_TIMEOUT_MS, source_last_look, mv);
                 hold_end(mv);
                 move_report(mv, mv->copy_token, MOVE_EV_COPIED, NULL);
         } else if (event == VM_EVENT_MIGRATION &&

@@ -51,9 +51,10 @@ struct copy_seen {
         int64_t total_ms, setup_ms, downtime_ms; /* 0: not yet known */
         int64_t throttle_percent;
         int64_t device_bytes; /* of a source that completed: what it sent beside memory; 0: not known (7.2) */
-        struct sample sample; /* of a source that sends, or did */
-        int64_t thread;       /* of a source that sends: the VMM's thread that does so; 0: not known */
-        char why[160];        /* of one that failed, in QEMU's words; "" */
+        int64_t stopped_bytes; /* likewise: of memory, while the guest stood */
+        struct sample sample;  /* of a source that sends, or did */
+        int64_t thread;        /* of a source that sends: the VMM's thread that does so; 0: not known */
+        char why[160];         /* of one that failed, in QEMU's words; "" */
 };
 
 struct copy_key {

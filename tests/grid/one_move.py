@@ -93,7 +93,7 @@ def run(hosts, name, cell, fault=None):
             time.sleep(0.2)
         row["state"] = source["state"]
         row["said"] = {k: source[k] for k in ("total_ms", "downtime_ms", "attempt", "cut", "reason", "sentence") if k in source}
-        row["plan"] = {k: source["plan"][k] for k in ("vector", "total_ms", "downtime_ms", "sent_bytes", "limit_ms") if k in source.get("plan", {})}
+        row["plan"] = source.get("plan", {})
         row["destination"] = (destination or {}).get("state")
         measure(hosts, watch, move, row)
         row["broke"] = {k: round(v, 3) for k, v in said.items()}
