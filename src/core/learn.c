@@ -171,7 +171,7 @@ void learn_rate(struct learn_move *ret, const struct profile *p, const struct me
         if (!(bytes_per_s > 0) || !(link_bytes_per_s > 0))
                 return;
         double part = bytes_per_s / link_bytes_per_s;
-        double off_link = (m->goodput - part) / (m->goodput * m->goodput_error);
+        double off_link = (m->goodput - part) / (m->goodput * least_goodput_error);
         double off_stream =
                 fabs(1 / bytes_per_s - p->stream.mean_s) / fmax(p->stream.p99_s - p->stream.mean_s, 1e-15);
         bool is_link = off_link < off_stream; /* what explains it better */
