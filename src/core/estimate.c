@@ -63,18 +63,18 @@ static void see_bandwidth(struct estimate *e, int64_t now_ms, const struct sampl
                 e->is_window_full = false;
         if (now_ms - e->window_ms < ESTIMATE_WINDOW_MS)
                 return;
-        bool is_pure = false;
+        bool is_telling = false;
         double passed_s = (double)(now_ms - e->window_ms) / 1000;
         double zero_s = (double)(s->zero_pages - e->window.zero_pages) *
                         (e->profile.zero_page.mean_s + PRECOPY_ZERO_PAGE / e->bytes_per_s);
         double bytes = (double)(s->normal_pages - e->window.normal_pages) * (PRECOPY_PAGE + PRECOPY_HEADER);
         if (e->is_window_full && zero_s < passed_s / 4) {
                 e->bytes_per_s += weight * (fmax(bytes / (passed_s - zero_s), 1) - e->bytes_per_s);
-                is_pure = zero_s < passed_s / 20;
+                is_telling = zero_s < passed_s / 20 && bytes > passed_s * e->bytes_per_s / 4; /* not silent */
         }
-        if (is_pure) {
+        if (is_telling) {
                 bool is_cpu_known = s->cpu_ns > 0 && e->window.cpu_ns > 0;
-                e->seen.stream_s += passed_s - zero_s;
+                e->seen.stream_s += passed_s;
                 e->seen.stream_bytes += bytes;
                 e->seen.cpu_s += is_cpu_known ? (double)(s->cpu_ns - e->window.cpu_ns) / 1e9 : 0;
                 e->seen.cpu_bytes += is_cpu_known ? bytes : 0;
@@ -88,8 +88,9 @@ static void see_zero_pages(struct estimate *e, double passed_s, const struct sam
         double other_s = (double)(s->normal_pages - e->sample.normal_pages) *
                          (PRECOPY_PAGE + PRECOPY_HEADER) / e->bytes_per_s;
         int64_t pages = s->zero_pages - e->sample.zero_pages;
-        if (e->loop.rounds > 0 || s->syncs != e->sample.syncs || pages < SOME_PAGES || other_s > passed_s / 4)
-                return;
+        if (e->loop.rounds > 0 || s->syncs != e->sample.syncs || pages < SOME_PAGES ||
+            other_s > passed_s / 4 || passed_s > 8 * (double)pages * e->profile.zero_page.mean_s)
+                return; /* the last: the link was silent */
         double wire_s = (double)pages * PRECOPY_ZERO_PAGE / e->bytes_per_s;
         e->seen.zero_s += fmax(passed_s - other_s - wire_s, 0);
         e->seen.zero_pages += (double)pages;
@@ -212,7 +213,8 @@ bool estimate_sample(struct estimate *e, int64_t now_ms, int64_t share_milli, co
  */
 static double bytes_per_s(const struct estimate *e, enum plan_view view)
 {
-        double error = e->means.goodput_error, guaranteed = e->reserved_bytes_per_s * (1 - error);
+        double error = fmax(e->means.goodput_error, PLAN_MEASURE_ERROR);
+        double guaranteed = e->reserved_bytes_per_s * (1 - error);
         if (view == PLAN_PESSIMISTIC && e->bytes_per_s < guaranteed * (1 - error / 2))
                 return e->bytes_per_s;
         if (view == PLAN_PESSIMISTIC)
@@ -235,7 +237,8 @@ struct precopy_means estimate_means(const struct estimate *e, double limit_s, in
         struct precopy_means m = plan_loop_means(&e->profile, &e->means, &v, limit_s, view);
         m.bytes_per_s = bytes_per_s(e, view);
         m.switch_bytes_per_s = m.bytes_per_s;
-        m.tail_bytes = (double)e->profile.device_bytes + e->queued_bytes;
+        if (view == PLAN_PESSIMISTIC)
+                m.tail_bytes = (double)e->profile.device_bytes + e->queued_bytes;
         m.dirt = dirt(e, view);
         if (view == PLAN_EXPECTED)
                 m.overlap = e->overlap;

@@ -11,28 +11,31 @@
 
 static const double forgetting = 0.8, to_p99 = 4.1;
 
+static const double one_moves_part = 8, was_held_up = 0.8;
 /* However alike the last moves were, and whatever they were. */
-static const double least_goodput_error = 0.02, most_goodput_error = 0.2, least_goodput = 0.5;
+static const double least_goodput_error = 0.02, most_goodput_error = 0.2, least_cpu_error = 0.2;
+/* Faster than its link by more than this, whoever says so is wrong. */
+static const double most_part = 1.05;
 
 /* Assumed: on the bad side of what was measured with QEMU 7.2 and 10.0, q35 with four virtio devices, on a
- * busy machine of two CPUs (MIGRATION.md 6.2, 8.3, 8.5). most: above it, it is an error of who measured.
- * weight: for how many moves it counts; for little where one move is as good as the next, or an assumption as
- * good as none. */
+ * busy machine of two CPUs (MIGRATION.md 6.2, 8.3, 8.5). least, most: beyond them it is an error of who
+ * measured. weight: for how many moves it counts; for little where one move is as good as the next, or an
+ * assumption as good as none. */
 static const struct assumed {
         const char *name;
-        double mean, p99, most, weight;
+        double mean, p99, least, most, weight;
 } assumed[LEARN_COST_N] = {
-        [LEARN_SETUP] = {"setup",           0.05,   0.2,    30,   1   },
-        [LEARN_STOP] = {"stop",            0.002,  0.012,  10,   1   },
-        [LEARN_DEVICE] = {"device",          0.006,  0.012,  10,   1   },
-        [LEARN_COMMIT] = {"commit",          0.001,  0.005,  10,   1   },
-        [LEARN_RUN] = {"run",             0.001,  0.004,  10,   1   },
-        [LEARN_ZERO_PAGE] = {"zero-page",       9e-6,   14e-6,  1e-3, 1   },
-        [LEARN_SOURCE_CPU] = {"source-cpu",      1.9e-9, 2.6e-9, 1e-6, 1   },
-        [LEARN_DESTINATION_CPU] = {"destination-cpu", 3.5e-9, 5.5e-9, 1e-6, 1   },
-        [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    1e9,  0.05},
-        [LEARN_STREAM] = {"stream",          3.5e-9, 7e-9,   1e-6, 0.05},
-        [LEARN_GOODPUT] = {"goodput",         0.955,  1.003,  1,    0.05},
+        [LEARN_SETUP] = {"setup",           0.05,   0.2,    0,     30,   1   },
+        [LEARN_STOP] = {"stop",            0.002,  0.012,  0,     10,   1   },
+        [LEARN_DEVICE] = {"device",          0.006,  0.012,  0,     10,   1   },
+        [LEARN_COMMIT] = {"commit",          0.001,  0.005,  0,     10,   1   },
+        [LEARN_RUN] = {"run",             0.001,  0.004,  0,     10,   1   },
+        [LEARN_ZERO_PAGE] = {"zero-page",       9e-6,   14e-6,  1e-7,  1e-3, 1   },
+        [LEARN_SOURCE_CPU] = {"source-cpu",      1.9e-9, 2.6e-9, 2e-10, 1e-6, 1   },
+        [LEARN_DESTINATION_CPU] = {"destination-cpu", 3.5e-9, 5.5e-9, 2e-10, 1e-6, 1   },
+        [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    0,     1e9,  0.05},
+        [LEARN_STREAM] = {"stream",          3.5e-9, 7e-9,   5e-11, 1e-6, 0.05},
+        [LEARN_GOODPUT] = {"goodput",         0.955,  1.003,  0.5,   0.99, 0.05},
 };
 
 const char *learn_cost_name(enum learn_cost c)
@@ -55,13 +58,32 @@ static bool is_usable(double x)
         return isfinite(x) && x >= 0;
 }
 
+/* One move is one move, however odd it was: it counts for so many times what was believed, at the most. */
+static double believable(const struct learnt_figure *f, enum learn_cost c, double x)
+{
+        double most = fmax(one_moves_part * f->mean, 4 * assumed[c].p99);
+        double least = fmin(f->mean / one_moves_part, assumed[c].mean);
+        return fmin(fmax(x, fmax(least, assumed[c].least)), fmin(most, assumed[c].most));
+}
+
+/* What was far better than expected says nothing of how bad it may get. */
+static double towards_worse(enum learn_cost c, double off, double deviation)
+{
+        bool is_worse = c == LEARN_GOODPUT ? off < 0 : off > 0;
+        return is_worse ? off : fmin(fabs(off), deviation);
+}
+
 /* The assumption's weight is what is left of it before the first move, and fades like one. */
-static void add(struct learnt_figure *f, enum learn_cost c, double x)
+static void add(struct learnt_figure *f, enum learn_cost c, double measured)
 {
         double before = f->weight > 0 ? f->weight : assumed[c].weight, after = forgetting * before + 1;
-        double part = 1 / after, off = fmin(x, assumed[c].most) - f->mean;
+        double x = believable(f, c, measured), part = 1 / after, off = x - f->mean;
+        double worse = towards_worse(c, off, f->deviation);
         f->mean += part * off;
-        f->deviation = sqrt((1 - part) * (f->deviation * f->deviation + part * off * off));
+        f->deviation = sqrt((1 - part) * (f->deviation * f->deviation + part * worse * worse));
+        /* It is a limit that is learnt: a stream that was that fast was held up by something else before. */
+        if (c == LEARN_STREAM && x < f->mean * was_held_up)
+                f->mean = x;
         f->weight = after;
 }
 
@@ -143,7 +165,8 @@ bool learn_put(struct learn *l, const struct learnt *stored)
         for (int c = 1; c < LEARN_COST_N; c++) {
                 const struct learnt_figure *f = &stored->figure[c];
                 bool is_good = is_usable(f->mean) && is_usable(f->deviation) && is_usable(f->weight) &&
-                               f->weight > 0 && f->mean <= assumed[c].most && f->deviation <= assumed[c].most;
+                               f->weight > 0 && f->mean >= assumed[c].least && f->mean <= assumed[c].most &&
+                               f->deviation <= assumed[c].most;
                 figure[c] = is_good ? *f : first((enum learn_cost)c);
                 figure[c].weight = fmin(figure[c].weight, 1 / (1 - forgetting));
                 is_any = is_any || is_good;
@@ -166,19 +189,30 @@ static struct cost cost_of(const struct learnt *row, enum learn_cost c)
 }
 
 void learn_rate(struct learn_move *ret, const struct profile *p, const struct means *m,
-                double link_bytes_per_s, double bytes_per_s)
+                const struct learn_rate *r)
 {
-        if (!(bytes_per_s > 0) || !(link_bytes_per_s > 0))
+        double part = r->bytes_per_s / r->link_bytes_per_s;
+        if (!(r->bytes_per_s > 0) || !(r->link_bytes_per_s > 0) || part > most_part)
                 return;
-        double part = bytes_per_s / link_bytes_per_s;
         double off_link = (m->goodput - part) / (m->goodput * least_goodput_error);
         double off_stream =
-                fabs(1 / bytes_per_s - p->stream.mean_s) / fmax(p->stream.p99_s - p->stream.mean_s, 1e-15);
+                fabs(1 / r->bytes_per_s - p->stream.mean_s) / fmax(p->stream.p99_s - p->stream.mean_s, 1e-15);
         bool is_link = off_link < off_stream; /* what explains it better */
-        if (is_link && part <= 1)
+        /* Beside others it gets what they leave it, and what it is guaranteed at least. */
+        bool is_short = r->bytes_per_s < r->reserved_bytes_per_s * m->goodput * (1 - m->goodput_error);
+        bool is_its_own = r->is_alone || is_short;
+        if (is_link && (is_its_own || part > m->goodput))
                 ret->cost[LEARN_GOODPUT] = part;
-        if (!is_link || p->stream.mean_s > 1 / bytes_per_s) /* it is at least as fast as it was */
-                ret->cost[LEARN_STREAM] = 1 / bytes_per_s;
+        if ((!is_link && is_its_own) || p->stream.mean_s > 1 / r->bytes_per_s)
+                ret->cost[LEARN_STREAM] = 1 / r->bytes_per_s; /* at least as fast as it was */
+}
+
+/* It was measured with all that the thread could get, and is to hold with what is reserved. */
+static struct cost cpu_cost_of(const struct learnt *row, enum learn_cost c)
+{
+        struct cost cost = cost_of(row, c);
+        cost.p99_s = fmax(cost.p99_s, cost.mean_s * (1 + least_cpu_error));
+        return cost;
 }
 
 void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p, struct means *m)
@@ -195,15 +229,15 @@ void learn_fill(struct learn *l, const char *peer, const char *machine, struct p
         p->commit = cost_of(row, LEARN_COMMIT);
         p->run = cost_of(row, LEARN_RUN);
         p->zero_page = cost_of(row, LEARN_ZERO_PAGE);
-        p->source_cpu = cost_of(row, LEARN_SOURCE_CPU);
-        p->destination_cpu = cost_of(row, LEARN_DESTINATION_CPU);
+        p->source_cpu = cpu_cost_of(row, LEARN_SOURCE_CPU);
+        p->destination_cpu = cpu_cost_of(row, LEARN_DESTINATION_CPU);
         struct cost bytes = cost_of(row, LEARN_DEVICE_BYTES);
         p->device_bytes = (int64_t)ceil(bytes.p99_s);
         p->device_mean_bytes = (int64_t)ceil(bytes.mean_s);
         p->device_bytes_source = bytes.source;
         p->stream = cost_of(row, LEARN_STREAM);
         struct cost goodput = cost_of(row, LEARN_GOODPUT);
-        m->goodput = fmax(goodput.mean_s, least_goodput);
+        m->goodput = goodput.mean_s;
         m->goodput_error = fmin(fmax((goodput.p99_s - goodput.mean_s) / m->goodput, least_goodput_error),
                                 most_goodput_error);
         m->goodput_source = goodput.source;

@@ -3,8 +3,8 @@
  * made.
  *
  * By peer and machine type. A later move counts more than an earlier one, which loses a fifth of its weight
- * with each (MIGRATION.md 6.2); what was assumed counts as one move, the first. The dirty curve is never
- * learnt: it is measured of the VM as it is (vm/profiler.h).
+ * with each (MIGRATION.md 6.2); what was assumed counts as one move, the first, or as next to none. The dirty
+ * curve is never learnt: it is measured of the VM as it is (vm/profiler.h).
  *
  * A peer says what its side cost, and may say anything: each figure is held within bounds, and spoils the
  * plans of moves to that peer alone. Pure, no allocation, bounded: the row that was not used for longest
@@ -56,10 +56,16 @@ struct learn {
 };
 void learn_init(struct learn *l);
 
-/* What a move tells that sent at so many bytes a second over a link of so many: of the stream's own limit or
- * of the link's, whichever it fits better. */
+/* How fast a stream was. */
+struct learn_rate {
+        double bytes_per_s, link_bytes_per_s;
+        double reserved_bytes_per_s; /* of the link, for it */
+        bool is_alone;               /* nobody else had any of the link reserved */
+};
+/* What that tells: of the stream's own limit or of the link's, whichever it fits better. Slower than was
+ * believed it tells something only where no others may have been the cause. */
 void learn_rate(struct learn_move *ret, const struct profile *p, const struct means *m,
-                double link_bytes_per_s, double bytes_per_s);
+                const struct learn_rate *r);
 
 /* A move has ended. The row is borrowed; NULL: nothing in it can be used. evicted: the peer that lost a row
  * for it, else "". Names are not empty, and are cut to fit. */

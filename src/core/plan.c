@@ -13,6 +13,7 @@
 
 #include "base/str.h"
 
+enum { ZERO_PAGES_MILLI = 250 };
 enum { CHAIN_BANDWIDTHS = 256, CHAIN_OCTAVES = 7, THROTTLE_STEP_MILLI = 10, THREAD_MILLI = 1000 };
 
 /* Downtime-limits that are considered, in ms: each a sixth above the one before. Who sets no bound for the
@@ -28,6 +29,9 @@ enum { RUNGS = sizeof(rungs) / sizeof(rungs[0]) };
 static const double downtime_margin_s = 0.005;
 static const double reserve_slack = 0.1;
 #define NEVER_MS INT64_MAX
+/* Where a guest dirties nearly as fast as the link sends, each round leaves a little less than the one
+ * before: a percent more of anything, and there is no end. That is not promised. */
+enum { PROMISED_ROUNDS = 64 };
 
 /* One VM and its means: what the chain is made of. */
 struct planning {
@@ -141,10 +145,19 @@ static struct planning planning(const struct profile *p, const struct means *m)
         return x;
 }
 
+/* Zero pages are no bytes, and take the thread's time all the same: it is not left with next to none. */
+static int64_t source_cpu_for(const struct planning *x, int64_t bps)
+{
+        int64_t milli = cpu_for(x->means, &x->profile->source_cpu, bps), least = ZERO_PAGES_MILLI;
+        if (least > x->means->source.cpu_milli)
+                least = x->means->source.cpu_milli;
+        return x->profile->zero_pages > 0 && milli < least ? least : milli;
+}
+
 static struct vector vector_of(const struct planning *x, int64_t bps, int64_t share_milli)
 {
         return (struct vector){.bandwidth_bps = bps,
-                               .source_cpu_milli = cpu_for(x->means, &x->profile->source_cpu, bps),
+                               .source_cpu_milli = source_cpu_for(x, bps),
                                .destination_cpu_milli = cpu_for(x->means, &x->profile->destination_cpu, bps),
                                .share_milli = share_milli};
 }
@@ -172,6 +185,14 @@ static double device_bytes(const struct profile *p, enum plan_view view)
         return (double)(is_known ? p->device_mean_bytes : p->device_bytes);
 }
 
+/* Zero pages are the thread's own work: with less than a CPU they take longer. */
+static double cpu_part(const struct vector *v)
+{
+        return v->source_cpu_milli > 0 && v->source_cpu_milli < THREAD_MILLI
+                       ? (double)v->source_cpu_milli / THREAD_MILLI
+                       : 1;
+}
+
 struct precopy_means plan_loop_means(const struct profile *p, const struct means *m, const struct vector *v,
                                      double limit_s, enum plan_view view)
 {
@@ -183,7 +204,7 @@ struct precopy_means plan_loop_means(const struct profile *p, const struct means
                 .switch_bytes_per_s = bytes_per_s,
                 .limit_s = limit_s,
                 .hold_s = PLAN_HOLD_MS / 1000.0,
-                .zero_page_s = cost_in(&p->zero_page, view),
+                .zero_page_s = cost_in(&p->zero_page, view) / (is_worst ? cpu_part(v) : 1),
                 .stop_s = cost_in(&p->stop, view) + (v->share_milli < 1000 ? m->settle_s : 0),
                 .fixed_s = cost_in(&p->stop, view) + cost_in(&p->device, view) + cost_in(&p->commit, view) +
                            cost_in(&p->run, view),
@@ -226,7 +247,7 @@ double plan_end_s(const struct profile *p, const struct means *m)
 double plan_downtime_bound_s(const struct profile *p, const struct means *m,
                              const struct precopy_means *worst)
 {
-        double best = (1 + m->goodput_error) / (1 - m->goodput_error);
+        double error = fmax(m->goodput_error, PLAN_MEASURE_ERROR), best = (1 + error) / (1 - error);
         double memory_bytes = (double)p->populated_bytes + (double)p->zero_pages * PRECOPY_PAGE;
         double dirty_bytes = worst->dirt * curve_bytes(worst->dirty, worst->stop_s, memory_bytes);
         double fixed_s = p->stop.p99_s + p->device.p99_s + plan_end_s(p, m);
@@ -253,7 +274,7 @@ static struct promise promise_of(const struct planning *x, const struct vector *
         struct precopy loop = loop_start(x->profile, PLAN_PESSIMISTIC);
         struct precopy_outcome o = precopy_run(&loop, &worst);
         double downtime_s = plan_downtime_bound_s(x->profile, x->means, &worst);
-        if (o.end != PRECOPY_STOPS)
+        if (o.end != PRECOPY_STOPS || o.rounds > PROMISED_ROUNDS)
                 return (struct promise){NEVER_MS, NEVER_MS};
         return (struct promise){whole_ms(o.total_s - o.downtime_s + fmax(downtime_s, o.downtime_s)),
                                 whole_ms(fmax(downtime_s, o.downtime_s))};

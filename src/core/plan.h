@@ -144,6 +144,8 @@ void plan_predict(const struct profile *p, const struct means *m, const struct v
                   int64_t downtime_limit_ms, struct prediction *ret);
 /* QEMU's limit while no downtime is wanted yet: it stops only a guest that dirties next to nothing. */
 enum { PLAN_HOLD_MS = 1 };
+/* Of the bandwidth that QEMU measures, and stops its guest by: nine of ten times it is off by no more. */
+#define PLAN_MEASURE_ERROR 0.05
 /* The downtime-limits that are considered, in rising order; 0: there are no more. */
 int64_t plan_rung_ms(int i);
 

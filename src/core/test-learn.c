@@ -100,6 +100,18 @@ static void test_device_bytes(void)
         g_assert_cmpint(p.device_bytes, <, before.device_bytes);
 }
 
+static void sent(struct profile *p, struct means *m, double link, double bytes_per_s, double reserved,
+                 bool is_alone)
+{
+        struct learn_move move = nothing();
+        struct learn_rate r = {bytes_per_s, link, reserved, is_alone};
+        learn_rate(&move, p, m, &r);
+        if (learn_add(&table, "b", "q35", &move, evicted)) {
+                *p = filled("b", "q35");
+                *m = filled_means;
+        }
+}
+
 /* Where the link is what limits a stream, its goodput is learnt, and where not, what the stream can. */
 static void test_rate(void)
 {
@@ -109,37 +121,64 @@ static void test_rate(void)
         g_assert_cmpfloat(m.goodput, ==, 0.955);
         g_assert_cmpfloat_with_epsilon(m.goodput_error, 0.05, 0.002);
         g_assert_cmpint(m.goodput_source, ==, FIGURE_ASSUMED);
-        for (int i = 0; i < 8; i++) {
-                struct learn_move move = nothing();
-                learn_rate(&move, &p, &m, 25e6, 25e6 * 0.95);
-                g_assert_cmpfloat(move.cost[LEARN_GOODPUT], ==, 0.95);
-                g_assert_cmpfloat(move.cost[LEARN_STREAM], <, 0); /* it can do that, and more */
-                add("b", "q35", move);
-                p = filled("b", "q35");
-                m = filled_means;
-        }
+        for (int i = 0; i < 8; i++)
+                sent(&p, &m, 25e6, 25e6 * 0.95, 0, true);
         g_assert_cmpfloat_with_epsilon(m.goodput, 0.95, 0.001);
         g_assert_cmpfloat(m.goodput_error, ==, 0.02);
         g_assert_cmpint(m.goodput_source, ==, FIGURE_LEARNT);
-        g_assert_cmpint(p.stream.source, ==, FIGURE_ASSUMED);
-        for (int i = 0; i < 8; i++) {
-                struct learn_move move = nothing();
-                learn_rate(&move, &p, &m, 1250e6, 100e6);
-                g_assert_cmpfloat(move.cost[LEARN_GOODPUT], <, 0);
-                g_assert_cmpfloat(move.cost[LEARN_STREAM], ==, 1 / 100e6);
-                add("b", "q35", move);
-                p = filled("b", "q35");
-                m = filled_means;
-        }
+        g_assert_cmpint(p.stream.source, ==, FIGURE_ASSUMED); /* it can do that, and more */
+        for (int i = 0; i < 8; i++)
+                sent(&p, &m, 1250e6, 100e6, 0, true);
         g_assert_cmpfloat_with_epsilon(p.stream.mean_s, 1e-8, 1e-9);
+        g_assert_cmpfloat(p.stream.p99_s, <, 1.3e-8);
         g_assert_cmpfloat_with_epsilon(m.goodput, 0.95, 0.001);
-        struct learn_move faster = nothing(), none = nothing();
-        learn_rate(&faster, &p, &m, 250e6, 250e6 * 0.95); /* a link at its limit, and faster than it was */
-        g_assert_cmpfloat(faster.cost[LEARN_STREAM], ==, 1 / (250e6 * 0.95));
-        learn_rate(&none, &p, &m, 0, 100e6);
-        learn_rate(&none, &p, &m, 100e6, 0);
-        for (int c = 1; c < LEARN_COST_N; c++)
-                g_assert_cmpfloat(none.cost[c], <, 0);
+        struct cost before = p.stream;
+        sent(&p, &m, 250e6, 250e6 * 0.95, 0, true); /* a link at its limit, and faster than it was */
+        g_assert_cmpfloat(p.stream.mean_s, ==, 1 / (250e6 * 0.95));
+        g_assert_cmpfloat(p.stream.p99_s, <, before.p99_s);
+        before = p.stream;
+        sent(&p, &m, 0, 100e6, 0, true);
+        sent(&p, &m, 100e6, 0, 0, true);
+        sent(&p, &m, 100e6, 120e6, 0, true); /* faster than its link */
+        g_assert_cmpfloat(p.stream.mean_s, ==, before.mean_s);
+}
+
+/* What others leave of a link is not what a stream can, unless it had less than what it was guaranteed. */
+static void test_rate_beside_others(void)
+{
+        learn_init(&table);
+        struct profile p = filled("b", "q35");
+        struct means m = filled_means;
+        for (int i = 0; i < 8; i++)
+                sent(&p, &m, 125e6, 118e6, 0, true);
+        struct profile alone = p;
+        sent(&p, &m, 125e6, 36e6, 37.5e6, false);
+        g_assert_cmpfloat(p.stream.p99_s, ==, alone.stream.p99_s);
+        g_assert_cmpfloat(m.goodput, >, 0.94);
+        sent(&p, &m, 125e6, 36e6, 60e6, false);
+        g_assert_cmpfloat(p.stream.p99_s, >, 1 / 36e6);
+        /* Once it is alone again what it can is seen at once. */
+        sent(&p, &m, 125e6, 118e6, 0, true);
+        g_assert_cmpfloat(p.stream.mean_s, <, 1.1 / 118e6);
+        for (int i = 0; i < 12; i++)
+                sent(&p, &m, 125e6, 118e6, 0, true);
+        g_assert_cmpfloat(p.stream.p99_s, <, 1.3 / 118e6 + 4e-9);
+}
+
+/* One odd move does not spoil what comes after it for long. */
+static void test_odd(void)
+{
+        learn_init(&table);
+        for (int i = 0; i < 20; i++)
+                add("b", "q35", only(LEARN_DEVICE, 0.004));
+        add("b", "q35", only(LEARN_DEVICE, 5));
+        g_assert_cmpfloat(filled("b", "q35").device.p99_s, <, 0.1);
+        for (int i = 0; i < 10; i++)
+                add("b", "q35", only(LEARN_DEVICE, 0.004));
+        g_assert_cmpfloat(filled("b", "q35").device.p99_s, <, 0.04);
+        for (int i = 0; i < 100; i++) /* of a thread that is said to need nothing, something is kept */
+                add("b", "q35", only(LEARN_SOURCE_CPU, 0));
+        g_assert_cmpfloat(filled("b", "q35").source_cpu.p99_s, >=, 2.4e-10);
 }
 
 /* One move is not enough to trust it: the next may take longer than both. */
@@ -301,6 +340,8 @@ int main(int argc, char **argv)
         g_test_add_func("/learn/learns", test_learns);
         g_test_add_func("/learn/device-bytes", test_device_bytes);
         g_test_add_func("/learn/rate", test_rate);
+        g_test_add_func("/learn/rate-beside-others", test_rate_beside_others);
+        g_test_add_func("/learn/odd", test_odd);
         g_test_add_func("/learn/first-move", test_first_move);
         g_test_add_func("/learn/forgetting", test_forgetting);
         g_test_add_func("/learn/hostile", test_hostile);

@@ -94,7 +94,8 @@ static void test_kept(void)
         g_assert_cmpfloat((double)plan.vector.bandwidth_bps, <, 2 * least_bps);
         g_assert_cmpint(plan.vector.share_milli, ==, 1000);
         double bytes_per_s = (double)plan.vector.bandwidth_bps * m.goodput / 8;
-        g_assert_cmpfloat(fabs((double)plan.vector.source_cpu_milli - bytes_per_s * 2e-9 * 1000), <=, 1);
+        g_assert_cmpfloat(fabs((double)plan.vector.source_cpu_milli - fmax(bytes_per_s * 2e-9 * 1000, 250)),
+                          <=, 1);
         g_assert_cmpfloat(fabs((double)plan.vector.destination_cpu_milli - bytes_per_s * 4e-9 * 1000), <=, 1);
 
         /* What is reserved is what is needed: with 4 % less the level is not kept. */

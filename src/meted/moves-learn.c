@@ -35,12 +35,6 @@ static struct learn_move attempt_cost(struct moving *mv)
         return learnt;
 }
 
-void source_learn_broken(struct moving *mv)
-{
-        struct learn_move learnt = attempt_cost(mv);
-        learn(mv, &learnt);
-}
-
 int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid)
 {
         const struct machine *v = machine_find(mv->m, mv->vm);
@@ -61,17 +55,21 @@ int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid)
 
 /* The part of the stop that no byte on the wire accounts for. Where there were many, what is left is the
  * error of the rate. */
-static double device_s(const struct moving *mv, double byte_s)
+static double device_s(const struct moving *mv)
 {
+        double byte_s = 1 / mv->control.estimate.bytes_per_s;
         double stood_s = (double)(mv->complete_mono_us - mv->stop_mono_us) / 1e6;
         double wire_s = (double)(mv->stopped_bytes + mv->device_bytes) * byte_s;
-        return mv->device_bytes > 0 && mv->stop_mono_us > 0 && stood_s > 0 && wire_s < WIRE_MAX_US / 1e6
+        return mv->is_control_there && mv->device_bytes > 0 && mv->stop_mono_us > 0 && stood_s > 0 &&
+                               stood_s < COMMIT_MAX_US / 1e6 && wire_s < WIRE_MAX_US / 1e6
                        ? MAX(stood_s - wire_s, 0)
                        : -1;
 }
 
+/* Also of an attempt that was broken off: else the next is promised the same. */
 static void learn_stream(const struct moving *mv, struct learn_move *learnt)
 {
+        bool is_held = mv->is_stream_held && !mv->has_lapsed;
         const struct estimate *e = &mv->control.estimate;
         double byte_s = estimate_stream_s(e);
         double link_bps = (double)MIN(mv->means.source.bandwidth_bps, mv->means.destination.bandwidth_bps);
@@ -79,9 +77,19 @@ static void learn_stream(const struct moving *mv, struct learn_move *learnt)
                 return;
         learnt->cost[LEARN_ZERO_PAGE] = estimate_zero_page_s(e);
         learnt->cost[LEARN_SOURCE_CPU] = estimate_cpu_s(e);
-        if (byte_s > 0)
-                learn_rate(learnt, &mv->profile, &mv->means, link_bps / 8, 1 / byte_s);
-        learnt->cost[LEARN_DEVICE] = device_s(mv, byte_s > 0 ? byte_s : 1 / e->bytes_per_s);
+        struct learn_rate r = {.bytes_per_s = byte_s > 0 ? 1 / byte_s : 0,
+                               .link_bytes_per_s = link_bps / 8,
+                               .reserved_bytes_per_s =
+                                       is_held ? e->reserved_bytes_per_s / mv->means.goodput : 0,
+                               .is_alone = mv->means.source.bandwidth_bps >= mv->m->config.move_rate_bps};
+        learn_rate(learnt, &mv->profile, &mv->means, &r);
+}
+
+void source_learn_broken(struct moving *mv)
+{
+        struct learn_move learnt = attempt_cost(mv);
+        learn_stream(mv, &learnt);
+        learn(mv, &learnt);
 }
 
 /* From the stop of the guest here, by the VMM's own stamp, until it was heard that it runs there, which is a
@@ -112,8 +120,9 @@ void source_measured(struct moving *mv, bool is_repeated)
                 (mv->core.row.level.downtime_ms == 0 || mv->gap_ms <= mv->core.row.level.downtime_ms);
         if (is_ordinary) {
                 learnt.cost[LEARN_COMMIT] = (double)behind_us / 1e6;
-                learn_stream(mv, &learnt);
+                learnt.cost[LEARN_DEVICE] = device_s(mv);
         }
+        learn_stream(mv, &learnt);
         learn(mv, &learnt);
         move_say(mv, "measured", "%lld ms, downtime %lld ms", (long long)mv->took_ms, (long long)mv->gap_ms);
 }

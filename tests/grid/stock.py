@@ -124,7 +124,7 @@ def main():
 
 
 def run_cells(a):
-    cells = [r for r in last_of(read_rows(a.rows), "cell") if r["cell"] in range_of(a.cells) and (r["answer"] != "refused" and r.get("granted", True))]
+    cells = [r for r in last_of(read_rows(a.rows), "cell") if r["cell"] in range_of(a.cells)]
     done = {(r["cell"], r["method"], r["of"]) for r in read_rows(a.out)}
     qemu = qemu10()
     with Link() as link:
@@ -142,8 +142,9 @@ def run_cells(a):
 
 
 def levels_of(cell):
-    """The level that was agreed on, and the one that was asked for where that is another."""
-    return [("kept", cell["kept_level"])] + ([("asked", cell["level"])] if cell["answer"] == "countered" else [])
+    """The level that was agreed on, if any, and the one that was asked for where that is another."""
+    is_agreed = cell["answer"] != "refused" and cell.get("granted", True)
+    return ([("kept", cell["kept_level"])] if is_agreed else []) + ([("asked", cell["level"])] if cell["answer"] in ("countered", "refused") else [])
 
 
 def table(rows):
@@ -154,7 +155,7 @@ def table(rows):
         over = sum(r.get("downtime_ms", 0) > r["level"]["downtime_ms"] for r in kept)
         slowest = min((r["speed"] for r in kept if r["speed"] is not None), default="-")
         out.append(f"| {method} | {len(kept)} | {sum(r['met'] for r in kept)} | {over} | {slowest} | {len(asked)} | {sum(r['met'] for r in asked)} |")
-    verdicts = {r["cell"]: r["mete"] for r in rows}
+    verdicts = {r["cell"]: r["mete"] for r in rows if r["of"] == "kept"}
     out += [f"| mete | {len(verdicts)} | {sum(v == 'met' for v in verdicts.values())} | | | | |", ""]
     accepted, could = accepted_over_oracle(rows)
     return "\n".join(out + [f"Levels as they were asked for that any of these met: {len(could)}, of which mete accepted {len(could & accepted)}."])
@@ -162,7 +163,7 @@ def table(rows):
 
 def accepted_over_oracle(rows):
     """Cells whose level was accepted as it was asked for, and those of which any method met it."""
-    accepted = {r["cell"] for r in rows if r["answer"] != "countered"}
+    accepted = {r["cell"] for r in rows if r["answer"] not in ("countered", "refused")}
     return accepted, {r["cell"] for r in rows if r["met"] and (r["of"] == "asked" or r["cell"] in accepted)}
 
 
