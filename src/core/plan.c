@@ -185,6 +185,10 @@ static double device_bytes(const struct profile *p, enum plan_view view)
         return (double)(is_known ? p->device_mean_bytes : p->device_bytes);
 }
 
+/* By view. What a guest does after the profile's last look nobody has seen: most go on in the memory that
+ * they have worked in, and it is promised for those that do not. */
+static const double saturations[] = {1, 0.75, 0};
+
 /* Zero pages are the thread's own work: with less than a CPU they take longer. */
 static double cpu_part(const struct vector *v)
 {
@@ -212,6 +216,7 @@ struct precopy_means plan_loop_means(const struct profile *p, const struct means
                 .share = (double)v->share_milli / 1000,
                 .dirt = fmax(1 + (double)view * p->dirty.error, 0),
                 .overlap = view == PLAN_PESSIMISTIC ? 0 : 1, /* a profile does not tell */
+                .saturation = saturations[view + 1],
                 .dirty = &p->dirty,
         };
 }
@@ -220,8 +225,7 @@ static struct precopy loop_start(const struct profile *p, enum plan_view view)
 {
         struct precopy loop;
         precopy_init(&loop, cost_in(&p->setup, view), (double)p->populated_bytes, (double)p->zero_pages);
-        /* Past its last point a curve goes on; but who writes to the same memory again and again is likelier
-         * than who fills ever more of it. */
+        /* Who writes to what it has is likelier than who fills ever more. */
         if (view != PLAN_PESSIMISTIC)
                 loop.memory_bytes = (double)p->populated_bytes;
         return loop;

@@ -61,13 +61,25 @@ double curve_bytes(const struct curve *c, double s, double most_bytes)
         return fmin(bytes, most_bytes);
 }
 
+static double dirtied(const struct precopy_means *m, double s, double most_bytes)
+{
+        const struct curve *c = m->dirty;
+        double bytes = m->dirt * curve_bytes(c, s, most_bytes);
+        if (c->n_points > 0 && s > c->points[c->n_points - 1].s) {
+                double last = m->dirt * c->points[c->n_points - 1].bytes;
+                bytes -= m->saturation * fmax(bytes - last, 0);
+        }
+        return fmin(bytes, most_bytes);
+}
+
 /* What is written to at all within so long, were it seen to the end: of it, every page is as likely the next.
  */
-static double set_bytes(const struct curve *c, double s, double most_bytes)
+static double set_bytes(const struct precopy_means *m, double s, double most_bytes)
 {
+        const struct curve *c = m->dirty;
         if (c->n_points > 0)
-                return curve_bytes(c, fmax(s, c->points[c->n_points - 1].s), most_bytes);
-        return fmin(c->hot_bytes + c->cold_bytes_per_s * s, most_bytes);
+                return dirtied(m, fmax(s, c->points[c->n_points - 1].s), most_bytes);
+        return fmin(m->dirt * fmin(c->hot_bytes + c->cold_bytes_per_s * s, most_bytes), most_bytes);
 }
 
 /* ---- the loop ---- */
@@ -89,8 +101,8 @@ double precopy_remaining(const struct precopy *p)
 /* What a sync adds that is not in the bitmap already, if the guest has run for since_s since the last one. */
 static double unseen(const struct precopy *p, const struct precopy_means *m, double since_s)
 {
-        double bytes = fmin(m->dirt * curve_bytes(m->dirty, since_s, p->memory_bytes), p->memory_bytes);
-        double set = fmin(m->dirt * set_bytes(m->dirty, p->guest_s, p->memory_bytes), p->memory_bytes);
+        double bytes = dirtied(m, since_s, p->memory_bytes);
+        double set = set_bytes(m, p->guest_s, p->memory_bytes);
         if (p->first_bytes > 0)
                 bytes *= 1 - p->left_bytes / p->first_bytes;
         if (set <= p->again_bytes)

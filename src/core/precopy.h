@@ -64,6 +64,9 @@ struct precopy_means {
         /* Of what is written to again, how much is still to be sent anyway. 1: as much as were it drawn by
          * lot; 0: none, as of a guest that goes through its memory in turns, until there is no other. */
         double overlap;
+        /* Past the last point of the curve: the part of its growth there that does not come, as a guest works
+         * in the same memory again and again. 0: it grows as between the last two. */
+        double saturation;
         const struct curve *dirty; /* borrowed */
 };
 

@@ -261,6 +261,28 @@ static void test_hold(void)
         g_assert_cmpfloat(held.sent_bytes, >, 760 * MIB);
 }
 
+/* Past the last point of a curve. */
+static void test_saturation(void)
+{
+        struct curve c = {
+                .source = FIGURE_SAMPLED, .n_points = 2, .points = {{1, 10.0 * MIB}, {5, 50.0 * MIB}}
+        };
+        struct precopy_means m = some_means(&c);
+        struct precopy p;
+        precopy_init(&p, 0, 512 * MIB, 0);
+        p.left_bytes = 0; /* all went over while the guest ran for 10 s */
+        p.guest_s = p.since_s = 10;
+        g_assert_cmpfloat_with_epsilon(precopy_remaining_synced(&p, &m), 100.0 * MIB, 1);
+        m.saturation = 0.75;
+        g_assert_cmpfloat_with_epsilon(precopy_remaining_synced(&p, &m), 62.5 * MIB, 1);
+        m.saturation = 1;
+        g_assert_cmpfloat_with_epsilon(precopy_remaining_synced(&p, &m), 50.0 * MIB, 1);
+        m.dirt = 2;
+        g_assert_cmpfloat_with_epsilon(precopy_remaining_synced(&p, &m), 100.0 * MIB, 1);
+        p.guest_s = p.since_s = 3; /* before it, it is as it was measured */
+        g_assert_cmpfloat_with_epsilon(precopy_remaining_synced(&p, &m), 60.0 * MIB, 1);
+}
+
 /* `remaining` is stale: it lacks what was dirtied since the last sync. */
 static void test_remaining(void)
 {
@@ -291,5 +313,6 @@ int main(int argc, char **argv)
         g_test_add_func("/core/precopy/hopeless", test_hopeless);
         g_test_add_func("/core/precopy/hold", test_hold);
         g_test_add_func("/core/precopy/remaining", test_remaining);
+        g_test_add_func("/core/precopy/saturation", test_saturation);
         return g_test_run();
 }
