@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running VM changes hypervisor, led by the real service processor: mete handover, real meted's and guests (5.1 to 5.13)."""
+"""A running VM changes hypervisor, led by the real service processor: mete handover, real meted's and guests (5.1 to 5.13).
+METE_HANDOVERS=N: so many there and back. METE_POINTS=all: mete-sp dies at each of its points; else at two by chance (METE_SEED)."""
+import contextlib
 import json
 import os
+import random
 import signal
 import subprocess
+import time
 
 import pytest
 
-from handing import counter, is_whole, move, new_vm, other, ram_files
-from host import ROOT, wait_for
+from handing import counter, is_whole, move, new_vm, other, ram_files, running
+from host import HostError, ROOT, wait_for
 from server import Server
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one a hypervisor")
@@ -148,3 +152,83 @@ def test_without_the_service_processor(server, vm):
     said = hand_over(server, vm, other(server, vm.host))
     assert said["state"] == "running-on-target", json.dumps(said)
     is_whole(server, vm, vm.host)
+
+
+# ---- mete-sp dies
+
+# Those that each handover passes that comes to its end; those of starting and telling are test_server's, those of ways back
+# tests/root/test_lead.py's.
+SP_POINTS = [*(f"{state} {when}" for state in ("configured", "classified", "accepted", "separated", "quiesced", "informed", "assigned",
+                                               "finishing", "running-on-target") for when in ("begin", "end")),
+             *(f"say {word}" for word in ("classify", "offer", "separate", "quiesce", "inform", "give", "status", "finish", "settle"))]
+
+
+def both_run(server):
+    wait_for("both run", lambda: all(server.state(n)["state"] == "running" for n in "ab"), 60)
+
+
+def passed(server):
+    """The names of the points that the mete-sp that is there, or was last, has passed."""
+    with contextlib.suppress(FileNotFoundError), open(server.path("points")) as f:
+        return [line.split(None, 1)[1].strip() for line in f]
+    return []
+
+
+def starts_anew(server, **env):
+    server.kill_sp(signal.SIGTERM)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(server.path("points"))
+    server.start_sp({"METE_SP_CRASH_LOG": server.path("points"), **env}, wait=False)
+    wait_for("it listens, or has died", lambda: server.sp.poll() is not None or server.ask("show", check=False).returncode == 0)
+
+
+def die_at(server, vm, point):
+    """A handover in which mete-sp dies as it passes that point; a new one has brought it to its end."""
+    starts_anew(server, METE_SP_CRASH_AT=point)
+    with contextlib.suppress(HostError):  # it may die as it is asked, or still has a word to say of the one before
+        both_run(server)
+        mete(server, "handover", vm.name, "--to", other(server, vm.host).hypervisor_name, "--wait")
+    wait_for(f"it dies at {point}", lambda: server.sp.poll() is not None, 60)
+    assert server.sp.wait() == -signal.SIGKILL and passed(server)[-1] == point, passed(server)[-3:]
+    starts_anew(server)
+    both_run(server)
+    wait_for("nothing is under way", lambda: all(h.get("ended_ms") for h in json.loads(
+        mete(server, "handover", "list", "--json").stdout)["handovers"]), 120, 0.1)
+    (at,) = wait_for("it runs at one", lambda: running(server, vm.name), 60, 0.1)
+    if at is not vm.host:
+        move(vm, at)
+
+
+def is_one_owners(server, vm, memory):
+    """All that it has is of the hypervisor at which it runs, and nothing of it is left at the other."""
+    vm.disconnect()
+    is_whole(server, vm, vm.host)
+    away = other(server, vm.host)
+    wait_for("nothing is left of it", lambda: vm.name not in [v["name"] for v in away.mete_json("vm", "list")["vms"]], 60, 0.1)
+    assert not [c for c in away.claims() if vm.name in c["holder"]]
+    assert server.managers()[NODE] == memory[vm.host.hypervisor_name], server.managers()
+    for h in (server.a, server.b):  # and it was told
+        wait_for("it has its part", lambda h=h: {p["component"]: p["amount"] for p in h.partition()["shares"]}[NODE] ==
+                 server.managers()[NODE][h.hypervisor_name], 60, 0.1)
+
+
+def test_the_service_processor_dies(server, vm):
+    """At a point of its journal, or as it says a word: the hypervisors go on without it as far as they were told, and a new one
+    brings it to its end. The VM is whole, at one, and what is whose follows it."""
+    starts_anew(server)
+    both_run(server)
+    start, here, memory = len(passed(server)), vm.host, {vm.host.hypervisor_name: server.managers()[NODE]}
+    assert hand_over(server, vm, other(server, here))["state"] == "running-on-target"
+    memory[vm.host.hypervisor_name] = server.managers()[NODE]
+    if not passed(server):
+        pytest.skip("mete-sp was built without its points: only a debug build has them")
+    wait_for("it has passed all of them", lambda: set(SP_POINTS) <= set(passed(server)[start:]), 60)
+    points = SP_POINTS
+    if os.environ.get("METE_POINTS") != "all":
+        seed = int(os.environ.get("METE_SEED") or time.time())
+        print(f"METE_SEED={seed}")
+        points = random.Random(seed).sample(points, 2)
+    for point in points:
+        print(f"mete-sp dies at {point}")
+        die_at(server, vm, point)
+        is_one_owners(server, vm, memory)
