@@ -19,7 +19,7 @@ import time
 import uuid
 
 from app import App
-from host import HostError, kvm_group, wait_for
+from host import HostError, PATIENCE_S, kvm_group, wait_for
 from server import Hypervisor, Server, USERS
 
 
@@ -208,7 +208,7 @@ class Pair(Server):
     def kill_hypervisor(self, name, sig=9):
         if self.processes[name].poll() is None:
             self.processes[name].send_signal(sig)
-        return self.processes[name].wait(15)
+        return self.processes[name].wait(PATIENCE_S)
 
     def give_parts(self, handover=None):
         self.part_epoch += 1

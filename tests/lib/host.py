@@ -33,6 +33,9 @@ UID_FIRST = 1710000
 UID_COUNT = 64
 UID_RANGES = 150
 METED_USER = "nobody"
+# For what starts, ends or comes by itself. A machine that has ten times more to do than CPUs takes so long; a thing that never
+# comes is said later than it could be, and that is all.
+PATIENCE_S = 90
 
 
 class HostError(Exception):
@@ -242,11 +245,11 @@ class Host:
         if wait:
             self.wait_meted()
 
-    def wait_meted(self, timeout_s=20):
+    def wait_meted(self, timeout_s=PATIENCE_S):
         self._wait_socket(self.meted, "meted", self.socket, timeout_s)
         wait_for("meted is healthy", lambda: self.get("/health").get("ok"), timeout_s)
 
-    def _wait_socket(self, process, name, path, timeout_s=20):
+    def _wait_socket(self, process, name, path, timeout_s=PATIENCE_S):
         def up():
             if process.poll() is not None:
                 raise HostError(f"{name} ended with {process.returncode}: {self.log(name.removeprefix('mete-'))[-2000:]}")
@@ -260,13 +263,13 @@ class Host:
                 s.close()
         wait_for(f"{name} listens at {path}", up, timeout_s)
 
-    def kill_meted(self, sig=signal.SIGKILL, timeout_s=15):
+    def kill_meted(self, sig=signal.SIGKILL, timeout_s=PATIENCE_S):
         """Ends meted; returns its exit status as Popen has it."""
         if self.meted.poll() is None:
             self.meted.send_signal(sig)
         return self.meted.wait(timeout_s)
 
-    def kill_keeper(self, sig=signal.SIGKILL, timeout_s=15):
+    def kill_keeper(self, sig=signal.SIGKILL, timeout_s=PATIENCE_S):
         if self.keeper.poll() is None:
             self.keeper.send_signal(sig)
         return self.keeper.wait(timeout_s)
@@ -298,7 +301,7 @@ class Host:
             if was_running:
                 process.terminate()
             try:
-                status = process.wait(15)
+                status = process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 status = process.wait()
@@ -417,7 +420,7 @@ class Host:
         events = self.events()
         return events[-1]["seq"] if events else 0
 
-    def wait_free(self, expected, timeout_s=20):
+    def wait_free(self, expected, timeout_s=PATIENCE_S):
         """Until the ledger is back where it was."""
         try:
             wait_for("", lambda: self.free() == expected, timeout_s, 0.1)

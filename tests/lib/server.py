@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 
-from host import Host, HostError, METED_USER, wait_for
+from host import Host, HostError, METED_USER, PATIENCE_S, wait_for
 
 USERS = [METED_USER, "daemon"]
 
@@ -86,7 +86,7 @@ class Server(Host):
         if wait:
             self._wait_socket(self.sp, "sp", self.sp_socket)
 
-    def kill_sp(self, sig=signal.SIGKILL, timeout_s=15):
+    def kill_sp(self, sig=signal.SIGKILL, timeout_s=PATIENCE_S):
         if self.sp.poll() is None:
             self.sp.send_signal(sig)
         return self.sp.wait(timeout_s)
@@ -157,13 +157,17 @@ class Server(Host):
                         pass
             if self.sp is not None:
                 was_running = self.sp.poll() is None
-                status = self.kill_sp(signal.SIGTERM)
-                if was_running and status != 0:
-                    problems.append(f"mete-sp ended with {status} after SIGTERM")
+                try:
+                    status = self.kill_sp(signal.SIGTERM)
+                    if was_running and status != 0:
+                        problems.append(f"mete-sp ended with {status} after SIGTERM")
+                except subprocess.TimeoutExpired:
+                    self.kill_sp()
+                    problems.append("mete-sp did not end after SIGTERM")
             for pid in self._meteds():
                 try:
                     os.kill(pid, signal.SIGTERM)
-                    wait_for(f"meted {pid} has ended", lambda p=pid: p not in self._meteds(), 15)
+                    wait_for(f"meted {pid} has ended", lambda p=pid: p not in self._meteds(), PATIENCE_S)
                 except ProcessLookupError:
                     pass
                 except HostError as e:

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from handing import counter, is_whole, move, new_vm, other, ram_files, running
-from host import HostError, ROOT, wait_for
+from host import HostError, PATIENCE_S, ROOT, wait_for
 from server import Server
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one a hypervisor")
@@ -164,7 +164,7 @@ SP_POINTS = [*(f"{state} {when}" for state in ("configured", "classified", "acce
 
 
 def both_run(server):
-    wait_for("both run", lambda: all(server.state(n)["state"] == "running" for n in "ab"), 60)
+    wait_for("both run", lambda: all(server.state(n)["state"] == "running" for n in "ab"), PATIENCE_S)
 
 
 def passed(server):
@@ -179,7 +179,8 @@ def starts_anew(server, **env):
     with contextlib.suppress(FileNotFoundError):
         os.unlink(server.path("points"))
     server.start_sp({"METE_SP_CRASH_LOG": server.path("points"), **env}, wait=False)
-    wait_for("it listens, or has died", lambda: server.sp.poll() is not None or server.ask("show", check=False).returncode == 0)
+    wait_for("it listens, or has died", lambda: server.sp.poll() is not None or server.ask("show", check=False).returncode == 0,
+             PATIENCE_S)
 
 
 def die_at(server, vm, point):
