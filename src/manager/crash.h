@@ -3,7 +3,8 @@
  * METE_MANAGER_CRASH_AT="WHAT STATE WHEN" ends the process by SIGKILL as it passes that one first.
  *
  * what is order or drain, state one of its states, when: decided (in memory alone), recorded (nothing that
- * follows from it was done), done (calls are made, askers answered), heard (an answer to its call is there)
+ * follows from it was done), done (calls are made, askers answered), heard (an answer to its call is there).
+ * Of carry (carry.c) the states are begun, part, all and there, each recorded.
  */
 #pragma once
 

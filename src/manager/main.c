@@ -12,23 +12,26 @@
 #include "base/log.h"
 #include "base/notify.h"
 #include "base/str.h"
+#include "manager/carry.h"
 #include "manager/manager.h"
 
 enum { EXIT_CONFIG = 78 /* EX_CONFIG */, AGAIN_MS = 1000 };
 
-static const char usage[] = "Usage: mete-manager [--config PATH] [--check] [--verbose]\n"
-                            "Moves VMs among the hosts of a fleet, at service levels and by policy.\n"
-                            "\n"
-                            "  --config PATH  configuration, see mete.conf(5) (/etc/mete/manager.conf)\n"
-                            "  --check        say what is wrong with the configuration, and end\n"
-                            "  --verbose      log more\n"
-                            "  --version      print the version\n"
-                            "  --help         this text\n"
-                            "\n"
-                            "Reads hosts.conf anew after SIGHUP. Ends with 0 after SIGTERM, 64 for a wrong "
-                            "command line, 78 for a "
-                            "wrong configuration,\n"
-                            "1 for anything else. Moves that are under way go on without it.\n";
+static const char usage[] =
+        "Usage: mete-manager [--config PATH] [--check | --carry-over] [--verbose]\n"
+        "Moves VMs among the hosts of a fleet, at service levels and by policy.\n"
+        "\n"
+        "  --config PATH  configuration, see mete.conf(5) (/etc/mete/manager.conf)\n"
+        "  --check        say what is wrong with the configuration, and end\n"
+        "  --carry-over   carry what the file in state_dir records over to etcd, and end\n"
+        "  --verbose      log more\n"
+        "  --version      print the version\n"
+        "  --help         this text\n"
+        "\n"
+        "Reads hosts.conf anew after SIGHUP. Ends with 0 after SIGTERM, 64 for a wrong "
+        "command line, 78 for a "
+        "wrong configuration,\n"
+        "1 for anything else. Moves that are under way go on without it.\n";
 
 /* ---- the transaction ---- */
 
@@ -317,19 +320,28 @@ static int run(struct manager *m)
         return bad ? 1 : 0;
 }
 
+static int carry(const struct manager *m, const char *path)
+{
+        if (m->config.etcd.places.n > 0)
+                return carry_over(&m->config);
+        log_error("%.100s: [store] etcd does not say where what is recorded is to be carried over", path);
+        return EXIT_CONFIG;
+}
+
 int main(int argc, char **argv)
 {
         static const struct option options[] = {
                 {"config",     required_argument, NULL, 'c'},
                 {"check",        no_argument, NULL, 'k'},
-                {"verbose",            no_argument, NULL, 'v'},
-                {"version",no_argument, NULL, 'V'},
-                {"help",         no_argument, NULL, 'h'},
-                {0   },
+                {"carry-over",            no_argument, NULL, 'o'},
+                {"verbose",no_argument, NULL, 'v'},
+                {"version",         no_argument, NULL, 'V'},
+                {"help", no_argument, NULL, 'h'},
+                {0       },
         };
         const char *path = "/etc/mete/manager.conf";
         enum log_level level = LOG_INFO;
-        bool is_check = false;
+        bool is_check = false, is_carry = false;
         for (int c; (c = getopt_long(argc, argv, "c:h", options, NULL)) != -1;) {
                 switch (c) {
                 case 'c':
@@ -337,6 +349,9 @@ int main(int argc, char **argv)
                         break;
                 case 'k':
                         is_check = true;
+                        break;
+                case 'o':
+                        is_carry = true;
                         break;
                 case 'v':
                         level = LOG_DEBUG;
@@ -364,7 +379,7 @@ int main(int argc, char **argv)
         if (!status && !is_check) {
                 (void)signal(SIGPIPE, SIG_IGN);
                 (void)umask(0077); /* the store is nobody else's to read */
-                status = run(m);
+                status = is_carry ? carry(m, path) : run(m);
         }
         g_free(m);
         return status;

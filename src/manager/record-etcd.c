@@ -2,7 +2,8 @@
 /* manager/record-etcd.c - an etcd as the store. Keys, behind the prefix:
  *
  *   /lead             who leads, with the lease; its create_revision is the claim
- *   /head             the format; its mod_revision is that of what was recorded last
+ *   /head             the format; its mod_revision is that of what was recorded last. While the state of a
+ *                     file is carried there, another word, with which no manager leads
  *   /document/KIND/N  as in the store
  *   /event/SEQ        likewise, SEQ as 16 hexadecimal digits
  *
@@ -25,7 +26,7 @@
 #include "manager/record-internal.h"
 
 enum { KEY = RECORD_PREFIX + 160, PAGE = 256, READ_AGAIN_MS = 500, GIVE_BACK_MS = 1000 };
-static const char format[] = "mete-manager 1";
+static const char format[] = "mete-manager 1", carrying[] = "mete-manager 1 carried from ";
 
 struct cluster {
         struct record *r;
@@ -37,11 +38,15 @@ struct cluster {
         enum lead_call calling;
         int64_t sent_ms;
         int64_t lease, claim, head;
-        char *next;             /* where the next page begins */
-        int64_t limit;          /* of a page */
-        bool is_loaded, is_odd; /* is_odd: the head is not in our format */
-        char leader[128];       /* "": none is known */
-        char said[256];         /* last, in the log */
+        char *next;     /* where the next page begins */
+        int64_t limit;  /* of a page */
+        char word[64];  /* what our records say in the head */
+        char found[64]; /* what it said, cut; "": there is none */
+        bool is_loaded;
+        bool is_wiping;   /* what was begun to be carried there goes, before it is begun anew */
+        bool has_others;  /* something is recorded there besides, which counts or not with the head */
+        char leader[128]; /* "": none is known */
+        char said[256];   /* last, in the log */
         struct err problem;
 };
 
@@ -125,14 +130,18 @@ static int take_document(struct cluster *c, const char *name, const char *text, 
 static int take(struct cluster *c, const struct etcd_kv *kv, struct err *err)
 {
         const char *name = kv->key + strlen(c->config->prefix) + 1;
+        bool is_head = strcmp(name, "head") == 0;
+        if (is_head) {
+                c->head = kv->changed;
+                (void)g_strlcpy(c->found, *kv->value ? kv->value : "?", sizeof(c->found));
+        }
+        c->has_others = c->has_others || (!is_head && strcmp(name, "lead") != 0);
+        if (*c->config->carried && !c->config->is_all_carried)
+                return 0; /* whatever it is, it goes, or we do */
         if (g_str_has_prefix(name, "document/"))
                 return take_document(c, name + strlen("document/"), kv->value, err);
         if (g_str_has_prefix(name, "event/"))
                 take_event(c, (int64_t)strtoull(name + strlen("event/"), NULL, 16), kv->value);
-        if (strcmp(name, "head") == 0) {
-                c->head = kv->changed;
-                c->is_odd = strcmp(kv->value, format) != 0;
-        }
         return 0;
 }
 
@@ -155,16 +164,51 @@ static int take_page(struct cluster *c, const struct etcd_range *page, struct er
         return bad;
 }
 
+/* Who finds what in the head. A manager: its format, or nothing yet. Who carries a file's state there: what
+ * it has begun itself; at first nothing at all, and at last its own word alone. */
+static int check_head(const struct cluster *c, struct err *err)
+{
+        const char *prefix = c->config->prefix;
+        bool is_carrier = *c->config->carried, is_last = c->config->is_all_carried;
+        bool is_none = !*c->found, is_state = strcmp(c->found, format) == 0;
+        if (strcmp(c->found, c->word) == 0 || (is_none && !is_carrier) ||
+            (is_none && !is_last && !c->has_others))
+                return 0;
+        if (is_last && is_state)
+                return err_set(err, REASON_STALE, EALREADY,
+                               "what is recorded under %s in etcd counts already", prefix);
+        if (is_last && is_none)
+                return err_set(err, REASON_INCOMPATIBLE, ENOENT,
+                               "nothing of what was carried over is under %s in this etcd", prefix);
+        if (g_str_has_prefix(c->found, carrying))
+                return err_set(
+                        err, REASON_INCOMPATIBLE, EEXIST,
+                        "under %s in etcd is a part of the state of the file %s, which is being carried "
+                        "over: end that with --carry-over where it was begun, or delete it",
+                        prefix, c->found + strlen(carrying));
+        if (is_none || (is_carrier && is_state))
+                return err_set(err, REASON_INCOMPATIBLE, EEXIST, "there is a state under %s in etcd already",
+                               prefix);
+        return err_set(err, REASON_INCOMPATIBLE, EPROTO,
+                       "what is recorded under %s in etcd is not of this version's format (%s)", prefix,
+                       format);
+}
+
+static void send(struct cluster *c);
+
 static void loaded(struct cluster *c)
 {
         struct err err = {0};
-        if (c->is_odd) {
-                (void)err_set(&err, REASON_INCOMPATIBLE, EPROTO,
-                              "what is recorded under %s in etcd is not of this version's format (%s)",
-                              c->config->prefix, format);
+        if (check_head(c, &err)) {
                 lose(c, &err);
                 return;
         }
+        if (*c->config->carried && !c->config->is_all_carried && !c->is_wiping) {
+                c->is_wiping = true;
+                send(c);
+                return;
+        }
+        c->is_wiping = false;
         c->is_loaded = true;
         c->problem = (struct err){0};
         say(c, "%s leads", c->config->name);
@@ -213,18 +257,25 @@ static void read_page(struct cluster *c)
                 on_page(c, NULL, &err);
 }
 
-static void on_read_again(void *arg)
-{
-        read_page(arg);
-}
-
 static void load(struct cluster *c)
 {
         char all[KEY];
+        c->is_wiping = c->has_others = false;
+        c->head = 0;
+        c->found[0] = '\0';
         g_free(c->next);
         c->next = g_strdup(key(c, all, ""));
         c->limit = PAGE;
         read_page(c);
+}
+
+static void on_read_again(void *arg)
+{
+        struct cluster *c = arg;
+        if (c->is_wiping)
+                load(c);
+        else
+                read_page(c);
 }
 
 /* ---- who leads ---- */
@@ -401,7 +452,8 @@ static void add_op(const struct cluster *c, json_t *txn, const struct op *op, in
 {
         char to[KEY];
         if (op->event) {
-                char *text = event_text(op->event, ++*last);
+                *last = op->event->seq ? op->event->seq : *last + 1;
+                char *text = event_text(op->event, *last);
                 etcd_txn_put(txn, key_of_event(c, to, *last), text ? text : "", 0);
                 free(text);
                 return;
@@ -427,14 +479,16 @@ static void add_events_end(const struct cluster *c, json_t *txn, int64_t last)
 
 static json_t *record_body(const struct cluster *c)
 {
-        char lead[KEY], head[KEY];
+        char lead[KEY], head[KEY], from[KEY], to[KEY];
         int64_t last = store_last_event(c->r->store);
         json_t *txn = etcd_txn_new();
         (void)key(c, lead, "lead");
         (void)key(c, head, "head");
         etcd_txn_if_created(txn, lead, c->claim);
         etcd_txn_if_changed(txn, head, c->head);
-        etcd_txn_put(txn, head, format, 0);
+        etcd_txn_put(txn, head, c->word, 0);
+        if (c->is_wiping) /* of the log, add_events_end() does */
+                etcd_txn_delete(txn, key(c, from, "document/"), key(c, to, "document0"));
         for (guint i = 0; i < c->r->ops->len; i++)
                 add_op(c, txn, &g_array_index(c->r->ops, struct op, i), &last);
         add_events_end(c, txn, last);
@@ -442,8 +496,6 @@ static json_t *record_body(const struct cluster *c)
         etcd_txn_else_get(txn, head);
         return txn;
 }
-
-static void send(struct cluster *c);
 
 /* It was not written: of what was compared, what is otherwise? */
 static void refused(struct cluster *c, const struct etcd_range *lead, const struct etcd_range *head)
@@ -460,6 +512,11 @@ static void recorded(struct cluster *c, int64_t revision)
 {
         struct err err = {0};
         c->head = revision;
+        if (c->is_wiping) {
+                (void)g_strlcpy(c->found, c->word, sizeof(c->found));
+                loaded(c);
+                return;
+        }
         if (record_apply(c->r, &err)) { /* no memory, say: what is read next would not be what is recorded */
                 lose(c, &err);
                 return;
@@ -471,6 +528,18 @@ static void recorded(struct cluster *c, int64_t revision)
                 return;
         }
         record_finish(c->r, NULL);
+}
+
+/* Perhaps it is all the same. */
+static void unrecorded(struct cluster *c, const struct err *err)
+{
+        if (!c->is_wiping) {
+                record_finish(c->r, err);
+                return;
+        }
+        c->problem = *err;
+        say(c, "what was begun to be carried over cannot be deleted: %s", err->sentence);
+        loop_timer_in(&c->read_again, READ_AGAIN_MS);
 }
 
 static void on_commit(void *arg, const json_t *answer, const struct err *failed)
@@ -485,7 +554,7 @@ static void on_commit(void *arg, const json_t *answer, const struct err *failed)
                 err = *failed;
         int bad = failed ? -EIO : etcd_txn_read(answer, &is_recorded, &revision, got, 2, &err);
         if (bad)
-                record_finish(c->r, &err);
+                unrecorded(c, &err);
         else if (is_recorded)
                 recorded(c, revision);
         else
@@ -499,7 +568,7 @@ static void send(struct cluster *c)
         struct err err = {0};
         c->commit = etcd_call(c->etcd, "/v3/kv/txn", record_body(c), on_commit, c, &err);
         if (!c->commit)
-                record_finish(c->r, &err);
+                unrecorded(c, &err);
 }
 
 void cluster_commit(struct cluster *c)
@@ -511,6 +580,16 @@ void cluster_commit(struct cluster *c)
                 record_finish(c->r, NULL);
         else
                 send(c);
+}
+
+void cluster_carried(struct cluster *c)
+{
+        struct err err = {0};
+        (void)g_strlcpy(c->word, format, sizeof(c->word));
+        if (cluster_is_ready(c, &err))
+                send(c);
+        else
+                record_finish(c->r, &err);
 }
 
 bool cluster_is_ready(const struct cluster *c, struct err *err)
@@ -536,6 +615,7 @@ struct cluster *cluster_new(struct record *r, const struct record_etcd *etcd, st
         struct cluster *c = g_new0(struct cluster, 1);
         c->r = r;
         c->config = etcd;
+        (void)snprintf(c->word, sizeof(c->word), "%s%s", *etcd->carried ? carrying : format, etcd->carried);
         loop_timer_init(&c->due, on_due, c);
         loop_timer_init(&c->read_again, on_read_again, c);
         /* Three calls may be lost before the lease is. */

@@ -35,5 +35,6 @@ struct cluster *cluster_new(struct record *r, const struct record_etcd *etcd,
                             struct err *err); /* NULL: no memory */
 void cluster_begin(struct cluster *c);
 void cluster_commit(struct cluster *c);
+void cluster_carried(struct cluster *c);
 bool cluster_is_ready(const struct cluster *c, struct err *err);
 void cluster_free(struct cluster *c);

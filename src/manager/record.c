@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "manager/carried.h"
+
 static void clear_op(void *arg)
 {
         struct op *op = arg;
@@ -39,8 +41,15 @@ static int open_store(const char *path, int64_t keep, const struct record_told *
 int record_open_file(const char *path, int64_t keep, const struct record_told *told, struct record **ret,
                      struct err *err)
 {
+        struct record *r = NULL;
         assert(path);
-        return open_store(path, keep, told, ret, err);
+        int bad = open_store(path, keep, told, &r, err);
+        bad = bad ? bad : carried_check(r->store, path, err);
+        if (bad)
+                record_close(r);
+        else
+                *ret = r;
+        return bad;
 }
 
 int record_open_etcd(const struct record_etcd *etcd, int64_t keep, const struct record_told *told,
@@ -119,6 +128,14 @@ void record_delete(struct record *r, enum store_document kind, const char *name)
 
 void record_say(struct record *r, const struct store_event *e)
 {
+        struct store_event *said = g_memdup2(e, sizeof(*e));
+        said->seq = 0;
+        gather(r, (struct op){.event = said});
+}
+
+void record_copy(struct record *r, const struct store_event *e)
+{
+        assert(e->seq > 0);
         gather(r, (struct op){.event = g_memdup2(e, sizeof(*e))});
 }
 
@@ -134,6 +151,8 @@ size_t record_events(const struct record *r)
 
 static int apply_op(struct store *s, const struct op *op, struct err *err)
 {
+        if (op->event && op->event->seq)
+                return store_copy_event(s, op->event, err);
         if (op->event)
                 return store_add_event(s, op->event, NULL, err);
         return op->text ? store_put_document(s, op->kind, op->name, op->text, err)
@@ -177,4 +196,11 @@ void record_commit(struct record *r)
         }
         int bad = record_apply(r, &err);
         record_finish(r, bad ? &err : NULL);
+}
+
+void record_carried(struct record *r)
+{
+        assert(!r->is_busy && r->cluster && r->ops->len == 0);
+        r->is_busy = true;
+        cluster_carried(r->cluster);
 }

@@ -19,7 +19,8 @@
 enum {
         RECORD_OPS_MAX = 100,          /* etcd takes 128, and there are some that it needs itself */
         RECORD_BYTES_MAX = 512 * 1024, /* and one document more; etcd takes 1.5 MiB */
-        RECORD_PREFIX = 128
+        RECORD_PREFIX = 128,
+        RECORD_CARRIED = 33
 };
 
 struct record;
@@ -42,9 +43,16 @@ struct record_etcd {
         char prefix[RECORD_PREFIX]; /* of all keys */
         char name[128];             /* who we are, as others are told */
         int64_t lease_ms;
+        /* "": what is there counts. Else whoever carries the state of a file there, whose id this is: it is
+         * ready where nothing is recorded, or what it had begun itself, of which nothing is left; no manager
+         * leads with that before record_carried(). Lost as REASON_INCOMPATIBLE where there is a state. */
+        char carried[RECORD_CARRIED];
+        /* Of that, all is there but the word of record_carried(): it is not begun anew. Lost as REASON_STALE
+         * where that was said already. */
+        bool is_all_carried;
 };
 
-/* path: of a database. keep: so many events are kept. */
+/* path: of a database. keep: so many events are kept. REASON_INCOMPATIBLE: its state was carried to etcd. */
 int record_open_file(const char *path, int64_t keep, const struct record_told *told, struct record **ret,
                      struct err *err);
 /* Speaks to nobody yet. */
@@ -62,6 +70,8 @@ bool record_is_ready(const struct record *r, struct err *err);
 bool record_has_room(const struct record *r); /* for one more document, whatever its size */
 void record_put(struct record *r, enum store_document kind, const char *name, const char *text);
 void record_delete(struct record *r, enum store_document kind, const char *name);
-void record_say(struct record *r, const struct store_event *e); /* the store numbers it */
+void record_say(struct record *r, const struct store_event *e);  /* the store numbers it */
+void record_copy(struct record *r, const struct store_event *e); /* numbered, behind all that are there */
 void record_commit(struct record *r);
-void record_drop(struct record *r); /* what was gathered */
+void record_carried(struct record *r); /* as a commit, of nothing but that what is there counts from now on */
+void record_drop(struct record *r);    /* what was gathered */

@@ -18,6 +18,7 @@
 
 #include "etcd/message.h"
 #include "loop/loop.h"
+#include "manager/carried.h"
 #include "manager/record.h"
 
 static const char etcd_program[] = "/usr/bin/etcd";
@@ -482,6 +483,32 @@ static void test_away(struct place *p)
         end(&u);
 }
 
+/* A file whose state was carried over is nobody's any more; where that was only begun, it is. */
+static void test_marked(struct place *p)
+{
+        struct api_carried mark = {.id = "f1", .etcd = "https://a", .prefix = "/mete/x", .at_ms = 7},
+                           got = {0};
+        struct user u;
+        struct err err = {0};
+        begin(p, &u);
+        RECORDED(&u, record_put(u.r, STORE_ORDER, "a", "one"));
+        g_assert_cmpint(carried_read(record_store(u.r), &got, &err), ==, 0);
+        g_assert_cmpint(carried_write(record_store(u.r), &mark, &err), ==, 0);
+        end(&u);
+        begin(p, &u);
+        expect(&u, STORE_ORDER, "a=one ");
+        mark.is_all = true;
+        g_assert_cmpint(carried_write(record_store(u.r), &mark, &err), ==, 0);
+        g_assert_cmpint(carried_read(record_store(u.r), &got, &err), ==, 1);
+        g_assert_true(got.is_all && got.at_ms == 7 && strcmp(got.id, "f1") == 0);
+        g_assert_cmpstr(got.prefix, ==, "/mete/x");
+        end(&u);
+        g_assert_cmpint(open_as(p, &u, &first_etcd, "first", &err), <, 0);
+        g_assert_cmpint(err.reason, ==, REASON_INCOMPATIBLE);
+        g_assert_nonnull(strstr(err.sentence, "carried over to etcd, under /mete/x"));
+        g_assert_null(u.r);
+}
+
 /* ---- of an etcd alone ---- */
 
 struct raw {
@@ -648,6 +675,130 @@ static void test_format(struct place *p)
         end(&u);
 }
 
+/* ---- the state of a file goes there ---- */
+
+/* Who carries it: ready, or lost. */
+static void begin_carrying(struct place *p, struct user *u, const char *id, bool is_all)
+{
+        const struct record_told told = {on_ready, on_done, on_lost, u};
+        struct err err = {0};
+        *u = (struct user){.place = p};
+        first_etcd = named(p, "carrier");
+        (void)snprintf(first_etcd.carried, sizeof(first_etcd.carried), "%s", id);
+        first_etcd.is_all_carried = is_all;
+        g_assert_cmpint(record_open_etcd(&first_etcd, KEEP, &told, &u->r, &err), ==, 0);
+        record_begin(u->r);
+        spin(&u->is_ready, &u->is_lost);
+}
+
+static void refused(struct user *u, int code, const char *words)
+{
+        g_assert_true(u->is_lost && !u->is_ready);
+        g_assert_cmpint(u->err.code, ==, code);
+        if (!strstr(u->err.sentence, words))
+                g_error("%s: not as in \"%s\"", words, u->err.sentence);
+        end(u);
+}
+
+static void refuse_manager(struct place *p, const char *words)
+{
+        struct user u;
+        struct err err = {0};
+        g_assert_cmpint(open_as(p, &u, &first_etcd, "first", &err), ==, 0);
+        record_begin(u.r);
+        spin(&u.is_ready, &u.is_lost);
+        refused(&u, EEXIST, words);
+}
+
+static void put(struct user *u, const char *name, int64_t seq)
+{
+        struct store_event e = {.seq = seq, .at_ms = 7, .trace = "t", .subject = "s", .event = "said"};
+        (void)snprintf(e.text, sizeof(e.text), "%s", name);
+        record_put(u->r, STORE_ORDER, name, "x");
+        record_copy(u->r, &e);
+}
+
+/* A part of it, or (name NULL) the word that it counts. false: the lease did not live through it. */
+static bool carry(struct user *u, const char *name, int64_t seq)
+{
+        for (;;) {
+                u->is_done = false;
+                if (name) {
+                        put(u, name, seq);
+                        record_commit(u->r);
+                } else {
+                        record_carried(u->r);
+                }
+                spin(&u->is_done, &u->is_lost);
+                if (u->is_lost || !u->bad)
+                        return !u->is_lost;
+                rest(100);
+        }
+}
+
+/* Interrupted, nobody else's, begun anew with nothing of what is there, and then a state with its numbers. */
+static bool carried_once(struct place *p)
+{
+        static struct store_event got[KEEP + 10];
+        struct user u;
+        begin_carrying(p, &u, "f1", false);
+        bool is_good = u.is_ready && carry(&u, "a", 5) && carry(&u, "b", 9);
+        end(&u);
+        if (!is_good)
+                return false;
+        refuse_manager(p, "a part of the state of the file f1");
+        begin_carrying(p, &u, "f2", false);
+        refused(&u, EEXIST, "a part of the state of the file f1");
+        begin_carrying(p, &u, "f1", false);
+        if (u.is_ready) {
+                expect(&u, STORE_ORDER, "");
+                g_assert_cmpint(events(&u, got), ==, 0);
+        }
+        is_good = u.is_ready && carry(&u, "c", 3) && carry(&u, "d", 4);
+        end(&u);
+        if (!is_good)
+                return false;
+        begin_carrying(p, &u, "f1", true);
+        is_good = u.is_ready && carry(&u, NULL, 0);
+        end(&u);
+        if (!is_good)
+                return false;
+        begin(p, &u);
+        expect(&u, STORE_ORDER, "c=x d=x ");
+        RECORDED(&u, say(&u, "next"));
+        g_assert_cmpint(events(&u, got), ==, 3);
+        g_assert_true(got[0].seq == 3 && got[1].seq == 4 && got[2].seq == 5);
+        g_assert_cmpstr(got[2].text, ==, "next");
+        end(&u);
+        return true;
+}
+
+static void test_carried(struct place *p)
+{
+        struct user u;
+        int tries = 0;
+        do
+                (void)snprintf(p->etcd.prefix, sizeof(p->etcd.prefix), "/carried/%d", tries++);
+        while (!carried_once(p));
+        begin_carrying(p, &u, "f3", false);
+        refused(&u, EEXIST, "there is a state");
+        begin_carrying(p, &u, "f1", true);
+        refused(&u, EALREADY, "counts already");
+        g_autofree char *head = key(p, "head");
+        json_t *txn = etcd_txn_new();
+        etcd_txn_delete(txn, head, NULL);
+        raw(p, txn);
+        begin_carrying(p, &u, "f3", false); /* what is there without a head may be somebody's */
+        refused(&u, EEXIST, "there is a state");
+        begin_carrying(p, &u, "f1", true);
+        refused(&u, ENOENT, "nothing of what was carried over");
+        txn = etcd_txn_new();
+        etcd_txn_put(txn, head, "mete-manager 99", 0);
+        raw(p, txn);
+        begin_carrying(p, &u, "f3", false);
+        refused(&u, EPROTO, "this version's format");
+}
+
 /* ---- all of them ---- */
 
 static void run(gconstpointer arg, bool is_etcd, int64_t lease_ms, const char *quota)
@@ -701,11 +852,13 @@ static const struct {
         {"etcd-dies",     test_etcd_dies,     on_brief_etcd, false},
         {"full",          test_full,          on_small_etcd, false},
         {"format",        test_format,        on_etcd,       false},
+        {"carried",       test_carried,       on_etcd,       false},
 };
 
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
+        g_test_add_data_func("/record/file/marked", (gconstpointer)(uintptr_t)test_marked, on_file);
         for (size_t i = 0; i < G_N_ELEMENTS(tests); i++) {
                 g_autofree char *file = g_strdup_printf("/record/file/%s", tests[i].name);
                 g_autofree char *etcd = g_strdup_printf("/record/etcd/%s", tests[i].name);
