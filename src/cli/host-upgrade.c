@@ -68,9 +68,11 @@ static void print(const json_t *u)
 {
         bool would = json_is_true(json_object_get(u, "would"));
         (void)printf("%s: %s %s %s on %s: %s%s%s\n", host_text(u, "id"), host_text(u, "from"),
-                     is_over(u) && would ? "could be replaced by" : "to be replaced by", host_text(u, "to"),
-                     host_text(u, "vmm"), host_text(u, "state"), *host_text(u, "sentence") ? ": " : "",
-                     host_text(u, "sentence"));
+                     is_over(u) && would                          ? "could be replaced by"
+                     : strcmp(host_text(u, "state"), "done") == 0 ? "was replaced by"
+                                                                  : "to be replaced by",
+                     host_text(u, "to"), host_text(u, "vmm"), host_text(u, "state"),
+                     *host_text(u, "sentence") ? ": " : "", host_text(u, "sentence"));
         if (*host_text(u, "problem"))
                 (void)printf("  waits: %s\n", host_text(u, "problem"));
         print_vms(u);

@@ -11,7 +11,7 @@
 #include "sp/lead.h"
 #include "sp/upgrade.h"
 
-enum { ASK_MS = 5000, FRESH_MS = 1000, PAGES_MAX = 32, PAGE = 64 };
+enum { ASK_MS = 5000, FRESH_MS = 1000, PAGES_MAX = 32, PAGE = 64, PATIENCE_MS = 10000 };
 
 /* ---- who is there ---- */
 
@@ -153,7 +153,7 @@ bool upgrading_list(struct upgrading *up, int hypervisor)
         upgrading_forget_list(up);
         if (h->state == API_SERVER_STATE_RUNNING)
                 ask_page(up, hypervisor, "");
-        else
+        else if (loop_mono_ms() - up->entered_mono_ms > PATIENCE_MS) /* else it is being found again */
                 upgrading_waits(up, "%s does not run: only it knows its VMs", hypervisor_name(h));
         return false;
 }
@@ -317,11 +317,20 @@ static int compare(struct upgrading *up)
         return 0;
 }
 
+static bool is_going(const struct upgrading *up, const char *name)
+{
+        for (size_t i = 0; i < up->core.n; i++)
+                if (strcmp(up->core.vms[i].name, name) == 0)
+                        return upgrade_vm_is_at_work(&up->core.vms[i]);
+        return false;
+}
+
 /* One that does not run cannot be handed over, and would be lost with its hypervisor. */
 static const struct upgrading_there *not_running(const struct upgrading *up, bool is_stopped)
 {
         for (size_t i = 0; i < up->n_there; i++)
-                if (!up->there[i].runs && (!is_stopped || up->there[i].is_stopped))
+                if (!up->there[i].runs && (!is_stopped || up->there[i].is_stopped) &&
+                    !is_going(up, up->there[i].name))
                         return &up->there[i];
         return NULL;
 }
