@@ -41,8 +41,11 @@ def measure(hosts, watch, move, row):
     row["stops"] = [{"ms": round_ms(e - b) if e else None, "there": there} for b, e, there in stops]
     downtimes = [s["ms"] for s in row["stops"] if s["ms"] is not None]
     row["downtime_ms"] = max(downtimes, default=0)
-    gap = next(iter(watch.ticks.get("gaps", [])), None)
-    row["guest_gap_ms"] = gap["ms"] if gap else None
+    gaps = watch.ticks.get("gaps", [])
+    row["guest_gap_ms"] = gaps[0]["ms"] if gaps else None
+    if stops and stops[-1][1]:  # the silence that the stop was in; None: eight others were longer
+        begin, end = stops[-1][:2]
+        row["guest_stop_ms"] = next((g["ms"] for g in gaps if g["from"] <= end and g["from"] + g["ms"] / 1000 >= begin), None)
     row.update({k: watch.ticks[k] for k in ("late_ms", "ordinary_late_ms", "priority") if k in watch.ticks})
     row["disturbed"] = watch.ticks.get("late_ms", 1e9) > LATE_MS
     copying = [e["at_ms"] for e in hosts.a.events(move) if e["event"] == "copying"]
