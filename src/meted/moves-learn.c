@@ -39,7 +39,6 @@ int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid)
 {
         const struct machine *v = machine_find(mv->m, mv->vm);
         char path[64], text[64];
-        int64_t ns = 0;
         if (tid <= 0 || !v || v->pid <= 0)
                 return 0;
         /* By way of its process: a VMM that names a thread of somebody else's is not believed. */
@@ -50,7 +49,7 @@ int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid)
         ssize_t n = read(fd, text, sizeof(text) - 1);
         (void)close(fd);
         text[n > 0 ? n : 0] = '\0';
-        return sscanf(text, "%" SCNd64, &ns) == 1 && ns > 0 ? ns : 0;
+        return g_ascii_strtoll(text, NULL, 10); /* 0 where it is no number */
 }
 
 /* The part of the stop that no byte on the wire accounts for. Where there were many, what is left is the
