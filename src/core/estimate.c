@@ -96,6 +96,12 @@ static void see_zero_pages(struct estimate *e, double passed_s, const struct sam
         e->seen.zero_pages += (double)pages;
 }
 
+void estimate_forget(struct estimate *e)
+{
+        e->seen.stream_s = e->seen.stream_bytes = e->seen.cpu_s = e->seen.cpu_bytes = 0;
+        e->seen.zero_s = e->seen.zero_pages = 0;
+}
+
 double estimate_stream_s(const struct estimate *e)
 {
         return e->seen.stream_s >= enough_s ? e->seen.stream_s / e->seen.stream_bytes : -1;
@@ -111,12 +117,14 @@ double estimate_zero_page_s(const struct estimate *e)
         return e->seen.zero_pages >= enough_zero_pages ? e->seen.zero_s / e->seen.zero_pages : -1;
 }
 
-/* What a sync adds, by the curve alone. */
-static double expected_at_sync(const struct estimate *e, double overlap)
+/* What a sync adds, by the curve alone. What the guest does past the curve's last point is not the curve's
+ * error: all that it may be is allowed for in the most. */
+static double expected_at_sync(const struct estimate *e, double overlap, double saturation)
 {
         struct precopy_means m = estimate_means(e, 0, 1000, PLAN_EXPECTED);
         m.dirt = 1;
         m.overlap = overlap;
+        m.saturation = saturation;
         return precopy_remaining_synced(&e->loop, &m) - precopy_remaining(&e->loop);
 }
 
@@ -138,7 +146,7 @@ static void see_dirt(struct estimate *e, const struct sample *s)
                             (double)(s->zero_pages - e->sample.zero_pages);
         double added =
                 (double)s->remaining_bytes - ((double)e->sample.remaining_bytes - sent_pages * PRECOPY_PAGE);
-        double least = expected_at_sync(e, 1), most = expected_at_sync(e, 0);
+        double least = expected_at_sync(e, 1, 1), most = expected_at_sync(e, 0, 0);
         if (most >= enough_bytes) {
                 double found = found_dirt(e, added, least, most);
                 e->dirt += weight * (fmin(fmax(found, least_dirt), most_dirt) - e->dirt);

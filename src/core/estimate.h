@@ -38,7 +38,7 @@ struct estimate {
         bool is_window_full; /* there was enough to send throughout */
         struct {
                 double stream_s, stream_bytes, cpu_s, cpu_bytes, zero_s, zero_pages;
-        } seen; /* for the next move, of all attempts: of full windows, and of stretches of zero pages */
+        } seen; /* for the next move: of full windows, and of stretches of zero pages */
         int64_t syncs_before;
         struct precopy loop;
 };
@@ -53,7 +53,9 @@ bool estimate_sample(struct estimate *e, int64_t now_ms, int64_t share_milli, co
 /* With what the rest will be run: limit and share from the caller, all else as it is believed now. */
 struct precopy_means estimate_means(const struct estimate *e, double limit_s, int64_t share_milli,
                                     enum plan_view view);
-/* What it has cost so far, in seconds, below 0 where too little was seen: a byte of the stream where there
+/* What it has cost is learnt: what comes now is another attempt's. */
+void estimate_forget(struct estimate *e);
+/* What it has cost since, in seconds, below 0 where too little was seen: a byte of the stream where there
  * was enough to send; of the CPU for it; a zero page. */
 double estimate_stream_s(const struct estimate *e);
 double estimate_cpu_s(const struct estimate *e);

@@ -247,6 +247,33 @@ static void test_kept(void)
         g_assert_cmpint(w.effects[CONTROL_SWITCH], >, 0);
 }
 
+/* Past its last point nobody knows the curve. A guest that goes on to dirty new memory as fast as before is
+ * what was promised, and no reason to break it off. */
+static void test_grows(void)
+{
+        struct profile p = the_profile();
+        struct means m = some_means();
+        struct world w;
+        p.populated_bytes = 4096 * MIB;
+        p.zero_pages = 0;
+        p.dirty = (struct curve){
+                .source = FIGURE_SAMPLED,
+                .error = 0.1,
+                .n_points = 2,
+                .points = {{1, 72.0 * MIB}, {5, 360.0 * MIB}}
+        };
+        const double dirts[] = {0.9, 1, 1.08};
+        const struct level l = {400000, 1000, false};
+        for (size_t i = 0; i < G_N_ELEMENTS(dirts); i++) {
+                prepare(&w, &p, &m, &l, m.source.bandwidth_bps, ON_MISS_ABORT, 1, dirts[i]);
+                g_assert_cmpint(w.plan.outcome, ==, PLAN_KEPT);
+                w.plant.saturation = w.plant.overlap = 0;
+                run(&w, NULL);
+                g_assert_cmpint(w.control.state, ==, CONTROL_DONE);
+                g_assert_cmpint(w.total_ms, <=, l.total_ms);
+        }
+}
+
 /* An offer that was accepted is kept with what was reserved for it, which is not all that is free. */
 static void test_accepted_offer(void)
 {
@@ -847,6 +874,7 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/core/control/kept", test_kept);
         g_test_add_func("/core/control/accepted-offer", test_accepted_offer);
+        g_test_add_func("/core/control/grows", test_grows);
         g_test_add_func("/core/control/kept-random", test_kept_random);
         g_test_add_func("/core/control/bandwidth-drop", test_bandwidth_drop);
         g_test_add_func("/core/control/bandwidth-comes-back", test_bandwidth_comes_back);

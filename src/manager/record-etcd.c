@@ -184,7 +184,7 @@ static int check_head(const struct cluster *c, struct err *err)
                 return err_set(
                         err, REASON_INCOMPATIBLE, EEXIST,
                         "under %s in etcd is a part of the state of the file %s, which is being carried "
-                        "over: end that with --carry-over where it was begun, or delete it",
+                        "over: end that with --carry-over where it was begun",
                         prefix, c->found + strlen(carrying));
         if (is_none || (is_carrier && is_state))
                 return err_set(err, REASON_INCOMPATIBLE, EEXIST, "there is a state under %s in etcd already",

@@ -110,6 +110,8 @@ struct moving {
         int64_t stop_us;       /* until the last vCPU stood; 0: not known */
         int64_t device_bytes;  /* of its devices' state, as it was sent; 0: not known */
         int64_t stopped_bytes; /* of its memory, sent while it stood */
+        bool was_held;         /* at the last look the kernel guaranteed what was reserved of the link */
+        bool was_crowded;      /* at any look another move was copied from here */
         int64_t predicted_total_ms, predicted_downtime_ms, missed_total_ms, missed_downtime_ms;
         struct level offer; /* while it is copied, in place of the level that will be missed */
         bool has_offer;
@@ -227,6 +229,8 @@ void source_accepted(struct moving *mv); /* and recorded */
 /* It runs there; it may have been told so more than once. */
 void source_measured(struct moving *mv, bool is_repeated);
 void source_learn_broken(struct moving *mv);
+/* How many are copied from here just now. */
+size_t moves_copying(const struct meted *m);
 /* CPU time of a thread of the VM's VMM; 0: not known. */
 int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid);
 /* Of a copy that completed. */

@@ -66,22 +66,23 @@ static double device_s(const struct moving *mv)
 }
 
 /* Also of an attempt that was broken off: else the next is promised the same. */
-static void learn_stream(const struct moving *mv, struct learn_move *learnt)
+static void learn_stream(struct moving *mv, struct learn_move *learnt)
 {
-        bool is_held = mv->is_stream_held && !mv->has_lapsed;
-        const struct estimate *e = &mv->control.estimate;
+        struct estimate *e = &mv->control.estimate;
         double byte_s = estimate_stream_s(e);
-        double link_bps = (double)MIN(mv->means.source.bandwidth_bps, mv->means.destination.bandwidth_bps);
+        int64_t here_bps = mv->means.source.bandwidth_bps, there_bps = mv->means.destination.bandwidth_bps;
         if (!mv->is_control_there)
                 return;
         learnt->cost[LEARN_ZERO_PAGE] = estimate_zero_page_s(e);
         learnt->cost[LEARN_SOURCE_CPU] = estimate_cpu_s(e);
         struct learn_rate r = {.bytes_per_s = byte_s > 0 ? 1 / byte_s : 0,
-                               .link_bytes_per_s = link_bps / 8,
+                               .link_bytes_per_s = (double)MIN(here_bps, there_bps) / 8,
                                .reserved_bytes_per_s =
-                                       is_held ? e->reserved_bytes_per_s / mv->means.goodput : 0,
-                               .is_alone = mv->means.source.bandwidth_bps >= mv->m->config.move_rate_bps};
+                                       mv->was_held ? e->reserved_bytes_per_s / mv->means.goodput : 0,
+                               .is_alone = !mv->was_crowded && there_bps >= here_bps &&
+                                           here_bps >= mv->m->config.move_rate_bps};
         learn_rate(learnt, &mv->profile, &mv->means, &r);
+        estimate_forget(e);
 }
 
 void source_learn_broken(struct moving *mv)

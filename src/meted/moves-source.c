@@ -305,6 +305,8 @@ static void on_look(void *arg, const struct copy_seen *seen, const struct err *e
                 struct control_event ev = {.kind = CONTROL_EV_SAMPLE, .sample = seen->sample};
                 ev.sample.cpu_ns = source_thread_cpu_ns(mv, seen->thread);
                 mv->seen = *seen;
+                mv->was_held = mv->is_stream_held && !mv->has_lapsed;
+                mv->was_crowded = mv->was_crowded || moves_copying(mv->m) > 1;
                 if (seen->thread && mv->thread != seen->thread)
                         hold_thread(mv, seen->thread);
                 if (seen->status == COPY_ACTIVE)
@@ -504,6 +506,7 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->copy_attempt = f->attempt;
         mv->stop_mono_us = mv->stop_us = mv->begun_mono_us = mv->complete_mono_us = 0;
         mv->device_bytes = mv->stopped_bytes = 0;
+        mv->was_held = mv->was_crowded = false;
         mv->seen = (struct copy_seen){0};
         mv->attempt_mono_us = g_get_monotonic_time();
         if (!mv->began_mono_us)

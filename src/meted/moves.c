@@ -353,6 +353,17 @@ void moving_apply(struct moving *mv, const struct move_effects *effects)
         meted_changed(mv->m);
 }
 
+size_t moves_copying(const struct meted *m)
+{
+        GHashTableIter i;
+        gpointer mv;
+        size_t n = 0;
+        g_hash_table_iter_init(&i, m->moves->by_id);
+        while (g_hash_table_iter_next(&i, NULL, &mv))
+                n += ((const struct moving *)mv)->is_copying;
+        return n;
+}
+
 /* ---- what was learnt ---- */
 
 struct learn *moves_learn(const struct meted *m)

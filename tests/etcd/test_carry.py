@@ -10,7 +10,7 @@ import sys
 import pytest
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path.dirname(os.path.abspath(__file__)), "../manager")]
-from etcd import LEASE, PREFIX, Etcd, Member, b64, needs_etcd  # noqa: E402
+from etcd import PREFIX, Etcd, Member, b64, needs_etcd  # noqa: E402
 from deaths import needs_points  # noqa: E402
 from fleet import BUILD, Fleet, wait_for  # noqa: E402
 from test_orders import DONE, LEVEL  # noqa: E402
@@ -36,7 +36,7 @@ class World:
         self.fleet.seen("x")
         with open(self.fleet.path("manager.conf")) as f:
             self.conf_file = f.read()
-        self.conf_etcd = self.conf_file + f"etcd={self.etcd.url}\nprefix={PREFIX}\nlease={LEASE}\n"
+        self.conf_etcd = self.conf_file + f"etcd={self.etcd.url}\nprefix={PREFIX}\nlease=20s\n"  # long enough for a machine that stands still, short enough to wait for a dead one's end
 
     def close(self):
         try:

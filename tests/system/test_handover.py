@@ -444,9 +444,12 @@ def stand_and_die(pair, vm, leader, source, target, is_over):
         return is_stopped(process)
     if not wait("all has come", source):
         return False
-    pid = vmm_of(pair, vm, leader.target)
-    os.kill(pid, signal.SIGSTOP)
-    wait_for("its VMM stands", lambda: is_stopped_pid(pid), 30, 0.001)
+    try:  # it may be broken off by its deadline just now
+        pid = vmm_of(pair, vm, leader.target)
+        os.kill(pid, signal.SIGSTOP)
+        wait_for("its VMM stands", lambda: is_stopped_pid(pid), 30, 0.001)
+    except (TypeError, ProcessLookupError, FileNotFoundError):
+        return False
     source.send_signal(signal.SIGCONT)
     was_told = wait("it was told to run", target)
     with contextlib.suppress(ProcessLookupError):  # where it was broken off it is ended
