@@ -303,7 +303,9 @@ def test_a_move_has_its_class_and_uses_it(hosts, vm):
     rate, ceiling = copying(net, a, move)
     vector = a.mete_json("move", "show", move)["plan"]["vector"]
     said = int(re.match(r"\d+", rate).group()) * (1000 if rate.endswith("Kbit") else 1000000 if rate.endswith("Mbit") else 1)
-    assert vector["bandwidth_bps"] <= said < vector["bandwidth_bps"] + 16000 and ceiling == f"{LINK}Mbit"
+    # Where this machine is so busy that the level is in danger, it has reserved more of the link since.
+    reserved = [vector["bandwidth_bps"]] + [int(e["text"].split()[0]) for e in a.events(move) if e["event"] == "raised"]
+    assert any(r <= said < r + 16000 for r in reserved) and ceiling == f"{LINK}Mbit", (rate, reserved)
     done = over(a, move)
     assert done["state"] == "done", done
     assert done["held_bytes"] > 64 << 20 and not any("guarantee" in f or "uplink" in f for f in done.get("fallbacks", [])), done
