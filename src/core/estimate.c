@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 /* New findings against old ones. A profile may be wrong by this much, not by more. */
 static const double most_rounds = 1e6; /* what QEMU says is not trusted */
@@ -98,8 +99,7 @@ static void see_zero_pages(struct estimate *e, double passed_s, const struct sam
 
 void estimate_forget(struct estimate *e)
 {
-        e->seen.stream_s = e->seen.stream_bytes = e->seen.cpu_s = e->seen.cpu_bytes = 0;
-        e->seen.zero_s = e->seen.zero_pages = 0;
+        memset(&e->seen, 0, sizeof(e->seen));
 }
 
 double estimate_stream_s(const struct estimate *e)

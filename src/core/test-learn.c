@@ -104,7 +104,7 @@ static void sent(struct profile *p, struct means *m, double link, double bytes_p
                  bool is_alone)
 {
         struct learn_move move = nothing();
-        struct learn_rate r = {bytes_per_s, link, reserved, is_alone};
+        struct learn_rate r = {bytes_per_s, link, reserved, 0.7 / bytes_per_s, is_alone};
         learn_rate(&move, p, m, &r);
         if (learn_add(&table, "b", "q35", &move, evicted)) {
                 *p = filled("b", "q35");
@@ -163,6 +163,33 @@ static void test_rate_beside_others(void)
         for (int i = 0; i < 12; i++)
                 sent(&p, &m, 125e6, 118e6, 0, true);
         g_assert_cmpfloat(p.stream.p99_s, <, 1.3 / 118e6 + 4e-9);
+}
+
+/* A link that is slow or cut for a while says nothing of what the stream can: its thread had hardly anything
+ * to do, or nobody knows. */
+static void test_rate_of_broken_link(void)
+{
+        static const double cpu_s[] = {3e-9, 0};
+        for (size_t i = 0; i < 2; i++) {
+                learn_init(&table);
+                struct profile p = filled("b", "q35");
+                struct means m = filled_means;
+                struct cost before = p.stream;
+                for (int n = 0; n < 4; n++) {
+                        struct learn_move move = nothing();
+                        struct learn_rate r = {5e6, 50e6, 0, cpu_s[i], true};
+                        learn_rate(&move, &p, &m, &r);
+                        learn_add(&table, "b", "q35", &move, evicted);
+                        p = filled("b", "q35");
+                        m = filled_means;
+                }
+                g_assert_cmpfloat(p.stream.p99_s, ==, before.p99_s);
+                g_assert_cmpfloat(m.goodput, >=, 0.5);
+                g_assert_cmpfloat(m.goodput, <, 0.7);
+                for (int n = 0; n < 12; n++)
+                        sent(&p, &m, 50e6, 47e6, 0, true);
+                g_assert_cmpfloat(m.goodput, >, 0.9);
+        }
 }
 
 /* One odd move does not spoil what comes after it for long. */
@@ -341,6 +368,7 @@ int main(int argc, char **argv)
         g_test_add_func("/learn/device-bytes", test_device_bytes);
         g_test_add_func("/learn/rate", test_rate);
         g_test_add_func("/learn/rate-beside-others", test_rate_beside_others);
+        g_test_add_func("/learn/rate-of-broken-link", test_rate_of_broken_link);
         g_test_add_func("/learn/odd", test_odd);
         g_test_add_func("/learn/first-move", test_first_move);
         g_test_add_func("/learn/forgetting", test_forgetting);

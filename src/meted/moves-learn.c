@@ -56,27 +56,27 @@ int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid)
  * error of the rate. */
 static double device_s(const struct moving *mv)
 {
-        double byte_s = 1 / mv->control.estimate.bytes_per_s;
+        if (!mv->is_control_there || mv->device_bytes <= 0 || mv->stop_mono_us <= 0)
+                return -1;
         double stood_s = (double)(mv->complete_mono_us - mv->stop_mono_us) / 1e6;
-        double wire_s = (double)(mv->stopped_bytes + mv->device_bytes) * byte_s;
-        return mv->is_control_there && mv->device_bytes > 0 && mv->stop_mono_us > 0 && stood_s > 0 &&
-                               stood_s < COMMIT_MAX_US / 1e6 && wire_s < WIRE_MAX_US / 1e6
-                       ? MAX(stood_s - wire_s, 0)
-                       : -1;
+        double wire_s = (double)(mv->stopped_bytes + mv->device_bytes) / mv->control.estimate.bytes_per_s;
+        bool is_telling = stood_s > 0 && stood_s < COMMIT_MAX_US / 1e6 && wire_s < WIRE_MAX_US / 1e6;
+        return is_telling ? MAX(stood_s - wire_s, 0) : -1;
 }
 
 /* Also of an attempt that was broken off: else the next is promised the same. */
 static void learn_stream(struct moving *mv, struct learn_move *learnt)
 {
+        if (!mv->is_control_there)
+                return;
         struct estimate *e = &mv->control.estimate;
         double byte_s = estimate_stream_s(e);
         int64_t here_bps = mv->means.source.bandwidth_bps, there_bps = mv->means.destination.bandwidth_bps;
-        if (!mv->is_control_there)
-                return;
         learnt->cost[LEARN_ZERO_PAGE] = estimate_zero_page_s(e);
         learnt->cost[LEARN_SOURCE_CPU] = estimate_cpu_s(e);
         struct learn_rate r = {.bytes_per_s = byte_s > 0 ? 1 / byte_s : 0,
                                .link_bytes_per_s = (double)MIN(here_bps, there_bps) / 8,
+                               .cpu_s = MAX(learnt->cost[LEARN_SOURCE_CPU], 0),
                                .reserved_bytes_per_s =
                                        mv->was_held ? e->reserved_bytes_per_s / mv->means.goodput : 0,
                                .is_alone = !mv->was_crowded && there_bps >= here_bps &&

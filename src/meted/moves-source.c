@@ -45,7 +45,7 @@ void source_plan(struct moving *mv, uint64_t token)
         }
         level.is_best_effort = mv->is_best_effort;
         mv->means = (struct means){.share_min_milli = hold_share_min(mv),
-                                   .queued_bytes = 4 * COPY_SOCKET_BYTES,
+                                   .queued_bytes = 2 * COPY_SOCKET_BYTES, /* sent from, received in */
                                    .settle_s = SETTLE_MS / 1000.0,
                                    .resume_s = RESUME_MS / 1000.0};
         const struct machine *v = machine_find(m, mv->vm);

@@ -551,8 +551,10 @@ static bool see(const struct copy *c, const json_t *ret, struct copy_seen *seen)
                                        .syncs = figure(ram, "dirty-sync-count")};
         int64_t first = figure(ram, "precopy-bytes"), stopped = figure(ram, "downtime-bytes");
         int64_t rest = seen->sample.transferred_bytes - figure(ram, "postcopy-bytes");
-        if (seen->status == COPY_COMPLETED && first > 0 && first <= rest && stopped < rest - first)
-                seen->device_bytes = rest - first - stopped, seen->stopped_bytes = stopped;
+        if (seen->status == COPY_COMPLETED && first > 0 && first <= rest && stopped < rest - first) {
+                seen->device_bytes = rest - first - stopped;
+                seen->stopped_bytes = stopped;
+        }
         if (c->socket_fd >= 0 && ioctl(c->socket_fd, SIOCOUTQ, &queued) == 0)
                 seen->sample.queued_bytes = queued;
         return seen->status != 0;
