@@ -6,6 +6,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cells  # noqa: E402
 import controllers  # noqa: E402
+import plot  # noqa: E402
 
 
 def run(controller, left, step_s=1):
@@ -37,3 +38,13 @@ def test_kubevirt_gives_what_the_best_round_would_take():
     assert run(controllers.Kubevirt(150), steady, 2) == [150]
     assert run(controllers.Kubevirt(100), steady, 2) == [controllers.ABORT]
     assert run(controllers.Kubevirt(300), [10e6 * 0.9 ** i for i in range(60)], 2) == []
+
+
+def test_plot_has_the_moves_that_went_and_what_was_expected_of_them():
+    plan = {"total_ms": {"p50": 900, "p90": 1500}, "downtime_ms": {"p50": 20, "p90": 60}}
+    went = {"cell": 0, "answer": "copying", "state": "done", "plan": plan, "time_ms": 1000.0, "downtime_ms": 25.0}
+    taken = {**went, "cell": 1, "answer": "countered", "offers": [{"total_p50_ms": 800, "downtime_p50_ms": 10}]}
+    stayed = {**went, "cell": 2, "state": "failed"}
+    assert plot.points([went, taken, stayed], "total_ms", "time_ms") == [(1000.0, 900, 1500), (1000.0, 800, 1500)]
+    text = plot.script([went, taken, stayed], "some.svg")
+    assert "25.0 20 60\n25.0 10 60\nEND" in text and 'set output "some.svg"' in text and "downtime of 2 moves" in text
