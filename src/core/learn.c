@@ -40,6 +40,7 @@ static const struct assumed {
         [LEARN_DESTINATION_CPU] = {"destination-cpu", 3.5e-9, 5.5e-9, 2e-10, 1e-6, 1   },
         [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    0,     1e9,  0.05},
         [LEARN_STREAM] = {"stream",          3.5e-9, 7e-9,   5e-11, 1e-6, 0.05},
+        [LEARN_RESUME] = {"resume",          0.005,  0.025,  0,     10,   1   },
         [LEARN_GOODPUT] = {"goodput",         0.955,  1.003,  0.5,   0.99, 1   },
 };
 
@@ -247,4 +248,5 @@ void learn_fill(struct learn *l, const char *peer, const char *machine, struct p
         m->goodput_error = fmin(fmax((goodput.p99_s - goodput.mean_s) / m->goodput, least_goodput_error),
                                 most_goodput_error);
         m->goodput_source = goodput.source;
+        m->resume = cost_of(row, LEARN_RESUME);
 }

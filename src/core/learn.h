@@ -28,6 +28,7 @@ enum learn_cost {
         LEARN_DESTINATION_CPU, /* of one byte */
         LEARN_DEVICE_BYTES,    /* bytes */
         LEARN_STREAM,  /* of one byte, where the link would have taken more: one thread sends it all */
+        LEARN_RESUME,  /* from the cut of the guard until the guest runs at the source again */
         LEARN_GOODPUT, /* the stream's part of a link's bandwidth, where the link is what limits it */
         LEARN_COST_N
 };
@@ -79,6 +80,6 @@ bool learn_put(struct learn *l, const struct learnt *row);
 /* The i-th row of a peer, or NULL. */
 const struct learnt *learn_row(const struct learn *l, const char *peer, size_t i);
 
-/* All costs, the size of the device state and the goodput, each FIGURE_LEARNT, FIGURE_TOLD or FIGURE_ASSUMED;
- * the rest of *p and *m is left. */
+/* All costs, the size of the device state, the goodput and the time to resume, each FIGURE_LEARNT,
+ * FIGURE_TOLD or FIGURE_ASSUMED; the rest of *p and *m is left. */
 void learn_fill(struct learn *l, const char *peer, const char *machine, struct profile *p, struct means *m);

@@ -243,7 +243,7 @@ static int64_t whole_ms(double s)
 
 double plan_end_s(const struct profile *p, const struct means *m)
 {
-        return fmax(p->commit.p99_s + p->run.p99_s, m->resume_s);
+        return fmax(p->commit.p99_s + p->run.p99_s, m->resume.p99_s);
 }
 
 /* QEMU stops the guest with anything below its limit left, at the bandwidth that it has measured, which may

@@ -68,7 +68,7 @@ struct means {
         enum figure_source goodput_source;
         int64_t queued_bytes; /* that buffers outside QEMU hold */
         double settle_s;      /* from lifting a throttle until QEMU stops the guest */
-        double resume_s;      /* from the instant at which the guard breaks a stop off until the guest runs */
+        struct cost resume;   /* from the instant at which the guard breaks a stop off until the guest runs */
 };
 
 struct vector {

@@ -190,10 +190,10 @@ static void test_end(void)
         struct vector v = {.bandwidth_bps = 1000000000, .share_milli = 1000};
         p.commit = (struct cost){0.001, 0.005, FIGURE_ASSUMED};
         p.run = (struct cost){0.001, 0.004, FIGURE_ASSUMED};
-        m.resume_s = 0;
+        m.resume = (struct cost){0};
         int64_t bound_ms = plan_downtime_bound_ms(&p, &m, &v, 1);
         g_assert_cmpfloat_with_epsilon(plan_end_s(&p, &m), 0.009, 1e-9);
-        m.resume_s = 0.109;
+        m.resume.p99_s = 0.109;
         g_assert_cmpfloat_with_epsilon(plan_end_s(&p, &m), 0.109, 1e-9);
         g_assert_cmpint(plan_downtime_bound_ms(&p, &m, &v, 1) - bound_ms, ==, 100);
 }

@@ -19,6 +19,7 @@ static const enum learn_cost cost_of[API_MOVE_COST_N] = {
         [API_MOVE_COST_DEVICE_BYTES] = LEARN_DEVICE_BYTES,
         [API_MOVE_COST_STREAM] = LEARN_STREAM,
         [API_MOVE_COST_GOODPUT] = LEARN_GOODPUT,
+        [API_MOVE_COST_RESUME] = LEARN_RESUME,
 };
 
 /* Parts of a second, of a byte or of a link, of which the document has whole numbers. */

@@ -414,8 +414,8 @@ static void on_runs(void *arg, const struct vm_result *result)
         }
         if (v)
                 guest_connect(v);
-        if (mv->run_us == 0 && mv->run_mono_us > 0)
-                mv->run_us = MAX(g_get_monotonic_time() - mv->run_mono_us, 1);
+        if (mv->runs_mono_us == 0 && mv->run_mono_us > 0)
+                mv->runs_mono_us = MAX(g_get_monotonic_time(), mv->run_mono_us + 1);
         move_report(mv, mv->run_token, MOVE_EV_RUNS, NULL);
         if (mv->copy)
                 copy_announce(mv->copy, COPY_MS, on_receiving, mv);

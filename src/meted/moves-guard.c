@@ -3,6 +3,7 @@
  * was the guard that broke the attempt off. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -35,6 +36,19 @@ static void guard_dismiss(struct moving *mv)
                 (void)!send(mv->guard_fd, done, sizeof(done) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/* "resumed CUT RESUMED": so long after the guest stopped, in microseconds. */
+static void learn_resumed(struct moving *mv, const char *text)
+{
+        long long cut_us, resumed_us;
+        const char *at = strstr(text, "resumed ");
+        if (at && sscanf(at, "resumed %lld %lld", &cut_us, &resumed_us) == 2 && cut_us > 0 &&
+            resumed_us >= cut_us) {
+                move_say(mv, "resumed", "it ran again %lld us after its guard broke it off",
+                         resumed_us - cut_us);
+                source_learn_resumed(mv, resumed_us - cut_us);
+        }
+}
+
 static void on_guard_says(void *arg, uint32_t events)
 {
         struct moving *mv = arg;
@@ -52,6 +66,7 @@ static void on_guard_says(void *arg, uint32_t events)
         }
         text[n] = '\0';
         mv->has_guard_spoken = true;
+        learn_resumed(mv, text);
         if (mv->is_guard_over) {
                 guard_dismiss(mv);
         } else if (mv->is_guard_awaited && strstr(text, "watching")) {

@@ -50,7 +50,10 @@ struct moving {
         bool is_dry; /* only asked what would come of it: it is in no table */
         int64_t asked_ms, ended_ms;
         int64_t took_ms, gap_ms; /* 0: not measured */
-        int64_t run_us;          /* that the destination's VMM took to run; 0: not measured */
+        struct move_ran {
+                int64_t run_us; /* that the destination's VMM took to run; 0: not measured */
+                int64_t ran_us; /* for which it had run when that was said */
+        } ran;
         bool was_cut;
         size_t n_fallbacks;
         char fallbacks[MOVE_FALLBACKS_MAX][MOVE_FALLBACK]; /* what is not held of what was reserved (S.10) */
@@ -131,7 +134,7 @@ struct moving {
         struct copy_key key;
         uint16_t port;
         bool is_watched;
-        int64_t run_mono_us; /* when its VMM was told to run first; 0: not by us */
+        int64_t run_mono_us, runs_mono_us; /* when its VMM was told to run first, and did; 0: not by us */
 };
 
 struct moves {
@@ -199,10 +202,10 @@ int moves_check_room(struct meted *m, struct err *err);
 char *move_record(const struct moving *mv);
 int move_record_read(struct moving *mv, const char *id, const char *text, struct err *err);
 json_t *move_message_emit(const struct moving *mv, const struct move_message *said);
-/* *ret_guest, *ret_stream: NULL where it does not say so; to be freed. *ret_run_us: 0 likewise. */
+/* *ret_guest, *ret_stream: NULL where it does not say so; to be freed. *ret_ran: 0 likewise. */
 int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
                       struct api_peer_vm **ret_guest, struct api_peer_stream **ret_stream,
-                      int64_t *ret_run_us, struct err *err);
+                      struct move_ran *ret_ran, struct err *err);
 json_t *move_view(const struct moving *mv);
 
 /* moves-profile.c */
@@ -229,6 +232,7 @@ void source_accepted(struct moving *mv); /* and recorded */
 /* It runs there; it may have been told so more than once. */
 void source_measured(struct moving *mv, bool is_repeated);
 void source_learn_broken(struct moving *mv);
+void source_learn_resumed(struct moving *mv, int64_t us); /* behind the cut of its guard */
 /* How many are copied from here just now. */
 size_t moves_copying(const struct meted *m);
 /* CPU time of a thread of the VM's VMM; 0: not known. */

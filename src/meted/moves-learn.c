@@ -22,12 +22,18 @@ static void learn(struct moving *mv, const struct learn_move *learnt)
                 moves_learnt(mv->m, evicted);
 }
 
-/* What every attempt that QEMU began tells, however it ends; once. */
-static struct learn_move attempt_cost(struct moving *mv)
+static struct learn_move nothing_learnt(void)
 {
         struct learn_move learnt = {.is_told = {false}};
         for (int c = 0; c < LEARN_COST_N; c++)
                 learnt.cost[c] = -1;
+        return learnt;
+}
+
+/* What every attempt that QEMU began tells, however it ends; once. */
+static struct learn_move attempt_cost(struct moving *mv)
+{
+        struct learn_move learnt = nothing_learnt();
         if (mv->begun_mono_us > 0 && mv->seen.setup_ms > 0)
                 learnt.cost[LEARN_SETUP] = (double)(mv->begun_mono_us - mv->attempt_mono_us) / 1e6 +
                                            (double)mv->seen.setup_ms / 1e3;
@@ -92,25 +98,36 @@ void source_learn_broken(struct moving *mv)
         learn(mv, &learnt);
 }
 
-/* From the stop of the guest here, by the VMM's own stamp, until it was heard that it runs there, which is a
- * little more than it was; and what its vCPUs took to stop before. */
+void source_learn_resumed(struct moving *mv, int64_t us)
+{
+        struct learn_move learnt = nothing_learnt();
+        learnt.cost[LEARN_RESUME] = (double)us / 1e6;
+        learn(mv, &learnt);
+}
+
+/* From the stop of the guest here, by the VMM's own stamp, until it was heard that it runs there, less what
+ * it had run when that was said; and what its vCPUs took to stop before. */
 void source_measured(struct moving *mv, bool is_repeated)
 {
-        int64_t now_us = g_get_monotonic_time();
+        int64_t heard_us = g_get_monotonic_time();
         if (!mv->stop_mono_us || mv->gap_ms > 0)
                 return; /* another meted began it; or it was measured in a turn that could not be written */
         struct learn_move learnt = attempt_cost(mv);
         /* Its VMM may have died before it said that all of it went over. */
-        int64_t behind_us = mv->complete_mono_us > mv->stop_mono_us ? now_us - mv->complete_mono_us : -1;
+        bool is_complete_known = mv->complete_mono_us > mv->stop_mono_us;
+        int64_t after_us = heard_us - (is_complete_known ? mv->complete_mono_us : mv->stop_mono_us);
+        /* A peer that says that it ran before all was there is not believed. */
+        int64_t now_us = mv->ran.run_us + mv->ran.ran_us <= after_us ? heard_us - mv->ran.ran_us : heard_us;
+        int64_t behind_us = is_complete_known ? now_us - mv->complete_mono_us : -1;
         int64_t stop_us = mv->stop_us > 0 ? mv->stop_us : (int64_t)(mv->profile.stop.p99_s * 1e6);
         mv->gap_ms = (now_us - mv->stop_mono_us + stop_us + 999) / 1000;
         mv->took_ms = (now_us - mv->began_mono_us + 999) / 1000;
         learnt.cost[LEARN_STOP] = mv->stop_us > 0 ? (double)mv->stop_us / 1e6 : -1;
         learnt.cost[LEARN_DEVICE_BYTES] = mv->device_bytes > 0 ? (double)mv->device_bytes : -1;
-        if (mv->run_us > 0 && mv->run_us <= behind_us) {
-                learnt.cost[LEARN_RUN] = (double)mv->run_us / 1e6;
+        if (mv->ran.run_us > 0 && mv->ran.run_us <= behind_us) {
+                learnt.cost[LEARN_RUN] = (double)mv->ran.run_us / 1e6;
                 learnt.is_told[LEARN_RUN] = true;
-                behind_us -= mv->run_us;
+                behind_us -= mv->ran.run_us;
         }
         /* So long, or asked more than once, or longer than what the guard allows, it was because the two
          * sides did not reach each other: that is not what a move costs, and would spoil every plan with

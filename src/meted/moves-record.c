@@ -8,7 +8,7 @@
 #include "json/read.h"
 #include "meted/moves-internal.h"
 
-enum { RUN_MAX_US = 60000000 }; /* as the contract has it */
+enum { RUN_MAX_US = 60000000 }; /* of both, as the contract has it */
 
 #define NO_DEADLINE INT64_C(9007199254740991) /* as the store has it */
 
@@ -161,6 +161,17 @@ int move_record_read(struct moving *mv, const char *id, const char *text, struct
 
 /* ---- the other side ---- */
 
+/* What was said before it ran, or so long after, says nothing of a downtime. */
+static void say_ran(const struct moving *mv, const struct move_message *said, struct api_peer_move *out)
+{
+        if (said->says != MOVE_SAYS_RUNNING || mv->runs_mono_us == 0)
+                return;
+        out->run_us = mv->runs_mono_us - mv->run_mono_us;
+        out->ran_us = g_get_monotonic_time() - mv->runs_mono_us;
+        out->has_run_us = out->run_us <= RUN_MAX_US;
+        out->has_ran_us = out->ran_us >= 0 && out->ran_us <= RUN_MAX_US;
+}
+
 json_t *move_message_emit(const struct moving *mv, const struct move_message *said)
 {
         struct api_peer_move *out = g_new0(struct api_peer_move, 1);
@@ -183,8 +194,7 @@ json_t *move_message_emit(const struct moving *mv, const struct move_message *sa
                 out->guest = *guest;
         out->has_has = said->says == MOVE_SAYS_SHORT;
         out->has = (struct api_move_means){said->has.bandwidth_bps, said->has.cpu_milli};
-        out->has_run_us = said->says == MOVE_SAYS_RUNNING && mv->run_us > 0 && mv->run_us <= RUN_MAX_US;
-        out->run_us = mv->run_us;
+        say_ran(mv, said, out);
         out->has_stream = said->says == MOVE_SAYS_READY;
         out->stream.port = mv->port;
         (void)STR_COPY(out->stream.key, mv->key.hex);
@@ -200,7 +210,7 @@ json_t *move_message_emit(const struct moving *mv, const struct move_message *sa
 
 int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
                       struct api_peer_vm **ret_guest, struct api_peer_stream **ret_stream,
-                      int64_t *ret_run_us, struct err *err)
+                      struct move_ran *ret_ran, struct err *err)
 {
         struct api_peer_move *in = g_new0(struct api_peer_move, 1);
         int bad = api_peer_move_parse(body, in, err);
@@ -226,7 +236,9 @@ int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
                 ret->has = (struct means_side){in->has.bandwidth_bps, in->has.cpu_milli};
         if (in->has_sentence)
                 (void)STR_COPY(ret->sentence, in->sentence);
-        *ret_run_us = in->has_run_us && in->says == API_PEER_SAYS_RUNNING ? in->run_us : 0;
+        *ret_ran = (struct move_ran){0};
+        if (in->says == API_PEER_SAYS_RUNNING && in->has_run_us)
+                *ret_ran = (struct move_ran){in->run_us, in->has_ran_us ? in->ran_us : 0};
         *ret_guest = in->has_guest ? g_memdup2(&in->guest, sizeof(in->guest)) : NULL;
         *ret_stream = in->has_stream ? g_memdup2(&in->stream, sizeof(in->stream)) : NULL;
         g_free(in);
@@ -273,22 +285,23 @@ static void show_figures(const struct moving *mv, struct api_move_plan *to)
                 double value;
                 enum figure_source source;
         } all[] = {
-                {"source_bps",              (double)here->bandwidth_bps,  here_source                              },
-                {"destination_bps",         (double)there->bandwidth_bps, there_source                             },
-                {"populated_bytes",         (double)p->populated_bytes,   p->populated_source                      },
-                {"zero_pages",              (double)p->zero_pages,        p->zero_pages_source                     },
-                {"dirty_bytes_in_1s",       curve_bytes(&p->dirty,        1,                                         1e18), p->dirty.source},
-                {"device_bytes",          (double)p->device_mean_bytes,                                      p->device_bytes_source                                                                 },
+                {"source_bps",              (double)here->bandwidth_bps,  here_source                        },
+                {"destination_bps",         (double)there->bandwidth_bps, there_source                       },
+                {"populated_bytes",         (double)p->populated_bytes,   p->populated_source                },
+                {"zero_pages",              (double)p->zero_pages,        p->zero_pages_source               },
+                {"dirty_bytes_in_1s",       curve_bytes(&p->dirty,        1,                                   1e18), p->dirty.source},
+                {"device_bytes",          (double)p->device_mean_bytes,                                      p->device_bytes_source                                                           },
                 {"setup_us",   p->setup.mean_s * 1e6,p->setup.source},
-                {"stop_us",          p->stop.mean_s * 1e6,                                             p->stop.source                                                                                                                     },
+                {"stop_us",          p->stop.mean_s * 1e6,                                             p->stop.source                                                                                                               },
                 {"device_us",           p->device.mean_s * 1e6,p->device.source},
-                {"commit_us",         p->commit.mean_s * 1e6,                                           p->commit.source                                                                                                                                                                     },
+                {"commit_us",         p->commit.mean_s * 1e6,                                           p->commit.source                                                                                                                                                               },
                 {"run_us",         p->run.mean_s * 1e6,p->run.source},
-                {"zero_page_ns",            p->zero_page.mean_s * 1e9,                                              p->zero_page.source                                                                                                                                                                                                                  },
-                {"stream_bps",      p->stream.mean_s > 0 ? 8 / p->stream.mean_s : 0,p->stream.source},
-                {"goodput_milli",         mv->means.goodput * 1000,                                                 mv->means.goodput_source                                                                                                                                                                                                                                                                           },
-                {"source_cpu_us_per_mb", p->source_cpu.mean_s * 1e12,p->source_cpu.source},
-                {"destination_cpu_us_per_mb",     p->destination_cpu.mean_s * 1e12,                                                     p->destination_cpu.source                                                                                                                                                                                                                                                                                                                                              },
+                {"resume_us",            mv->means.resume.mean_s * 1e6,                                              mv->means.resume.source                                                                                                                                                                                                               },
+                {"zero_page_ns",  p->zero_page.mean_s * 1e9,p->zero_page.source},
+                {"stream_bps",      p->stream.mean_s > 0 ? 8 / p->stream.mean_s : 0,                                                  p->stream.source                                                                                                                                                                                                                                                                                  },
+                {"goodput_milli",         mv->means.goodput * 1000,mv->means.goodput_source},
+                {"source_cpu_us_per_mb", p->source_cpu.mean_s * 1e12,                                          p->source_cpu.source                                                                                                                                                                                                                                                                                                                                 },
+                {"destination_cpu_us_per_mb",     p->destination_cpu.mean_s * 1e12,p->destination_cpu.source},
         };
         for (size_t i = 0; i < ARRAY_N(all) && to->n_figures < ARRAY_N(to->figures); i++) {
                 struct api_move_figure *f = &to->figures[to->n_figures++];

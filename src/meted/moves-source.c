@@ -18,7 +18,7 @@
 #include "vm/socket.h"
 
 enum { COPY_MS = 10000, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
-enum { SETTLE_MS = 80, RESUME_MS = 25 };
+enum { SETTLE_MS = 80 };
 
 #define NO_PROFILE "who had measured what is to move was started again"
 
@@ -46,8 +46,7 @@ void source_plan(struct moving *mv, uint64_t token)
         level.is_best_effort = mv->is_best_effort;
         mv->means = (struct means){.share_min_milli = hold_share_min(mv),
                                    .queued_bytes = 2 * COPY_SOCKET_BYTES, /* sent from, received in */
-                                   .settle_s = SETTLE_MS / 1000.0,
-                                   .resume_s = RESUME_MS / 1000.0};
+                                   .settle_s = SETTLE_MS / 1000.0};
         const struct machine *v = machine_find(m, mv->vm);
         learn_fill(moves_learn(m), mv->peer, v ? v->definition.machine : "", &mv->profile, &mv->means);
         move_plan(mv, &level);

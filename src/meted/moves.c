@@ -507,8 +507,8 @@ int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, con
         struct api_peer_vm *guest = NULL;
         struct api_peer_stream *stream = NULL;
         char vm[64];
-        int64_t run_us = 0;
-        int bad = move_message_read(body, &said, vm, &guest, &stream, &run_us, err);
+        struct move_ran ran = {0};
+        int bad = move_message_read(body, &said, vm, &guest, &stream, &ran, err);
         struct moving *mv = bad ? NULL : moving_find(m, said.id);
         if (mv && (strcmp(mv->peer, from) != 0 || strcmp(mv->vm, vm) != 0)) {
                 bad = err_set(err, REASON_DENIED, EPERM, "the move %s is none of %s's", said.id, from);
@@ -538,7 +538,7 @@ int moves_hear(struct meted *m, const char *from, const struct in6_addr *at, con
                         mv->guest = g_steal_pointer(&guest);
                 }
                 if (before == MOVE_COMMITTED && mv->core.row.state == MOVE_FINISHING) {
-                        mv->run_us = run_us;
+                        mv->ran = ran;
                         source_measured(mv, is_repeated); /* first: it is part of the record */
                 }
                 if (done > 0)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One move of the grid, or one fault, from the VM's start to its end: a row of figures."""
+import contextlib
 import os
 import sys
 import threading
@@ -7,6 +8,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
+import payload  # noqa: E402
 from seen_move import LATE_MS, MIB, Guest, Watch  # noqa: E402
 
 OVER_S = 600
@@ -33,6 +35,37 @@ def break_link(hosts, watch, fault, expected_ms, said):
     time.sleep(fault["for_ms"] / 1000)
     hosts.link.mend()
     said["mended_at"] = time.time()
+
+
+class Speed:
+    """Of the guest while it is copied, as a part of that while it was only looked at."""
+
+    def __init__(self, watch, path):
+        self.watch, self.path = watch, path
+        self.marks = [self._mark(path)]
+        self.thread = threading.Thread(target=self._wait, daemon=True)
+        self.thread.start()
+
+    @staticmethod
+    def _mark(path):
+        with contextlib.suppress(OSError):
+            board = payload.read(path)
+            return (time.monotonic(), board.dirtied_pages) if board else None
+        return None
+
+    def _wait(self):
+        if self.watch.source.wait("MIGRATION", OVER_S, "setup"):
+            self.marks.append(self._mark(self.path))
+
+    def at_end(self, path):
+        """None: it was not copied, or has nothing to do."""
+        if len(self.marks) < 2:
+            return None
+        self.marks.append(self._mark(path))
+        if None in self.marks:
+            return None
+        (t0, n0), (t1, n1), (t2, n2) = self.marks
+        return round((n2 - n1) / (t2 - t1) / ((n1 - n0) / (t1 - t0)), 3) if n1 > n0 and t2 > t1 else None
 
 
 def measure(hosts, watch, move, row):
@@ -77,6 +110,7 @@ def run(hosts, name, cell, fault=None):
                 expected_ms = cell["populated_mib"] * MIB * 8 / cell["mbit"] / 1000
                 breaker = threading.Thread(target=break_link, args=(hosts, watch, fault, expected_ms, said), daemon=True)
                 breaker.start()
+            speed = Speed(watch, guest.ram(hosts.a))
             answer = hosts.move(name, move, cell["level"])
             row["answer"] = answer["state"]
             level = cell["level"]
@@ -92,6 +126,7 @@ def run(hosts, name, cell, fault=None):
                 row["why"] = [answer.get("reason"), answer.get("sentence")]
             row["kept_level"] = level
             source, destination = hosts.wait_over(move, OVER_S)
+            row["speed"] = speed.at_end(guest.ram(hosts.b if source["state"] == "done" else hosts.a))
             if breaker:
                 breaker.join(180)
                 hosts.wait_linked()
