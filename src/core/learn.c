@@ -11,9 +11,10 @@
 
 static const double forgetting = 0.8, to_p99 = 4.1;
 
-/* One move counts for at most so many times what was believed. A stream that needed less than this part of
- * the time it was believed to need was no odd one, but held up before. */
-static const double one_moves_part = 8, was_held_up = 0.8;
+/* One move counts for at most so many times what was believed, and of a link's goodput for no less than
+ * was_odd of it. A stream that needed less than this part of the time it was believed to need was no odd one,
+ * but held up before. */
+static const double one_moves_part = 8, was_held_up = 0.8, was_odd = 0.8;
 /* A thread that sends is what limits its stream where it has nothing but that to do. On a CPU that it shares
  * it waits for a part of the time: 0.74 was seen where it did, 0.3 where its link did. */
 static const double least_busy = 0.5;
@@ -41,7 +42,7 @@ static const struct assumed {
         [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    0,     1e9,  0.05},
         [LEARN_STREAM] = {"stream",          3.5e-9, 7e-9,   5e-11, 1e-6, 0.05},
         [LEARN_RESUME] = {"resume",          0.005,  0.025,  0,     10,   1   },
-        [LEARN_GOODPUT] = {"goodput",         0.955,  1.003,  0.5,   0.99, 1   },
+        [LEARN_GOODPUT] = {"goodput",         0.955,  1.003,  0.5,   0.99, 0.05},
 };
 
 const char *learn_cost_name(enum learn_cost c)
@@ -68,7 +69,9 @@ static bool is_usable(double x)
 static double believable(const struct learnt_figure *f, enum learn_cost c, double x)
 {
         double most = fmax(one_moves_part * f->mean, 4 * assumed[c].p99);
-        double least = fmin(f->mean / one_moves_part, assumed[c].mean);
+        /* What an attempt lacks of a link while that is cut is no part of what the link gives. */
+        double least =
+                c == LEARN_GOODPUT ? f->mean * was_odd : fmin(f->mean / one_moves_part, assumed[c].mean);
         return fmin(fmax(x, fmax(least, assumed[c].least)), fmin(most, assumed[c].most));
 }
 

@@ -28,6 +28,9 @@ enum { RUNGS = sizeof(rungs) / sizeof(rungs[0]) };
 /* What is not in the model: the loop's own latency, a timer that is late. */
 static const double downtime_margin_s = 0.005;
 static const double reserve_slack = 0.1;
+/* Two looks at what QEMU says of a move, and a change of its limit. On a fast link a small working set is
+ * nearly gone through by then. */
+static const double react_s = 0.1;
 #define NEVER_MS INT64_MAX
 /* Where a guest dirties nearly as fast as the link sends, each round leaves a little less than the one
  * before: a percent more of anything, and there is no end. That is not promised. */
@@ -208,6 +211,7 @@ struct precopy_means plan_loop_means(const struct profile *p, const struct means
                 .switch_bytes_per_s = bytes_per_s,
                 .limit_s = limit_s,
                 .hold_s = PLAN_HOLD_MS / 1000.0,
+                .react_s = is_worst ? 0 : react_s,
                 .zero_page_s = cost_in(&p->zero_page, view) / (is_worst ? cpu_part(v) : 1),
                 .stop_s = cost_in(&p->stop, view) + (v->share_milli < 1000 ? m->settle_s : 0),
                 .fixed_s = cost_in(&p->stop, view) + cost_in(&p->device, view) + cost_in(&p->commit, view) +

@@ -181,10 +181,17 @@ static void one_slice(struct precopy *p, const struct precopy_means *m)
                 pass(p, m, idle_s);
 }
 
-/* That is in force: who holds it has to see a sync first. */
+/* Who holds the limit has to see a sync first, and to have it changed then. */
+static bool is_held(const struct precopy *p, const struct precopy_means *m)
+{
+        bool is_seen = p->rounds > 1 || (p->rounds == 1 && p->since_s >= m->react_s * m->share);
+        return m->hold_s > 0 && !is_seen;
+}
+
+/* That is in force. */
 static double limit_s(const struct precopy *p, const struct precopy_means *m)
 {
-        return p->rounds == 0 && m->hold_s > 0 ? fmin(m->hold_s, m->limit_s) : m->limit_s;
+        return is_held(p, m) ? fmin(m->hold_s, m->limit_s) : m->limit_s;
 }
 
 static bool is_below(const struct precopy *p, double limit)
@@ -225,6 +232,8 @@ struct precopy_outcome precopy_stop(const struct precopy *p, const struct precop
 /* Slices before the next that is decided upon, all in the same stretch. */
 static double undecided_slices(const struct precopy *p, const struct precopy_means *m)
 {
+        if (p->rounds == 1 && is_held(p, m))
+                return 0;
         struct stretch at = at_cursor(p, m);
         double until = precopy_remaining(p) - at.wire_bytes_per_s * limit_s(p, m);
         return floor(fmin(at.bytes, until) / at.bytes_per_s / PRECOPY_SLICE_S) - 1;

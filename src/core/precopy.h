@@ -6,8 +6,8 @@
  * what was dirtied. What the guest dirties meanwhile is not in the bitmap: it gets there by a sync, and a
  * sync is made only when less is left than, at the bandwidth of the last slice, can be sent within the
  * downtime limit. Is it still less after the sync, the vCPUs are stopped and the rest is sent; else the
- * rounds go on. A controller may hold the limit low until the first pass is through and was looked at, one
- * slice later. With a limit of 0 nothing is ever less: once the bitmap is empty the vCPUs are stopped
+ * rounds go on. A controller may hold the limit low until the first pass is through and was looked at, at
+ * least a slice later. With a limit of 0 nothing is ever less: once the bitmap is empty the vCPUs are stopped
  * without that sync, and all that was dirtied meanwhile is sent then.
  *
  * Pure, no allocation, bounded: precopy_run() steps over the slices in which nothing is decided. */
@@ -56,6 +56,7 @@ struct precopy_means {
         double limit_s;            /* QEMU's downtime-limit */
         double hold_s;             /* a lower one, until the first sync was seen; 0: there is none */
         double zero_page_s;        /* to find that a page is zero and to say so */
+        double react_s;            /* from that sync until the other is in force */
         double stop_s;             /* until the last vCPU stands: the guest goes on dirtying, unthrottled */
         double fixed_s;            /* of the downtime, whatever is left: stop, device state, commit, run */
         double tail_bytes; /* sent while the guest stands, whatever is left: device state, full buffers */

@@ -400,8 +400,11 @@ void arrive_watch(struct moving *mv, const struct move_effect *f)
 
 void arrive_vm_event(struct moving *mv, enum vm_event event, const char *words)
 {
+        const struct machine *v = machine_find(mv->m, mv->vm);
         if (event == VM_EVENT_MIGRATION && strcmp(words, "completed") == 0)
                 complete(mv);
+        else if (event == VM_EVENT_RESUME && v && v->vm && mv->run_mono_us > 0 && mv->runs_mono_us == 0)
+                mv->runs_mono_us = MAX(vm_event_us(v->vm), mv->run_mono_us + 1);
 }
 
 static void on_runs(void *arg, const struct vm_result *result)

@@ -98,7 +98,7 @@ def verdict_of(row, level):
 def run(hosts, name, cell, fault=None):
     """A row. The VM is gone afterwards, wherever it ran."""
     began = time.monotonic()
-    row = {**cell, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load": round(os.getloadavg()[0], 1)}
+    row = {**cell, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load": round(os.getloadavg()[0], 1)}
     guest = Guest(hosts, name, cell["memory_mib"], cell["populated_mib"], cell["area_mib"], cell["dirty_mib_s"],
                   share=SHARE)
     watch, breaker, said = None, None, {}
@@ -138,6 +138,8 @@ def run(hosts, name, cell, fault=None):
         measure(hosts, watch, move, row)
         row["broke"] = {k: round(v, 3) for k, v in said.items()}
         row["hit"] = "broke_at" in said and any(b <= said["broke_at"] <= (e or 1e12) for b, e, _ in watch.stops())
+        if row["said"].get("attempt", 1) > 1 or row["state"] != "done" or row["downtime_ms"] > level.get("downtime_ms", 1e9):
+            row["events"] = [{"host": name, **e} for name, h in (("a", hosts.a), ("b", hosts.b)) for e in h.events(move)]
         row["wrong"] = judge(hosts, watch, guest, row)
         row["verdict"] = ("refused" if row["answer"] == "refused" else
                           "not-granted" if row.get("granted") is False else verdict_of(row, level))
