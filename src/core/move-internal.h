@@ -40,6 +40,7 @@ struct move_state_row {
         bool is_once;               /* only the message is repeated */
         bool is_quiet;              /* the message is but an answer */
         int32_t repeat_ms, wait_ms; /* after the first; at most. 0: never */
+        uint32_t even;              /* so many repeats before they become rarer */
         const char *text;           /* for the log, where there is no reason */
 };
 extern const struct move_state_row move_states[MOVE_STATE_N];

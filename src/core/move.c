@@ -113,7 +113,7 @@ static bool is_heard(const struct move_row *r)
 static void set_repeat(struct move *m, int64_t now_ms)
 {
         int64_t every_ms = is_heard(&m->row) ? move_states[m->row.state].repeat_ms : 0;
-        for (uint32_t i = 0; i < m->repeats && every_ms < REPEAT_MAX_MS; i++)
+        for (uint32_t i = move_states[m->row.state].even; i < m->repeats && every_ms < REPEAT_MAX_MS; i++)
                 every_ms *= 2;
         m->repeat_ms =
                 every_ms == 0 ? INT64_MAX : now_ms + (every_ms < REPEAT_MAX_MS ? every_ms : REPEAT_MAX_MS);

@@ -37,8 +37,9 @@
 
 enum { MOVE_ID = 64, MOVE_SENTENCE = 160, MOVE_EFFECTS_MAX = 8 };
 enum {
-        MOVE_ROUNDS = 4, /* of planning, until the destination has what it said that it has */
-        MOVE_TRIES = 3   /* attempts to copy */
+        MOVE_ROUNDS = 4,         /* of planning, until the destination has what it said that it has */
+        MOVE_TRIES = 3,          /* attempts to copy */
+        MOVE_URGENT_REPEATS = 20 /* of the word to run, while the guest stands */
 };
 
 /* 0 is no state. */
