@@ -3,7 +3,6 @@
  * was the guard that broke the attempt off. */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -39,14 +38,18 @@ static void guard_dismiss(struct moving *mv)
 /* "resumed CUT RESUMED": so long after the guest stopped, in microseconds. */
 static void learn_resumed(struct moving *mv, const char *text)
 {
-        long long cut_us, resumed_us;
-        const char *at = strstr(text, "resumed ");
-        if (at && sscanf(at, "resumed %lld %lld", &cut_us, &resumed_us) == 2 && cut_us > 0 &&
-            resumed_us >= cut_us) {
-                move_say(mv, "resumed", "it ran again %lld us after its guard broke it off",
-                         resumed_us - cut_us);
-                source_learn_resumed(mv, resumed_us - cut_us);
-        }
+        static const char word[] = "resumed ";
+        const char *at = strstr(text, word);
+        if (!at)
+                return;
+        char *end = NULL;
+        int64_t cut_us = g_ascii_strtoll(at + sizeof(word) - 1, &end, 10);
+        int64_t resumed_us = g_ascii_strtoll(end, NULL, 10);
+        if (cut_us <= 0 || resumed_us < cut_us)
+                return;
+        move_say(mv, "resumed", "it ran again %lld us after its guard broke it off",
+                 (long long)(resumed_us - cut_us));
+        source_learn_resumed(mv, resumed_us - cut_us);
 }
 
 static void on_guard_says(void *arg, uint32_t events)
