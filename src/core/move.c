@@ -276,6 +276,9 @@ static int go(struct move *m, int to, const struct cause *why, struct move_effec
 {
         if (to == MOVE_SPLIT)
                 to = split(&m->row);
+        /* What the destination holds since it was short it holds until it is told. */
+        if (to == MOVE_RELEASING && m->row.state <= MOVE_RESERVING && m->row.is_short)
+                to = MOVE_DROPPING_THERE;
         if (move_is_source(m))
                 (void)settle(&m->row, to, why);
         else if (to == MOVE_DROPPING || to == MOVE_BROKEN ||

@@ -166,7 +166,8 @@ struct move_row {
         uint64_t step; /* the token of this state's effects */
         bool is_offer; /* the level is not what was asked for, but what is offered */
         bool is_told;  /* destination: the source has nothing more to ask, or is waited for no longer */
-        bool is_short; /* at the destination there is, or was, less than was asked for: */
+        bool is_short; /* at the destination there is, or was, less than was asked for, and part of it is
+                          held: */
         struct means_side has;
         struct level level; /* asked for, or offered: never stricter than it was */
         struct vector vector;

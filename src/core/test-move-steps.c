@@ -429,6 +429,34 @@ static void test_short(void)
         g_assert_cmpint(find(MOVE_SEND)->message.has.cpu_milli, ==, 88);
 }
 
+/* What it holds of a round before is dropped at once, whatever the next round ends of. */
+static void test_short_is_dropped(void)
+{
+        static const enum move_event_kind ends[] = {MOVE_EV_FAILED, MOVE_EV_DIED, MOVE_EV_CANCEL};
+        static const enum move_state final[] = {MOVE_REFUSED, MOVE_LOST, MOVE_ABORTED};
+        for (unsigned i = 0; i < 4 * G_N_ELEMENTS(ends); i++) {
+                bool is_short = i & 1, is_planned = i & 2;
+                struct move m;
+                move_begin(&m, "m1", &asked, 7, 0, &out);
+                g_assert_cmpint(report(&m, 0, MOVE_EV_PROFILED), ==, 1);
+                if (is_short) {
+                        g_assert_cmpint(report(&m, 0, MOVE_EV_PLANNED), ==, 1);
+                        g_assert_cmpint(report(&m, 0, MOVE_EV_RESERVED), ==, 1);
+                        g_assert_cmpint(hear(&m, 0, MOVE_SAYS_SHORT), ==, 1);
+                }
+                if (is_planned)
+                        g_assert_cmpint(report(&m, 0, MOVE_EV_PLANNED), ==, 1);
+                g_assert_cmpint(report(&m, 0, ends[i / 4]), ==, 1);
+                g_assert_cmpint(m.row.state, ==, is_short ? MOVE_DROPPING_THERE : MOVE_RELEASING);
+                if (is_short) {
+                        g_assert_cmpint(find(MOVE_SEND)->message.says, ==, MOVE_SAYS_DROP);
+                        g_assert_cmpint(hear(&m, 0, MOVE_SAYS_DROPPED), ==, 1);
+                }
+                g_assert_cmpint(report(&m, 0, MOVE_EV_RELEASED), ==, 1);
+                g_assert_cmpint(m.row.state, ==, final[i / 4]);
+        }
+}
+
 /* A destination that never has what it says that it has. */
 static void test_rounds(void)
 {
@@ -731,6 +759,7 @@ int main(int argc, char **argv)
         g_test_add_func("/move-steps/return", test_return);
         g_test_add_func("/move-steps/offer", test_offer);
         g_test_add_func("/move-steps/short", test_short);
+        g_test_add_func("/move-steps/short-is-dropped", test_short_is_dropped);
         g_test_add_func("/move-steps/rounds", test_rounds);
         g_test_add_func("/move-steps/retries", test_retries);
         g_test_add_func("/move-steps/reason", test_reason);
