@@ -411,6 +411,7 @@ static void on_runs(void *arg, const struct vm_result *result)
 {
         struct moving *mv = arg;
         struct machine *v = machine_find(mv->m, mv->vm);
+        mv->was_told_to_run = mv->was_told_to_run || !v || !v->vm || vm_was_told_to_run(v->vm);
         if (result->outcome != VM_DONE) {
                 log_warn("move %s: %s is to run: %s", mv->core.row.id, mv->vm, result->err.sentence);
                 return;
@@ -439,7 +440,8 @@ void arrive_run(struct moving *mv, const struct move_effect *f)
                 return;
         }
         (void)err_set(&err, REASON_STALE, ECHILD, "its VMM is gone");
-        move_report(mv, f->token, MOVE_EV_DIED, &err);
+        /* Nobody else tells it (moves_is_standing()): where it died before that, it runs at its source. */
+        move_report(mv, f->token, mv->was_told_to_run ? MOVE_EV_DIED : MOVE_EV_FAILED, &err);
 }
 
 /* ---- the end ---- */

@@ -135,6 +135,7 @@ struct moving {
         uint16_t port;
         bool is_watched;
         int64_t run_mono_us, runs_mono_us; /* when its VMM was told to run first, and did; 0: not by us */
+        bool was_told_to_run;              /* it may have been, also by a meted before this one */
 };
 
 struct moves {

@@ -572,8 +572,8 @@ bool moves_is_standing(const struct machine *v)
         const struct moving *mv = move_of_vm(v->m, v->definition.name);
         if (!mv)
                 return false;
-        if (!move_is_source(&mv->core))
-                return mv->core.row.owner == OWNER_SOURCE;
+        if (!move_is_source(&mv->core)) /* it is told to run by arrive_run() alone */
+                return mv->core.row.owner == OWNER_SOURCE || mv->core.row.state == MOVE_RUNNING;
         switch ((int)mv->core.row.state) {
         case MOVE_COPYING:
         case MOVE_ORPHANED:
@@ -641,9 +641,13 @@ static int load(const char *id, const char *text, void *arg, struct err *err)
         if (mv->core.row.state >= MOVE_READY && mv->core.row.state <= MOVE_CONFIRMING)
                 mv->prepared = mv->core.row.attempt;
         mv->is_touched = mv->is_inherited = move_is_source(&mv->core) && mv->core.row.tries > 0;
+        mv->was_told_to_run = mv->core.row.state == MOVE_RUNNING;
         const struct machine *v = machine_find(m, mv->vm);
-        mv->is_defined = v && mv->guest && v->epoch == 0 &&
-                         strcmp(v->definition.uuid, mv->guest->definition.uuid) == 0;
+        /* One that was given back had been adopted here. */
+        mv->is_defined =
+                v && mv->guest &&
+                (v->epoch == 0 || (!move_is_final(&mv->core) && mv->core.row.owner == OWNER_SOURCE)) &&
+                strcmp(v->definition.uuid, mv->guest->definition.uuid) == 0;
         g_hash_table_insert(m->moves->by_id, mv->core.row.id, mv);
         return 0;
 }

@@ -29,6 +29,7 @@ static struct {
         int64_t backend[8];
         bool dimm[8];
         enum guest guest;
+        bool is_paused;
         const char *fails;  /* this command has an error */
         const char *mute;   /* this one no answer at all */
         const char *lies;   /* this one says yes and does nothing */
@@ -138,7 +139,8 @@ static json_t *vmm_do(const char *command, const json_t *arguments)
         if (is(command, "query-uuid"))
                 return json_pack("{s:s}", "UUID", vmm.uuid);
         if (is(command, "query-status"))
-                return json_pack("{s:s, s:b}", "status", "running", "running", 1);
+                return json_pack("{s:s, s:b}", "status", vmm.is_paused ? "paused" : "running", "running",
+                                 !vmm.is_paused);
         if (is(command, "query-hotpluggable-cpus") || is(command, "query-cpus-fast"))
                 return cpu_list(command[6] == 'h');
         if (is(command, "query-memdev") || is(command, "query-memory-devices"))
@@ -680,6 +682,24 @@ static void test_death(void)
         closed(&r);
 }
 
+/* Of one that died it is known whether it may have run: it was told so, or it did not come to that. */
+static void test_told_to_run(void)
+{
+        for (int at = 1; at <= 2; at++) { /* as it is looked at, as it is told */
+                struct rig r;
+                opened(&r);
+                vmm.is_paused = true;
+                attach(&r);
+                expect(&r, VM_DONE);
+                g_assert_false(vm_was_told_to_run(r.vm));
+                vmm.dies_at = vmm.commands + at;
+                vm_cont(r.vm, 2000, on_result, &r);
+                expect(&r, VM_FAILED);
+                g_assert_cmpint(vm_was_told_to_run(r.vm), ==, at == 2);
+                closed(&r);
+        }
+}
+
 /* The owner lets go from within each callback; every answer comes once. */
 static void test_free_within(void)
 {
@@ -739,6 +759,7 @@ int main(int argc, char **argv)
         g_test_add_func("/vm/order-and-deadlines", test_order_and_deadlines);
         g_test_add_func("/vm/events", test_events);
         g_test_add_func("/vm/death", test_death);
+        g_test_add_func("/vm/told-to-run", test_told_to_run);
         g_test_add_func("/vm/free-within", test_free_within);
         int r = g_test_run();
         g_rmdir(dir);

@@ -497,8 +497,10 @@ static void op_decide(struct vm *vm)
                         op_fail(vm, REASON_STALE, EAGAIN, "the VM is not there yet");
                 else if (op->rounds > 1)
                         op_fail(vm, REASON_INTERNAL, EIO, "the VMM does not let the VM run");
-                else
+                else {
+                        vm->was_told_to_run = true;
                         act(vm, "cont", NULL, on_act);
+                }
                 break;
         case OP_POWERDOWN:
                 act(vm, "system_powerdown", NULL, on_last_act);

@@ -68,6 +68,7 @@ struct vm {
         struct qmp_counters *sum;
         bool main_ready, oob_ready;
         bool identified; /* it is the VM that the definition names */
+        bool was_told_to_run;
         GQueue ops;
         unsigned flight, depth;
         bool waiting, dead, doomed;

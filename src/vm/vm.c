@@ -269,6 +269,11 @@ const struct vm_dimm *vm_dimm(const struct vm *vm, int slot)
         return &vm->view.dimms[slot];
 }
 
+bool vm_was_told_to_run(const struct vm *vm)
+{
+        return vm->was_told_to_run;
+}
+
 int64_t vm_event_us(const struct vm *vm)
 {
         const struct qmp *q = vm_monitor(vm);

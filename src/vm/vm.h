@@ -144,6 +144,9 @@ void vm_disk_look(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
 void vm_refresh(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
 /* Stale for one that is INCOMING: it would run by itself as soon as all is there, whoever runs then. */
 void vm_cont(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
+/* By vm_cont(), since it was attached: it may run. A vm_cont() that failed before it came to that told it
+ * nothing. */
+bool vm_was_told_to_run(const struct vm *vm);
 /* Asks the guest; done when asked. What follows is VM_EVENT_SHUTDOWN and the VMM's death, or nothing. */
 void vm_powerdown(struct vm *vm, int timeout_ms, vm_done *done, void *arg);
 /* Ends the VMM; done when it agreed, on_death follows. */
