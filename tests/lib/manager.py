@@ -70,10 +70,12 @@ class Manager:
         with open(self.path("log")) as f:
             return f.read()
 
-    def start(self):
+    def start(self, more=None):
+        """more: of its environment."""
         env = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "TZ", "HOME")}
         env["ASAN_OPTIONS"] = "detect_leaks=1:exitcode=99"
         env["UBSAN_OPTIONS"] = "halt_on_error=1:print_stacktrace=1:exitcode=99"
+        env.update(more or {})
         with open(self.path("log"), "ab") as log:
             self.process = subprocess.Popen(
                 ["setpriv", "--reuid", str(self.uid), "--regid", str(self.gid), "--clear-groups", "--inh-caps=-all",
@@ -95,17 +97,21 @@ class Manager:
         self.process.wait(30)
         self.process = None
 
-    def get(self, path):
-        c = UnixConnection(self.path("manager.sock"))
+    def call(self, method, path, body=None, timeout=30):
+        """(status, what it says)"""
+        c = UnixConnection(self.path("manager.sock"), timeout)
         try:
-            c.request("GET", path)
+            c.request(method, path, json.dumps(body) if body is not None else None)
             r = c.getresponse()
-            body = r.read()
-            if r.status != 200:
-                raise HostError(f"{path}: {r.status} {body!r}")
-            return json.loads(body)
+            return r.status, json.loads(r.read())
         finally:
             c.close()
+
+    def get(self, path):
+        status, said = self.call("GET", path)
+        if status != 200:
+            raise HostError(f"{path}: {status} {said}")
+        return said
 
     def mete(self, *words, check=True, cert=None, timeout=300):
         """`mete` as an operator somewhere would say it: by TLS."""

@@ -4,12 +4,14 @@
 What a guest stood is only judged where the machine was there all the time; what looks bad is done once more."""
 import os
 import sys
+import time
 
 import pytest
-from host import HostError, ROOT
+import shared_disk
+from host import HostError, ROOT, wait_for
 from linked_hosts import LinkedHosts
 from netns import CannotRun
-from seen_move import AREA_FIRST, MIB
+from seen_move import AREA_FIRST, MIB, OutsideMonitor
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "grid"))
 import one_move  # noqa: E402
@@ -23,7 +25,7 @@ BUSY_MS = 20  # so late is a process only where others have the CPUs
 @pytest.fixture(scope="module")
 def hosts():
     try:
-        with LinkedHosts(CELL["mbit"], memory="1G") as h:
+        with LinkedHosts(CELL["mbit"], memory="1G", extra="shared_disks=yes\n") as h:
             h.moves = 0
             yield h
     except CannotRun as e:
@@ -102,3 +104,113 @@ def test_the_link_breaks(hosts, kind, phase, at, for_ms):
         said = [e["text"] for e in hosts.a.events(f"g-v{hosts.moves}")]
         assert row["said"]["cut"] and any("its guard broke it off" in s for s in said), (row, said)
         assert not any("QEMU says" in s for s in said), said
+
+
+# ---- a guest that writes to its disk
+
+DISK = "w.raw"
+
+
+class Writing:
+    """A Linux guest on host a that dirties its memory and writes to its disk, which both hosts have."""
+
+    def __init__(self, hosts):
+        self.hosts, self.path = hosts, shared_disk.make(hosts.a, DISK)
+        shared_disk.share(DISK, hosts.a, hosts.b)
+        for name in ("vmlinuz", "test.cpio.gz"):
+            hosts.b.image(os.path.join(ROOT, "build/guest", name))
+        self.known = hosts.outside["a"].monitors()
+        self.vm = hosts.a.vm("w", cpus="1", memory="192M", disk=DISK)
+        self.see()
+        self.vm.check("dd if=/dev/urandom of=/tmp/blob bs=1M count=16 2>/dev/null; sha256sum /tmp/blob >/tmp/sum")
+        self.writer = shared_disk.Writer(self.vm)
+        self.vm.check("(while :; do dd if=/dev/urandom of=/tmp/d bs=1M count=8 conv=notrunc 2>/dev/null; done) >/dev/null 2>&1 & echo")
+
+    def see(self):
+        """Its VMM at host a was just started."""
+        (path,) = self.hosts.outside["a"].monitors() - self.known
+        self.known.add(path)
+        self.monitor = OutsideMonitor(path)
+
+    def find(self):
+        """It runs at one of both; which."""
+        def at():
+            return [h for h in (self.hosts.a, self.hosts.b) for v in h.mete_json("vm", "list")["vms"] if (v["name"], v["state"]) == ("w", "running")]
+        (host,) = wait_for("it runs", at, 60)
+        if host is not self.vm.host:
+            self.vm.disconnect()
+            self.vm.host = host
+        return host
+
+    def is_whole(self):
+        """Wherever it is: nothing of its memory or its disk is lost, and it writes on."""
+        self.find()
+        self.vm.wait_agent()
+        assert self.vm.check("cd /tmp; sha256sum -c sum") == "/tmp/blob: OK"
+        self.writes_on()
+        assert not self.writer.failed()
+
+    def writes_on(self):
+        written = self.writer.written(self.path)
+        wait_for("it writes on", lambda: self.writer.written(self.path) > written + 2, 60)
+        assert shared_disk.is_locked(self.path) and self.writer.lost(self.path) == []
+
+    def take_back(self):
+        move = f"back-{self.hosts.moves}"
+        self.hosts.b.mete("move", "w", "--to", "a", "--id", move)
+        self.hosts.wait_over(move, 240)
+        assert self.find() is self.hosts.a
+        self.see()
+
+    def remove(self):
+        self.vm.disconnect()
+        for host in (self.hosts.a, self.hosts.b):
+            host.vms.pop("w", None)
+            host.mete("vm", "kill", "w", check=False)
+            host.mete("vm", "delete", "w", check=False)
+
+
+def is_cut_off(hosts, guest):
+    """Whether its guard cut a move whose link was silent from the guest's stop on: then it runs at its source, with its disk, before anybody hears
+    of the other host again. Else all of it was there already."""
+    hosts.moves += 1
+    move, began = f"w{hosts.moves}", time.time()
+
+    def events(name):
+        return [e[0] for e in guest.monitor.all(name) if e[0] > began]
+    answer = hosts.move("w", move, {"total_ms": 60000, "downtime_ms": 1500})
+    if answer["state"] == "countered":
+        hosts.accept(move, answer["offers"][0]["level"])
+    try:
+        wait_for("it stops", lambda: events("STOP"), 120, 0.001)
+        hosts.link.silence()
+        try:
+            wait_for("it runs again", lambda: events("RESUME"), 20, 0.01)
+        except HostError:  # it stands until the other side, which has it, is told to run it
+            return False
+        guest.writes_on()
+    finally:
+        hosts.link.mend()
+        hosts.wait_linked()
+        source, _ = hosts.wait_over(move, 240)
+    said = [e["text"] for e in hosts.a.events(move)]
+    assert source["cut"] and any("its guard broke it off" in s for s in said), (source, said)
+    return True
+
+
+def test_what_writes_to_its_disk_is_cut(hosts):
+    """QEMU gives the disk up as the guest stops; the guest that runs on has it again, with all that was written. Whatever comes then,
+    another attempt included, nothing of it is lost."""
+    guest = Writing(hosts)
+    try:
+        guest.is_whole()
+        for _ in range(TRIES):
+            is_cut = is_cut_off(hosts, guest)
+            guest.is_whole()
+            if is_cut:
+                return
+            if guest.find() is hosts.b:
+                guest.take_back()
+        raise AssertionError(f"in none of {TRIES} moves the silence was early enough")
+    finally:
+        guest.remove()
