@@ -59,35 +59,60 @@ def main():
     print(report.table(read_rows(a.out)))
 
 
+class Moves:
+    """One after the other between the same two hosts, with a row in the file for each; rows: those that it has. The hosts are made
+    anew behind a move that went wrong."""
+
+    def __init__(self, path, build, tries):
+        self.path, self.build, self.tries = path, build, tries
+        self.rows, self.hosts = read_rows(path), None
+        self.commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.hosts is not None:
+            hosts, self.hosts = self.hosts, None
+            hosts.__exit__(None, None, None)
+
+    def between(self, mbit):
+        """The hosts, joined by a link of that rate."""
+        if self.hosts is None:
+            self.hosts = LinkedHosts(mbit, build=self.build).__enter__()
+        self.hosts.set_rate(mbit)
+        return self.hosts
+
+    def _once(self, what, it):
+        tries = sum(r.get(what) == it[what] for r in self.rows)
+        if self.hosts is None:  # where there can be none, that is the end of the run
+            self.between(it["mbit"])
+        try:
+            row = one_move.run(self.between(it["mbit"]), f"{what[0]}{it[what]}-{tries}", it, it if what == "fault" else None)
+        except Exception as e:  # one move that went wrong is a row, not the end of the run
+            traceback.print_exc()
+            row = {**it, "error": f"{type(e).__name__}: {e}"[:600]}
+            self.__exit__()
+        row.update({"commit": self.commit, "try": tries})
+        self.rows.append(row)
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+        return row
+
+    def until_it_counts(self, what, it):
+        """Its rows that are new, each as it comes: moved again while it is disturbed, as often as it may be tried."""
+        while still_to_do(self.rows, what, it[what], self.tries):
+            yield self._once(what, it)
+
+
 def run(a):
-    rows = read_rows(a.out)
-    commit = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     todo = [("cell", c) for c in cells.cells() if c["cell"] in range_of(a.cells)]
     todo += [("fault", f) for f in cells.faults() if f["fault"] in range_of(a.faults)]
-    print(f"grid: seed {cells.SEED}, commit {commit}, rows in {a.out}", flush=True)
-    hosts = None
-    try:
+    with Moves(a.out, a.build, a.tries) as moves:
+        print(f"grid: seed {cells.SEED}, commit {moves.commit}, rows in {a.out}", flush=True)
         for what, it in todo:
-            while still_to_do(rows, what, it[what], a.tries):
-                if hosts is None:
-                    hosts = LinkedHosts(it["mbit"], build=a.build).__enter__()
-                tries = sum(r.get(what) == it[what] for r in rows)
-                try:
-                    hosts.set_rate(it["mbit"])
-                    row = one_move.run(hosts, f"{what[0]}{it[what]}-{tries}", it, it if what == "fault" else None)
-                except Exception as e:  # one move that went wrong is a row, not the end of the run
-                    traceback.print_exc()
-                    row = {**it, "error": f"{type(e).__name__}: {e}"[:600]}
-                    hosts.__exit__(None, None, None)
-                    hosts = None
-                row.update({"commit": commit, "try": tries})
-                rows.append(row)
-                with open(a.out, "a", encoding="utf-8") as f:
-                    f.write(json.dumps(row) + "\n")
+            for row in moves.until_it_counts(what, it):
                 print(report.line(row), flush=True)
-    finally:
-        if hosts is not None:
-            hosts.__exit__(None, None, None)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,22 @@ def errors(rows, key, measured, condition=lambda row: True):
             if r["state"] == "done" and r.get(measured) and expected(r, key) and condition(r)]
 
 
+def accepted(rows):
+    """Those whose level was accepted as it was asked for."""
+    return [r for r in rows if r["answer"] not in ("countered", "refused")]
+
+
+def taken(rows):
+    """Those where another level was offered, asked for unchanged, and granted."""
+    return [r for r in rows if r["answer"] == "countered" and r.get("granted")]
+
+
+def overruns(row):
+    """Times for which the guest stood longer than was agreed on, or for good; {where it ran then: how many}"""
+    over = [s["there"] for s in row["stops"] if s["ms"] is None or s["ms"] > row["kept_level"].get("downtime_ms", 1e9)]
+    return {there: over.count(there) for there in (False, True)}
+
+
 def was_not_fitted(row):
     return row["cell"] >= FITTED
 
@@ -73,14 +89,13 @@ def grid_table(all_rows):
         return []
     tried = [r for r in all_rows if "cell" in r and "error" not in r]
     disturbed = sum(r["disturbed"] for r in rows)
-    accepted = [r for r in rows if r["answer"] not in ("countered", "refused")]
-    taken = [r for r in rows if r["answer"] == "countered" and r.get("granted")]
-    granted = accepted + taken
+    as_asked, as_offered = accepted(rows), taken(rows)
+    granted = as_asked + as_offered
 
     def count(some, verdict):
         return sum(r["verdict"] == verdict for r in some)
     kept = count(granted, "met")
-    overruns = [r for r in granted if any(s["ms"] is not None and s["ms"] > r["kept_level"].get("downtime_ms", 1e9) for s in r["stops"])]
+    over = [r for r in granted if any(overruns(r).values())]
     silent = [r for r in granted if r["state"] == "done" and r.get("guest_stop_ms") and "downtime_ms" in r["kept_level"]]
     commits = sorted({r["commit"] for r in rows})
     out = [f"Cells with a row: {len(rows)}; moves: {len(tried)}; commits: {', '.join(commits)}; errors of the harness: "
@@ -92,12 +107,12 @@ def grid_table(all_rows):
            "| | asked for and accepted | countered, taken unchanged | together |", "|---|---|---|---|"]
     for name, of in (("moves", len), ("met", lambda s: count(s, "met")), ("missed", lambda s: count(s, "missed")),
                      ("broken off: by the guard", lambda s: count(s, "cut")), ("broken off: before it was missed, or otherwise", lambda s: count(s, "broken-off"))):
-        out.append(f"| {name} | {of(accepted)} | {of(taken)} | {of(granted)} |")
+        out.append(f"| {name} | {of(as_asked)} | {of(as_offered)} | {of(granted)} |")
     out += ["", f"- refused: {count(rows, 'refused')}; countered: {sum(r['answer'] == 'countered' for r in rows)}, "
-            f"of which granted when asked for unchanged: {len(taken)}",
+            f"of which granted when asked for unchanged: {len(as_offered)}",
             f"- accepted levels kept: {kept} of {len(granted)}" + (f" ({kept / len(granted):.1%}; aim 100 %)" if granted else ""),
-            f"- a guest that stood longer than its level, wherever it ran then: {len(overruns)} (aim 0)"
-            + "".join(f"; cell {r['cell']}: {max(s['ms'] or 0 for s in r['stops'])} of {r['kept_level']['downtime_ms']} ms" for r in overruns),
+            f"- a guest that stood longer than its level, wherever it ran then: {len(over)} (aim 0)"
+            + "".join(f"; cell {r['cell']}: {max(s['ms'] or 0 for s in r['stops'])} of {r['kept_level']['downtime_ms']} ms" for r in over),
             f"- moves with something wrong in the guest's memory, its runners or the ledgers: {sum(bool(r['wrong']) for r in rows)} (aim 0)",
             f"- by the guest's own clock: of {len(silent)} moves whose stop is in one of the guest's eight longest silences, {sum(r['guest_stop_ms'] <= r['kept_level']['downtime_ms'] for r in silent)} "
             "have that within the level"

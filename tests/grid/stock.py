@@ -4,18 +4,23 @@
 what they would have met of the levels that were asked for mete accepted.
 
     tests/grid/stock.py --cells 0..40        as root, behind tests/grid/grid.py, whose rows it reads; resumable
+    tests/grid/stock.py --mete               mete again among them, in its turn, at the level that was agreed on
     tests/grid/stock.py --report             only the table of what is there
 
 defaults: 128 MiB/s, downtime-limit 300. tuned: no bandwidth limit, downtime-limit as the level has it. auto-converge: the same, and
 the guest is slowed. oVirt, KubeVirt: no bandwidth limit, and the rules of their controllers, from their public sources and proposals
 (controllers.py). The same QEMU, machine, guest, link and CPUs. Whatever is not over after the level's total time is a miss; it is
-then cancelled. Where mete countered, they run twice: at the level that was asked for, and at the one that was agreed on. A row of
+then cancelled. Where mete countered, they run twice: at the level that was asked for, and at the one that was agreed on. All of a
+cell run one after the other, in an order that is drawn anew for each cell, so that none has always the same place. A row of
 build/grid/stock.jsonl for each."""
 import argparse
 import contextlib
 import json
 import os
+import random
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,13 +28,15 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [os.path.join(ROOT, "tests", n) for n in ("lib", "platform", "grid")]
+import cells as grid_cells  # noqa: E402
 import controllers  # noqa: E402
+import one_move  # noqa: E402
 import payload  # noqa: E402
 from grid import range_of, read_rows  # noqa: E402
 from link import ADDRESS, Link  # noqa: E402
-from linked_hosts import qemu10  # noqa: E402
+from linked_hosts import LinkedHosts, qemu10  # noqa: E402
 from qmp import Monitor, wait_until  # noqa: E402
-from report import last_of  # noqa: E402
+from report import last_of, overruns  # noqa: E402
 from seen_move import populate  # noqa: E402
 
 PORT = 4444
@@ -40,6 +47,7 @@ METHODS = {  # parameters, capabilities, and who looks at its rounds
     "oVirt": lambda level: ({"max_bandwidth": 0, "downtime_limit": controllers.Ovirt.FIRST_MS}, ["auto-converge"], controllers.Ovirt()),
     "KubeVirt": lambda level: ({"max_bandwidth": 0}, [], controllers.Kubevirt(level["downtime_ms"])),
 }
+METE = "mete"  # among the methods, where it is run again in its turn
 LOOK_S = 0.05
 
 
@@ -111,14 +119,39 @@ def run(qemu, link, cell, level, method):
         return row
 
 
+def again(hosts, name, cell, level):
+    """The same by mete: it has met the level if that was accepted as it is, and kept."""
+    guest = {k: cell[k] for k in ("cell", "mbit", "memory_mib", "populated_mib", "area_mib", "dirty_mib_s")}
+    row = one_move.run(hosts, name, {**guest, "level": level})
+    found = {"status": row["state"], "speed": row.get("speed"), "wrong": row["wrong"], "met": row["answer"] != "countered" and row["verdict"] == "met"}
+    if row["state"] == "done":
+        found.update(downtime_ms=row["downtime_ms"], time_ms=row["time_ms"])
+    return found
+
+
+def order(cell, methods):
+    """The methods as they are run for that cell: the same for ever, and another for the next one."""
+    return random.Random(f"{grid_cells.SEED} {cell}").sample(list(methods), len(methods))
+
+
+def row_of(cell, method, of, level, seen):
+    """cell: mete's row of it."""
+    over = cell["verdict"] != "refused" and any(overruns(cell).values())
+    return {"cell": cell["cell"], "method": method, "of": of, "answer": cell["answer"], "mete": cell["verdict"], "mete_speed": cell.get("speed"),
+            "mete_over": over, "level": level, **seen}
+
+
 def main():
     o = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     o.add_argument("--cells", default="..", help="a..b, b excluded")
     o.add_argument("--rows", default=os.path.join(ROOT, "build", "grid", "rows.jsonl"))
     o.add_argument("--out", default=os.path.join(ROOT, "build", "grid", "stock.jsonl"))
+    o.add_argument("--build", default=os.environ.get("METE_RELEASE") or "build/release", help="of mete, for --mete")
+    o.add_argument("--mete", action="store_true", help="mete again among them, in its turn")
     o.add_argument("--report", action="store_true", help="only the table of what is there")
     a = o.parse_args()
     if not a.report:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         run_cells(a)
     print(table(read_rows(a.out)))
 
@@ -126,19 +159,24 @@ def main():
 def run_cells(a):
     cells = [r for r in last_of(read_rows(a.rows), "cell") if r["cell"] in range_of(a.cells)]
     done = {(r["cell"], r["method"], r["of"]) for r in read_rows(a.out)}
-    qemu = qemu10()
-    with Link() as link:
+    qemu, methods = qemu10(), [*METHODS, METE] if a.mete else [*METHODS]
+    with LinkedHosts(build=a.build) if a.mete else Link() as place:
+        link = place.link if a.mete else place
         for cell in cells:
-            link.set_rate(cell["mbit"])
-            for method in METHODS:
-                for of, level in levels_of(cell):
-                    if (cell["cell"], method, of) in done:
-                        continue
-                    row = {"cell": cell["cell"], "method": method, "of": of, "answer": cell["answer"], "mete": cell["verdict"], "level": level,
-                           **run(qemu, link, cell, level, method)}
-                    print(row, flush=True)
-                    with open(a.out, "a", encoding="utf-8") as f:
-                        f.write(json.dumps(row) + "\n")
+            place.set_rate(cell["mbit"])
+            for method, of, level in turns(cell, methods):
+                if (cell["cell"], method, of) in done:
+                    continue
+                seen = again(place, f"s{cell['cell']}", cell, level) if method == METE else run(qemu, link, cell, level, method)
+                row = row_of(cell, method, of, level, seen)
+                print(row, flush=True)
+                with open(a.out, "a", encoding="utf-8") as f:
+                    f.write(json.dumps(row) + "\n")
+
+
+def turns(cell, methods):
+    """(method, of which level, level), in the order in which they are run. mete said of its own level what it thinks of it."""
+    return [(m, of, level) for m in order(cell["cell"], methods) for of, level in levels_of(cell) if m != METE or of == "kept"]
 
 
 def levels_of(cell):
@@ -148,17 +186,24 @@ def levels_of(cell):
 
 
 def table(rows):
-    out = ["", "| method | levels that were agreed on | met | longer downtime than agreed | the guest's speed meanwhile, least | levels that mete countered | met |",
+    out = ["", "| method | levels that were agreed on | met | longer downtime than agreed | the guest's speed meanwhile, median, least | levels that mete countered | met |",
            "|---|---|---|---|---|---|---|"]
-    for method in METHODS:
+    for method in [*METHODS, *([METE] if any(r["method"] == METE for r in rows) else [])]:
         kept, asked = ([r for r in rows if r["method"] == method and r["of"] == of] for of in ("kept", "asked"))
         over = sum(r.get("downtime_ms", 0) > r["level"]["downtime_ms"] for r in kept)
-        slowest = min((r["speed"] for r in kept if r["speed"] is not None), default="-")
-        out.append(f"| {method} | {len(kept)} | {sum(r['met'] for r in kept)} | {over} | {slowest} | {len(asked)} | {sum(r['met'] for r in asked)} |")
-    verdicts = {r["cell"]: r["mete"] for r in rows if r["of"] == "kept"}
-    out += [f"| mete | {len(verdicts)} | {sum(v == 'met' for v in verdicts.values())} | | | | |", ""]
+        name, of_asked = (f"{METE}, in its turn", "| | |") if method == METE else (method, f"| {len(asked)} | {sum(r['met'] for r in asked)} |")
+        out.append(f"| {name} | {len(kept)} | {sum(r['met'] for r in kept)} | {over} | {speeds(r['speed'] for r in kept)} {of_asked}")
+    mine = {r["cell"]: r for r in rows if r["of"] == "kept"}.values()
+    out += [f"| {METE}, when the levels were agreed on | {len(mine)} | {sum(r['mete'] == 'met' for r in mine)} | {sum(r.get('mete_over', False) for r in mine)} | "
+            f"{speeds(r.get('mete_speed') for r in mine)} | | |", ""]
     accepted, could = accepted_over_oracle(rows)
     return "\n".join(out + [f"Levels as they were asked for that any of these met: {len(could)}, of which mete accepted {len(could & accepted)}."])
+
+
+def speeds(values):
+    """Of guests that have something to do: 1.0 is what each does when nobody moves it."""
+    known = [v for v in values if v is not None]
+    return f"{statistics.median(known):.2f}, {min(known):.2f}" if known else "-"
 
 
 def accepted_over_oracle(rows):

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the grid is made of without a VM: its cells, and the rules of other controllers."""
+"""What the grid is made of without a VM: its cells, the rules of other controllers, the order of turns, and figures of rows."""
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cells  # noqa: E402
+import contended  # noqa: E402
 import controllers  # noqa: E402
+import figures  # noqa: E402
 import plot  # noqa: E402
+import report  # noqa: E402
+import stock  # noqa: E402
 
 
 def run(controller, left, step_s=1):
@@ -48,3 +52,91 @@ def test_plot_has_the_moves_that_went_and_what_was_expected_of_them():
     assert plot.points([went, taken, stayed], "total_ms", "time_ms") == [(1000.0, 900, 1500), (1000.0, 800, 1500)]
     text = plot.script([went, taken, stayed], "some.svg")
     assert "25.0 20 60\n25.0 10 60\nEND" in text and 'set output "some.svg"' in text and "downtime of 2 moves" in text
+
+
+def test_the_sample_of_the_bench_is_varied_small_and_not_what_was_fitted():
+    some, broken = cells.sample()
+    assert [c["cell"] for c in some] == list(cells.SAMPLE_CELLS) and [f["fault"] for f in broken] == list(cells.SAMPLE_FAULTS)
+    assert all(c["cell"] >= report.FITTED and figures.ideal_ms(c) < 10000 for c in some)
+    assert {c["mbit"] for c in some} >= {400, 1000} and {0, 1.5} <= {c["dirty_of_link"] for c in some}
+    assert all(f["phase"] == "stop" for f in broken) and {f["kind"] for f in broken} == {"cut", "silence"}
+
+
+def row(n, answer="copying", verdict="met", stops=((20, True),), level=(4000, 100), expected=(2000, 20), time_ms=2000, **more):
+    """As one_move.run makes it."""
+    return {"cell": n, "mbit": 400, "populated_mib": 100, "dirty_mib_s": 10, "answer": answer, "verdict": verdict, "disturbed": False,
+            "state": "done" if verdict in ("met", "missed") else "aborted", "stops": [{"ms": ms, "there": there} for ms, there in stops],
+            "downtime_ms": stops[-1][0], "time_ms": time_ms, "level": {"total_ms": 1000, "downtime_ms": 50},
+            "kept_level": {"total_ms": level[0], "downtime_ms": level[1]}, "plan": {k: {"p50": v} for k, v in zip(("total_ms", "downtime_ms"), expected)},
+            "offers": [{"total_p50_ms": expected[0], "downtime_p50_ms": expected[1]}], **more}
+
+
+def test_figures_of_moves():
+    found = figures.of_moves([
+        row(0), row(0, verdict="missed", disturbed=True),                       # the one that was not disturbed counts
+        row(1, "countered", granted=True, expected=(1800, 30)),                 # 10 % and 50 % beside it
+        row(2, "countered", granted=True, verdict="cut", stops=((101, False), (90, False))),
+        row(3, "countered", verdict="not-granted", granted=False, stops=((5000, True),)),
+        row(4, "refused", verdict="refused"),
+        row(5, dirty_mib_s=0, time_ms=2097.152 * 1.25, expected=(2097, 20), verdict="missed", stops=((20, True),)),
+        {"cell": 6, "error": "it went wrong"}])
+    value = {name: round(f.value, 3) for name, f in found.items()}
+    assert value == {"move_accepted": 2, "move_kept_fraction": 0.5, "move_overruns": 1, "time_error_p50": 10.0, "time_error_p90": 20.006,
+                     "downtime_error_p50": 0, "idle_over_link": 1.25}
+    assert len(found["move_accepted"].samples) == 6 and len(found["move_kept_fraction"].samples) == 4
+    assert figures.of_moves([]) == {} == figures.of_faults([]) == figures.of_stock([])
+
+
+def test_a_guest_that_never_runs_again_is_an_overrun():
+    assert report.overruns(row(0, stops=((100, True), (100.1, True), (None, False)))) == {False: 1, True: 1}
+
+
+def test_figures_of_faults():
+    found = figures.of_faults([{"fault": n, **row(None, stops=stops, cuts=cuts)} for n, cuts, stops in (
+        (0, 0, ((20, True),)), (1, 1, ((99, False), (120, True))), (2, 2, ((100, False), (101, False))))])
+    assert {name: f.value for name, f in found.items()} == {"guard_cuts": 3, "guard_overruns": 1}
+
+
+def stock_row(n, method, of, met, answer):
+    return {"cell": n, "method": method, "of": of, "answer": answer, "met": met, "mete": "met", "mete_speed": 0.9, "mete_over": False,
+            "level": {"total_ms": 4000, "downtime_ms": 100}, "speed": 0.5 + n / 10, "downtime_ms": 150 if n == 1 else 20}
+
+
+def test_figures_of_qemu_alone():
+    rows = [stock_row(0, "defaults", "kept", False, "copying"), stock_row(0, "tuned", "kept", True, "copying"),
+            stock_row(1, "defaults", "kept", False, "countered"), stock_row(1, "tuned", "kept", False, "countered"),
+            stock_row(1, "tuned", "asked", True, "countered"), stock_row(2, "tuned", "asked", False, "refused"),
+            stock_row(3, "tuned", "kept", True, "countered")]
+    found = {name: (f.value, len(f.samples)) for name, f in figures.of_stock(rows).items()}
+    # Of cells 0 and 1, whose levels were met as they were asked for, the first was accepted; of cell 3 only what was offered was met.
+    assert found == {"stock_kept_fraction": (0, 2), "tuned_kept_fraction": (2 / 3, 3), "move_accept_over_oracle": (0.5, 2)}
+    lines = {words[1].strip(): [w.strip() for w in words[2:-1]] for words in (line.split("|") for line in stock.table(rows).splitlines()) if len(words) > 2}
+    assert lines["tuned"] == ["3", "2", "1", "0.60, 0.50", "2", "1"] and lines["defaults"] == ["2", "0", "1", "0.55, 0.50", "0", "0"], lines
+    assert lines["mete, when the levels were agreed on"] == ["3", "3", "0", "0.90, 0.90", "", ""] and "mete, in its turn" not in lines, lines
+    again = stock.table([*rows, stock_row(0, stock.METE, "kept", True, "copying")])
+    assert "| mete, in its turn | 1 | 1 | 0 | 0.50, 0.50 | | |" in again.splitlines()
+
+
+def test_each_method_has_each_place():
+    methods = [*stock.METHODS, stock.METE]
+    orders = [stock.order(n, methods) for n in range(60)]
+    assert orders == [stock.order(n, methods) for n in range(60)] and all(sorted(o) == sorted(methods) for o in orders)
+    assert {(m, o.index(m)) for o in orders for m in methods} == {(m, i) for m in methods for i in range(len(methods))}
+    turns = stock.turns(row(7, "countered", granted=True), methods)
+    assert [m for m, of, _ in turns if of == "kept"] == stock.order(7, methods) and (stock.METE, "asked") not in [t[:2] for t in turns]
+    assert [level["total_ms"] for m, of, level in turns if m == "tuned"] == [4000, 1000]
+
+
+def test_time_over_what_was_sent_at_the_rate_that_was_reserved():
+    went = row(0, time_ms=4200, held_bytes=50_000_000, reserved_bps=100_000_000)
+    assert round(figures.over_reserved(went), 6) == 1.05
+    for bad in ({"held_bytes": None}, {"reserved_bps": 0}, {"state": "aborted"}):
+        assert figures.over_reserved({**went, **bad}) is None
+    plan = {"plan": {"vector": {"bandwidth_bps": 60_000_000}}}
+    raised = {"event": "raised", "text": "100000000 bit/s of the link are reserved from now on"}
+    other = {"event": "sent", "text": "500000000 bytes, as the kernel counts them, at a guaranteed rate"}
+    assert contended.reserved_bps(plan, [other]) == 60_000_000 and contended.reserved_bps(plan, [raised, other]) == 100_000_000
+    assert contended.reserved_bps({}, []) == 0
+    made = [{"arm": "held", "verdict": "met", "over_reserved": x} for x in (1.2, 0.9, None, 1.0)] + [{"arm": "not held", "verdict": "missed"}]
+    held, not_held = [line for line in contended.table(made).splitlines() if line.startswith(("| held", "| not held"))]
+    assert held.endswith("| 1.000, 1.200 (n=3) |") and not_held.endswith("| - |"), (held, not_held)
