@@ -14,7 +14,7 @@ import payload
 from host import HostError, Vm, wait_for
 from in_guest import MEMORY_MIB, MEMORY_STEPS, SOCKET, guest_on, new_host
 from nested import CannotRun, NestedHost
-from report import RELEASE, ROOT, Skip, at_least
+from result import RELEASE, ROOT, Skip, at_least
 
 VCPUS = 7
 DEBUG = os.environ.get("METE_BUILD") or "build/debug"

@@ -8,6 +8,7 @@
  *   bench-guest told SOCKET          a line "told GENERATION" for each change of the host, until it is ended
  *   bench-guest cpu PORT CPU         "go" to the port, then until that CPU is on line (put there by this)
  *   bench-guest memory PORT BYTES    "go" to the port, then until so much more memory is on line
+ *   bench-guest work SECONDS         works without a rest; prints how many rounds it made, and their sum
  *
  * Prints one line: median and 99th percentile in microseconds; `grant` also the id of the process that stays,
  * which releases what it has when it is ended. `cpu` and `memory` wait for the kernel's own word (uevents)
@@ -326,6 +327,25 @@ static void memory(const char *port, int64_t bytes)
         (void)close(fd);
 }
 
+/* A round goes over some memory in no order, as programs do, and takes a few milliseconds on TCG. */
+static void work(double seconds)
+{
+        enum { WORDS_LOG2 = 15 };
+        static uint64_t words[1 << WORDS_LOG2];
+        uint64_t until_us = now_us() + (uint64_t)(seconds * 1e6), rounds = 0, x = 1;
+
+        do {
+                for (size_t i = 0; i < 1 << WORDS_LOG2; i++) {
+                        x = x * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+                        words[x >> (64 - WORDS_LOG2)] ^= x;
+                }
+                rounds++;
+        } while (now_us() < until_us);
+        /* the second word is what was worked out, so that no compiler leaves it out */
+        (void)printf("%" PRIu64 " %" PRIu64 "\n", rounds, words[x >> (64 - WORDS_LOG2)]);
+        exit(0);
+}
+
 int main(int argc, char **argv)
 {
         const char *what = argc > 2 ? argv[1] : "";
@@ -344,6 +364,8 @@ int main(int argc, char **argv)
                 cpu(argv[2], (int)strtol(argv[3], NULL, 10));
         else if (strcmp(what, "memory") == 0 && argc == 4)
                 memory(argv[2], strtoll(argv[3], NULL, 10));
+        else if (strcmp(what, "work") == 0 && argc == 3)
+                work(strtod(argv[2], NULL));
         else
                 return 64;
         print();

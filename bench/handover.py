@@ -16,7 +16,7 @@ import payload
 from app import App
 from console import Console
 from host import build_image
-from report import RELEASE, ROOT, Skip, at_most
+from result import RELEASE, ROOT, Skip, at_most
 from server import Server
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "platform"))

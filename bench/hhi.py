@@ -12,7 +12,7 @@ import time
 import payload
 from host import HostError, Vm, wait_for
 from in_guest import SOCKET, new_host
-from report import Skip, at_most
+from result import Skip, at_most
 
 TELLINGS = 40
 BETWEEN_S = 0.2  # more than the pause between two messages (TELLING_PAUSE_MS), so that it is not what is measured

@@ -6,7 +6,7 @@ import time
 from bare import Bare
 from host import build_image
 from on_host import host, program, rss_mib
-from report import at_most
+from result import at_most
 
 SOCKET = "/run/mete/agent.sock"
 PORT = "/dev/virtio-ports/org.mete.agent.0"

@@ -5,7 +5,7 @@ import time
 import payload
 from host import wait_for
 from on_host import host
-from report import at_most
+from result import at_most
 
 MEMORY = "2G"
 

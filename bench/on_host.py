@@ -10,7 +10,7 @@ import tempfile
 import time
 
 from host import Host, HostError, UnixConnection
-from report import RELEASE, ROOT, Skip, at_least, at_most
+from result import RELEASE, ROOT, Skip, at_least, at_most
 
 # A host with much more to give than a run takes: 128 CPUs in shares, two nodes.
 SOURCE = "synthetic:pack:2 [NUMANode(memory=1099511627776)] core:64 pu:1"

@@ -9,7 +9,7 @@ import time
 
 import payload
 from dirtier import Dirtier
-from report import QEMU, RELEASE, ROOT, at_most
+from result import QEMU, RELEASE, ROOT, at_most
 
 LOAD = "work=1 dirty=31 area=512 say=0"
 PAUSE_S = 7.0  # as long as a profile takes
@@ -20,12 +20,12 @@ def profile(ram):
     return json.loads(out.stdout)
 
 
-def cpu_of(vm):
-    """Seconds of CPU that the VMM had. Who exits meanwhile is none of the guest's threads."""
+def cpu_of(pid):
+    """Seconds of CPU that a VMM had. Who exits meanwhile is none of the guest's threads."""
     total = 0
-    for tid in os.listdir(f"/proc/{vm.process.pid}/task"):
+    for tid in os.listdir(f"/proc/{pid}/task"):
         try:
-            with open(f"/proc/{vm.process.pid}/task/{tid}/schedstat") as f:
+            with open(f"/proc/{pid}/task/{tid}/schedstat") as f:
                 total += int(f.read().split()[0]) * 1e-9
         except FileNotFoundError:
             pass
@@ -35,12 +35,12 @@ def cpu_of(vm):
 def speed(vm, work):
     """What work() returns, the guest's rounds for each second of CPU that the VMM and whoever work() ran had, and
     the pages that it dirtied a second."""
-    before, cpu, begin = vm.board(), cpu_of(vm), time.monotonic()
+    before, cpu, begin = vm.board(), cpu_of(vm.process.pid), time.monotonic()
     others = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = work()
     after, took = vm.board(), time.monotonic() - begin
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = cpu_of(vm) - cpu + ended.ru_utime - others.ru_utime + ended.ru_stime - others.ru_stime
+    cpu = cpu_of(vm.process.pid) - cpu + ended.ru_utime - others.ru_utime + ended.ru_stime - others.ru_stime
     rounds = (after.rounds[0] - before.rounds[0]) % (1 << 32)
     return result, rounds / cpu, (after.dirtied_pages - before.dirtied_pages) % (1 << 32) / took
 

@@ -4,7 +4,7 @@ import gzip
 import os
 import subprocess
 
-from report import ROOT, RELEASE, Skip, at_least, at_most
+from result import ROOT, RELEASE, Skip, at_least, at_most
 
 SERIES = "demand/planetlab-20110303.csv.gz"
 
