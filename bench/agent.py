@@ -14,7 +14,7 @@ SETTLE_S = 2  # it greets, and is told of the host
 
 def prepare(vm):
     """What init starts in the agent's place while there is to be none sleeps for a day, so that starting it again costs nothing."""
-    vm.check(f"echo '{OPTIONS}' >/etc/agent.args; sed -i 's/exec sleep 1$/exec sleep 86400/' /etc/agent; grep -q 86400 /etc/agent")
+    vm.check(f"echo '{OPTIONS}' >/etc/agent.args; sed -i 's/exec sleep 1$/exec sleep 86400/' /etc/agent; chmod +x /etc/agent; grep -q 86400 /etc/agent")
 
 
 def put(vm, is_there):

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import traceback
 
 from result import RELEASE, ROOT, Skip, at_least, at_most
 
@@ -81,13 +82,29 @@ def judge(rows, wanted=(), missing=()):
 
 # ---- the sample
 
-def stock_rows(hosts, cell, out):
-    """The same by QEMU alone, in turns. cell: mete's row of it."""
+class Tried:
+    """What else is measured goes on behind what went wrong, which is an error in the end."""
+
+    def __init__(self):
+        self.wrong = []
+
+    @contextlib.contextmanager
+    def part(self, name):
+        try:
+            yield
+        except Exception as e:
+            traceback.print_exc()
+            self.wrong.append(f"{name}: {type(e).__name__}: {e}"[:300])
+
+
+def by_qemu_alone(hosts, cell, out, tried):
+    """The same without mete, in turns. cell: mete's row of it."""
     found = []
     for method, of, level in stock.turns(cell, METHODS):
-        found.append(stock.row_of(cell, method, of, level, stock.run(qemu10(), hosts.link, cell, level, method)))
-        with open(out, "a", encoding="utf-8") as f:
-            f.write(json.dumps(found[-1]) + "\n")
+        with tried.part(f"{method} at cell {cell['cell']}"):
+            found.append(stock.row_of(cell, method, of, level, stock.run(qemu10(), hosts.link, cell, level, method)))
+            with open(out, "a", encoding="utf-8") as f:
+                f.write(json.dumps(found[-1]) + "\n")
     return found
 
 
@@ -98,20 +115,23 @@ def sample(report, rounds):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
     some_cells, some_faults = cells.sample()
-    by_qemu, at_once = [], []
+    by_qemu, at_once, tried = [], [], Tried()
     with possible(), grid.Moves(paths[0], RELEASE, TRIES) as moves:
         for fault in some_faults:
             show(moves.until_it_counts("fault", fault))
         for n in range(rounds or 1):
-            at_once.append(side_by_side(moves.between(some_faults[0]["mbit"]), n))
+            with tried.part("side by side"):
+                at_once.append(side_by_side(moves.between(some_faults[0]["mbit"]), n))
         for cell in some_cells:
             show(moves.until_it_counts("cell", cell))
             for row in grid.report.last_of([r for r in moves.rows if r.get("cell") == cell["cell"]], "cell"):
-                by_qemu += stock_rows(moves.between(cell["mbit"]), row, paths[1])
+                by_qemu += by_qemu_alone(moves.between(cell["mbit"]), row, paths[1], tried)
         rows = moves.rows
     missing = report_sample(report, rows, by_qemu)
-    report_at_once(report, at_once)
-    judge(rows, [("cell", c["cell"]) for c in some_cells] + [("fault", f["fault"]) for f in some_faults], missing)
+    if at_once:
+        report_at_once(report, at_once)
+    print_grid()
+    judge(rows, [("cell", c["cell"]) for c in some_cells] + [("fault", f["fault"]) for f in some_faults], tried.wrong + missing)
 
 
 def show(rows):
@@ -146,7 +166,6 @@ def report_sample(report, rows, by_qemu):
     missing += say(report, FAULTS, figures.of_faults(rows),
                    {"longest_stop_ms": (column(faults, "downtime_ms"), "ms"), "overruns_of_guests_that_went": (over_there, "stops")},
                    f"faults {cells.SAMPLE_FAULTS} of tests/grid/cells.py, level {cells.faults()[0]['level']}")
-    print_grid()
     return missing
 
 

@@ -196,6 +196,8 @@ def table(rows):
     mine = {r["cell"]: r for r in rows if r["of"] == "kept"}.values()
     out += [f"| {METE}, when the levels were agreed on | {len(mine)} | {sum(r['mete'] == 'met' for r in mine)} | {sum(r.get('mete_over', False) for r in mine)} | "
             f"{speeds(r.get('mete_speed') for r in mine)} | | |", ""]
+    wrong = [f"cell {r['cell']}: {r['wrong']}" for r in rows if r.get("wrong")]
+    out += [f"WRONG in the guest's memory, its runners or the ledgers: {'; '.join(wrong)}."] if wrong else []
     accepted, could = accepted_over_oracle(rows)
     return "\n".join(out + [f"Levels as they were asked for that any of these met: {len(could)}, of which mete accepted {len(could & accepted)}."])
 

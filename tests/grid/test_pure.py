@@ -114,7 +114,8 @@ def test_figures_of_qemu_alone():
     assert lines["tuned"] == ["3", "2", "1", "0.60, 0.50", "2", "1"] and lines["defaults"] == ["2", "0", "1", "0.55, 0.50", "0", "0"], lines
     assert lines["mete, when the levels were agreed on"] == ["3", "3", "0", "0.90, 0.90", "", ""] and "mete, in its turn" not in lines, lines
     again = stock.table([*rows, stock_row(0, stock.METE, "kept", True, "copying")])
-    assert "| mete, in its turn | 1 | 1 | 0 | 0.50, 0.50 | | |" in again.splitlines()
+    assert "| mete, in its turn | 1 | 1 | 0 | 0.50, 0.50 | | |" in again.splitlines() and "WRONG" not in again
+    assert "WRONG" in stock.table([{**stock_row(0, stock.METE, "kept", True, "copying"), "wrong": ["it ran at both"]}])
 
 
 def test_each_method_has_each_place():
