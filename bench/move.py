@@ -17,7 +17,7 @@ import figures  # noqa: E402
 import grid  # noqa: E402
 import one_move  # noqa: E402
 import stock  # noqa: E402
-from host import HostError  # noqa: E402
+from host import HostError, wait_for  # noqa: E402
 from linked_hosts import LinkedHosts, qemu10  # noqa: E402
 from netns import CannotRun  # noqa: E402
 from seen_move import Guest, Watch  # noqa: E402
@@ -65,10 +65,10 @@ def possible():
 
 
 def say(report, table, found, beside, method):
-    """Those of the table that were found; the names of the others."""
+    """Those of the table that were found, each with what was measured beside it; the names of the others."""
     for name, (unit, aim, digits, what) in table.items():
         if name in found:
-            report.figure(name, found[name].samples, unit, aim, beside, f"{what}; {method}", "tcg", digits, value=found[name].value)
+            report.figure(name, found[name].samples, unit, aim, beside.get(name), f"{what}; {method}", "tcg", digits, value=found[name].value)
     return [name for name in table if name not in found]
 
 
@@ -154,17 +154,17 @@ def report_sample(report, rows, by_qemu):
     some = grid.report.last_of(rows, "cell")
     print(f"# a sample of the grid: {len(some)} cells of {len(cells.cells())}, {all_ - len(some)} faults of {len(cells.faults())}; "
           f"disturbed to the last: {bad}" + (": THE MACHINE WAS NOT THERE, THESE FIGURES SAY LITTLE" if bad > 0.05 * all_ else ""))
-    late = {"machine_late_ms": (column(some, "late_ms"), "ms")}
     answers = {n: ([float(sum(r["answer"] == n for r in some))], "moves") for n in ("countered", "refused")}
     kept_by = {name: column([r for r in by_qemu if r["method"] == m and r["of"] == "kept"], "speed")
                for name, m in (("guest_speed_with_defaults", "defaults"), ("guest_speed_tuned", "tuned"))}
     speeds = {name: (s, "of 1") for name, s in {"guest_speed": column(some, "speed"), **kept_by}.items() if s}
-    missing = say(report, MOVES, {**figures.of_moves(rows), **figures.of_stock(by_qemu)}, {**late, **answers, **speeds},
+    late = {"machine_late_ms": (column(some, "late_ms"), "ms")}
+    missing = say(report, MOVES, {**figures.of_moves(rows), **figures.of_stock(by_qemu)}, {"move_accepted": answers, "move_kept_fraction": {**speeds, **late}},
                   f"cells {cells.SAMPLE_CELLS} of tests/grid/cells.py, payload on TCG, QEMU 10.0, each end of the link with one CPU")
     faults = grid.report.last_of(rows, "fault")
     over_there = [float(grid.report.overruns(r)[True]) for r in faults]
     missing += say(report, FAULTS, figures.of_faults(rows),
-                   {"longest_stop_ms": (column(faults, "downtime_ms"), "ms"), "overruns_of_guests_that_went": (over_there, "stops")},
+                   {"guard_overruns": {"longest_stop_ms": (column(faults, "downtime_ms"), "ms"), "overruns_of_guests_that_went": (over_there, "stops")}},
                    f"faults {cells.SAMPLE_FAULTS} of tests/grid/cells.py, level {cells.faults()[0]['level']}")
     return missing
 
@@ -182,6 +182,12 @@ def print_grid():
 
 # ---- several at once
 
+def all_resumed(watch):
+    """When each began to run at the destination, once all do."""
+    seen = [e[0] for d in list(watch.destinations) for e in d.all("RESUME")]
+    return seen if len(seen) == AT_ONCE else None
+
+
 def side_by_side(hosts, n):
     """Idle guests that are asked for at the same time: from the first byte until the last runs at the destination, over what the link
     takes for all that they have."""
@@ -192,15 +198,16 @@ def side_by_side(hosts, n):
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
                 answers = list(pool.map(lambda g: hosts.move(g.name, f"m-{g.name}", LOOSE), guests))
             ends = [hosts.wait_over(f"m-{g.name}", one_move.OVER_S)[0] for g in guests]
-            resumes = [e[0] for d in list(watch.destinations) for e in d.all("RESUME")]
-        went = [end["state"] == "done" and g.where() == ["b"] for end, g in zip(ends, guests)]
-        if not all(went) or len(resumes) != AT_ONCE:
-            raise RuntimeError(f"not all went: {[a['state'] for a in answers]}, {ends}, {len(resumes)} run")
+            if not all(end["state"] == "done" and g.where() == ["b"] for end, g in zip(ends, guests)):
+                raise RuntimeError(f"not all went: {[a['state'] for a in answers]}, {ends}")
+            resumes = wait_for("all are seen to run", lambda: all_resumed(watch), 20)
         begun_ms = min(e["at_ms"] for g in guests for e in hosts.a.events(f"m-{g.name}") if e["event"] == "copying")
     finally:
         watch.close()
         for guest in guests:
             guest.remove()
+    if hosts.left():
+        raise RuntimeError(f"in the ledgers: {hosts.left()}")
     ideal_ms = AT_ONCE * figures.ideal_ms({**GUEST, "mbit": hosts.mbit})
     return {"ratio": (max(resumes) * 1000 - begun_ms) / ideal_ms, "late_ms": watch.ticks.get("late_ms"), "downtime_ms": max(e["downtime_ms"] for e in ends)}
 
