@@ -17,13 +17,19 @@ def prepare(vm):
     vm.check(f"echo '{OPTIONS}' >/etc/agent.args; sed -i 's/exec sleep 1$/exec sleep 86400/' /etc/agent; chmod +x /etc/agent; grep -q 86400 /etc/agent")
 
 
+def is_running(vm):
+    """Whether it runs, and has said so."""
+    status, _ = vm.run("pid=$(pidof mete-agent) && tail -n +$(cat /run/log-had) /var/log/mete-agent.log | grep -q 'mete-agent: version'")
+    return status == 0
+
+
 def put(vm, is_there):
     if is_there:
-        vm.check("rm /run/no-agent; killall sleep")
-        vm.wait_agent()
+        vm.check("echo $(($(wc -l </var/log/mete-agent.log) + 1)) >/run/log-had; rm /run/no-agent; killall sleep")
+        wait_for("the agent is there", lambda: is_running(vm), 60, 0.2)
     else:
         vm.check("touch /run/no-agent; killall mete-agent")
-        wait_for("the agent is gone", lambda: not vm.show().get("agent"), 60, 0.05)
+        wait_for("the agent is gone", lambda: vm.run("pidof mete-agent")[0] != 0, 60, 0.2)
     time.sleep(SETTLE_S)
 
 

@@ -111,10 +111,18 @@ def spinners(hosts):
             host.mete("vm", "delete", "spinner", check=False)
 
 
+@contextlib.contextmanager
+def all_else(hosts, streams, said):
+    """What has the link and the CPUs without a rest; said: what its traffic got."""
+    with spinners(hosts), Traffic(hosts.link, streams) as traffic:
+        yield
+    said["cross_mbit"] = traffic.mbit
+
+
 def by_mete(hosts, name, streams):
-    with Traffic(hosts.link, streams) as traffic:
-        row = one_move.run(hosts, name, CELL)
-    row["cross_mbit"] = traffic.mbit
+    said = {}
+    row = one_move.run(hosts, name, CELL, beside=lambda: all_else(hosts, streams, said))
+    row.update(said)
     row["wrong"] = [w for w in row["wrong"] if "vm:spinner " not in w]  # they are to be there
     move = f"g-{name}"
     row["held_bytes"] = (hosts.show(hosts.a, move) or {}).get("held_bytes")
@@ -130,9 +138,9 @@ def reserved_bps(row, events):
 
 
 def by_qemu(hosts, streams):
-    with Traffic(hosts.link, streams) as traffic:
-        row = stock.run(qemu10(), hosts.link, CELL, CELL["level"], "tuned")
-    return {**row, "verdict": "met" if row["met"] else "missed", "cross_mbit": traffic.mbit}
+    said = {}
+    row = stock.run(qemu10(), hosts.link, CELL, CELL["level"], "tuned", lambda: all_else(hosts, streams, said))
+    return {**row, **said, "verdict": "met" if row["met"] else "missed"}
 
 
 def line(arm, row):
@@ -175,8 +183,7 @@ def main():
     with LinkedHosts(WIRE, build=a.build, uplink_mbit=UPLINK) as held, LinkedHosts(WIRE, build=a.build) as not_held:
         for n in range(a.rounds):
             for arm, hosts, run in (("held", held, by_mete), ("not held", not_held, by_mete), ("tuned QEMU", not_held, None)):
-                with spinners(hosts):
-                    row = run(hosts, f"v{n}", a.streams) if run else by_qemu(hosts, a.streams)
+                row = run(hosts, f"v{n}", a.streams) if run else by_qemu(hosts, a.streams)
                 row["arm"] = arm
                 rows.append(row)
                 with open(a.out, "a", encoding="utf-8") as f:

@@ -95,8 +95,8 @@ def verdict_of(row, level):
     return "met" if is_met else "missed"
 
 
-def run(hosts, name, cell, fault=None):
-    """A row. The VM is gone afterwards, wherever it ran."""
+def run(hosts, name, cell, fault=None, beside=contextlib.nullcontext):
+    """A row. The VM is gone afterwards, wherever it ran. beside: what is there from when the guest is ready until its move is over."""
     began = time.monotonic()
     row = {**cell, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load": round(os.getloadavg()[0], 1)}
     guest = Guest(hosts, name, cell["memory_mib"], cell["populated_mib"], cell["area_mib"], cell["dirty_mib_s"],
@@ -104,7 +104,7 @@ def run(hosts, name, cell, fault=None):
     watch, breaker, said = None, None, {}
     try:
         watch = Watch(hosts, guest)
-        with watch:
+        with watch, beside():
             move = f"g-{name}"
             if fault:
                 expected_ms = cell["populated_mib"] * MIB * 8 / cell["mbit"] / 1000

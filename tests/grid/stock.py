@@ -82,7 +82,8 @@ class Vmm:
         return [e["timestamp"]["seconds"] + e["timestamp"]["microseconds"] / 1e6 for e in self.qmp.events if e["event"] == name]
 
 
-def run(qemu, link, cell, level, method):
+def run(qemu, link, cell, level, method, beside=contextlib.nullcontext):
+    """beside: what is there from when the guest is ready on."""
     parameters, capabilities, controller = METHODS[method](level)
     with contextlib.ExitStack() as stack:
         source = Vmm(qemu, link, "a", cell, [])
@@ -96,6 +97,7 @@ def run(qemu, link, cell, level, method):
             source.qmp.run("migrate-set-capabilities", capabilities=[{"capability": name, "state": True}])
         if parameters:
             source.qmp.run("migrate-set-parameters", **parameters)
+        stack.enter_context(beside())
         before, began = payload.read(source.ram), time.time()
         source.qmp.run("migrate", uri=f"tcp:{ADDRESS['b']}:{PORT}")
         end = began + level["total_ms"] / 1000 + 1
