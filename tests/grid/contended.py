@@ -123,7 +123,6 @@ def by_mete(hosts, name, streams):
     said = {}
     row = one_move.run(hosts, name, CELL, beside=lambda: all_else(hosts, streams, said))
     row.update(said)
-    row["wrong"] = [w for w in row["wrong"] if "vm:spinner " not in w]  # they are to be there
     move = f"g-{name}"
     row["held_bytes"] = (hosts.show(hosts.a, move) or {}).get("held_bytes")
     row["reserved_bps"] = reserved_bps(row, hosts.a.events(move))

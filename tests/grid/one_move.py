@@ -101,10 +101,11 @@ def run(hosts, name, cell, fault=None, beside=contextlib.nullcontext):
     row = {**cell, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load": round(os.getloadavg()[0], 1)}
     guest = Guest(hosts, name, cell["memory_mib"], cell["populated_mib"], cell["area_mib"], cell["dirty_mib_s"],
                   share=SHARE)
-    watch, breaker, said = None, None, {}
+    watch, breaker, said, others = None, None, {}, contextlib.ExitStack()
     try:
+        others.enter_context(beside())  # before the watch, which takes each VMM that comes to the other side for the VM's
         watch = Watch(hosts, guest)
-        with watch, beside():
+        with watch:
             move = f"g-{name}"
             if fault:
                 expected_ms = cell["populated_mib"] * MIB * 8 / cell["mbit"] / 1000
@@ -131,6 +132,7 @@ def run(hosts, name, cell, fault=None, beside=contextlib.nullcontext):
                 breaker.join(180)
                 hosts.wait_linked()
             time.sleep(0.2)
+        others.close()
         row["state"] = source["state"]
         row["said"] = {k: source[k] for k in ("total_ms", "downtime_ms", "attempt", "cut", "reason", "sentence") if k in source}
         row["plan"] = source.get("plan", {})
@@ -144,6 +146,7 @@ def run(hosts, name, cell, fault=None, beside=contextlib.nullcontext):
         row["verdict"] = ("refused" if row["answer"] == "refused" else
                           "not-granted" if row.get("granted") is False else verdict_of(row, level))
     finally:
+        others.close()
         if watch:
             watch.close()
         guest.remove()
