@@ -6,7 +6,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "bench"))
 import projection  # noqa: E402
-from report import Skip  # noqa: E402
+from result import Skip  # noqa: E402
 
 
 def main():
