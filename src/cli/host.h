@@ -23,15 +23,13 @@ extern const struct verb pki_verbs[];
 extern const size_t pki_verbs_n;
 
 /* Verbs that a manager has, too, take these: then it is asked, and not the meted of this host. */
-#define HOST_MANAGER_OPTIONS                                                                                 \
-        {"--manager", "URL",                                                                                 \
-         "ask this mete-manager: https://HOST[:PORT], or the path of its socket (METE_MANAGER)", false},     \
-                {"--cert", "FILE", "certificate to show it (METE_CERT; default /etc/mete/operator.crt)",     \
-                 false},                                                                                     \
-                {"--key", "FILE", "its key (METE_KEY; as the certificate, ending in .key)", false},          \
-        {                                                                                                    \
-                "--ca", "FILE", "the authority (METE_CA; ca.crt beside the certificate)", false              \
-        }
+/* clang-format off */
+#define HOST_MANAGER_OPTIONS                                                                                                        \
+        {"--manager", "URL", "ask this mete-manager: https://HOST[:PORT], or the path of its socket (METE_MANAGER)", false, true},  \
+        {"--cert", "FILE", "certificate to show it (METE_CERT; default /etc/mete/operator.crt)", false, true},                      \
+        {"--key", "FILE", "its key (METE_KEY; as the certificate, ending in .key)", false, true},                                   \
+        {"--ca", "FILE", "the authority (METE_CA; ca.crt beside the certificate)", false, true}
+/* clang-format on */
 /* NULL: none is named. Borrowed. */
 const char *host_manager(const struct arguments *a);
 struct http_client;

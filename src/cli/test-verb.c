@@ -17,7 +17,8 @@ static const struct option_row create_options[] = {
         {"--cpus", "N", "CPUs", false},
         {"--need",  "NEED", "a need", true},
         {"--force",        NULL, "do it", false},
-        {NULL},
+        {"--manager", "URL", "who is asked", false, true},
+        {NULL   },
 };
 static const struct verb host[] = {
         {.words = "vm create",
@@ -71,6 +72,38 @@ static void test_options_and_operands(void)
         g_assert_null(arguments_option(&a, "--socket"));
 }
 
+/* What says who is asked may come first, as one writes it down once and then the verb. */
+static void test_before_the_verb(void)
+{
+        struct arguments a;
+        struct err err = {0};
+        PARSE(a, err, "--manager", "https://m", "--json", "vm", "create", "v1", "--force");
+
+        g_assert_cmpint(r, ==, 0);
+        g_assert_true(a.verb == &host[0]);
+        g_assert_cmpint(a.n_operands, ==, 1);
+        g_assert_cmpstr(a.operands[0], ==, "v1");
+        g_assert_cmpstr(arguments_option(&a, "--manager"), ==, "https://m");
+        g_assert_nonnull(arguments_option(&a, "--json"));
+        g_assert_nonnull(arguments_option(&a, "--force"));
+        g_assert_null(arguments_option(&a, "--socket"));
+}
+
+/* The command's own words stay its own, whatever stands in front. */
+static void test_before_a_command(void)
+{
+        struct arguments a;
+        struct err err = {0};
+        PARSE(a, err, "--socket=/s", "run", "--need=x", "true", "--json");
+
+        g_assert_cmpint(r, ==, 0);
+        g_assert_cmpstr(arguments_option(&a, "--socket"), ==, "/s");
+        g_assert_cmpstr(arguments_option(&a, "--need"), ==, "x");
+        g_assert_null(arguments_option(&a, "--json"));
+        g_assert_cmpint(a.n_operands, ==, 2);
+        g_assert_cmpstr(a.operands[1], ==, "--json");
+}
+
 static void test_repeats(void)
 {
         struct arguments a;
@@ -107,16 +140,26 @@ static void test_refused(void)
                 int r;
                 const char *sentence;
         } rows[] = {
-                {{"mete"},                                   -ENOENT, "no such verb: (none)"          },
-                {{"mete", "vm"},                             -ENOENT, "no such verb: vm"              },
-                {{"mete", "vm", "creat", "x"},               -ENOENT, "no such verb: vm creat"        },
-                {{"mete", "vm", "create"},                   -EINVAL, "needs NAME"                    },
-                {{"mete", "vm", "create", "a", "b"},         -EINVAL, "one too many: b"               },
-                {{"mete", "vm", "create", "a", "--cpu=2"},   -EINVAL, "unknown option --cpu"          },
-                {{"mete", "vm", "create", "a", "--cpus"},    -EINVAL, "--cpus needs a value: N"       },
-                {{"mete", "vm", "create", "a", "--force=1"}, -EINVAL, "--force takes no value"        },
-                {{"mete", "ledger", "--json", "--json"},     -EINVAL, "--json was given twice"        },
-                {{"mete", "run", "--need", "x"},             -EINVAL, "needs -- COMMAND [ARGUMENT...]"},
+                {{"mete"},                                   -ENOENT, "no such verb: (none)"                 },
+                {{"mete", "vm"},                             -ENOENT, "no such verb: vm"                     },
+                {{"mete", "vm", "creat", "x"},               -ENOENT, "no such verb: vm creat"               },
+                {{"mete", "vm", "create"},                   -EINVAL, "needs NAME"                           },
+                {{"mete", "vm", "create", "a", "b"},         -EINVAL, "one too many: b"                      },
+                {{"mete", "vm", "create", "a", "--cpu=2"},   -EINVAL, "unknown option --cpu"                 },
+                {{"mete", "vm", "create", "a", "--cpus"},    -EINVAL, "--cpus needs a value: N"              },
+                {{"mete", "vm", "create", "a", "--force=1"}, -EINVAL, "--force takes no value"               },
+                {{"mete", "ledger", "--json", "--json"},     -EINVAL, "--json was given twice"               },
+                {{"mete", "run", "--need", "x"},             -EINVAL, "needs -- COMMAND [ARGUMENT...]"       },
+                {{"mete", "--json"},                         -ENOENT, "no such verb: (none)"                 },
+                {{"mete", "--socket"},                       -ENOENT, "no such verb: (none)"                 },
+                {{"mete", "--socket", "vm", "creat"},        -ENOENT, "no such verb: creat"                  },
+                {{"mete", "--manager=m", "ledger"},          -EINVAL, "unknown option --manager"             },
+                {{"mete", "--json", "ledger", "--json"},     -EINVAL, "--json was given twice"               },
+                {{"mete", "--json=1", "ledger"},             -EINVAL, "--json takes no value"                },
+                {{"mete", "--cpus", "2", "vm", "create"},
+                 -EINVAL,
+                 "no option --cpus is taken before the verb"                                                 },
+                {{"mete", "-x", "ledger"},                   -EINVAL, "no option -x is taken before the verb"},
         };
 
         for (size_t i = 0; i < ARRAY_N(rows); i++) {
@@ -175,18 +218,23 @@ static void test_group(void)
         char *option[] = {(char *)"mete", (char *)"vm", (char *)"--help", NULL};
         char *nothing[] = {(char *)"mete", (char *)"vm", NULL};
         char *half[] = {(char *)"mete", (char *)"help", (char *)"v", NULL};
+        char *behind[] = {(char *)"mete", (char *)"--json", (char *)"vm", (char *)"--help", NULL};
+        char *wrong[] = {(char *)"mete", (char *)"--force", (char *)"vm", NULL};
 
         if (g_test_subprocess()) {
                 g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 3, help), ==, EXIT_OK);
                 g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 3, option), ==, EXIT_OK);
                 g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 2, nothing), ==, EXIT_USAGE);
                 g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 3, half), ==, EXIT_USAGE);
+                g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 4, behind), ==, EXIT_OK);
+                g_assert_cmpint(verb_main(tables, ARRAY_N(tables), 3, wrong), ==, EXIT_USAGE);
                 return;
         }
         g_test_trap_subprocess(NULL, 0, 0);
         g_test_trap_assert_passed();
         g_test_trap_assert_stdout("*mete vm create NAME*Define a VM*mete vm create NAME*Define a VM*");
-        g_test_trap_assert_stderr("*'mete help vm' lists them*no such verb: v\n*");
+        g_test_trap_assert_stderr(
+                "*'mete help vm' lists them*no such verb: v\n*--force is taken before the verb*");
 }
 
 static void test_exits(void)
@@ -206,6 +254,8 @@ int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/cli/verb/options-and-operands", test_options_and_operands);
+        g_test_add_func("/cli/verb/before-the-verb", test_before_the_verb);
+        g_test_add_func("/cli/verb/before-a-command", test_before_a_command);
         g_test_add_func("/cli/verb/repeats", test_repeats);
         g_test_add_func("/cli/verb/double-dash", test_double_dash);
         g_test_add_func("/cli/verb/refused", test_refused);

@@ -6,14 +6,15 @@
 #include "base/str.h"
 #include "cli/exit.h"
 
+/* clang-format off */
 const struct option_row verb_common_options[] = {
-        {"--json",                                  NULL, "print what the daemon answers, as JSON", false},
+        {"--json", NULL, "print what the daemon answers, as JSON", false, true},
         {"--socket", "PATH",
-         "socket to use (METE_SOCKET; default /run/mete/meted.sock or, in a guest, "
-         "/run/mete/agent.sock)", false},
-        {"--help",                                         NULL, "say what this verb does and takes", false},
-        {NULL                                  },
+         "socket to use (METE_SOCKET; default /run/mete/meted.sock or, in a guest, /run/mete/agent.sock)", false, true},
+        {"--help", NULL, "say what this verb does and takes", false, true},
+        {NULL},
 };
+/* clang-format on */
 
 static size_t verb_help_group(FILE *out, const struct verb_table *tables, size_t n_tables, const char *word);
 
@@ -62,6 +63,35 @@ static const struct option_row *option_find(const struct verb *verb, const char 
         return row != NULL ? row : option_find_in(verb_common_options, name, length);
 }
 
+/* That may stand before the verb, of whichever verb it is. */
+static const struct option_row *option_find_leading(const struct verb_table *tables, size_t n_tables,
+                                                    const char *name, size_t length)
+{
+        const struct option_row *row = option_find_in(verb_common_options, name, length);
+        for (size_t t = 0; t < n_tables && row == NULL; t++)
+                for (size_t i = 0; i < tables[t].n && row == NULL; i++)
+                        row = option_find_in(tables[t].verbs[i].options, name, length);
+        return row != NULL && row->leads ? row : NULL;
+}
+
+/* Where in argv the verb is: behind the options before it. */
+static int verb_at(const struct verb_table *tables, size_t n_tables, int argc, char **argv, int *ret,
+                   struct err *err)
+{
+        int at = 1;
+        while (at < argc && argv[at][0] == '-') {
+                const char *text = argv[at++];
+                size_t length = strcspn(text, "=");
+                const struct option_row *row = option_find_leading(tables, n_tables, text, length);
+                if (row == NULL)
+                        return err_set(err, REASON_INVALID, EINVAL, "no option %.*s is taken before the verb",
+                                       (int)length, text);
+                at += row->value != NULL && text[length] == '\0';
+        }
+        *ret = at < argc ? at : argc;
+        return 0;
+}
+
 /* One option at argv[*at]; moves *at behind it. */
 static int option_parse(struct arguments *a, int argc, char **argv, int *at, struct err *err)
 {
@@ -94,18 +124,24 @@ int arguments_parse(const struct verb_table *tables, size_t n_tables, int argc, 
                     struct arguments *ret, struct err *err)
 {
         struct arguments a = {0};
-        int words = 0;
+        int words = 0, begin = 1;
         bool only_operands = false;
 
-        /* argv[0] is the program; options before the verb are not taken, so that the verb is easy to find. */
-        a.verb = argc > 1 ? verb_find(tables, n_tables, argc - 1, argv + 1, &words) : NULL;
-        if (a.verb == NULL)
+        if (verb_at(tables, n_tables, argc, argv, &begin, err) < 0) /* argv[0] is the program */
+                return -EINVAL;
+        a.verb = begin < argc ? verb_find(tables, n_tables, argc - begin, argv + begin, &words) : NULL;
+        if (a.verb == NULL) {
+                const char *next = begin + 1 < argc && argv[begin + 1][0] != '-' ? argv[begin + 1] : "";
                 return err_set(err, REASON_NOT_FOUND, ENOENT, "no such verb: %s%s%s",
-                               argc > 1 ? argv[1] : "(none)", argc > 2 && argv[2][0] != '-' ? " " : "",
-                               argc > 2 && argv[2][0] != '-' ? argv[2] : "");
-
-        a.operands = argv + 1 + words;
-        for (int at = 1 + words; at < argc;) {
+                               begin < argc ? argv[begin] : "(none)", *next != '\0' ? " " : "", next);
+        }
+        for (int at = 1; at < begin;) {
+                int r = option_parse(&a, begin, argv, &at, err);
+                if (r < 0)
+                        return r;
+        }
+        a.operands = argv + begin + words;
+        for (int at = begin + words; at < argc;) {
                 if (!only_operands && strcmp(argv[at], "--") == 0) {
                         only_operands = true;
                         at++;
@@ -160,6 +196,24 @@ static void print_option(FILE *out, const struct option_row *row)
         (void)fprintf(out, "  %-24s %s%s\n", left, row->text, row->repeats ? " (may be repeated)" : "");
 }
 
+/* All verbs that have such options of their own have the same ones: those that say who is asked. */
+static void print_leading(FILE *out, const struct verb_table *tables, size_t n_tables)
+{
+        bool is_said = false;
+        (void)fputs("They may stand before the verb, too", out);
+        for (size_t t = 0; t < n_tables && !is_said; t++) {
+                for (size_t i = 0; i < tables[t].n && !is_said; i++) {
+                        const struct option_row *row = tables[t].verbs[i].options;
+                        for (; row != NULL && row->name != NULL; row++) {
+                                if (row->leads)
+                                        (void)fprintf(out, "%s%s", is_said ? ", " : ", as may ", row->name);
+                                is_said = is_said || row->leads;
+                        }
+                }
+        }
+        (void)fputs(".\n", out);
+}
+
 static void verb_help_one(FILE *out, const struct verb *verb)
 {
         (void)fprintf(out, "mete %s%s%s%s\n\n%s.\n", verb->words, verb->options != NULL ? " [OPTION...]" : "",
@@ -190,6 +244,7 @@ void verb_help(FILE *out, const struct verb_table *tables, size_t n_tables)
         (void)fputs("\nOptions of every verb:\n", out);
         for (const struct option_row *row = verb_common_options; row->name != NULL; row++)
                 print_option(out, row);
+        print_leading(out, tables, n_tables);
         (void)fputs("\nExit status:\n", out);
         for (size_t i = 0; i < exit_rows_n; i++)
                 (void)fprintf(out, "  %-3d %s\n", exit_rows[i].status, exit_rows[i].meaning);
@@ -237,7 +292,8 @@ static void dump_options(const struct option_row *rows)
                 dump_text("name", row->name, ",");
                 dump_text("value", row->value, ",");
                 dump_text("text", row->text, ",");
-                (void)printf("\"repeats\":%s}", row->repeats ? "true" : "false");
+                (void)printf("\"repeats\":%s,\"leads\":%s}", row->repeats ? "true" : "false",
+                             row->leads ? "true" : "false");
         }
         (void)fputs("]", stdout);
 }
@@ -314,9 +370,14 @@ int verb_main(const struct verb_table *tables, size_t n_tables, int argc, char *
                 verb_help(stderr, tables, n_tables);
                 return EXIT_USAGE;
         }
-        int words = 0;
-        if (argc == 3 && strcmp(argv[2], "--help") == 0 &&
-            verb_find(tables, n_tables, argc - 1, argv + 1, &words) == NULL &&
+        int words = 0, begin = 1;
+        if (verb_at(tables, n_tables, argc, argv, &begin, &err) < 0) {
+                (void)fprintf(stderr, "mete: %s; see 'mete help'\n", err.sentence);
+                return EXIT_USAGE;
+        }
+        first = begin < argc ? argv[begin] : "";
+        if (argc == begin + 2 && strcmp(argv[begin + 1], "--help") == 0 &&
+            verb_find(tables, n_tables, argc - begin, argv + begin, &words) == NULL &&
             verb_help_group(stdout, tables, n_tables, first) > 0)
                 return EXIT_OK;
         int r = arguments_parse(tables, n_tables, argc, argv, &a, &err);
@@ -327,7 +388,7 @@ int verb_main(const struct verb_table *tables, size_t n_tables, int argc, char *
                 return EXIT_USAGE;
         }
         if (r < 0) {
-                const struct verb *verb = verb_find(tables, n_tables, argc - 1, argv + 1, &words);
+                const struct verb *verb = verb_find(tables, n_tables, argc - begin, argv + begin, &words);
                 const char *name = verb != NULL ? verb->words : first;
                 (void)fprintf(stderr, "mete %s: %s; see 'mete help %s'\n", name, err.sentence, name);
                 return EXIT_USAGE;

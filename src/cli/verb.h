@@ -3,8 +3,9 @@
  *
  * A verb is one or two words ("vm create"), then options and operands in any order; with `command`, whatever
  * follows the first operand or "--" belongs to the command that is run. Options are "--name VALUE" or
- * "--name=VALUE". Every verb also takes the options of verb_common_options. Needs libc only: it is part of
- * the static binary that goes into guests. */
+ * "--name=VALUE". Every verb also takes the options of verb_common_options. Those, and what else says who is
+ * asked, may also stand before the verb. Needs libc only: it is part of the static binary that goes into
+ * guests. */
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -18,6 +19,7 @@ struct option_row {
         const char *value; /* what it takes, as help shows it: "N[..M]". NULL: a flag */
         const char *text;  /* one line for --help and the manual */
         bool repeats;
+        bool leads; /* may stand before the verb, too; it has the same `value` in every verb that takes it */
 };
 extern const struct option_row verb_common_options[]; /* --json --socket --help */
 
