@@ -12,7 +12,9 @@
 #include "meted/activate.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
+#include "vm/boot-file.h"
 #include "vm/disk-file.h"
+#include "vm/probe.h"
 
 enum { COPY_MS = 10000, LOOK_MS = 30000, LOOK_AGAIN_MS = 100, CONT_MS = 15000, PLUG_MS = 15000 };
 
@@ -34,7 +36,32 @@ static int check_disk(const struct moving *mv, const struct api_vm_definition *d
                 return err_set(err, REASON_INCOMPATIBLE, EXDEV,
                                "its host does not say which file the disk %s is", d->disk);
         int bad = disk_file_see(m->config.image_dir, d->disk, &here, err);
+        if (bad)
+                err->reason = REASON_INCOMPATIBLE; /* it is no word of what was asked for */
         return bad ? bad : disk_file_compare(d->disk, &here, &mv->guest->disk, err);
+}
+
+/* Its guest would not notice before it boots. there: NULL where its host cannot say what it is. */
+static int check_boot_file(const struct meted *m, const char *what, const char *name,
+                           const struct api_peer_file *there, struct err *err)
+{
+        struct api_peer_file here;
+        int bad = boot_file_see(m->config.image_dir, what, name, &here, err);
+        if (bad)
+                err->reason = REASON_INCOMPATIBLE;
+        return bad ? bad : there ? boot_file_compare(what, name, &here, there, err) : 0;
+}
+
+static int check_files(const struct moving *mv, const struct api_vm_definition *d, struct err *err)
+{
+        const struct api_peer_vm *g = mv->guest;
+        int bad = check_disk(mv, d, err);
+        if (!bad && d->has_kernel)
+                bad = check_boot_file(mv->m, "kernel", d->kernel, g->has_kernel ? &g->kernel : NULL, err);
+        if (!bad && d->has_initrd)
+                bad = check_boot_file(mv->m, "initial RAM disk", d->initrd, g->has_initrd ? &g->initrd : NULL,
+                                      err);
+        return bad;
 }
 
 static int check_guest(const struct moving *mv, struct err *err)
@@ -52,11 +79,13 @@ static int check_guest(const struct moving *mv, struct err *err)
                 return err_set(err, REASON_INCOMPATIBLE, ENOEXEC,
                                "%s was made for QEMU %s, and this host has %s", mv->vm, d->qemu_version,
                                m->probe.version);
+        bad = probe_runs(&m->probe, d, err);
+        if (bad)
+                return bad;
         if (d->has_network && (!m->config.manages_net || strcmp(d->network, m->config.network) != 0))
                 return err_set(err, REASON_INCOMPATIBLE, ENONET, "%s is on network %s, which is not here",
                                mv->vm, d->network);
-        bad = check_disk(mv, d, err);
-        return bad ? bad : find_images(m, d, err);
+        return check_files(mv, d, err);
 }
 
 /* The VM is defined here from now on; where it is stopped by an operator's word of ours it is another one. */
@@ -325,8 +354,8 @@ void arrive_prepare(struct moving *mv, const struct move_effect *f)
         if (!v) {
                 (void)err_set(&err, REASON_STALE, ESTALE, "it is not defined here any more");
                 failed(mv, &err);
-        } else if (check_disk(mv, &v->definition,
-                              &err)) { /* since it was reserved it may have become another */
+        } else if (check_files(mv, &v->definition,
+                               &err)) { /* since it was reserved one may have become another */
                 failed(mv, &err);
         } else if (is_left) {
                 if (hypervisor_release(m->hv, key, "of an attempt that was broken off", loop_now_ms(),

@@ -9,6 +9,7 @@
 #include "meted/hhi.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
+#include "vm/boot-file.h"
 #include "vm/disk-file.h"
 #include "vm/profiler.h"
 
@@ -70,18 +71,29 @@ struct api_peer_vm *moves_guest(const struct machine *v)
         return to;
 }
 
+static bool is_seen(const struct moving *mv, int bad, const struct err *err)
+{
+        if (bad)
+                log_warn("move %s: %s", mv->core.row.id, err->sentence);
+        return bad == 0;
+}
+
+/* Its kernel may be gone here since it booted: that is no reason to keep it. */
 struct api_peer_vm *source_guest(const struct moving *mv)
 {
         const struct machine *v = machine_find(mv->m, mv->vm);
-        struct api_peer_vm *guest = v ? moves_guest(v) : NULL;
+        struct api_peer_vm *g = v ? moves_guest(v) : NULL;
+        const struct api_vm_definition *d = v ? &v->definition : NULL;
+        const char *dir = mv->m->config.image_dir;
         struct err err = {0};
-        if (guest && v->definition.has_disk) {
-                guest->has_disk =
-                        disk_file_see(mv->m->config.image_dir, v->definition.disk, &guest->disk, &err) == 0;
-                if (!guest->has_disk)
-                        log_warn("move %s: %s", mv->core.row.id, err.sentence);
-        }
-        return guest;
+        if (g && d->has_disk)
+                g->has_disk = is_seen(mv, disk_file_see(dir, d->disk, &g->disk, &err), &err);
+        if (g && d->has_kernel)
+                g->has_kernel = is_seen(mv, boot_file_see(dir, "kernel", d->kernel, &g->kernel, &err), &err);
+        if (g && d->has_initrd)
+                g->has_initrd = is_seen(
+                        mv, boot_file_see(dir, "initial RAM disk", d->initrd, &g->initrd, &err), &err);
+        return g;
 }
 
 /* ---- the profile ---- */
