@@ -144,6 +144,32 @@ static void print_plan(const json_t *move)
         print_figures(plan);
 }
 
+/* ", 12.3s left": of the time, where an end is expected. */
+static const char *left_text(const json_t *progress, char *ret, size_t size)
+{
+        const json_t *left = json_object_get(progress, "predicted_left_ms");
+        ret[0] = '\0';
+        if (left)
+                (void)snprintf(ret, size, ", %.1fs left", (double)json_integer_value(left) / 1000);
+        return ret;
+}
+
+static void print_how_far(const json_t *p)
+{
+        char sent[UNITS_TEXT], rest[UNITS_TEXT], rate[UNITS_TEXT], dirty[UNITS_TEXT], left[48];
+        if (!p)
+                return;
+        (void)printf("  so far: round %" PRId64 ", %s sent, %s to go at %s/s, dirties %s/s%s\n",
+                     host_number(p, "round"), units_print_bytes(host_number(p, "sent_bytes"), sent),
+                     units_print_bytes(host_number(p, "left_bytes"), rest),
+                     units_print_bytes(host_number(p, "bytes_per_s"), rate),
+                     units_print_bytes(host_number(p, "dirty_bytes_per_s"), dirty),
+                     left_text(p, left, sizeof(left)));
+        if (json_object_get(p, "predicted_total_ms"))
+                (void)printf("  by now: %" PRId64 "ms, downtime %" PRId64 "ms\n",
+                             host_number(p, "predicted_total_ms"), host_number(p, "predicted_downtime_ms"));
+}
+
 static const char *order_to(const json_t *order)
 {
         size_t at = (size_t)host_number(order, "at");
@@ -168,9 +194,13 @@ void host_print_move(const json_t *move)
                      host_text(move, "sentence"));
         (void)printf("  asked for: %s\n", level_text(move, level, sizeof(level)));
         print_plan(move);
+        print_how_far(json_object_get(move, "progress"));
         if (json_object_get(move, "total_ms"))
                 (void)printf("  took: %" PRId64 "ms, downtime %" PRId64 "ms\n", host_number(move, "total_ms"),
                              host_number(move, "downtime_ms"));
+        if (json_object_get(move, "stood_ms"))
+                (void)printf("  stood here in an attempt that was broken off: %" PRId64 "ms\n",
+                             host_number(move, "stood_ms"));
         size_t i;
         json_t *fallback;
         json_array_foreach(json_object_get(move, "fallbacks"), i, fallback)(void)
@@ -183,7 +213,7 @@ void host_print_move(const json_t *move)
 static void print_progress(const json_t *move)
 {
         const json_t *p = json_object_get(is_order(move) ? json_object_get(move, "move") : move, "progress");
-        char bar[BAR + 1], left[UNITS_TEXT], rate[UNITS_TEXT], dirty[UNITS_TEXT];
+        char bar[BAR + 1], to_go[UNITS_TEXT], rate[UNITS_TEXT], dirty[UNITS_TEXT], left[48];
         int64_t sent = host_number(p, "sent_bytes"), rest = host_number(p, "left_bytes");
         int full = sent + rest > 0 ? (int)(BAR * sent / (sent + rest)) : 0;
         if (!isatty(STDOUT_FILENO))
@@ -192,11 +222,12 @@ static void print_progress(const json_t *move)
                 bar[i] = i < full ? '#' : '.';
         bar[BAR] = '\0';
         if (p)
-                (void)printf("\r\033[K%s [%s] round %" PRId64 ", %s left, %s/s, dirties %s/s",
+                (void)printf("\r\033[K%s [%s] round %" PRId64 ", %s to go, %s/s, dirties %s/s%s",
                              host_text(move, "state"), bar, host_number(p, "round"),
-                             units_print_bytes(rest, left),
+                             units_print_bytes(rest, to_go),
                              units_print_bytes(host_number(p, "bytes_per_s"), rate),
-                             units_print_bytes(host_number(p, "dirty_bytes_per_s"), dirty));
+                             units_print_bytes(host_number(p, "dirty_bytes_per_s"), dirty),
+                             left_text(p, left, sizeof(left)));
         else
                 (void)printf("\r\033[K%s", host_text(move, "state"));
         (void)fflush(stdout);

@@ -55,6 +55,8 @@ struct moving {
                 int64_t ran_us; /* for which it had run when that was said */
         } ran;
         bool was_cut;
+        int64_t stood_ms; /* the longest of the attempts that were broken off, until it ran on here; 0: none
+                           */
         size_t n_fallbacks;
         char fallbacks[MOVE_FALLBACKS_MAX][MOVE_FALLBACK]; /* what is not held of what was reserved (S.10) */
         int64_t raised_bps;     /* reserved of the link since, beside the vector; 0: nothing */
@@ -108,6 +110,7 @@ struct moving {
         bool is_release_awaited; /* nothing is held any more: what RELEASE waits for */
         int64_t stream_bps, held_bytes; /* the rate; what went through its class, by the kernel's count */
         int64_t began_mono_us, stop_mono_us, complete_mono_us;
+        bool is_standing_here; /* since stop_mono_us */
         int64_t attempt_mono_us,
                 begun_mono_us; /* of this attempt: when it began, and when QEMU did; 0: not yet */
         int64_t stop_us;       /* until the last vCPU stood; 0: not known */

@@ -89,6 +89,8 @@ char *move_record(const struct moving *mv)
         r->has_gap_ms = mv->gap_ms > 0;
         r->gap_ms = mv->gap_ms;
         r->has_was_cut = r->was_cut = mv->was_cut;
+        r->has_stood_ms = mv->stood_ms > 0;
+        r->stood_ms = mv->stood_ms;
         r->has_guest = mv->guest != NULL;
         if (mv->guest)
                 r->guest = *mv->guest;
@@ -142,6 +144,7 @@ static int take_record(struct moving *mv, const char *id, const struct api_move_
         mv->took_ms = r->has_took_ms ? r->took_ms : 0;
         mv->gap_ms = r->has_gap_ms ? r->gap_ms : 0;
         mv->was_cut = r->has_was_cut && r->was_cut;
+        mv->stood_ms = r->has_stood_ms ? r->stood_ms : 0;
         if (r->has_guest)
                 mv->guest = g_memdup2(&r->guest, sizeof(r->guest));
         return 0;
@@ -344,6 +347,7 @@ static void show_progress(const struct moving *mv, struct api_move_progress *to)
 {
         const struct sample *s = &mv->seen.sample;
         const struct estimate *e = &mv->control.estimate;
+        int64_t left_ms = mv->predicted_total_ms - (loop_mono_ms() - mv->began_mono_us / 1000);
         *to = (struct api_move_progress){.round = s->syncs,
                                          .sent_bytes = s->transferred_bytes,
                                          .left_bytes = (int64_t)estimate_left_bytes(e),
@@ -352,6 +356,8 @@ static void show_progress(const struct moving *mv, struct api_move_progress *to)
                                                  (int64_t)(curve_bytes(&e->profile.dirty, 1, 1e18) * e->dirt),
                                          .has_predicted_total_ms = mv->predicted_total_ms > 0,
                                          .predicted_total_ms = mv->predicted_total_ms,
+                                         .has_predicted_left_ms = mv->predicted_total_ms > 0,
+                                         .predicted_left_ms = left_ms > 0 ? left_ms : 0,
                                          .has_predicted_downtime_ms = mv->predicted_total_ms > 0,
                                          .predicted_downtime_ms = mv->predicted_downtime_ms};
 }
@@ -410,6 +416,8 @@ json_t *move_view(const struct moving *mv)
         for (size_t i = 0; i < mv->n_fallbacks; i++)
                 (void)STR_COPY(to->fallbacks[to->n_fallbacks++], mv->fallbacks[i]);
         to->has_cut = to->cut = mv->was_cut;
+        to->has_stood_ms = mv->stood_ms > 0;
+        to->stood_ms = mv->stood_ms;
         to->has_reason = row->reason != 0;
         to->reason = row->reason;
         to->has_sentence = *row->sentence != '\0';

@@ -525,15 +525,28 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         }
 }
 
+/* It stood in vain. QEMU lets it run on before or after it says that the copy failed. */
+static void ran_on(struct moving *mv, const struct vm *vm)
+{
+        int64_t stood_us = vm_event_us(vm) - mv->stop_mono_us;
+        if (!mv->is_standing_here || mv->core.row.owner != OWNER_SOURCE)
+                return;
+        mv->is_standing_here = false;
+        mv->stood_ms = MAX(mv->stood_ms, (stood_us + 999) / 1000);
+}
+
 void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
 {
         struct control_event ev = {.kind = CONTROL_EV_STOP};
         struct err err = {0};
         const struct machine *v = machine_find(mv->m, mv->vm);
+        if (event == VM_EVENT_RESUME && v && v->vm)
+                ran_on(mv, v->vm);
         if (!mv->is_copying || !mv->copy || !v || !v->vm)
                 return;
         if (event == VM_EVENT_STOP) {
                 mv->stop_mono_us = vm_event_us(v->vm);
+                mv->is_standing_here = true;
                 happened(mv, &ev);
         } else if (event == VM_EVENT_MIGRATION && strcmp(words, "completed") == 0) {
                 ev.kind = CONTROL_EV_COMPLETED;
