@@ -70,6 +70,12 @@ void telling_rewritten(struct telling *t)
         t->is_known_here = false;
 }
 
+void telling_follows(struct telling *t, uint64_t generation)
+{
+        if (t->generation <= generation)
+                t->generation = generation + 1;
+}
+
 void telling_connected(struct telling *t, uint64_t known)
 {
         t->is_connected = true;

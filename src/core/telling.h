@@ -66,6 +66,9 @@ enum telling_what { TELL_NOTHING, TELL_LATER, TELL_DELTA, TELL_FULL };
 void telling_changed(struct telling *t);
 /* The machine itself is described otherwise: the guest is to get all of it. */
 void telling_rewritten(struct telling *t);
+/* Another host has told the guest, of this generation at the latest: whatever it is told is a later one, also
+ * where the guest has forgotten what it had. */
+void telling_follows(struct telling *t, uint64_t generation);
 /* The guest greets, and says which generation it has; 0: none. */
 void telling_connected(struct telling *t, uint64_t known);
 void telling_lost(struct telling *t);

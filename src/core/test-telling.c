@@ -44,6 +44,25 @@ static void test_delta(void)
         g_assert_cmpint(telling_next(&t, 1000), ==, TELL_NOTHING);
 }
 
+/* At its new host a guest is told later generations than it was told before, whatever it says that it has. */
+static void test_other_host(void)
+{
+        const uint64_t says[] = {0, 3, 41, 42, 50};
+        for (size_t i = 0; i < G_N_ELEMENTS(says); i++) {
+                struct telling t = {0};
+                telling_follows(&t, 42);
+                telling_connected(&t, says[i]);
+                telling_changed(&t); /* the first look */
+                g_assert_cmpint(telling_next(&t, 0), ==, TELL_FULL);
+                g_assert_cmpuint(t.sent, >, 42);
+                g_assert_cmpuint(t.sent, >, says[i]);
+                telling_answered(&t, t.sent, true);
+                uint64_t was = t.generation;
+                telling_follows(&t, 42); /* it greets again */
+                g_assert_cmpuint(t.generation, ==, was);
+        }
+}
+
 /* However it is brought about that all of it is wanted: refused, or asked for again and again. */
 static void test_back_off(void)
 {
@@ -194,6 +213,7 @@ int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/core/telling/once", test_once);
+        g_test_add_func("/core/telling/other-host", test_other_host);
         g_test_add_func("/core/telling/delta", test_delta);
         g_test_add_func("/core/telling/back-off", test_back_off);
         g_test_add_func("/core/telling/answer-lost", test_answer_lost);

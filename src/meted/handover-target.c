@@ -12,6 +12,7 @@
 #include "base/str.h"
 #include "meted/activate.h"
 #include "meted/handover-internal.h"
+#include "meted/hhi.h"
 
 enum {
         HOLD_MS = 960000,
@@ -517,6 +518,8 @@ static void on_runs(void *arg, const struct vm_result *result)
         }
         ho->ran_us = g_get_monotonic_time();
         handing_report(ho, ho->token[HANDOVER_VMM_CONT], HANDOVER_EV_RUNS, NULL);
+        if (v && ho->guest)
+                hhi_follow(v, ho->guest->vm.hhi_generation);
         if (v)
                 guest_connect(v);
         if (ho->transfer) {

@@ -12,6 +12,9 @@
 #include "json/hhi.h"
 #include "meted/machine.h"
 
+/* A guest and a peer may say any number: behind this nobody counts on. */
+#define LATEST (INT64_C(1) << 52)
+
 enum { PART_BYTES = 48 * 1024, PARTS_MAX = 256, ANSWER_MS = 60000, SLOTS = 64 };
 
 _Static_assert((int)HHI_YOURS == (int)TOLD_YOURS && (int)HHI_OFFLINE == (int)TOLD_OFFLINE &&
@@ -429,6 +432,7 @@ void hhi_watch(struct machine *v, uint64_t generation)
                 loop_timer_init(&l->pause, on_pause_over, l);
         }
         put_away(l);
+        telling_follows(&l->telling, v->hhi_before);
         telling_connected(&l->telling, generation);
         (void)look(l);
 }
@@ -497,4 +501,18 @@ bool hhi_is_stale(const struct machine *v, uint64_t generation, const struct nee
 uint64_t hhi_known(const struct machine *v)
 {
         return v->listener && v->listener->telling.is_connected ? v->listener->telling.known : 0;
+}
+
+void hhi_follow(struct machine *v, int64_t generation)
+{
+        if (generation > 0 && generation <= LATEST && (uint64_t)generation > v->hhi_before)
+                v->hhi_before = (uint64_t)generation;
+}
+
+/* Of the view as it is now it may have been told, whatever it said since. */
+int64_t hhi_latest(const struct machine *v)
+{
+        uint64_t latest = v->listener ? v->listener->telling.generation : 0;
+        latest = latest > v->hhi_before ? latest : v->hhi_before;
+        return latest < (uint64_t)LATEST ? (int64_t)latest : LATEST;
 }

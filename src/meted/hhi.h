@@ -23,6 +23,8 @@ void hhi_changed(struct meted *m);
 
 /* The guest wants to be told from now on, and has that generation; 0: none. It is told on v->agent. */
 void hhi_watch(struct machine *v, uint64_t generation);
+/* It has come here, and was told up to that generation where it was. */
+void hhi_follow(struct machine *v, int64_t generation);
 /* Its channel is gone. It goes on with what it has when it is back. */
 void hhi_unwatch(struct machine *v);
 /* The VM is removed. */
@@ -32,3 +34,5 @@ bool hhi_is_stale(const struct machine *v, uint64_t generation, const struct nee
                   struct err *err);
 /* Which generation the guest has, by its own word; 0: none, or it does not listen. */
 uint64_t hhi_known(const struct machine *v);
+/* The latest that it may have been told, for who tells it next; 0: none. */
+int64_t hhi_latest(const struct machine *v);

@@ -39,6 +39,7 @@ struct machine {
         uint64_t measured_for;
         struct checked seen;       /* since somebody asked for a look at it */
         struct listener *listener; /* hhi.c; NULL: it has never asked to be told */
+        uint64_t hhi_before;       /* the latest generation that another host may have told it; 0: none has */
         /* activate.c */
         struct step *step;     /* under way; NULL: none */
         struct effect pending; /* the next one */

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/str.h"
 #include "meted/activate.h"
+#include "meted/hhi.h"
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
 #include "vm/boot-file.h"
@@ -445,6 +446,8 @@ static void on_runs(void *arg, const struct vm_result *result)
                 log_warn("move %s: %s is to run: %s", mv->core.row.id, mv->vm, result->err.sentence);
                 return;
         }
+        if (v && mv->guest)
+                hhi_follow(v, mv->guest->hhi_generation);
         if (v)
                 guest_connect(v);
         if (mv->runs_mono_us == 0 && mv->run_mono_us > 0)

@@ -61,7 +61,7 @@ struct api_peer_vm *moves_guest(const struct machine *v)
         struct collect c = {.v = v, .to = to};
         to->definition = v->definition;
         (void)STR_COPY(to->boot_id, v->boot_id);
-        to->hhi_generation = (int64_t)hhi_known(v);
+        to->hhi_generation = hhi_latest(v);
         hypervisor_each(v->m->hv, collect_lease, &c);
         for (int slot = 0; v->vm && slot < v->definition.cpus_max; slot++)
                 if (vm_cpu(v->vm, slot)->plugged)
