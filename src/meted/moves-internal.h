@@ -111,6 +111,8 @@ struct moving {
         int64_t stream_bps, held_bytes; /* the rate; what went through its class, by the kernel's count */
         int64_t began_mono_us, stop_mono_us, complete_mono_us;
         bool is_standing_here; /* since stop_mono_us */
+        int64_t acked_bytes;   /* of the stream, by the kernel, */
+        int64_t acked_mono_ms; /* since when it is no more than that; 0: not looked yet */
         int64_t attempt_mono_us,
                 begun_mono_us; /* of this attempt: when it began, and when QEMU did; 0: not yet */
         int64_t stop_us;       /* until the last vCPU stood; 0: not known */

@@ -19,6 +19,7 @@
 
 enum { COPY_MS = 10000, LOOK_TIMEOUT_MS = 60000, CONT_MS = 15000 };
 enum { SETTLE_MS = 80 };
+enum { STALL_MS = 30000 }; /* as long as a destination waits for something to come */
 
 #define NO_PROFILE "who had measured what is to move was started again"
 
@@ -314,6 +315,23 @@ static void on_look(void *arg, const struct copy_seen *seen, const struct err *e
         loop_timer_in(&mv->look, SOURCE_LOOK_MS);
 }
 
+/* A peer may take a connection and then nothing more of it, and who had the memory sent would wait as long as
+ * that one likes: with a level until its time is over, without for ever. What was acknowledged is the
+ * kernel's word: a VMM whose guest stands may answer nothing meanwhile. */
+static bool is_stalled(struct moving *mv, struct err *err)
+{
+        int64_t now_ms = loop_mono_ms(), acked = vm_socket_acked_bytes(copy_socket(mv->copy));
+        if (acked != mv->acked_bytes || mv->acked_mono_ms == 0) {
+                mv->acked_bytes = acked;
+                mv->acked_mono_ms = now_ms;
+        }
+        if (acked < 0 || now_ms - mv->acked_mono_ms < STALL_MS)
+                return false;
+        (void)err_set(err, REASON_PEER_LOST, ETIME, "%s has taken nothing of the memory of %s for %d s",
+                      mv->peer, mv->vm, STALL_MS / 1000);
+        return true;
+}
+
 void source_look(void *arg)
 {
         struct moving *mv = arg;
@@ -330,6 +348,10 @@ void source_look(void *arg)
         }
         if (mv->is_guard_awaited) {
                 (void)err_set(&err, REASON_TIMEOUT, ETIME, "the guard of the move does not watch");
+                source_broken(mv, MOVE_EV_BROKEN, &err);
+                return;
+        }
+        if (is_stalled(mv, &err)) {
                 source_broken(mv, MOVE_EV_BROKEN, &err);
                 return;
         }
@@ -507,6 +529,7 @@ void source_copy(struct moving *mv, const struct move_effect *f)
         mv->device_bytes = mv->stopped_bytes = 0;
         mv->was_held = mv->was_crowded = false;
         mv->seen = (struct copy_seen){0};
+        mv->acked_mono_ms = 0;
         mv->attempt_mono_us = g_get_monotonic_time();
         if (!mv->began_mono_us)
                 mv->began_mono_us = mv->attempt_mono_us;

@@ -705,6 +705,11 @@ void copy_free(struct copy *c)
         leave(c);
 }
 
+int copy_socket(const struct copy *c)
+{
+        return c->socket_fd;
+}
+
 int copy_check(const struct vm *vm, const struct api_vm_definition *d, struct err *err)
 {
         const char *version = vm_qemu_version(vm);

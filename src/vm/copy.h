@@ -104,6 +104,8 @@ void copy_cancel(struct copy *c, int timeout_ms, vm_done *done, void *arg);
 /* Tells the network where the guest's cards are now. */
 void copy_announce(struct copy *c, int timeout_ms, vm_done *done, void *arg);
 
+/* Of a source that was begun: its end of the stream, borrowed; -1: there is none (any more). */
+int copy_socket(const struct copy *c);
 /* Bounds what a socket of the memory stream holds to about COPY_SOCKET_BYTES in each direction: QEMU takes
  * what is in there for sent, and misses its limit by it. ret: both, as the kernel has it: so much the stream
  * holds outside QEMU when this was done at both ends (plan.h: queued_bytes).

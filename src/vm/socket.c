@@ -3,6 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/sendfile.h>
@@ -115,4 +118,14 @@ int vm_console_trim(const char *path, long limit_bytes, struct err *err)
                 close(out);
         close(in);
         return r;
+}
+
+int64_t vm_socket_acked_bytes(int fd)
+{
+        struct tcp_info info = {0};
+        socklen_t n = sizeof(info);
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &n) < 0 ||
+            n < offsetof(struct tcp_info, tcpi_bytes_acked) + sizeof(info.tcpi_bytes_acked))
+                return -1;
+        return (int64_t)info.tcpi_bytes_acked;
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* vm/socket.h - the Unix sockets and the console file between meted and a VMM.
+/* vm/socket.h - the sockets and the console file between meted and a VMM.
  *
  * meted listens, the VMM inherits the listening descriptor and accepts on it, one client at a time. So a
  * meted that starts again connects by path, and a VMM that is dead refuses the connection, provided that
  * meted closes its own copy of the descriptor as soon as the VMM has it. */
 #pragma once
+#include <stdint.h>
 #include "base/err.h"
 
 /* A listening stream socket at path, for this uid alone. A socket file that is there already is replaced;
@@ -21,3 +22,6 @@ int vm_console_open(const char *path, struct err *err);
 /* Above limit_bytes what was written is moved to "PATH.1" (replaced) and the file starts anew. What the
  * guest writes in between may be lost. 1: moved. 0: below. */
 int vm_console_trim(const char *path, long limit_bytes, struct err *err);
+/* What the other end of a TCP connection has acknowledged so far, by the kernel's count, which goes on
+ * whatever the VMM that sends is busy with; negative: not known. */
+int64_t vm_socket_acked_bytes(int fd);

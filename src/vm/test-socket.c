@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <glib.h>
 #include <glib/gstdio.h>
+#include <netinet/in.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -95,12 +96,46 @@ static void test_console(void)
         g_free(path);
 }
 
+/* What nobody reads is acknowledged while there is room for it, and then no more. */
+static void test_acked(void)
+{
+        struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t n = sizeof(at);
+        int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), small = 4096, pair[2];
+        g_assert_cmpint(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), ==, 0);
+        g_assert_cmpint(bind(listener, (struct sockaddr *)&at, sizeof(at)), ==, 0);
+        g_assert_cmpint(listen(listener, 1), ==, 0);
+        g_assert_cmpint(getsockname(listener, (struct sockaddr *)&at, &n), ==, 0);
+        int from = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        g_assert_cmpint(connect(from, (struct sockaddr *)&at, sizeof(at)), ==, 0);
+        int to = accept(listener, NULL, NULL);
+        g_assert_cmpint(to, >=, 0);
+        int64_t before = vm_socket_acked_bytes(from), sent = 0;
+        g_assert_cmpint(before, >=, 0);
+        char bytes[1024] = {0};
+        g_assert_cmpint(send(from, bytes, sizeof(bytes), 0), ==, sizeof(bytes));
+        while (vm_socket_acked_bytes(from) < before + (int64_t)sizeof(bytes)) /* the other end's kernel */
+                g_usleep(1000);
+        for (ssize_t k = 0; (k = send(from, bytes, sizeof(bytes), MSG_DONTWAIT)) > 0;)
+                sent += k;
+        g_assert_cmpint(vm_socket_acked_bytes(from), <, before + (int64_t)sizeof(bytes) + sent);
+        close(to);
+        close(from);
+        close(listener);
+        g_assert_cmpint(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), ==, 0);
+        g_assert_cmpint(vm_socket_acked_bytes(pair[0]), <, 0);
+        close(pair[0]);
+        close(pair[1]);
+        g_assert_cmpint(vm_socket_acked_bytes(-1), <, 0);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
         dir = g_dir_make_tmp("mete-socket-XXXXXX", NULL);
         g_test_add_func("/socket/listen", test_listen);
         g_test_add_func("/socket/console", test_console);
+        g_test_add_func("/socket/acked", test_acked);
         int r = g_test_run();
         g_rmdir(dir);
         g_free(dir);
