@@ -55,7 +55,7 @@ class Pki:
         """A certificate for the key of `name` whose time is over: `mete pki` makes none."""
         request, extensions, out = self.file("r.csr"), self.file("r.ext"), self.file(f"{name}-expired.crt")
         with open(extensions, "w") as f:
-            f.write(f"subjectAltName=URI:mete:hypervisor:{name}\nextendedKeyUsage=clientAuth\n")
+            f.write(f"subjectAltName=URI:mete:hypervisor:{name}\nextendedKeyUsage=clientAuth,serverAuth\n")
         for words in (["req", "-new", "-key", self.file(f"{name}.key"), "-subj", f"/CN={name}", "-out", request],
                       ["x509", "-req", "-in", request, "-CA", self.file("ca.crt"), "-CAkey", self.file("ca.key"),
                        "-days", "-1", "-extfile", extensions, "-out", out]):
