@@ -368,10 +368,10 @@ class Host:
             raise HostError(f"mete {' '.join(args)}: exit {p.returncode}: {p.stderr.strip()} {p.stdout.strip()}")
         return p
 
-    def mete_start(self, *args):
+    def mete_start(self, *args, stdout=subprocess.DEVNULL):
         """Begins to run `mete`; Popen."""
         return subprocess.Popen([self.path("bin", "mete"), *args, "--socket", self.socket], stdin=subprocess.DEVNULL,
-                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self._environment({}))
+                                stdout=stdout, stderr=subprocess.DEVNULL, env=self._environment({}))
 
     def mete_json(self, *args):
         return json.loads(self.mete(*args, "--json").stdout)

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,10 +17,13 @@ from app import App
 from host import Host, HostError, ROOT, wait_for
 from monitor import Monitor
 from site_of_two import Pki, Site, address, listen
+from terminal import Terminal
+from told import wait_told
 
 MIB = 1 << 20
 PORTS = range(28441, 28444)
 MOVES_MAX = 6
+MORE = {"a": "", "b": "[block]\nrate=200M\n"}  # so that a guest can tell which host is its own
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,8 @@ def site():
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base)
         hosts = [Host(memory="3G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(),
-                      extra=listen(pki, n, name, f"peers-{name}.conf") + f"[move]\nrate=1G\nports={PORTS[0]}-{PORTS[-1]}\n") for n, name in enumerate("ab")]
+                      extra=listen(pki, n, name, f"peers-{name}.conf") + f"[move]\nrate=1G\nports={PORTS[0]}-{PORTS[-1]}\n" + MORE[name])
+                 for n, name in enumerate("ab")]
         s = Site(pki, *hosts)
         for host in hosts:
             s.usual(host)
@@ -85,8 +90,21 @@ def move(vm, to, *words, wait=True):
     return answer
 
 
+def sees(site, vm, host):
+    """Waits until the guest has the picture of that host, with what is its own there; its generation (2.5, 2.10)."""
+    def is_its(objects):
+        own = {}
+        for c in claims(host):
+            if c["component"] in objects and (c["holder"] == f"vm:{vm.name}" or c["holder"].startswith(f"vm:{vm.name}/")):
+                own[c["component"]] = own.get(c["component"], 0) + c["amount"]
+        return ("block:images" in objects) == (host is site.b) and own and \
+            own == {i: o["yours"] for i, o in objects.items() if o.get("mark") == "yours"}
+    return wait_told(vm, f"it is told of {host.options['title']}", is_its)[0]
+
+
 def test_all_of_it_moves(site, vm):
-    """Its memory, what its programs were granted, and their connections to the agent; and nothing is left behind (4.7, 4.8)."""
+    """Its memory, what its programs were granted, their connections to the agent, and what it knows of its host, which is that of the
+    other; and nothing is left behind (4.7, 4.8)."""
     a, b = site.a, site.b
     app = App(vm, "own")
     granted = app.call("request", {"id": "l", "needs": ["cpu:1,share>=0.1", "memory:128M"]})
@@ -94,6 +112,7 @@ def test_all_of_it_moves(site, vm):
     vm.check("dd if=/dev/urandom of=/tmp/blob bs=1M count=40 2>/dev/null; sha256sum /tmp/blob >/tmp/sum; "
              "(while :; do echo x >>/tmp/ticks; sleep 0.1; done) >/dev/null 2>&1 & echo")
     before = {lease["request"]: lease["needs"] for lease in a.mete_json("leases")["leases"]}
+    generation = sees(site, vm, a)
     for here, there in ((a, b), (b, a)):
         ticks = int(vm.check("wc -l </tmp/ticks"))
         done = move(vm, there)
@@ -104,6 +123,9 @@ def test_all_of_it_moves(site, vm):
         assert vm.check("cd /tmp; sha256sum -c sum") == "/tmp/blob: OK"
         assert vm.cpus_online() == 2
         wait_for("what ran in it runs on", lambda n=ticks: int(vm.check("wc -l </tmp/ticks")) > n)
+        later = sees(site, vm, there)
+        assert later > generation, (later, generation)
+        generation = later
         text = [e["event"] for e in there.events(done["id"])]
         assert text.index("complete") < text.index("running") < text.index("confirming"), text
         text = [e["event"] for e in here.events(done["id"])]
@@ -141,11 +163,15 @@ def test_a_level_is_kept_or_another_offered(site, vm):
 
 
 def test_another_level_is_taken_while_it_is_copied(site, vm):
-    """4.14: what will be missed is said, another total time is offered while the copy goes on, and what is taken counts."""
+    """4.14: what will be missed is said, another total time is offered while the copy goes on, and what is taken counts. Meanwhile the VM
+    is left alone, and how far it is can be seen."""
     source = site.a
-    asker = source.mete_start("move", vm.name, "--to", "b", "--id", "ask", "--max-time", "40s", "--on-miss", "ask", "--wait")
     m = Monitor(source.path("run", "vm", vm.name, "guard.sock"))  # without a downtime to be kept there is no guard
-    with contextlib.closing(m.sock), contextlib.closing(m.file):
+    with contextlib.closing(m.sock), contextlib.closing(m.file), Terminal() as terminal, contextlib.ExitStack() as stack:
+        asker = source.mete_start("move", vm.name, "--to", "b", "--id", "ask", "--max-time", "40s", "--on-miss", "ask", "--wait",
+                                  stdout=terminal.inner)
+        stack.callback(asker.kill)
+
         def slow():
             """QEMU sends less than anybody could know; meted gives it all that there is, so it is said again and again."""
             m.call("migrate-set-parameters", **{"max-bandwidth": 1 << 20})
@@ -164,8 +190,14 @@ def test_another_level_is_taken_while_it_is_copied(site, vm):
         with pytest.raises(HostError) as e:  # it is taken, and no other is there
             source.mete("move", "accept", "ask", "--max-time", "600s")
         assert "no level is offered" in str(e.value)
+        busy(source, vm)  # at 1 MiB/s, with minutes to go
+        assert source.mete_json("move", "show", "ask")["state"] == "copying"
+        m.call("migrate-set-parameters", **{"max-bandwidth": 3 << 20})
+        wait_for("what is left is said", lambda: re.search(r"so far: round \d+, .* sent, .* to go at .*/s, dirties .*/s, [\d.]+s left\n"
+                                                           r"  by now: \d+ms, downtime \d+ms", source.mete("move", "show", "ask").stdout))
+        wait_for("on the terminal, too", lambda: re.search(r"copying \[[#.]{24}\] round \d+, .* to go, .*, [\d.]+s left", terminal.text()))
         m.call("migrate-set-parameters", **{"max-bandwidth": 0})
-    assert asker.wait(240) == 0
+        assert asker.wait(240) == 0
     ended = source.mete_json("move", "show", "ask")
     assert ended["state"] == "done" and ended["attempt"] == 1, ended
     vm.disconnect()
@@ -265,6 +297,7 @@ BAD = {
     "this host": (["--to", "a"], 65, "is this host"),
     "no peer of ours": (["--to", "c"], 66, "no peer is called c"),
     "no level": (["--to", "b", "--max-downtime", "0ms"], 65, "downtime"),
+    "negative": (["--to", "b", "--max-downtime=-5ms"], 65, "--max-downtime -5ms"),
     "absurd": (["--to", "b", "--max-time", "9999d"], 65, ""),
     "miss": (["--to", "b", "--on-miss", "weep"], 65, "on_miss"),
 }
@@ -287,18 +320,43 @@ def running(site):
     del site.a.vms["stays"]
 
 
+def test_no_such_vm(site):
+    """Asked as a program asks, too, without what mete looks at before."""
+    with pytest.raises(HostError) as e:
+        site.a.mete("move", "nobody", "--to", "b")
+    assert "exit 66:" in str(e.value) and "nobody" in str(e.value)
+    status, text = site.a.http("POST", "/v1/vms/nobody/move", {"to": "b"})
+    assert status == 404 and json.loads(text)["reason"] == "not-found" and "nobody" in json.loads(text)["message"], text
+
+
+@pytest.mark.parametrize("level", [{"downtime_ms": -5}, {"total_ms": -1}, {"total_ms": 0}, {"downtime_ms": 1 << 50}, {"downtime_ms": 0.5},
+                                   {"downtime_ms": "5"}], ids=str)
+def test_no_such_level(site, running, level):
+    """What mete would not send. Nothing is begun."""
+    status, text = site.a.http("POST", f"/v1/vms/{running.name}/move", {"to": "b", "id": "nowhere", "level": level})
+    assert status == 400 and json.loads(text)["reason"] == "invalid" and "level" in json.loads(text)["message"], text
+    assert site.a.http("GET", "/v1/moves/nowhere")[0] == 404
+
+
+def busy(host, vm, all_words=(["vm", "stop"], ["vm", "kill"], ["vm", "delete"], ["move"])):
+    """A VM whose move is under way is neither ended nor moved once more."""
+    for words in all_words:
+        with pytest.raises(HostError) as e:
+            host.mete(*words, vm.name, *(["--to", "b"] if words == ["move"] else []))
+        assert "exit 75:" in str(e.value) and "being moved" in str(e.value) and "(busy)" in str(e.value), str(e.value)
+
+
 def test_a_vm_that_moves_is_left_alone(site, vm):
-    """Started, ended, moved once more: not while it moves. Cancelled, it runs where it was."""
-    first = move(vm, site.b, "--id", "once", wait=False)
-    if "ended_ms" not in first:
-        for words in (["vm", "stop"], ["vm", "kill"], ["vm", "delete"], ["move"]):
-            with pytest.raises(HostError) as e:
-                site.a.mete(*words, vm.name, *(["--to", "b"] if words == ["move"] else []))
-            if "being moved" not in str(e.value):  # it was over meanwhile
-                assert "ended_ms" in site.a.mete_json("move", "show", "once"), str(e.value)
-                break
-    wait_for("it is over", lambda: "ended_ms" in site.a.mete_json("move", "show", "once"), 120)
-    assert (names(site.a) + names(site.b)).count(vm.name) == 1
+    """Moved once more: not while it moves, which it does from the offer on, as room is held for it. Cancelled, it is as it was."""
+    before = claims(site.a), claims(site.b)
+    held = move(vm, site.b, "--id", "held", "--max-time", "10ms", "--max-downtime", "10ms", wait=False)
+    assert held["state"] == "countered", held
+    busy(site.a, vm, [["move"]])  # the offer is held for a minute: what else is refused is tried where there is more time
+    site.a.mete("move", "cancel", "held")
+    wait_for("it is over", lambda: "ended_ms" in site.a.mete_json("move", "show", "held"), 120)
+    wait_for("there, too", lambda: claims(site.b) == before[1], 60)
+    assert claims(site.a) == before[0] and names(site.a).count(vm.name) == 1 and vm.name not in names(site.b)
+    assert vm.check("echo alive") == "alive"
 
 
 @pytest.mark.parametrize("who", ["source", "destination"])
