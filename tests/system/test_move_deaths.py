@@ -56,9 +56,9 @@ POINTS = [(state, when) for side in states() for state in side for when in WHEN]
 # ---- whose VMM can be killed where, and what comes of it: (how it ends at the source, at which side the VM is dead)
 
 DEAD_THERE = ("done", "destination")  # by the books it was the destination's, and ran
-# There is none of it, or it is dead already.
+# There is none of it, or it is dead already; the destination's ends by itself where the source's died in the middle of the copy.
 NO_SOURCE = ("orphaned", "lost", "done", "settling", "settled")
-DESTINATION = ("copying", "orphaned", "committing", "committed", "finishing", "done", "ready", "incoming", "complete", "running",
+DESTINATION = ("copying", "committing", "committed", "finishing", "done", "ready", "incoming", "complete", "running",
                "confirming", "settling", "settled")
 VMM_POINTS = [(*p, "source") for p in POINTS if p[0] not in NO_SOURCE] + [(*p, "destination") for p in POINTS if p[0] in DESTINATION]
 MAY_BE_GONE = [("finishing", "done", "source"), ("confirming", "done", "source")]  # it was told to end
@@ -74,8 +74,6 @@ def source_dies(state, when):
 
 
 def destination_dies(state, when):
-    if state == "orphaned":
-        return {("lost", "source")}
     if state == "committed" and when == "done":  # it was told to run, and either had heard it or not
         return {("aborted", None), DEAD_THERE}
     if state in ("committing", "committed") or (state == "running" and when != "done"):
