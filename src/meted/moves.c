@@ -62,14 +62,24 @@ struct moving *moving_new(struct meted *m)
         return mv;
 }
 
+static void refuse_askers(struct moving *mv, const struct err *why)
+{
+        GList *askers = g_steal_pointer(&mv->askers);
+        for (GList *l = askers; l; l = l->next)
+                api_refuse(l->data, why);
+        g_list_free(askers);
+}
+
 static void moving_free(gpointer p)
 {
         struct moving *mv = p;
+        struct err ends = {0};
+        (void)err_set(&ends, REASON_CANCELLED, ECANCELED, "meted ends");
+        refuse_askers(mv, &ends); /* nobody hears that: their connections were closed before */
         source_close(mv);
         arrive_drop(mv);
         loop_timer_cancel(&mv->tick);
         loop_timer_cancel(&mv->extend);
-        g_list_free(mv->askers);
         g_free(mv->guest);
         g_free(mv);
 }
@@ -223,10 +233,7 @@ void moving_answer(struct moving *mv)
 /* It never was. */
 static void forget(struct moving *mv, const struct err *why)
 {
-        GList *askers = g_steal_pointer(&mv->askers);
-        for (GList *l = askers; l; l = l->next)
-                api_refuse(l->data, why);
-        g_list_free(askers);
+        refuse_askers(mv, why);
         g_hash_table_remove(mv->m->moves->by_id, mv->core.row.id);
 }
 
