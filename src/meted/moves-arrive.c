@@ -460,7 +460,6 @@ static void on_runs(void *arg, const struct vm_result *result)
 void arrive_run(struct moving *mv, const struct move_effect *f)
 {
         struct machine *v = machine_find(mv->m, mv->vm);
-        struct err err = {0};
         mv->run_token = f->token;
         hold_end(mv); /* of a meted before this one */
         if (v && machine_is_awaited(v))
@@ -471,9 +470,13 @@ void arrive_run(struct moving *mv, const struct move_effect *f)
                 vm_cont(v->vm, CONT_MS, on_runs, mv);
                 return;
         }
-        (void)err_set(&err, REASON_STALE, ECHILD, "its VMM is gone");
         /* Nobody else tells it (moves_is_standing()): where it died before that, it runs at its source. */
-        move_report(mv, f->token, mv->was_told_to_run ? MOVE_EV_DIED : MOVE_EV_FAILED, &err);
+        struct move_event gone = {.kind = mv->was_told_to_run ? MOVE_EV_DIED : MOVE_EV_FAILED,
+                                  .token = f->token,
+                                  .attempt = f->attempt,
+                                  .reason = REASON_STALE,
+                                  .sentence = "its VMM is gone"};
+        move_happened(mv, &gone);
 }
 
 /* ---- the end ---- */
