@@ -305,12 +305,12 @@ static const struct option_row upgrade_options[] = {
         {"--as", "NAME", "name of the successor: a new one, or one that was retired (that of the old one with the next number: a, a2, a3)", false},
         {"--user", "USER", "user as which its meted runs (mete-NAME, or as it was)", false},
         {"--cpus", "LIST", "CPUs that are nobody's, and are to be its: 0-3,8", false},
-        {"--memory", "SIZE", "memory that is nobody's, likewise, of the nodes of those CPUs", false},
+        {"--memory", "SIZE", "memory that is nobody's, likewise, of the nodes of those CPUs: needs --cpus", false},
         {"--max-gap", "TIME", "each guest may stand for so long, such as 50ms; else it goes back, and is tried again", false},
         {"--dry-run", NULL, "only start the successor, try each VM on it, and undo that", false},
         {"--id", "ID", "id of the upgrade, for asking again; else one is made", false},
         {"--detach", NULL, "return when it is under way", false},
-        {"--cancel", NULL, "undo what is under way, where no VM went over yet", false},
+        {"--cancel", NULL, "undo what is under way, where no VM went over yet; fails unless it ended undone. With HYPERVISOR or --id: only that one", false},
         {NULL                                },
 };
 static const struct option_row server_events_options[] = {
@@ -334,7 +334,8 @@ const struct verb server_verbs[] = {
         {"server upgrade", "[HYPERVISOR]", 0, 1, false, upgrade_options,      "Replace a hypervisor by one with a newer QEMU, while its VMs run",
          "Its successor is started with what the old one has free, each VM is tried on it, and all are handed over, a few side by side; "
          "the rest of the old one follows, and it ends. Where anything does not fit, nothing moves, and all is undone; once a VM went "
-         "over it only goes forward. Goes on where mete-sp is killed and started again. Prints what became of each VM, and the sum.", host_server_upgrade },
+         "over it only goes forward. Goes on where mete-sp is killed and started again. Prints what became of each VM, and the sum. "
+         "Fails where it was undone, and where a VM died or left meanwhile.", host_server_upgrade },
         {"server events", "",           0, 0, false, server_events_options, "Print the event log of the service processor", NULL,
          host_server_events                                                                                                                   },
 };

@@ -79,12 +79,29 @@ static void print(const json_t *u)
         print_sum(u);
 }
 
-static int status_of(const json_t *u)
+/* One died in its handover, or is not where it was any more: whoever asked expected it to run. */
+static bool has_lost(const json_t *u)
+{
+        size_t i;
+        json_t *vm;
+        json_array_foreach(json_object_get(u, "vms"), i, vm)
+        {
+                if (strcmp(host_text(vm, "state"), "left") == 0)
+                        return true;
+        }
+        return false;
+}
+
+int host_upgrade_status(const json_t *u, bool is_cancel)
 {
         enum reason r = reason_from_name(host_text(u, "reason"));
-        if (!is_over(u) || strcmp(host_text(u, "state"), "done") == 0 ||
-            json_is_true(json_object_get(u, "would")))
-                return EXIT_OK;
+        const char *state = host_text(u, "state");
+        if (!is_over(u))
+                return EXIT_OK; /* --detach */
+        if (is_cancel)
+                return strcmp(state, "undone") == 0 ? EXIT_OK : (int)exit_from_reason(REASON_STALE);
+        if (strcmp(state, "done") == 0 || json_is_true(json_object_get(u, "would")))
+                return has_lost(u) ? EXIT_FAILED : EXIT_OK;
         return r ? (int)exit_from_reason(r) : EXIT_FAILED;
 }
 
@@ -181,9 +198,6 @@ static int body_of(const struct arguments *a, json_t **ret, struct err *err)
                 {"--cpus", "cpus"},
                 {"--id",   "id"  }
         };
-        if (a->n_operands != 1)
-                return err_set(err, REASON_INVALID, EINVAL,
-                               "a hypervisor is wanted: which is to be replaced?");
         json_t *body = json_pack("{s:s}", "from", a->operands[0]);
         for (size_t i = 0; i < ARRAY_N(texts); i++)
                 if (arguments_option(a, texts[i][0]))
@@ -199,16 +213,60 @@ static int body_of(const struct arguments *a, json_t **ret, struct err *err)
         return bad;
 }
 
+/* What makes no sense together: it would be taken for something else than was meant. NULL: it does. */
+static const char *misused(const struct arguments *a)
+{
+        static const char *const of_start[] = {"--as",      "--user",    "--cpus",   "--memory",
+                                               "--max-gap", "--dry-run", "--detach", "--id"};
+        bool is_cancel = arguments_option(a, "--cancel");
+        if (arguments_option(a, "--vmm")) {
+                if (is_cancel)
+                        return "--cancel is without --vmm";
+                if (arguments_option(a, "--memory") && !arguments_option(a, "--cpus"))
+                        return "--memory needs --cpus: it is of the nodes of those CPUs";
+                return a->n_operands == 1 ? NULL : "a hypervisor is wanted: which is to be replaced?";
+        }
+        for (size_t i = 0; i < ARRAY_N(of_start); i++) {
+                bool is_of_both = strcmp(of_start[i], "--detach") == 0 || strcmp(of_start[i], "--id") == 0;
+                if (arguments_option(a, of_start[i]) && !(is_cancel && is_of_both))
+                        return is_cancel ? "--cancel has no option but --id and --detach"
+                                         : "--vmm is wanted: which QEMU is its successor to have?";
+        }
+        if (a->n_operands > 0 && !is_cancel)
+                return "--vmm is wanted: which QEMU is its successor to have?";
+        return NULL;
+}
+
+/* Whoever says which one is meant does not break off another. */
+static int check_meant(const struct arguments *a, struct err *err)
+{
+        const char *id = arguments_option(a, "--id");
+        json_t *u = NULL;
+        if (a->n_operands == 0 && !id)
+                return 0;
+        int bad = host_call(a, "GET", path, NULL, CALL_MS, &u, err);
+        if (!bad && a->n_operands > 0 && strcmp(a->operands[0], host_text(u, "from")) != 0)
+                bad = err_set(err, REASON_INVALID, EINVAL, "it is not %s that is replaced, but %s",
+                              a->operands[0], host_text(u, "from"));
+        if (!bad && id && strcmp(id, host_text(u, "id")) != 0)
+                bad = err_set(err, REASON_INVALID, EINVAL, "the upgrade is not %s, but %s", id,
+                              host_text(u, "id"));
+        json_decref(u);
+        return bad;
+}
+
 int host_server_upgrade(const struct arguments *a)
 {
-        bool is_cancel = arguments_option(a, "--cancel"),
-             is_start = !is_cancel && arguments_option(a, "--vmm");
+        bool is_cancel = arguments_option(a, "--cancel"), is_start = arguments_option(a, "--vmm");
+        const char *misuse = misused(a);
         json_t *body = NULL, *u = NULL;
         struct err err = {0};
-        int bad = is_start ? body_of(a, &body, &err) : 0;
-        if (!bad && !is_start && !is_cancel && a->n_options > 0 && arguments_option(a, "--dry-run"))
-                bad = err_set(&err, REASON_INVALID, EINVAL,
-                              "--vmm is wanted: which QEMU is its successor to have?");
+        if (misuse) {
+                (void)fprintf(stderr, "mete %s: %s ('mete help %s')\n", a->verb->words, misuse,
+                              a->verb->words);
+                return EXIT_USAGE;
+        }
+        int bad = is_start ? body_of(a, &body, &err) : is_cancel ? check_meant(a, &err) : 0;
         if (!bad)
                 bad = host_call(a,
                                 is_start    ? "POST"
@@ -223,7 +281,7 @@ int host_server_upgrade(const struct arguments *a)
         }
         if (!host_json(a, u))
                 print(u);
-        int status = is_start ? status_of(u) : EXIT_OK;
+        int status = is_start || is_cancel ? host_upgrade_status(u, is_cancel) : EXIT_OK;
         json_decref(u);
         return status;
 }

@@ -74,6 +74,8 @@ bool host_hand_over_instead(const struct arguments *a, int *ret);
 
 /* The verbs, by file. */
 int host_server_upgrade(const struct arguments *a);
+/* The exit status that goes with an upgrade as it stands; is_cancel: of the command that wanted it undone. */
+int host_upgrade_status(const json_t *upgrade, bool is_cancel);
 int host_vm_create(const struct arguments *a);
 int host_vm_start(const struct arguments *a);
 int host_vm_stop(const struct arguments *a);

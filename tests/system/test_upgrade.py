@@ -84,6 +84,10 @@ def test_bad_input(server):
             (("a", "--vmm", server.newer, "--as", "b", "--user", "daemon", "--cpus", "0"), "cpu:0"),
             (("a", "--vmm", server.newer, "--as", "b", "--user", "daemon", "--cpus", "1", "--memory", "100000G"), "memory of b"),
             (("--vmm", server.newer), "a hypervisor is wanted"),
+            (("a",), "--vmm is wanted"),
+            (("--dry-run",), "--vmm is wanted"),
+            (("a", "--vmm", server.newer, "--memory", "64M"), "--memory needs --cpus"),
+            (("--cancel", "--vmm", server.newer), "--cancel is without --vmm"),
             ((), "no hypervisor of this server was replaced yet"),
             (("--cancel",), "no hypervisor of this server was replaced yet")):
         p = mete(server, "server", "upgrade", *words)
@@ -138,7 +142,9 @@ def test_cancel(server, vms):
         status, said = upgrade(server, "a", "--vmm", server.newer, "--detach", "--id", "up-1", *SUCCESSOR)
         assert status == 0 and said["state"] == "lending", said
         assert "a is being replaced by b: lending" in mete(server, "server", "show").stdout
-        status, said = upgrade(server, "--cancel")
+        p = mete(server, "server", "upgrade", "other", "--cancel")
+        assert p.returncode != 0 and "not other that is replaced" in p.stderr, p
+        status, said = upgrade(server, "a", "--cancel", "--id", "up-1")
         assert status == 0 and said["state"] == "undone" and said["reason"] == "cancelled" and said["id"] == "up-1", said
     finally:
         os.kill(pid, signal.SIGCONT)
