@@ -119,6 +119,10 @@ static void test_vms(void)
         to(UPGRADE_CHECKING);
         struct upgrade_vm *a = add("a"), *b = add("b"), *c = add("c");
         g_assert_true(add("a") == a && u.n == 3);
+        upgrade_later(&u, a, 0); /* the others are not kept waiting by it */
+        g_assert_true(upgrade_next(&u, 1, 0) == b);
+        g_assert_true(upgrade_next(&u, 1, 5000) == a);
+        a->again_ms = 0;
         /* Each is tried alone. */
         g_assert_true(upgrade_next(&u, 1, 0) == a);
         upgrade_ask(&u, a);
@@ -251,6 +255,20 @@ static void test_bounds(void)
         }
         g_assert_cmpint(upgrade_add(&u, "one-more", &err), ==, -ENOSPC);
         g_assert_cmpint(upgrade_add(&u, "v3", &err), ==, 0);
+        /* Of one that left another has the place, and no handover that name; not of one that died. */
+        char id[HANDOVER_ID];
+        upgrade_ask(&u, &u.vms[7]);
+        upgrade_died(&u, &u.vms[7], REASON_PEER_LOST, "its VMM died");
+        g_assert_cmpint(upgrade_add(&u, "one-more", &err), ==, -ENOSPC);
+        upgrade_ask(&u, &u.vms[9]);
+        g_assert_true(upgrade_ended(&u, &u.vms[9], REASON_BUSY, "later", 0));
+        upgrade_left(&u, &u.vms[9]);
+        g_assert_true(add("one-more") == &u.vms[9] && u.n == UPGRADE_VMS_MAX);
+        g_assert_true(u.vms[9].reason == 0 && !*u.vms[9].sentence && u.vms[9].again_ms == 0);
+        upgrade_ask(&u, &u.vms[9]);
+        upgrade_handover(&u, &u.vms[9], id);
+        g_assert_cmpstr(id, ==, "up.10.2");
+        g_assert_cmpint(upgrade_add(&u, "and-another", &err), ==, -ENOSPC);
         for (int s = 1; s < UPGRADE_STATE_N; s++)
                 g_assert_cmpint(upgrade_state_from_name(upgrade_state_name((enum upgrade_state)s)), ==, s);
         for (int s = 1; s < UPGRADE_VM_STATE_N; s++)

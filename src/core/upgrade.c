@@ -130,6 +130,15 @@ static bool is_over(const struct upgrade_vm *vm)
         return vm->state == UPGRADE_VM_WENT || vm->state == UPGRADE_VM_UNFIT || vm->state == UPGRADE_VM_LEFT;
 }
 
+/* Not of one that died in its handover: somebody is to hear of that. */
+static struct upgrade_vm *place_of_left(struct upgrade *u)
+{
+        for (size_t i = 0; i < u->n; i++)
+                if (u->vms[i].state == UPGRADE_VM_LEFT && !u->vms[i].reason)
+                        return &u->vms[i];
+        return NULL;
+}
+
 int upgrade_add(struct upgrade *u, const char *vm, struct err *err)
 {
         enum upgrade_vm_state first = u->state == UPGRADE_CHECKING ? UPGRADE_VM_WAITING : UPGRADE_VM_FITS;
@@ -141,10 +150,10 @@ int upgrade_add(struct upgrade *u, const char *vm, struct err *err)
                         }
                         return 0;
                 }
-        if (u->n == UPGRADE_VMS_MAX)
-                return err_set(err, REASON_NO_CAPACITY, ENOSPC, "it has more than %d VMs", UPGRADE_VMS_MAX);
-        struct upgrade_vm *to = &u->vms[u->n++];
-        *to = (struct upgrade_vm){.state = first, .gap_us = -1};
+        struct upgrade_vm *to = u->n < UPGRADE_VMS_MAX ? &u->vms[u->n++] : place_of_left(u);
+        if (!to)
+                return err_set(err, REASON_NO_CAPACITY, ENOSPC, "more than %d VMs", UPGRADE_VMS_MAX);
+        *to = (struct upgrade_vm){.state = first, .tries = to->tries, .gap_us = -1};
         (void)str_copy(to->name, sizeof(to->name), vm);
         return 0;
 }
@@ -162,6 +171,13 @@ struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now
                         first = &u->vms[i];
         }
         return n < at_once ? first : NULL;
+}
+
+void upgrade_later(struct upgrade *u, struct upgrade_vm *vm, int64_t now_ms)
+{
+        (void)u;
+        assert(vm->state == UPGRADE_VM_WAITING || vm->state == UPGRADE_VM_FITS);
+        vm->again_ms = now_ms + AGAIN_MS;
 }
 
 void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm)
@@ -211,6 +227,8 @@ void upgrade_left(struct upgrade *u, struct upgrade_vm *vm)
         (void)u;
         assert(!upgrade_vm_is_at_work(vm));
         vm->state = UPGRADE_VM_LEFT;
+        vm->reason = 0;
+        *vm->sentence = '\0';
 }
 
 void upgrade_died(struct upgrade *u, struct upgrade_vm *vm, enum reason reason, const char *sentence)

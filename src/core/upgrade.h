@@ -90,12 +90,15 @@ int upgrade_step(struct upgrade *u, enum upgrade_event ev, enum reason reason, c
 bool upgrade_is_final(const struct upgrade *u);
 bool upgrade_is_back(const struct upgrade *u); /* it is being undone, or was */
 
-/* A VM that runs at the old one. One that is known and did not stay away is in its place again.
- * REASON_NO_CAPACITY: too many. */
+/* A VM that runs at the old one. One that is known and did not stay away is in its place again. Where there
+ * are too many, it has the place of one that left, whose numbers go on, so that no handover has the name of
+ * another. REASON_NO_CAPACITY: there is none. */
 int upgrade_add(struct upgrade *u, const char *vm, struct err *err);
 /* The one that is to be tried (CHECKING) or handed over (MOVING) next, and when at_once of them are not under
  * way yet; NULL: none, now. */
 struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now_ms);
+/* It cannot be asked for just now: others go first. */
+void upgrade_later(struct upgrade *u, struct upgrade_vm *vm, int64_t now_ms);
 /* It is asked for from now on, as a handover of this name. */
 void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm);
 void upgrade_handover(const struct upgrade *u, const struct upgrade_vm *vm, char ret[HANDOVER_ID]);
@@ -104,7 +107,8 @@ void upgrade_handover(const struct upgrade *u, const struct upgrade_vm *vm, char
  * upgrade is to be undone. */
 bool upgrade_ended(struct upgrade *u, struct upgrade_vm *vm, enum reason reason, const char *sentence,
                    int64_t now_ms);
-/* It is not at the old one any more, nor under way. */
+/* It is not at the old one any more, nor under way; why it was not handed over before is of no matter then.
+ */
 void upgrade_left(struct upgrade *u, struct upgrade_vm *vm);
 /* It died in its handover. */
 void upgrade_died(struct upgrade *u, struct upgrade_vm *vm, enum reason reason, const char *sentence);

@@ -447,7 +447,7 @@ int lead_check(const struct sp *sp, const char *vm, int from, int to, struct err
                         continue;
                 bool is_near = l->from == from || l->to == from || l->from == to || l->to == to;
                 if (strcmp(l->vm, vm) == 0 && is_near)
-                        return err_set(err, REASON_BUSY, EBUSY,
+                        return err_set(err, REASON_BUSY, EALREADY,
                                        "%s is being handed over from %s to %s (%s): a VM once at a time", vm,
                                        sp->server.names[l->from], sp->server.names[l->to], l->core.row.id);
                 n++;

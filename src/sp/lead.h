@@ -53,7 +53,8 @@ void lead_end(struct sp *sp);
 unsigned lead_count(const struct sp *sp); /* that are under way */
 /* One that is under way, and in which this hypervisor has a part; NULL: none. */
 const struct leading *lead_of(const struct sp *sp, int hypervisor);
-/* Why one of this VM cannot begin now, or 0: its last one is under way, or too many are. */
+/* Why one of this VM cannot begin now, or 0: its last one is under way (-EALREADY: others may begin), or too
+ * many are. */
 int lead_check(const struct sp *sp, const char *vm, int from, int to, struct err *err);
 /* What of its VM would change hands, if whatever else is under way does, too. As server_assign_check(). */
 int lead_check_portions(const struct leading *l, struct err *err);
@@ -91,7 +92,8 @@ void lead_listen_end(struct hypervisor_of *h);
 size_t lead_portions(const struct leading *l, struct server_portion *ret);
 
 /* ---- lead-ask.c ---- */
-/* Why one of a VM that is known to run at `from` cannot begin now, or 0. */
+/* Why one of a VM that is known to run at `from` cannot begin now, or 0. -EALREADY: only this VM's; else it
+ * is the pair that is in the way, and no other begins either. */
 int lead_may_begin(const struct sp *sp, const struct api_handover_start *in, int from, struct err *err);
 void lead_ask(struct sp *sp, struct http_request *req, const struct api_handover_start *in);
 void lead_ask_end(struct sp *sp);

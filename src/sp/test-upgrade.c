@@ -52,6 +52,7 @@ static struct {
         unsigned reserved;    /* so many times there is a reservation at the old one */
         const char *unfit;    /* this VM does not fit; "-NAME": that is found when it is handed over */
         const char *newcomer; /* started at the old one when it seems to have none */
+        const char *busy;     /* somebody else hands this one over, until all others went */
         int per_cpu;          /* VMs that a CPU of the successor has room for */
 } w;
 
@@ -161,6 +162,14 @@ struct leading *lead_find(const struct sp *of, const char *id)
         return NULL;
 }
 
+static int at_successor(void)
+{
+        int n = 0;
+        for (size_t i = 0; i < VMS_MAX; i++)
+                n += *w.vms[i].name && w.vms[i].at == B;
+        return n;
+}
+
 static unsigned under_way(void)
 {
         unsigned n = 0;
@@ -173,6 +182,8 @@ int lead_may_begin(const struct sp *of, const struct api_handover_start *in, int
 {
         if (of->server.giving.amount > 0 || under_way() >= LEADS_PAIR_MAX)
                 return err_set(err, REASON_BUSY, EBUSY, "try again");
+        if (w.busy && strcmp(in->vm, w.busy) == 0 && at_successor() < VMS - 1)
+                return err_set(err, REASON_BUSY, EALREADY, "it is being handed over");
         return of->hypervisors[from].state == API_SERVER_STATE_RUNNING &&
                                of->hypervisors[B].state == API_SERVER_STATE_RUNNING
                        ? 0
@@ -363,14 +374,6 @@ static struct vm_there *find_vm(const char *name)
         g_assert_not_reached();
 }
 
-static int at_successor(void)
-{
-        int n = 0;
-        for (size_t i = 0; i < VMS_MAX; i++)
-                n += *w.vms[i].name && w.vms[i].at == B;
-        return n;
-}
-
 static void end_lead(struct leading *l)
 {
         struct handover_row *row = &l->core.row;
@@ -526,22 +529,30 @@ static void tick(void)
                 ;
 }
 
+/* true: it died, and there is another. */
+static bool turn(void)
+{
+        tick();
+        if (w.is_dead) {
+                die();
+                born();
+                w.die_at = 0;
+                return true;
+        }
+        step();
+        return false;
+}
+
 /* Until it is over; a dead one is followed by another. every: each of them dies so many points later. Returns
  * how many died. */
 static unsigned run(unsigned every)
 {
         unsigned deaths = 0, n;
-        for (n = 0; n < 20000 && !upgrade_is_final(core()); n++) {
-                tick();
-                if (w.is_dead) {
-                        die();
-                        born();
+        for (n = 0; n < 20000 && !upgrade_is_final(core()); n++)
+                if (turn()) {
                         deaths++;
                         w.die_at = every ? 2 * w.points + every : 0;
-                        continue;
                 }
-                step();
-        }
         if (n == 20000)
                 g_error("it hangs: %s, %s", upgrade_state_name(core()->state), sp->upgrading->problem);
         return deaths;
@@ -709,6 +720,12 @@ static void test_refused(void)
         run(0);
         is_done(1000, VMS);
         end();
+        begin();
+        *in = (struct api_upgrade_start){
+                .from = "a", .vmm = "/bin/sh", .has_memory_bytes = true, .memory_bytes = MIB};
+        g_assert_cmpint(upgrading_ask(sp, in, &err), ==, -EINVAL);
+        g_assert_nonnull(strstr(err.sentence, "--cpus"));
+        end();
         begin(); /* never runs */
         w.never_starts = true;
         g_assert_cmpint(ask("up", false, true, &err), ==, 0);
@@ -782,6 +799,24 @@ static void test_room(void)
         end();
 }
 
+/* One that somebody else is at is in nobody's way. */
+static void test_busy(void)
+{
+        struct err err = {0};
+        for (unsigned die_at = 0; die_at < 150; die_at += 3) {
+                begin();
+                w.die_at = die_at;
+                if (ask("up", false, true, &err) == 0) {
+                        for (int i = 0; i < 5000 && core()->state != UPGRADE_MOVING; i++)
+                                turn();
+                        w.busy = "v0";
+                        run(0);
+                        is_done(993, VMS);
+                }
+                end();
+        }
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -793,5 +828,6 @@ int main(int argc, char **argv)
         g_test_add_func("/sp/upgrade/dry", test_dry);
         g_test_add_func("/sp/upgrade/cancel", test_cancel);
         g_test_add_func("/sp/upgrade/room", test_room);
+        g_test_add_func("/sp/upgrade/busy", test_busy);
         return g_test_run();
 }

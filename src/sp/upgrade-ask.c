@@ -105,6 +105,9 @@ static int check(const struct sp *sp, const struct api_upgrade_start *in, struct
         if (*in->vmm != '/' || access(in->vmm, X_OK) < 0)
                 return err_set(err, REASON_INVALID, EINVAL,
                                "%.150s: not the path of a program that can be executed", in->vmm);
+        if (in->has_memory_bytes && !in->has_cpus)
+                return err_set(err, REASON_INVALID, EINVAL,
+                               "--memory needs --cpus: it is of the nodes of those CPUs");
         if (s->giving.amount > 0)
                 return err_set(err, REASON_BUSY, EBUSY, "%s is on its way from %s to %s; try again",
                                s->components[s->giving.component].id, s->names[s->giving.from],

@@ -227,15 +227,16 @@ static void words_of(const struct upgrading *up, const struct upgrade_vm *vm, st
         (void)STR_COPY(ret->id, id); /* UPGRADE_ID leaves room for the rest */
 }
 
-static bool may_begin(struct upgrading *up, const struct upgrade_vm *vm)
+/* As lead_may_begin(). */
+static int may_begin(struct upgrading *up, const struct upgrade_vm *vm)
 {
         struct api_handover_start in;
         struct err err = {0};
         words_of(up, vm, &in);
-        if (lead_may_begin(up->sp, &in, up->from, &err) == 0)
-                return true;
-        upgrading_waits(up, "%s: %.150s", vm->name, err.sentence);
-        return false;
+        int bad = lead_may_begin(up->sp, &in, up->from, &err);
+        if (bad)
+                upgrading_waits(up, "%s: %.150s", vm->name, err.sentence);
+        return bad;
 }
 
 /* Asked for, by its name, and journalled: it begins, or does when it is looked again. */
@@ -254,8 +255,11 @@ static bool ask(struct upgrading *up, struct upgrade_vm *vm)
 {
         struct upgrade *before = NULL;
         char text[64];
-        if (!may_begin(up, vm))
-                return false;
+        int bad = may_begin(up, vm);
+        if (bad == -EALREADY)
+                upgrade_later(&up->core, vm, loop_mono_ms());
+        if (bad)
+                return bad == -EALREADY;
         before = upgrading_before(up);
         upgrade_ask(&up->core, vm);
         upgrade_handover(&up->core, vm, text);
@@ -276,7 +280,7 @@ static void begin_again(struct upgrading *up)
                 if (!upgrade_vm_is_at_work(vm) || (l && is_ours(up, l, vm)))
                         continue;
                 if (!l && at && at->runs) {
-                        if (may_begin(up, vm))
+                        if (may_begin(up, vm) == 0)
                                 begin(up, vm);
                         continue;
                 }
@@ -296,13 +300,13 @@ static int compare(struct upgrading *up)
         struct err err = {0};
         for (size_t i = 0; i < up->n_there; i++) {
                 const struct upgrading_there *at = &up->there[i];
-                if (at->runs && upgrade_add(u, at->name, &err)) {
-                        if (u->state == UPGRADE_CHECKING)
-                                (void)upgrading_turn(up, UPGRADE_EV_FAILED, err.reason, err.sentence);
-                        else
-                                upgrading_waits(up, "%s: %.150s", at->name, err.sentence);
+                if (!at->runs || upgrade_add(u, at->name, &err) == 0)
+                        continue;
+                if (u->state == UPGRADE_CHECKING) {
+                        (void)upgrading_turn(up, UPGRADE_EV_FAILED, err.reason, err.sentence);
                         return -ENOSPC;
                 }
+                upgrading_waits(up, "%s: %.100s: hand it over by hand", at->name, err.sentence);
         }
         for (size_t i = 0; i < u->n; i++) {
                 struct upgrade_vm *vm = &u->vms[i];
