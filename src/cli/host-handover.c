@@ -442,7 +442,7 @@ const struct verb handover_verbs[] = {
          .run = run_cancel},
         {.words = "handover", .operands = "[VM]", .operands_min = 0, .operands_max = 1, .options = handover_options,
          .summary = "Hand a running VM over to another hypervisor of this server",
-         .text = "Its memory stays where it is, and is not copied: it changes its owner, with the CPUs that are the VM's alone. "
+         .text = "Its memory stays where it is, and is not copied: it changes its owner; CPUs it gets of its new hypervisor. "
                  "Asked of mete-sp; without it there are no handovers. Returns when it is under way; with --wait, --dry-run and "
                  "--all when it is over.",
          .run = run_handover},

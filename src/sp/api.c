@@ -192,7 +192,7 @@ static void do_order(struct sp *sp, struct http_request *req, const char *name, 
                 bad = err_set(&err, REASON_NOT_FOUND, ENOENT, "no hypervisor is called %s", name);
         struct hypervisor_of *h = &sp->hypervisors[k < 0 ? 0 : k];
         if (!bad && h->is_wanted != is_start)
-                bad = upgrading_check_other(sp, k, &err);
+                bad = is_start ? upgrading_check_other(sp, k, &err) : upgrading_check_stop(sp, k, &err);
         if (!bad && h->is_wanted != is_start) {
                 trace_of(sp, in.has_id, in.id, trace);
                 (void)snprintf(subject, sizeof(subject), "hypervisor:%s", name);

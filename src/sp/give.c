@@ -96,8 +96,8 @@ int give_begin(struct sp *sp, const struct api_server_give *in, const char *trac
 /* What an upgrade is about it gives itself. */
 static int check_other(const struct sp *sp, const struct api_server_give *in, struct err *err)
 {
-        int bad = upgrading_check_other(sp, server_find(&sp->server, in->from), err);
-        return bad ? bad : upgrading_check_other(sp, server_find(&sp->server, in->to), err);
+        return upgrading_check_give(sp, server_find(&sp->server, in->from), server_find(&sp->server, in->to),
+                                    err);
 }
 
 void give(struct sp *sp, struct http_request *req, const struct api_server_give *in, const char *trace)

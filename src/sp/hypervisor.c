@@ -386,6 +386,10 @@ static void on_told(void *arg, const struct http_answer *answer, const struct ce
 
 static void tell(struct hypervisor_of *h)
 {
+        if (upgrading_telling(h->sp, h->number)) {
+                look_in(h, AGAIN_MS);
+                return;
+        }
         struct api_partition *p = g_new0(struct api_partition, 1);
         partition_of(h->sp, h->number, p);
         h->telling = p->epoch;

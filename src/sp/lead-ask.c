@@ -7,6 +7,7 @@
 #include "base/str.h"
 #include "json/read.h"
 #include "sp/lead.h"
+#include "sp/upgrade.h"
 
 enum { ASK_MS = 5000 };
 
@@ -80,7 +81,8 @@ static int check(const struct sp *sp, const struct api_handover_start *in, int k
                                sp->server.components[sp->server.giving.component].id,
                                sp->server.names[sp->server.giving.from],
                                sp->server.names[sp->server.giving.to]);
-        return lead_check(sp, in->vm, from, to, err);
+        int bad = upgrading_check_arrival(sp, to, err);
+        return bad ? bad : lead_check(sp, in->vm, from, to, err);
 }
 
 int lead_may_begin(const struct sp *sp, const struct api_handover_start *in, int from, struct err *err)

@@ -27,6 +27,10 @@ void upgrading_gave(struct sp *sp, const struct err *why)
                 up->is_refused = true;
                 upgrading_waits(up, "%.200s", why->sentence);
         }
+        /* What made room for a VM there may have been claimed since: who has nothing left is asked once more.
+         */
+        if (up->core.state == UPGRADE_GIVING || up->core.state == UPGRADE_RETURNING)
+                upgrading_forget_list(up);
         upgrading_wake(sp);
 }
 
@@ -56,6 +60,14 @@ static bool give_on(struct upgrading *up, int from, int to)
 
 /* ---- what the old one has free ---- */
 
+/* Half of what is free was lent before a restart: that is not done again with the other half. As VMs go over,
+ * which is when it is lent once more, their memory is the successor's, and no measure of what it was lent. */
+static bool was_lent(const struct upgrading *up, int64_t component)
+{
+        return up->core.state == UPGRADE_LENDING &&
+               server_share(&up->sp->server, (uint32_t)component, up->to)->amount > up->taken[component];
+}
+
 static void take_host(struct upgrading *up, const json_t *host)
 {
         const struct server *s = &up->sp->server;
@@ -70,7 +82,7 @@ static void take_host(struct upgrading *up, const json_t *host)
                 if (at < 0)
                         continue;
                 if (s->components[at].kind == COMPONENT_MEMORY)
-                        up->most[at] = free_now / 2;
+                        up->most[at] = was_lent(up, at) ? 0 : free_now / 2;
                 else if (json_integer_value(json_object_get(c, "claimed")) == 0)
                         up->most[at] = free_now > 0 ? CPU_WHOLE_MILLI : 0;
         }

@@ -154,7 +154,10 @@ bool upgrading_list(struct upgrading *up, int hypervisor)
         if (h->state == API_SERVER_STATE_RUNNING)
                 ask_page(up, hypervisor, "");
         else if (loop_mono_ms() - up->entered_mono_ms > PATIENCE_MS) /* else it is being found again */
-                upgrading_waits(up, "%s does not run: only it knows its VMs", hypervisor_name(h));
+                upgrading_waits(up, "%s does not run: only it knows its VMs%s%s%s", hypervisor_name(h),
+                                asked_of(up) == up->to ? "; if there are none: 'mete server stop " : "",
+                                asked_of(up) == up->to ? hypervisor_name(h) : "",
+                                asked_of(up) == up->to ? "'" : "");
         return false;
 }
 

@@ -41,14 +41,48 @@ bool upgrading_is_under_way(const struct sp *sp)
         return sp->upgrading && !upgrade_is_final(&sp->upgrading->core);
 }
 
+static int is_busy(const struct upgrading *up, struct err *err)
+{
+        const struct server *s = &up->sp->server;
+        return err_set(err, REASON_BUSY, EBUSY,
+                       "%s is being replaced by %s (upgrade %s): 'mete server upgrade'", s->names[up->from],
+                       s->names[up->to], up->core.id);
+}
+
 int upgrading_check_other(const struct sp *sp, int hypervisor, struct err *err)
 {
         const struct upgrading *up = sp->upgrading;
         if (!upgrading_is_under_way(sp) || (hypervisor != up->from && hypervisor != up->to))
                 return 0;
-        return err_set(err, REASON_BUSY, EBUSY,
-                       "%s is being replaced by %s (upgrade %s): 'mete server upgrade'",
-                       sp->server.names[up->from], sp->server.names[up->to], up->core.id);
+        return is_busy(up, err);
+}
+
+int upgrading_check_stop(const struct sp *sp, int hypervisor, struct err *err)
+{
+        const struct upgrading *up = sp->upgrading;
+        if (upgrading_is_under_way(sp) && hypervisor == up->to && up->core.state == UPGRADE_RETURNING &&
+            successor(up)->state != API_SERVER_STATE_RUNNING)
+                return 0;
+        return upgrading_check_other(sp, hypervisor, err);
+}
+
+/* While it may be undone all that it has and was not nobody's is the old one's to have back. */
+int upgrading_check_give(const struct sp *sp, int from, int to, struct err *err)
+{
+        const struct upgrading *up = sp->upgrading;
+        int bad = upgrading_check_other(sp, from, err);
+        if (!bad && upgrading_is_under_way(sp) && to == up->to && up->core.state == UPGRADE_MOVING &&
+            up->core.has_moved)
+                return 0;
+        return bad ? bad : upgrading_check_other(sp, to, err);
+}
+
+int upgrading_check_arrival(const struct sp *sp, int to, struct err *err)
+{
+        const struct upgrading *up = sp->upgrading;
+        if (!upgrading_is_under_way(sp) || to != (upgrade_is_back(&up->core) ? up->to : up->from))
+                return 0;
+        return is_busy(up, err);
 }
 
 void upgrading_wake(struct sp *sp)
@@ -94,9 +128,6 @@ static void books(struct upgrading *up)
         case UPGRADE_STARTING:
                 successor(up)->is_wanted = true;
                 break;
-        case UPGRADE_CHECKING:
-                up->has_run = true;
-                break;
         case UPGRADE_RETIRING:
                 old_one(up)->is_wanted = false;
                 break;
@@ -111,6 +142,7 @@ static void books(struct upgrading *up)
                 server_retire(&up->sp->server, up->to, up->from);
                 break;
         case UPGRADE_LENDING:
+        case UPGRADE_CHECKING:
         case UPGRADE_MOVING:
         case UPGRADE_GIVING:
         case UPGRADE_RECALLING:
@@ -124,7 +156,7 @@ static void books(struct upgrading *up)
 struct partition_before {
         struct server_share *shares;
         int64_t epoch, ended_ms;
-        bool was_wanted[2], has_run;
+        bool was_wanted[2];
 };
 
 static struct partition_before remember(const struct upgrading *up)
@@ -135,8 +167,7 @@ static struct partition_before remember(const struct upgrading *up)
                                     (s->n_components + 1) * SERVER_HYPERVISORS_MAX * sizeof(*s->shares)),
                 .epoch = s->epoch,
                 .ended_ms = up->ended_ms,
-                .was_wanted = {old_one(up)->is_wanted, successor(up)->is_wanted},
-                .has_run = up->has_run
+                .was_wanted = {old_one(up)->is_wanted, successor(up)->is_wanted}
         };
 }
 
@@ -148,7 +179,6 @@ static void recall(struct upgrading *up, const struct partition_before *b)
         up->ended_ms = b->ended_ms;
         old_one(up)->is_wanted = b->was_wanted[0];
         successor(up)->is_wanted = b->was_wanted[1];
-        up->has_run = b->has_run;
 }
 
 static void entered(struct upgrading *up)
@@ -219,6 +249,18 @@ int upgrading_cancel(struct upgrading *up, struct err *err)
         return r;
 }
 
+/* From then on somebody may make VMs there. */
+int upgrading_telling(struct sp *sp, int hypervisor)
+{
+        struct upgrading *up = sp->upgrading;
+        if (!upgrading_is_under_way(sp) || hypervisor != up->to || up->has_run)
+                return 0;
+        up->has_run = true;
+        int bad = upgrading_put(up, upgrading_before(up), NULL, "told", "its successor is told its part");
+        up->has_run = !bad;
+        return bad;
+}
+
 /* ---- what is to be done ---- */
 
 /* From or to one of both. */
@@ -268,9 +310,18 @@ static bool is_claimed(struct upgrading *up, const struct hypervisor_of *at)
         return *up->holder;
 }
 
+/* Of somebody else: what comes of it is not in any list yet. */
+static bool is_handing(struct upgrading *up, int hypervisor)
+{
+        const struct leading *l = lead_of(up->sp, hypervisor);
+        if (l)
+                upgrading_waits(up, "%s is being handed over (%s)", l->vm, l->core.row.id);
+        return l;
+}
+
 static void look_giving(struct upgrading *up)
 {
-        if (!upgrading_list(up, up->from))
+        if (is_handing(up, up->from) || !upgrading_list(up, up->from))
                 return;
         if (up->n_there > 0)
                 (void)upgrading_turn(up, UPGRADE_EV_CAME, 0, NULL);
@@ -280,17 +331,18 @@ static void look_giving(struct upgrading *up)
 
 static void look_returning(struct upgrading *up)
 {
-        if (!up->has_run) {
+        const struct hypervisor_of *h = successor(up);
+        bool is_given_up = !h->is_wanted && h->is_down; /* upgrading_check_stop() */
+        if (!up->has_run || is_given_up) {
                 (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
                 return;
         }
-        if (!upgrading_list(up, up->to))
+        if (is_handing(up, up->to) || !upgrading_list(up, up->to))
                 return;
         if (up->n_there > 0)
                 upgrading_waits(up, "%s is at %s: hand it over, or delete it", up->there[0].name,
-                                hypervisor_name(successor(up)));
-        else if (!is_claimed(up, successor(up)) && upgrading_give_rest(up, up->to, up->from) &&
-                 !up->is_refused)
+                                hypervisor_name(h));
+        else if (!is_claimed(up, h) && upgrading_give_rest(up, up->to, up->from) && !up->is_refused)
                 (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
 }
 

@@ -25,7 +25,7 @@ struct upgrading {
         struct sp *sp;
         struct upgrade core;
         int from, to;
-        bool has_run;       /* the successor did: VMs may be there that nobody handed over */
+        bool has_run;       /* the successor was told what it has: VMs may be there that nobody handed over */
         int64_t max_gap_ms; /* 0: no bound */
         int64_t asked_ms, ended_ms;
         int64_t *taken; /* by component: what of the successor's part was nobody's */
@@ -49,8 +49,18 @@ struct upgrading {
 void upgrading_begin(struct upgrading *up); /* or go on; it is sp's */
 void upgrading_end(struct sp *sp);
 bool upgrading_is_under_way(const struct sp *sp);
-/* Of whoever else wants to start, stop or give parts of a hypervisor: REASON_BUSY. */
+/* Of whoever else wants to start a hypervisor: REASON_BUSY. */
 int upgrading_check_other(const struct sp *sp, int hypervisor, struct err *err);
+/* To stop one: likewise, but for a successor that does not run and is to give back what it was lent. Only it
+ * would know its VMs: by being stopped it is said that it has none. */
+int upgrading_check_stop(const struct sp *sp, int hypervisor, struct err *err);
+/* To give a part of `from` to `to`: likewise, but for what the successor gets of others once a VM is there.
+ */
+int upgrading_check_give(const struct sp *sp, int from, int to, struct err *err);
+/* To hand a VM over to a hypervisor: REASON_BUSY for the one that is to end. */
+int upgrading_check_arrival(const struct sp *sp, int to, struct err *err);
+/* A hypervisor is to be told its part. Negative: not yet, as it could not be journalled that it is. */
+int upgrading_telling(struct sp *sp, int hypervisor);
 /* Something has changed that it may wait for. */
 void upgrading_wake(struct sp *sp);
 /* 0: it is undone, or is so already, or is over. REASON_STALE: too late. */
