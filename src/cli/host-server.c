@@ -306,7 +306,7 @@ static const struct option_row upgrade_options[] = {
         {"--user", "USER", "user as which its meted runs (mete-NAME, or as it was)", false},
         {"--cpus", "LIST", "CPUs that are nobody's, and are to be its: 0-3,8", false},
         {"--memory", "SIZE", "memory that is nobody's, likewise, of the nodes of those CPUs: needs --cpus", false},
-        {"--max-gap", "TIME", "each guest may stand for so long, such as 50ms; else it goes back, and is tried again", false},
+        {"--max-gap", "TIME", "each guest may stand for so long, such as 50ms; else it goes back, and is tried again. Another with the same --id: from now on", false},
         {"--dry-run", NULL, "only start the successor, try each VM on it, and undo that", false},
         {"--id", "ID", "id of the upgrade, for asking again; else one is made", false},
         {"--detach", NULL, "return when it is under way", false},

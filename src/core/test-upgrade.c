@@ -122,7 +122,7 @@ static void test_vms(void)
         upgrade_later(&u, a, 0); /* the others are not kept waiting by it */
         g_assert_true(upgrade_next(&u, 1, 0) == b);
         g_assert_true(upgrade_next(&u, 1, 5000) == a);
-        a->again_ms = 0;
+        upgrade_urge(&u);
         /* Each is tried alone. */
         g_assert_true(upgrade_next(&u, 1, 0) == a);
         upgrade_ask(&u, a);
@@ -133,6 +133,7 @@ static void test_vms(void)
         g_assert_true(upgrade_ended(&u, a, 0, NULL, 0));
         upgrade_ask(&u, b);
         g_assert_true(upgrade_ended(&u, b, REASON_BUSY, "later", 100));
+        g_assert_true(upgrade_retried(&u) == b);
         g_assert_true(upgrade_next(&u, 1, 100) == c);
         upgrade_ask(&u, c);
         g_assert_true(upgrade_ended(&u, c, 0, NULL, 100));

@@ -180,6 +180,23 @@ void upgrade_later(struct upgrade *u, struct upgrade_vm *vm, int64_t now_ms)
         vm->again_ms = now_ms + AGAIN_MS;
 }
 
+void upgrade_urge(struct upgrade *u)
+{
+        for (size_t i = 0; i < u->n; i++)
+                u->vms[i].again_ms = 0;
+}
+
+const struct upgrade_vm *upgrade_retried(const struct upgrade *u)
+{
+        for (size_t i = 0; i < u->n; i++) {
+                const struct upgrade_vm *vm = &u->vms[i];
+                bool is_open = vm->state == UPGRADE_VM_WAITING || vm->state == UPGRADE_VM_FITS;
+                if (is_open && vm->reason)
+                        return vm;
+        }
+        return NULL;
+}
+
 void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm)
 {
         assert(vm->state == UPGRADE_VM_WAITING || vm->state == UPGRADE_VM_FITS);

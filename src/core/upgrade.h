@@ -99,6 +99,10 @@ int upgrade_add(struct upgrade *u, const char *vm, struct err *err);
 struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now_ms);
 /* It cannot be asked for just now: others go first. */
 void upgrade_later(struct upgrade *u, struct upgrade_vm *vm, int64_t now_ms);
+/* None waits for its time any more: what it was tried with is another now. */
+void upgrade_urge(struct upgrade *u);
+/* A VM that is not under way, as the last try did not go well; NULL: there is none. */
+const struct upgrade_vm *upgrade_retried(const struct upgrade *u);
 /* It is asked for from now on, as a handover of this name. */
 void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm);
 void upgrade_handover(const struct upgrade *u, const struct upgrade_vm *vm, char ret[HANDOVER_ID]);

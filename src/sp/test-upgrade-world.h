@@ -53,6 +53,7 @@ static struct {
         unsigned reserved;    /* so many times there is a reservation at the old one */
         const char *unfit;    /* this VM does not fit; "-NAME": that is found when it is handed over */
         const char *newcomer; /* started at the old one when it seems to have none */
+        const char *slow;     /* its guest would stand longer than any bound */
         const char *busy;     /* somebody else hands this one over, until all others went */
         int per_cpu;          /* VMs that a CPU of the successor has room for */
 } w;
@@ -216,6 +217,7 @@ int lead_begin(struct sp *of, const struct api_handover_start *in, int from, int
         (void)STR_COPY(l->vm, in->vm);
         (void)STR_COPY(l->core.row.id, in->id);
         l->core.row.state = HANDOVER_CONFIGURED;
+        l->core.row.gap_ms = in->has_max_gap_ms ? in->max_gap_ms : 0;
         w.dry_runs += l->is_dry && under_way() > 0;
         w.age[w.n_leads++] = 0;
         *ret = l;
@@ -401,6 +403,12 @@ static void end_lead(struct leading *l)
                               : has_room ? REASON_CANCELLED
                                          : REASON_NO_CAPACITY;
                 (void)STR_COPY(row->sentence, is_unfit ? "another CPU model" : "");
+                return;
+        }
+        if (w.slow && strcmp(w.slow, l->vm) == 0 && l->core.row.gap_ms > 0) {
+                row->state = HANDOVER_ROLLED_BACK;
+                row->reason = REASON_TIMEOUT;
+                (void)STR_COPY(row->sentence, "its guest stood for too long");
                 return;
         }
         const struct server_portion p = {.component = MEMORY, .amount = VM_MIB * MIB};

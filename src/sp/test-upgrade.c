@@ -278,6 +278,48 @@ static void test_others(void)
         g_assert_true(was_back && was_moved);
 }
 
+static int ask_gap(const char *id, int64_t max_gap_ms, struct err *err)
+{
+        g_autofree struct api_upgrade_start *in = g_new0(struct api_upgrade_start, 1);
+        *in = (struct api_upgrade_start){.from = "a", .vmm = "/bin/sh", .has_id = true};
+        (void)STR_COPY(in->id, id);
+        in->has_max_gap_ms = max_gap_ms > 0;
+        in->max_gap_ms = max_gap_ms;
+        return upgrading_ask(sp, in, err);
+}
+
+/* One guest cannot keep the bound, and others went: it is said, and another bound lets it go, at once. */
+static void test_bound(void)
+{
+        struct err err = {0};
+        begin();
+        w.slow = "v2";
+        g_assert_cmpint(ask_gap("up", 50, &err), ==, 0);
+        for (int i = 0; i < 5000 && (core()->state != UPGRADE_MOVING || !core()->vms[2].reason ||
+                                     upgrade_count(core(), UPGRADE_VM_WENT) < VMS - 1);
+             i++)
+                turn();
+        for (int i = 0; i < 4000; i++)
+                turn();
+        g_assert_cmpuint(upgrade_count(core(), UPGRADE_VM_WENT), ==, VMS - 1);
+        g_assert_nonnull(strstr(sp->upgrading->problem, "v2: its guest stood"));
+        g_assert_nonnull(strstr(sp->upgrading->problem, "--max-gap"));
+        g_assert_cmpint(ask_gap("other", 0, &err), ==, -EBUSY);
+        w.fail_at = w.points + 1; /* not written: as it was */
+        g_assert_cmpint(ask_gap("up", 0, &err), <, 0);
+        g_assert_cmpint(sp->upgrading->max_gap_ms, ==, 50);
+        g_assert_cmpint(ask_gap("up", 0, &err), ==, 0);
+        g_assert_cmpint(sp->upgrading->max_gap_ms, ==, 0);
+        die();
+        born();
+        g_assert_cmpint(sp->upgrading->max_gap_ms, ==, 0);
+        run(0);
+        is_done(1000, VMS);
+        g_assert_cmpint(ask_gap("up", 0, &err), ==, 0);
+        g_assert_cmpint(ask_gap("up", 50, &err), ==, -EEXIST);
+        end();
+}
+
 /* One that somebody else is at is in nobody's way. */
 static void test_busy(void)
 {
@@ -308,6 +350,7 @@ int main(int argc, char **argv)
         g_test_add_func("/sp/upgrade/cancel", test_cancel);
         g_test_add_func("/sp/upgrade/room", test_room);
         g_test_add_func("/sp/upgrade/busy", test_busy);
+        g_test_add_func("/sp/upgrade/bound", test_bound);
         g_test_add_func("/sp/upgrade/lent-once", test_lent_once);
         g_test_add_func("/sp/upgrade/told-in-vain", test_told_in_vain);
         g_test_add_func("/sp/upgrade/others", test_others);

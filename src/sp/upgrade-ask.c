@@ -157,9 +157,38 @@ static int check_words(const struct upgrading *up, const struct api_upgrade_star
         bool is_same = strcmp(sp->server.names[up->from], in->from) == 0 &&
                        strcmp(sp->hypervisors[up->to].vmm, in->vmm) == 0 &&
                        (!in->has_as || strcmp(sp->server.names[up->to], in->as) == 0) &&
-                       up->core.is_dry == (in->has_dry_run && in->dry_run) &&
-                       up->max_gap_ms == (in->has_max_gap_ms ? in->max_gap_ms : 0);
+                       up->core.is_dry == (in->has_dry_run && in->dry_run);
         return is_same ? 0 : err_set(err, REASON_INVALID, EEXIST, "upgrade %s is another", in->id);
+}
+
+/* The bound is the one word that may be another: which guests keep it is found out only as they go, and then
+ * there may be no way back. It counts for handovers that begin from now on. */
+static int change_gap(struct upgrading *up, int64_t max_gap_ms, struct err *err)
+{
+        int64_t before_ms = up->max_gap_ms;
+        if (max_gap_ms == before_ms)
+                return 0;
+        if (upgrade_is_final(&up->core))
+                return err_set(err, REASON_INVALID, EEXIST, "upgrade %s is over, and had another --max-gap",
+                               up->core.id);
+        struct upgrade *before = upgrading_before(up);
+        char text[64];
+        (void)snprintf(text, sizeof(text), "the bound is %lld ms now, and was %lld ms", (long long)max_gap_ms,
+                       (long long)before_ms);
+        up->max_gap_ms = max_gap_ms;
+        upgrade_urge(&up->core);
+        if (upgrading_put(up, before, NULL, "bound", text)) {
+                up->max_gap_ms = before_ms;
+                return err_set(err, REASON_INTERNAL, EIO, "%.200s", up->sp->problem.sentence);
+        }
+        upgrading_wake(up->sp);
+        return 0;
+}
+
+static int ask_again(struct upgrading *up, const struct api_upgrade_start *in, struct err *err)
+{
+        int bad = check_words(up, in, err);
+        return bad ? bad : change_gap(up, in->has_max_gap_ms ? in->max_gap_ms : 0, err);
 }
 
 static struct upgrading *make(struct sp *sp, const struct api_upgrade_start *in, const char *id, int to)
@@ -221,7 +250,7 @@ int upgrading_ask(struct sp *sp, const struct api_upgrade_start *in, struct err 
         char id[UPGRADE_ID];
         int to = 0;
         if (in->has_id && sp->upgrading && strcmp(sp->upgrading->core.id, in->id) == 0)
-                return check_words(sp->upgrading, in, err);
+                return ask_again(sp->upgrading, in, err);
         int bad = check(sp, in, err);
         bad = bad ? bad : check_name(sp, in, &who, err);
         bad = bad ? bad : name(sp, in, id, err);

@@ -382,6 +382,20 @@ static bool lends_more(struct upgrading *up)
         return up->is_short;
 }
 
+/* Nothing is under way, and something is to be tried again: why, and what may help. */
+static void say_retried(struct upgrading *up)
+{
+        const struct upgrade *u = &up->core;
+        const struct upgrade_vm *vm = upgrade_retried(u);
+        if (vm && u->has_moved && up->max_gap_ms > 0)
+                upgrading_waits(
+                        up,
+                        "%.40s: %.60s; again soon; --id %s with another --max-gap, or hand it over by hand",
+                        vm->name, vm->sentence, u->id);
+        else if (vm)
+                upgrading_waits(up, "%.60s: %.100s; it is tried again soon", vm->name, vm->sentence);
+}
+
 void upgrading_look_at_vms(struct upgrading *up)
 {
         struct upgrade *u = &up->core;
@@ -403,6 +417,8 @@ void upgrading_look_at_vms(struct upgrading *up)
                 (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
         else if (at_work(u) > 0)
                 *up->problem = '\0';
+        else if (u->state == s && !upgrade_next(u, at_once, loop_mono_ms()))
+                say_retried(up);
 }
 
 /* A handover that never began is none; one that is committed goes on. */

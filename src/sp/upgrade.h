@@ -94,7 +94,7 @@ bool upgrading_give_rest(struct upgrading *up, int from, int to); /* all that no
 void upgrading_forget_parts(struct upgrading *up);
 
 /* ---- upgrade-ask.c ---- */
-/* Journalled, and under way, when it returns 0. The same id again: as it is. */
+/* Journalled, and under way, when it returns 0. The same id again: as it is, with this bound of the gap. */
 int upgrading_ask(struct sp *sp, const struct api_upgrade_start *in, struct err *err);
 
 /* ---- upgrade-record.c ---- */
