@@ -53,6 +53,8 @@ static struct {
         unsigned reserved;    /* so many times there is a reservation at the old one */
         const char *unfit;    /* this VM does not fit; "-NAME": that is found when it is handed over */
         const char *newcomer; /* started at the old one when it seems to have none */
+        bool is_endless;      /* the old one never comes to an end of what its VMs have */
+        bool is_spread;       /* each VM has something of both CPUs that VMs are on */
         const char *slow;     /* its guest would stand longer than any bound */
         const char *busy;     /* somebody else hands this one over, until all others went */
         int per_cpu;          /* VMs that a CPU of the successor has room for */
@@ -285,16 +287,26 @@ void http_call_cancel(struct http_call *call)
 
 /* ---- what goes on by itself ---- */
 
-/* Half of them lie on each of the first two CPUs of the old one. */
+/* Half of them lie on each of the first two CPUs of the old one; or each on both. */
+static int64_t claimed_by(uint32_t vm, int hypervisor, uint32_t component)
+{
+        bool is_there = w.vms[vm].at == hypervisor && !w.vms[vm].is_stopped && *w.vms[vm].name;
+        if (!is_there)
+                return 0;
+        if (component == MEMORY)
+                return VM_MIB * MIB;
+        if (hypervisor == A && w.is_spread)
+                return component < 2 ? 125 : 0;
+        if (hypervisor == A)
+                return vm / ON_A_CPU == component ? 100 : 0;
+        return server_share(&sp->server, component, hypervisor)->amount > 0 ? 100 : 0;
+}
+
 static int64_t claimed(int hypervisor, uint32_t component)
 {
         int64_t n = 0;
         for (uint32_t i = 0; i < VMS_MAX; i++)
-                if (w.vms[i].at == hypervisor && !w.vms[i].is_stopped && *w.vms[i].name)
-                        n += component == MEMORY ? VM_MIB * MIB
-                             : hypervisor == A   ? i / ON_A_CPU == component ? 100 : 0
-                             : server_share(&sp->server, component, hypervisor)->amount > 0 ? 100
-                                                                                            : 0;
+                n += claimed_by(i, hypervisor, component);
         return n;
 }
 
@@ -329,12 +341,33 @@ static json_t *vms_of(int k, const char *path)
         return page;
 }
 
-/* There is a reservation at the old one, for a while. */
-static json_t *ledger_of(int k)
+/* There is a reservation at the old one, for a while. Else what VMs have; two a page. */
+static json_t *ledger_of(int k, const char *path)
 {
-        bool has = k == A && w.reserved > 0 && w.reserved--;
-        return json_pack("{s:[], s:o}", "components", "claims",
-                         has ? json_pack("[{s:s}]", "holder", "reservation:r1") : json_array());
+        if (strcmp(path, "/v1/ledger?limit=1") == 0) {
+                bool has = k == A && w.reserved > 0 && w.reserved--;
+                return json_pack("{s:[], s:o}", "components", "claims",
+                                 has ? json_pack("[{s:s}]", "holder", "reservation:r1") : json_array());
+        }
+        const char *after = strstr(path, "after=");
+        uint32_t i = after ? (uint32_t)strtoul(after + 6, NULL, 10) : 0, end = MIN(i + 2, VMS_MAX);
+        json_t *claims = json_array(), *page = json_pack("{s:[], s:o}", "components", "claims", claims);
+        for (; i < end; i++)
+                for (uint32_t c = 0; c < COMPONENTS; c++) {
+                        int64_t amount = claimed_by(i, k, c);
+                        g_autofree char *holder = g_strdup_printf("vm:%s", w.vms[i].name);
+                        if (amount > 0)
+                                json_array_append_new(claims,
+                                                      json_pack("{s:s, s:I, s:s, s:s, s:I}", "component",
+                                                                machine[c].id, "amount", (json_int_t)amount,
+                                                                "holder", holder, "state", "active",
+                                                                "start_ms", (json_int_t)1));
+                }
+        if (end < VMS_MAX || w.is_endless) {
+                g_autofree char *next = g_strdup_printf("%u", w.is_endless ? 0 : end);
+                (void)json_object_set_new(page, "next", json_string(next));
+        }
+        return page;
 }
 
 static void answer(void)
@@ -350,7 +383,7 @@ static void answer(void)
                 return;
         }
         json_t *v = strcmp(call.path, "/v1/host") == 0           ? host_of(call.to)
-                    : g_str_has_prefix(call.path, "/v1/ledger?") ? ledger_of(call.to)
+                    : g_str_has_prefix(call.path, "/v1/ledger?") ? ledger_of(call.to, call.path)
                                                                  : vms_of(call.to, call.path);
         got.body = json_dumps(v, 0);
         got.body_n = strlen(got.body);

@@ -261,7 +261,8 @@ static void test_others(void)
                         int away = is_forward ? A : B, other = is_forward ? B : A, third = 2;
                         g_assert_cmpint(upgrading_check_arrival(sp, away, &err), ==, -EBUSY);
                         g_assert_cmpint(upgrading_check_arrival(sp, other, &err), ==, 0);
-                        g_assert_cmpint(upgrading_check_give(sp, third, A, &err), ==, -EBUSY);
+                        g_assert_cmpint(upgrading_check_give(sp, third, A, &err), ==, has_moved ? 0 : -EBUSY);
+                        g_assert_cmpint(upgrading_check_give(sp, B, A, &err), ==, has_moved ? 0 : -EBUSY);
                         g_assert_cmpint(upgrading_check_give(sp, A, B, &err), ==, -EBUSY);
                         g_assert_cmpint(upgrading_check_give(sp, B, third, &err), ==, -EBUSY);
                         g_assert_cmpint(upgrading_check_give(sp, third, B, &err), ==, has_moved ? 0 : -EBUSY);
@@ -276,6 +277,56 @@ static void test_others(void)
                 end();
         }
         g_assert_true(was_back && was_moved);
+}
+
+/* Each finds room alone. All do not, as the CPUs that they share get free only with the last; or with the
+ * last its memory would go, and it is no hypervisor without. Nothing moves then, of a dry run either. */
+static void test_room_for_all(void)
+{
+        struct err err = {0};
+        for (int n = 0; n < 8; n++) {
+                bool is_dry = n & 1, with_nobodys = n & 2, is_full = n & 4;
+                begin();
+                w.is_spread = !is_full;
+                w.per_cpu = 4;
+                if (is_full && with_nobodys) { /* 7 MiB are lent of nobody's */
+                        const struct server_portion p = {MEMORY, (1000 - VMS * VM_MIB) * MIB};
+                        w.per_cpu = 100;
+                        server_set_aside(&sp->server, A, &p, 1);
+                }
+                g_assert_cmpint(ask("up", is_dry, with_nobodys, &err), ==, 0);
+                run(0);
+                bool is_fit = is_full ? !with_nobodys : with_nobodys;
+                if (is_fit && !is_dry) {
+                        is_done(with_nobodys ? 993 : 1000, VMS);
+                } else {
+                        g_assert_cmpint(core()->state, ==, UPGRADE_UNDONE);
+                        g_assert_cmpint(at_successor(), ==, 0);
+                        g_assert_cmpint(core()->would, ==, is_fit);
+                        g_assert_cmpint(core()->reason, ==, is_fit ? REASON_CANCELLED : REASON_NO_CAPACITY);
+                        if (!is_fit)
+                                g_assert_nonnull(
+                                        strstr(core()->sentence, is_full ? "without any" : "share CPUs"));
+                }
+                end();
+        }
+}
+
+/* One that never comes to an end of what its VMs have only spoils its own upgrade. */
+static void test_endless(void)
+{
+        struct err err = {0};
+        begin();
+        w.is_endless = true;
+        g_assert_cmpint(ask("up", false, false, &err), ==, 0);
+        for (int i = 0; i < 3000 && !strstr(sp->upgrading->problem, "what its VMs have"); i++)
+                turn();
+        g_assert_nonnull(strstr(sp->upgrading->problem, "a does not say what its VMs have"));
+        g_assert_cmpint(core()->state, ==, UPGRADE_CHECKING);
+        g_assert_cmpint(upgrading_cancel(sp->upgrading, &err), ==, 0);
+        run(0);
+        is_undone(REASON_CANCELLED);
+        end();
 }
 
 static int ask_gap(const char *id, int64_t max_gap_ms, struct err *err)
@@ -350,6 +401,8 @@ int main(int argc, char **argv)
         g_test_add_func("/sp/upgrade/cancel", test_cancel);
         g_test_add_func("/sp/upgrade/room", test_room);
         g_test_add_func("/sp/upgrade/busy", test_busy);
+        g_test_add_func("/sp/upgrade/room-for-all", test_room_for_all);
+        g_test_add_func("/sp/upgrade/endless", test_endless);
         g_test_add_func("/sp/upgrade/bound", test_bound);
         g_test_add_func("/sp/upgrade/lent-once", test_lent_once);
         g_test_add_func("/sp/upgrade/told-in-vain", test_told_in_vain);

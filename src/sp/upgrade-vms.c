@@ -410,10 +410,13 @@ void upgrading_look_at_vms(struct upgrading *up)
         begin_again(up);
         while ((vm = upgrade_next(u, at_once, loop_mono_ms())) && ask(up, vm))
                 ;
+        bool is_through = upgrade_is_through(u) && (s == UPGRADE_CHECKING || up->n_there == 0);
+        if (!is_through)
+                upgrading_forget_room(up); /* of those before */
         if (other)
                 upgrading_waits(up, "%s does not run at %s: start it, or delete it", other->name,
                                 up->sp->server.names[up->from]);
-        else if (upgrade_is_through(u) && (s == UPGRADE_CHECKING || up->n_there == 0))
+        else if (is_through && (s != UPGRADE_CHECKING || upgrading_has_room(up)))
                 (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
         else if (at_work(u) > 0)
                 *up->problem = '\0';

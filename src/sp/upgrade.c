@@ -5,7 +5,7 @@
  *
  *   lending    the old one gives CPUs that nothing claims, and half of the memory that is free
  *   starting   the successor is wanted; it runs
- *   checking   each VM is tried by a dry run, one at a time
+ *   checking   each VM is tried by a dry run, one at a time; then, whether all find room
  *   moving     some side by side; until the old one says that it has none
  *   giving     part by part, as it alone knows what is claimed there; a VM that it has again goes first
  *   retiring   it is not wanted; when it has ended, the rest of it is the successor's
@@ -66,14 +66,16 @@ int upgrading_check_stop(const struct sp *sp, int hypervisor, struct err *err)
         return upgrading_check_other(sp, hypervisor, err);
 }
 
-/* While it may be undone all that it has and was not nobody's is the old one's to have back. */
+/* While it may be undone all that the successor has, and was not nobody's, is the old one's to have back.
+ * Then it is its in the end, whichever of both gets it; either may be what a VM has no room without. */
 int upgrading_check_give(const struct sp *sp, int from, int to, struct err *err)
 {
         const struct upgrading *up = sp->upgrading;
-        int bad = upgrading_check_other(sp, from, err);
-        if (!bad && upgrading_is_under_way(sp) && to == up->to && up->core.state == UPGRADE_MOVING &&
-            up->core.has_moved)
+        bool is_forward =
+                upgrading_is_under_way(sp) && up->core.state == UPGRADE_MOVING && up->core.has_moved;
+        if (is_forward && from != up->from && (to == up->to || to == up->from))
                 return 0;
+        int bad = upgrading_check_other(sp, from, err);
         return bad ? bad : upgrading_check_other(sp, to, err);
 }
 
@@ -188,6 +190,7 @@ static void entered(struct upgrading *up)
         up->entered_mono_ms = loop_mono_ms();
         upgrading_forget_parts(up);
         upgrading_forget_list(up);
+        upgrading_forget_room(up);
         for (int k = 0; k < up->sp->server.n; k++)
                 hypervisor_look(&up->sp->hypervisors[k]);
 }
@@ -425,6 +428,7 @@ void upgrading_free(struct upgrading *up)
                 return;
         upgrading_forget_list(up);
         upgrading_forget_parts(up);
+        upgrading_forget_room(up);
         g_free(up->taken);
         g_free(up);
 }

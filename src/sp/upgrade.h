@@ -3,6 +3,7 @@
  *
  *   upgrade.c         looks what there is to be done next, until it is over
  *   upgrade-vms.c     VMs: those that the old one has; tried, handed over, and how that ended
+ *   upgrade-room.c    would all VMs find room there, one after the other?
  *   upgrade-parts.c   parts of the server: lent, given, given back
  *   upgrade-ask.c     what is asked for -> an upgrade that begins
  *   upgrade-record.c  an upgrade in the store, and as it is shown
@@ -38,6 +39,7 @@ struct upgrading {
         unsigned pages;
         size_t n_there;
         struct upgrading_there *there;
+        struct upgrading_room *room; /* CHECKING, once all were tried; NULL: not asked yet */
         char holder[128]; /* GIVING, RETURNING: somebody who has a claim there without a VM; "": nobody */
         int64_t *most;    /* by component: what may be given yet in this round; NULL: not known */
         bool is_refused;  /* something was, in this round */
@@ -85,6 +87,12 @@ bool upgrading_list(struct upgrading *up, int hypervisor);
 void upgrading_forget_list(struct upgrading *up);
 void upgrading_look_at_vms(struct upgrading *up); /* CHECKING, MOVING */
 void upgrading_recall(struct upgrading *up);      /* RECALLING */
+
+/* ---- upgrade-room.c ---- */
+/* true: all VMs can leave the old one, one after the other. false: they cannot, and it is undone; or it is
+ * asked, and looked again. */
+bool upgrading_has_room(struct upgrading *up);
+void upgrading_forget_room(struct upgrading *up);
 
 /* ---- upgrade-parts.c ---- */
 /* Gives to the other what may be given, part by part. true: there is no more, now; whether something was
