@@ -13,7 +13,17 @@
 #include "sp/upgrade.h"
 
 #define MIB (INT64_C(1) << 20)
-enum { CPUS = 4, MEMORY = CPUS, COMPONENTS = CPUS + 1, VMS = 8, VMS_MAX = 10, LEADS = 200, A = 0, B = 1 };
+enum {
+        CPUS = 4,
+        MEMORY = CPUS,
+        COMPONENTS = CPUS + 1,
+        VMS = 8,
+        VMS_MAX = 10,
+        LEADS = 200,
+        A = 0,
+        B = 1,
+        OTHER = 2
+};
 enum { STEP_MS = 50, VM_MIB = 64, ON_A_CPU = 4 };
 
 struct http_call {
@@ -479,7 +489,7 @@ static void step(void)
         answer();
         give_on();
         for (size_t i = 0; i < w.n_leads; i++)
-                if (!handover_is_final(&w.leads[i].core) && ++w.age[i] > 2) {
+                if (w.leads[i].from != OTHER && !handover_is_final(&w.leads[i].core) && ++w.age[i] > 2) {
                         end_lead(&w.leads[i]);
                         upgrading_wake(sp);
                 }

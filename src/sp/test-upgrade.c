@@ -246,6 +246,33 @@ static void test_told_in_vain(void)
         }
 }
 
+/* Somebody hands a VM over to the old one just as that has nothing more: what comes of it is waited for. */
+static void test_handed_there(void)
+{
+        struct err err = {0};
+        begin();
+        g_assert_cmpint(ask("up", false, true, &err), ==, 0);
+        for (int i = 0; i < 20000 && (core()->state != UPGRADE_GIVING || sp->server.giving.amount > 0 ||
+                                      server_sum(&sp->server, A, COMPONENT_CPU) > 1000 ||
+                                      server_sum(&sp->server, A, COMPONENT_MEMORY) > MIB);
+             i++)
+                turn();
+        g_assert_cmpint(core()->state, ==, UPGRADE_GIVING);
+        struct leading *l = &w.leads[w.n_leads++];
+        *l = (struct leading){.from = OTHER, .to = A, .vm = "theirs"};
+        l->core.row.state = HANDOVER_CONFIGURED;
+        for (int i = 0; i < 200; i++)
+                turn();
+        g_assert_cmpint(core()->state, ==, UPGRADE_GIVING);
+        g_assert_nonnull(strstr(sp->upgrading->problem, "theirs is being handed over"));
+        (void)STR_COPY(w.vms[VMS].name, "theirs"); /* it came, with its memory */
+        server_assign(&sp->server, B, A, &(struct server_portion){MEMORY, VM_MIB * MIB}, 1);
+        l->core.row.state = HANDOVER_RUNNING;
+        run(0);
+        is_done(993, VMS + 1);
+        end();
+}
+
 /* What others may do meanwhile with both, by how far it is. */
 static void test_others(void)
 {
@@ -258,7 +285,7 @@ static void test_others(void)
                 for (int i = 0; i < 20000 && !upgrade_is_final(core()); i++) {
                         bool is_forward = !upgrade_is_back(core());
                         bool has_moved = core()->has_moved && core()->state == UPGRADE_MOVING;
-                        int away = is_forward ? A : B, other = is_forward ? B : A, third = 2;
+                        int away = is_forward ? A : B, other = is_forward ? B : A, third = OTHER;
                         g_assert_cmpint(upgrading_check_arrival(sp, away, &err), ==, -EBUSY);
                         g_assert_cmpint(upgrading_check_arrival(sp, other, &err), ==, 0);
                         g_assert_cmpint(upgrading_check_give(sp, third, A, &err), ==, has_moved ? 0 : -EBUSY);
@@ -406,6 +433,7 @@ int main(int argc, char **argv)
         g_test_add_func("/sp/upgrade/bound", test_bound);
         g_test_add_func("/sp/upgrade/lent-once", test_lent_once);
         g_test_add_func("/sp/upgrade/told-in-vain", test_told_in_vain);
+        g_test_add_func("/sp/upgrade/handed-there", test_handed_there);
         g_test_add_func("/sp/upgrade/others", test_others);
         return g_test_run();
 }
