@@ -38,6 +38,12 @@ bool handover_is_final(const struct handover *h)
         return is_final(h->row.state);
 }
 
+bool handover_may_assign(const struct handover *h)
+{
+        enum handover_state s = h->row.state;
+        return (s >= HANDOVER_CONFIGURED && s <= HANDOVER_ASSIGNED) || s == HANDOVER_CLOSING;
+}
+
 bool handover_may_be_forgotten(const struct handover *h)
 {
         enum handover_state s = h->row.state;

@@ -280,6 +280,9 @@ int64_t handover_deadline(const struct handover *h);
 
 enum handover_role handover_role(enum handover_state s);
 bool handover_is_final(const struct handover *h);
+/* Service processor: what the VM has is, or may yet become, the target's, and may go back: its partition may
+ * change by this one. Behind that only what is left at one of both is waited for. */
+bool handover_may_assign(const struct handover *h);
 /* Final, and nobody will ask for more than handover_answer_unknown() says. */
 bool handover_may_be_forgotten(const struct handover *h);
 /* Whose the VM is, and all that it has and that can change hands. */

@@ -888,6 +888,22 @@ static void test_tables(void)
                 g_assert_true(handover_state_is_swift((enum handover_state)s) ==
                               (s == SOURCE_HANDED || s == SOURCE_RESUMING || s == TARGET_COMPLETE ||
                                s == TARGET_COMMITTING || s == TARGET_STARTING));
+        bool may[HANDOVER_PROCESSOR_N] = {[HANDOVER_ASSIGNED] = true};
+        for (int n = 0; n < HANDOVER_PROCESSOR_N; n++) /* from where it can be assigned, by any cell */
+                for (int s = 1; s < HANDOVER_PROCESSOR_N; s++)
+                        for (int i = 0; i < HANDOVER_REPORT_N + HANDOVER_SAYS_N - 1; i++) {
+                                int to = i < HANDOVER_REPORT_N
+                                                 ? handover_report_cell((enum handover_state)s,
+                                                                        (enum handover_event_kind)i)
+                                                 : handover_message_cell(
+                                                           (enum handover_state)s,
+                                                           (enum handover_says)(i - HANDOVER_REPORT_N + 1));
+                                may[s] = may[s] || (to > 0 && to < HANDOVER_PROCESSOR_N && may[to]);
+                        }
+        for (int s = 1; s < HANDOVER_PROCESSOR_N; s++) {
+                struct handover at = {.row.state = (enum handover_state)s};
+                g_assert_true(handover_may_assign(&at) == may[s]);
+        }
         g_assert_cmpint(handover_owner(RECORD_NONE), ==, ROLE_SOURCE);
         g_assert_cmpint(handover_owner(RECORD_ABORTED), ==, ROLE_SOURCE);
         g_assert_cmpint(handover_owner(RECORD_COMMITTED), ==, ROLE_TARGET);

@@ -438,6 +438,17 @@ const struct leading *lead_of(const struct sp *sp, int hypervisor)
         return NULL;
 }
 
+/* What was assigned to it waits for its word alone. */
+const struct leading *lead_undecided(const struct sp *sp, int hypervisor)
+{
+        for (const struct leading *l = sp->leadings; l; l = l->next) {
+                bool is_its = l->to == hypervisor && l->core.row.state != HANDOVER_ASSIGNED;
+                if (handover_may_assign(&l->core) && (l->from == hypervisor || is_its))
+                        return l;
+        }
+        return NULL;
+}
+
 /* Two hypervisors may have VMs of one name, but not where one of them would get the other's. */
 int lead_check(const struct sp *sp, const char *vm, int from, int to, struct err *err)
 {

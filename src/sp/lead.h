@@ -53,6 +53,9 @@ void lead_end(struct sp *sp);
 unsigned lead_count(const struct sp *sp); /* that are under way */
 /* One that is under way, and in which this hypervisor has a part; NULL: none. */
 const struct leading *lead_of(const struct sp *sp, int hypervisor);
+/* One of these by which the partition may yet change, though this hypervisor never says a word again; that is
+ * decided without it. NULL: none. */
+const struct leading *lead_undecided(const struct sp *sp, int hypervisor);
 /* Why one of this VM cannot begin now, or 0: its last one is under way (-EALREADY: others may begin), or too
  * many are. */
 int lead_check(const struct sp *sp, const char *vm, int from, int to, struct err *err);
