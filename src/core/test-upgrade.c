@@ -247,6 +247,60 @@ static void test_unfit_and_forward(void)
         g_assert_cmpint(u.state, ==, UPGRADE_GIVING);
 }
 
+static void went(struct upgrade_vm *vm)
+{
+        upgrade_ask(&u, vm);
+        g_assert_true(upgrade_ended(&u, vm, 0, NULL, 0));
+}
+
+/* By ranks, whatever those of the one whose turn it is wait for. */
+static void test_order(void)
+{
+        static const uint32_t rank[] = {2, 3, 1, 2};
+        to(UPGRADE_CHECKING);
+        struct upgrade_vm *v[5] = {add("v0"), add("v1"), add("v2"), add("v3")};
+        for (int i = 0; i < 4; i++)
+                went(v[i]);
+        upgrade_set_order(&u, rank);
+        add("v4"); /* it is to be tried, and waits for nobody */
+        g_assert_true(upgrade_next(&u, 4, 0) == &u.vms[4]);
+        upgrade_left(&u, &u.vms[4]);
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_DONE, 0, NULL, &err), ==, 1);
+        g_assert_cmpuint(upgrade_rank(&u), ==, 1);
+        v[4] = add("v4"); /* it came back, behind those that were counted on */
+        g_assert_true(upgrade_next(&u, 4, 0) == v[2]);
+        upgrade_ask(&u, v[2]);
+        g_assert_null(upgrade_next(&u, 4, 0));
+        g_assert_true(upgrade_ended(&u, v[2], REASON_TIMEOUT, "it stood for too long", 0));
+        g_assert_null(upgrade_next(&u, 4, 0));
+        g_assert_true(upgrade_next(&u, 4, 100000) == v[2]);
+        upgrade_ask(&u, v[2]);
+        g_assert_true(upgrade_ended(&u, v[2], REASON_NO_CAPACITY, "no room", 100000));
+        g_assert_true(upgrade_retried(&u) == v[2]);
+        /* Only one that nobody counted on may be what it has no room for. */
+        g_assert_true(upgrade_next(&u, 4, 100000) == v[4]);
+        upgrade_ask(&u, v[4]);
+        g_assert_null(upgrade_next(&u, 4, 100000));
+        g_assert_true(upgrade_ended(&u, v[4], REASON_NO_CAPACITY, "no room", 100000));
+        went(upgrade_next(&u, 4, 200000));
+        g_assert_cmpint(upgrade_step(&u, UPGRADE_EV_WENT, 0, NULL, &err), ==, 1);
+        g_assert_true(v[2]->state == UPGRADE_VM_WENT && upgrade_rank(&u) == 2);
+        /* Those of one rank side by side; one that left is waited for no more. */
+        for (int i = 0; i < 4; i += 3) {
+                g_assert_true(upgrade_next(&u, 4, 200000) == v[i]);
+                upgrade_ask(&u, v[i]);
+        }
+        g_assert_null(upgrade_next(&u, 4, 200000));
+        g_assert_true(upgrade_ended(&u, v[0], 0, NULL, 200000));
+        g_assert_true(upgrade_ended(&u, v[3], REASON_BUSY, "later", 200000));
+        g_assert_null(upgrade_next(&u, 4, 200000));
+        upgrade_left(&u, v[3]);
+        g_assert_cmpuint(upgrade_rank(&u), ==, 3);
+        went(upgrade_next(&u, 4, 300000));
+        g_assert_true(v[1]->state == UPGRADE_VM_WENT && upgrade_rank(&u) == 0);
+        g_assert_true(upgrade_next(&u, 4, 300000) == v[4]);
+}
+
 static void test_bounds(void)
 {
         to(UPGRADE_CHECKING);
@@ -261,14 +315,18 @@ static void test_bounds(void)
         upgrade_ask(&u, &u.vms[7]);
         upgrade_died(&u, &u.vms[7], REASON_PEER_LOST, "its VMM died");
         g_assert_cmpint(upgrade_add(&u, "one-more", &err), ==, -ENOSPC);
-        upgrade_ask(&u, &u.vms[9]);
-        g_assert_true(upgrade_ended(&u, &u.vms[9], REASON_BUSY, "later", 0));
+        for (int i = 0; i < 4; i++) {
+                upgrade_ask(&u, &u.vms[9]);
+                g_assert_true(upgrade_ended(&u, &u.vms[9], REASON_BUSY, "later", 0));
+        }
         upgrade_left(&u, &u.vms[9]);
         g_assert_true(add("one-more") == &u.vms[9] && u.n == UPGRADE_VMS_MAX);
         g_assert_true(u.vms[9].reason == 0 && !*u.vms[9].sentence && u.vms[9].again_ms == 0);
         upgrade_ask(&u, &u.vms[9]);
         upgrade_handover(&u, &u.vms[9], id);
-        g_assert_cmpstr(id, ==, "up.10.2");
+        g_assert_cmpstr(id, ==, "up.10.5");
+        g_assert_cmpuint(u.vms[9].tries, ==, 1); /* none that the other had is counted against it */
+        g_assert_true(upgrade_ended(&u, &u.vms[9], REASON_BUSY, "later", 0));
         g_assert_cmpint(upgrade_add(&u, "and-another", &err), ==, -ENOSPC);
         for (int s = 1; s < UPGRADE_STATE_N; s++)
                 g_assert_cmpint(upgrade_state_from_name(upgrade_state_name((enum upgrade_state)s)), ==, s);
@@ -288,6 +346,7 @@ int main(int argc, char **argv)
         g_test_add_func("/upgrade/vms", test_vms);
         g_test_add_func("/upgrade/unfit", test_unfit);
         g_test_add_func("/upgrade/unfit-and-forward", test_unfit_and_forward);
+        g_test_add_func("/upgrade/order", test_order);
         g_test_add_func("/upgrade/bounds", test_bounds);
         return g_test_run();
 }

@@ -147,15 +147,47 @@ int upgrade_add(struct upgrade *u, const char *vm, struct err *err)
                         if (is_over(&u->vms[i]) && u->vms[i].state != UPGRADE_VM_UNFIT) {
                                 u->vms[i].state = first; /* it came back */
                                 u->vms[i].gap_us = -1;
+                                u->vms[i].tries = u->vms[i].rank = 0;
                         }
                         return 0;
                 }
         struct upgrade_vm *to = u->n < UPGRADE_VMS_MAX ? &u->vms[u->n++] : place_of_left(u);
         if (!to)
                 return err_set(err, REASON_NO_CAPACITY, ENOSPC, "more than %d VMs", UPGRADE_VMS_MAX);
-        *to = (struct upgrade_vm){.state = first, .tries = to->tries, .gap_us = -1};
+        *to = (struct upgrade_vm){.state = first, .number = to->number, .gap_us = -1};
         (void)str_copy(to->name, sizeof(to->name), vm);
         return 0;
+}
+
+void upgrade_set_order(struct upgrade *u, const uint32_t *rank)
+{
+        assert(u->state == UPGRADE_CHECKING);
+        for (size_t i = 0; i < u->n; i++)
+                u->vms[i].rank = rank[i];
+}
+
+uint32_t upgrade_rank(const struct upgrade *u)
+{
+        uint32_t first = 0;
+        for (size_t i = 0; i < u->n; i++) {
+                const struct upgrade_vm *vm = &u->vms[i];
+                if (vm->rank > 0 && !is_over(vm) && (first == 0 || vm->rank < first))
+                        first = vm->rank;
+        }
+        return first;
+}
+
+static bool is_its_turn(const struct upgrade *u, const struct upgrade_vm *vm, uint32_t rank)
+{
+        if (u->state != UPGRADE_MOVING || rank == 0 || vm->rank == rank)
+                return true;
+        for (size_t i = 0; i < u->n && vm->rank == 0; i++) {
+                const struct upgrade_vm *of = &u->vms[i];
+                bool is_short = !upgrade_vm_is_at_work(of) && of->reason == REASON_NO_CAPACITY;
+                if (of->rank == rank && !is_over(of) && !is_short)
+                        return false;
+        }
+        return vm->rank == 0;
 }
 
 struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now_ms)
@@ -164,11 +196,13 @@ struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now
                                        : u->state == UPGRADE_MOVING ? UPGRADE_VM_FITS
                                                                     : 0;
         struct upgrade_vm *first = NULL;
+        uint32_t rank = upgrade_rank(u);
         unsigned n = 0;
         for (size_t i = 0; i < u->n; i++) {
-                n += upgrade_vm_is_at_work(&u->vms[i]);
-                if (!first && u->vms[i].state == wanted && u->vms[i].again_ms <= now_ms)
-                        first = &u->vms[i];
+                struct upgrade_vm *vm = &u->vms[i];
+                n += upgrade_vm_is_at_work(vm);
+                if (!first && vm->state == wanted && vm->again_ms <= now_ms && is_its_turn(u, vm, rank))
+                        first = vm;
         }
         return n < at_once ? first : NULL;
 }
@@ -188,26 +222,30 @@ void upgrade_urge(struct upgrade *u)
 
 const struct upgrade_vm *upgrade_retried(const struct upgrade *u)
 {
+        const struct upgrade_vm *first = NULL;
+        uint32_t rank = upgrade_rank(u);
         for (size_t i = 0; i < u->n; i++) {
                 const struct upgrade_vm *vm = &u->vms[i];
                 bool is_open = vm->state == UPGRADE_VM_WAITING || vm->state == UPGRADE_VM_FITS;
-                if (is_open && vm->reason)
-                        return vm;
+                bool is_better = !first || (first->rank != rank && vm->rank == rank);
+                if (is_open && vm->reason && is_better)
+                        first = vm;
         }
-        return NULL;
+        return first;
 }
 
 void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm)
 {
         assert(vm->state == UPGRADE_VM_WAITING || vm->state == UPGRADE_VM_FITS);
         (void)u;
+        vm->number++;
         vm->tries++;
         vm->state = vm->state == UPGRADE_VM_WAITING ? UPGRADE_VM_CHECKING : UPGRADE_VM_UNDER_WAY;
 }
 
 void upgrade_handover(const struct upgrade *u, const struct upgrade_vm *vm, char ret[HANDOVER_ID])
 {
-        (void)snprintf(ret, HANDOVER_ID, "%s.%zu.%" PRIu32, u->id, (size_t)(vm - u->vms) + 1, vm->tries);
+        (void)snprintf(ret, HANDOVER_ID, "%s.%zu.%" PRIu32, u->id, (size_t)(vm - u->vms) + 1, vm->number);
 }
 
 /* What is so just now, and may not be so in a while. */

@@ -63,9 +63,11 @@ enum upgrade_vm_state {
 struct upgrade_vm {
         char name[UPGRADE_NAME];
         enum upgrade_vm_state state;
-        uint32_t tries;     /* handovers and dry runs that were asked for; the last has this number */
-        int64_t again_ms;   /* not before; not journalled */
-        int64_t gap_us;     /* of its handover; -1: not known */
+        uint32_t number;  /* of the last handover or dry run of this place; goes on where another VM has it */
+        uint32_t tries;   /* so many were asked for it */
+        uint32_t rank;    /* MOVING: it goes when all of lower ones are over; 0: it was in no order */
+        int64_t again_ms; /* not before; not journalled */
+        int64_t gap_us;   /* of its handover; -1: not known */
         enum reason reason; /* of the last that did not go well; 0: none */
         char sentence[HANDOVER_SENTENCE];
 };
@@ -95,13 +97,21 @@ bool upgrade_is_back(const struct upgrade *u); /* it is being undone, or was */
  * another. REASON_NO_CAPACITY: there is none. */
 int upgrade_add(struct upgrade *u, const char *vm, struct err *err);
 /* The one that is to be tried (CHECKING) or handed over (MOVING) next, and when at_once of them are not under
- * way yet; NULL: none, now. */
+ * way yet; NULL: none, now. In MOVING by ranks: what one of a later rank would take may be what those before
+ * it have no room without, so that it is not asked while one of them is to go still, whatever that waits for.
+ * One that is in no order, as it came later, goes when all those have gone, or where those whose turn it is
+ * find no room: it may be on what they are to get. */
 struct upgrade_vm *upgrade_next(struct upgrade *u, unsigned at_once, int64_t now_ms);
+/* CHECKING: the order of all that are known (core/vacate.h), from 1. */
+void upgrade_set_order(struct upgrade *u, const uint32_t *rank);
+/* The rank whose turn it is; 0: of those that are to go still none has one. */
+uint32_t upgrade_rank(const struct upgrade *u);
 /* It cannot be asked for just now: others go first. */
 void upgrade_later(struct upgrade *u, struct upgrade_vm *vm, int64_t now_ms);
 /* None waits for its time any more: what it was tried with is another now. */
 void upgrade_urge(struct upgrade *u);
-/* A VM that is not under way, as the last try did not go well; NULL: there is none. */
+/* A VM that is not under way, as the last try did not go well, and others wait for it; NULL: there is none.
+ */
 const struct upgrade_vm *upgrade_retried(const struct upgrade *u);
 /* It is asked for from now on, as a handover of this name. */
 void upgrade_ask(struct upgrade *u, struct upgrade_vm *vm);

@@ -2,6 +2,7 @@
 #include "core/vacate.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "core/component.h"
 
@@ -9,6 +10,8 @@ struct vacating {
         const struct vacate_claim *claims;
         size_t n_vms, n_cpus, cpus_left;
         int64_t room_milli;
+        int64_t lent_milli; /* of that, what those of this rank left behind: it is for later ones */
+        uint32_t rank, ranks[VACATE_VMS_MAX];
         int64_t need_milli[VACATE_VMS_MAX];
         bool is_gone[VACATE_VMS_MAX];
         size_t first[VACATE_VMS_MAX + 1];  /* of its claims */
@@ -26,6 +29,7 @@ static void lend(struct vacating *v)
                 v->is_lent[i] = true;
                 v->cpus_left--;
                 v->room_milli += CPU_WHOLE_MILLI;
+                v->lent_milli += CPU_WHOLE_MILLI;
         }
 }
 
@@ -61,6 +65,11 @@ static uint32_t best(struct vacating *v)
 
 static void go(struct vacating *v, uint32_t vm)
 {
+        if (v->need_milli[vm] > v->room_milli - v->lent_milli) {
+                v->rank++;
+                v->lent_milli = 0;
+        }
+        v->ranks[vm] = v->rank;
         v->is_gone[vm] = true;
         v->room_milli -= v->need_milli[vm];
         for (size_t i = v->first[vm]; i < v->first[vm + 1]; i++)
@@ -68,13 +77,14 @@ static void go(struct vacating *v, uint32_t vm)
 }
 
 size_t vacate_check(const struct vacate_claim *claims, size_t n, size_t n_vms, size_t n_cpus,
-                    int64_t room_milli)
+                    int64_t room_milli, uint32_t *ret_rank)
 {
         struct vacating v = {.claims = claims,
                              .n_vms = n_vms,
                              .n_cpus = n_cpus,
                              .cpus_left = n_cpus,
-                             .room_milli = room_milli};
+                             .room_milli = room_milli,
+                             .rank = 1};
         size_t stuck = SIZE_MAX;
         uint32_t next;
         assert(n_vms <= VACATE_VMS_MAX && n_cpus <= VACATE_CPUS_MAX);
@@ -90,10 +100,14 @@ size_t vacate_check(const struct vacate_claim *claims, size_t n, size_t n_vms, s
         }
         for (size_t vm = 0; vm < n_vms; vm++)
                 v.first[vm + 1] += v.first[vm];
-        for (lend(&v); (next = best(&v)) != VACATE_STAYS; lend(&v))
+        lend(&v);
+        v.lent_milli = 0; /* what is free already is for the first */
+        for (; (next = best(&v)) != VACATE_STAYS; lend(&v))
                 go(&v, next);
         for (size_t i = 0; i < n_vms; i++)
                 if (!v.is_gone[i] && (stuck == SIZE_MAX || v.need_milli[i] < v.need_milli[stuck]))
                         stuck = i;
+        if (stuck == SIZE_MAX)
+                memcpy(ret_rank, v.ranks, n_vms * sizeof(*ret_rank));
         return stuck;
 }

@@ -68,6 +68,8 @@ static struct {
         const char *slow;     /* its guest would stand longer than any bound */
         const char *busy;     /* somebody else hands this one over, until all others went */
         int per_cpu;          /* VMs that a CPU of the successor has room for */
+        const int64_t (*unlike)[CPUS]; /* what each VM has of each CPU of the old one, and needs there, in
+                                          all; NULL: they are alike */
 } w;
 
 static struct component machine[COMPONENTS];
@@ -305,6 +307,8 @@ static int64_t claimed_by(uint32_t vm, int hypervisor, uint32_t component)
                 return 0;
         if (component == MEMORY)
                 return VM_MIB * MIB;
+        if (hypervisor == A && w.unlike)
+                return w.unlike[vm][component];
         if (hypervisor == A && w.is_spread)
                 return component < 2 ? 125 : 0;
         if (hypervisor == A)
@@ -429,6 +433,25 @@ static struct vm_there *find_vm(const char *name)
         g_assert_not_reached();
 }
 
+static int64_t need_of(size_t vm)
+{
+        int64_t milli = 0;
+        for (uint32_t i = 0; i < CPUS; i++)
+                milli += w.unlike[vm][i];
+        return milli;
+}
+
+static bool has_room(const struct vm_there *vm)
+{
+        int64_t milli = server_sum(&sp->server, B, COMPONENT_CPU);
+        if (!w.unlike)
+                return at_successor() < w.per_cpu * milli / 1000;
+        for (size_t i = 0; i < VMS_MAX; i++)
+                if (&w.vms[i] == vm || (*w.vms[i].name && w.vms[i].at == B))
+                        milli -= need_of(i);
+        return milli >= 0;
+}
+
 static void end_lead(struct leading *l)
 {
         struct handover_row *row = &l->core.row;
@@ -437,14 +460,12 @@ static void end_lead(struct leading *l)
                 w.unfit = NULL;
         bool is_unfit = w.unfit && (strcmp(w.unfit, l->vm) == 0 ||
                                     (*w.unfit == '-' && !l->is_dry && strcmp(w.unfit + 1, l->vm) == 0));
-        bool has_room = at_successor() < w.per_cpu * server_sum(&sp->server, B, COMPONENT_CPU) / 1000;
+        bool fits = has_room(vm);
         g_assert_cmpint(vm->at, ==, A);
-        if (l->is_dry || is_unfit || !has_room) {
-                l->would = l->is_dry && !is_unfit && has_room;
+        if (l->is_dry || is_unfit || !fits) {
+                l->would = l->is_dry && !is_unfit && fits;
                 row->state = HANDOVER_ROLLED_BACK;
-                row->reason = is_unfit   ? REASON_INCOMPATIBLE
-                              : has_room ? REASON_CANCELLED
-                                         : REASON_NO_CAPACITY;
+                row->reason = is_unfit ? REASON_INCOMPATIBLE : fits ? REASON_CANCELLED : REASON_NO_CAPACITY;
                 (void)STR_COPY(row->sentence, is_unfit ? "another CPU model" : "");
                 return;
         }
@@ -488,11 +509,13 @@ static void step(void)
 {
         answer();
         give_on();
-        for (size_t i = 0; i < w.n_leads; i++)
+        for (size_t n = 0; n < w.n_leads; n++) {
+                size_t i = w.unlike ? w.n_leads - 1 - n : n; /* the last may be the first */
                 if (w.leads[i].from != OTHER && !handover_is_final(&w.leads[i].core) && ++w.age[i] > 2) {
                         end_lead(&w.leads[i]);
                         upgrading_wake(sp);
                 }
+        }
         hypervisors_go_on();
         if (w.newcomer && sp->upgrading->core.state == UPGRADE_GIVING) {
                 (void)STR_COPY(w.vms[VMS].name, w.newcomer);

@@ -339,6 +339,74 @@ static void test_room_for_all(void)
         }
 }
 
+/* VMs that are not alike, and of those that are side by side the last is the first to be there. v0 before v2
+ * would take what that has no room without, and stay on its CPU: the order is kept, whoever dies. */
+static void test_order(void)
+{
+        static const int64_t unlike[VMS_MAX][CPUS] = {
+                {600},
+                { 0,    900},
+                { 300, 0, 300}
+        };
+        struct err err = {0};
+        for (unsigned die_at = 0; die_at < 150; die_at++) {
+                begin();
+                w.die_at = die_at;
+                w.unlike = unlike;
+                for (int i = 3; i < VMS; i++)
+                        w.vms[i].at = -1;
+                if (ask("up", false, true, &err) == 0) {
+                        run(0);
+                        is_done(993, 3);
+                        for (size_t i = 0; i < 3; i++) {
+                                g_assert_cmpuint(core()->vms[i].rank, >, 0);
+                                if (die_at == 0) /* nor is one asked for in vain */
+                                        g_assert_cmpuint(core()->vms[i].tries, ==, 2);
+                        }
+                }
+                end();
+        }
+}
+
+/* Whatever they have: all go, or none. */
+static void test_orders(void)
+{
+        struct err err = {0};
+        unsigned done = 0, ordered = 0;
+        for (int n = 0; n < 100; n++) {
+                int64_t unlike[VMS_MAX][CPUS] = {{0}}, left[CPUS] = {1000, 1000, 1000, 0};
+                int n_vms = g_test_rand_int_range(2, VMS + 1);
+                begin();
+                w.unlike = (const int64_t(*)[CPUS])unlike;
+                for (int i = 0; i < VMS; i++) {
+                        w.vms[i].at = i < n_vms ? A : -1;
+                        for (int k = g_test_rand_int_range(1, 3); i < n_vms && k > 0; k--) {
+                                int cpu = g_test_rand_int_range(0, 3);
+                                int64_t wanted = g_test_rand_int_range(1, 8) * 100,
+                                        milli = MIN(left[cpu], wanted);
+                                unlike[i][cpu] += milli;
+                                left[cpu] -= milli;
+                        }
+                }
+                g_assert_cmpint(ask("up", false, true, &err), ==, 0);
+                run(0);
+                if (core()->state == UPGRADE_DONE) {
+                        is_done(993, n_vms);
+                        done++;
+                        for (size_t i = 0; i < core()->n; i++)
+                                if (core()->vms[i].rank > 1) {
+                                        ordered++;
+                                        break;
+                                }
+                } else {
+                        is_undone(REASON_NO_CAPACITY);
+                }
+                end();
+        }
+        g_test_message("%u of 100 done, %u by an order", done, ordered);
+        g_assert_true(done < 95 && ordered > 10);
+}
+
 /* One that never comes to an end of what its VMs have only spoils its own upgrade. */
 static void test_endless(void)
 {
@@ -429,6 +497,8 @@ int main(int argc, char **argv)
         g_test_add_func("/sp/upgrade/room", test_room);
         g_test_add_func("/sp/upgrade/busy", test_busy);
         g_test_add_func("/sp/upgrade/room-for-all", test_room_for_all);
+        g_test_add_func("/sp/upgrade/order", test_order);
+        g_test_add_func("/sp/upgrade/orders", test_orders);
         g_test_add_func("/sp/upgrade/endless", test_endless);
         g_test_add_func("/sp/upgrade/bound", test_bound);
         g_test_add_func("/sp/upgrade/lent-once", test_lent_once);

@@ -14,6 +14,10 @@ static void vm_out(const struct upgrade_vm *vm, struct api_server_upgrade_vm *re
         (void)STR_COPY(ret->name, vm->name);
         (void)STR_COPY(ret->state, upgrade_vm_state_name(vm->state));
         ret->tries = vm->tries;
+        ret->has_number = true;
+        ret->number = vm->number;
+        ret->has_rank = vm->rank > 0;
+        ret->rank = vm->rank;
         ret->has_gap_us = vm->gap_us >= 0;
         ret->gap_us = vm->gap_us;
         ret->has_reason = vm->reason != 0;
@@ -69,7 +73,9 @@ static int vm_in(const struct api_server_upgrade_vm *r, struct upgrade *u, struc
 {
         struct upgrade_vm *vm = &u->vms[u->n];
         *vm = (struct upgrade_vm){.state = upgrade_vm_state_from_name(r->state),
+                                  .number = (uint32_t)(r->has_number ? r->number : r->tries),
                                   .tries = (uint32_t)r->tries,
+                                  .rank = r->has_rank ? (uint32_t)r->rank : 0,
                                   .gap_us = r->has_gap_us ? r->gap_us : -1,
                                   .reason = r->has_reason ? r->reason : 0};
         if (!vm->state)

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Each VM was tried alone, and found room. Whether all of them do is said by what they have at the old one,
- * which is asked of it before the first goes, as there is no way back then:
+/* Each VM was tried alone, and found room. Whether all of them do, and in which order, is said by what they
+ * have at the old one, which is asked of it before the first goes, as there is no way back then:
  *
  *   CPUs    are shared, and follow when no VM has anything of them any more: is there an order
  * (core/vacate.h)? memory  goes with the VMs, and some has to stay, as a hypervisor without any is none
  *
- * What the old one says is believed: one that lies only spoils its own upgrade. */
+ * By sums: all CPUs of the successor count as free, also what a VM that somebody made there has of them, and
+ * of the old one's the first VACATE_CPUS_MAX. What the old one says is believed: one that lies only spoils
+ * its own upgrade. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +28,8 @@ struct upgrading_room {
         struct vacate_claim *claims;
         uint32_t *cpu_of; /* by component: its number among those of the old one; UINT32_MAX: none */
         int64_t memory_bytes;
-        char why[HANDOVER_SENTENCE]; /* "": all have room */
+        uint32_t rank[VACATE_VMS_MAX]; /* once it is known that all have room */
+        char why[HANDOVER_SENTENCE];   /* "": all have room */
 };
 
 void upgrading_forget_room(struct upgrading *up)
@@ -93,6 +96,7 @@ static void take_claim(struct upgrading *up, const json_t *claim)
         uint32_t vm = vm_of(&up->core, holder);
         bool is_now =
                 start_ms <= loop_now_ms() && strcmp(state, "held") != 0; /* an offer may come to nothing */
+        /* All of it travels with the VM, also what is of a time to come (meted/handover-source.c). */
         if (s->components[at].kind == COMPONENT_MEMORY && vm != VACATE_STAYS)
                 r->memory_bytes += amount;
         if (s->components[at].kind == COMPONENT_CPU && r->cpu_of[at] != UINT32_MAX)
@@ -112,8 +116,8 @@ static void decide(struct upgrading *up)
         const char *from = s->names[up->from], *to = s->names[up->to];
         if (r->n > 0)
                 qsort(r->claims, r->n, sizeof(r->claims[0]), by_vm);
-        size_t stuck =
-                vacate_check(r->claims, r->n, up->core.n, r->n_cpus, server_sum(s, up->to, COMPONENT_CPU));
+        size_t stuck = vacate_check(r->claims, r->n, up->core.n, r->n_cpus,
+                                    server_sum(s, up->to, COMPONENT_CPU), r->rank);
         r->is_known = true;
         if (stuck != SIZE_MAX)
                 (void)snprintf(r->why, sizeof(r->why),
@@ -189,4 +193,9 @@ bool upgrading_has_room(struct upgrading *up)
                 ask(up, "");
         }
         return is_known;
+}
+
+void upgrading_order(struct upgrading *up)
+{
+        upgrade_set_order(&up->core, up->room->rank);
 }

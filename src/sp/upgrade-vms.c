@@ -370,10 +370,16 @@ static unsigned at_work(const struct upgrade *u)
         return (unsigned)(upgrade_count(u, UPGRADE_VM_CHECKING) + upgrade_count(u, UPGRADE_VM_UNDER_WAY));
 }
 
-/* What VMs that went had there may be what others have no room for. */
+/* What VMs that went had there may be what others have no room for; those of another rank count on it. */
 static bool lends_more(struct upgrading *up)
 {
-        if (!up->is_short || up->core.state != UPGRADE_MOVING || at_work(&up->core) > 0)
+        const struct upgrade *u = &up->core;
+        uint32_t rank = upgrade_rank(u);
+        if (u->state != UPGRADE_MOVING)
+                return false;
+        up->is_short = up->is_short || (rank > 1 && rank != up->rank);
+        up->rank = rank;
+        if (!up->is_short || at_work(u) > 0)
                 return false;
         if (upgrading_lend(up)) {
                 up->is_short = false;
@@ -394,6 +400,17 @@ static void say_retried(struct upgrading *up)
                         vm->name, vm->sentence, u->id);
         else if (vm)
                 upgrading_waits(up, "%.60s: %.100s; it is tried again soon", vm->name, vm->sentence);
+}
+
+/* The order stands in the journal with the state in which it counts. */
+static void are_through(struct upgrading *up)
+{
+        struct upgrade *before = upgrading_before(up), *u = &up->core;
+        struct err err = {0};
+        if (u->state == UPGRADE_CHECKING)
+                upgrading_order(up);
+        (void)upgrade_step(u, UPGRADE_EV_DONE, 0, NULL, &err); /* neither is too late for that */
+        (void)upgrading_put(up, before, NULL, upgrade_state_name(u->state), "");
 }
 
 void upgrading_look_at_vms(struct upgrading *up)
@@ -417,7 +434,7 @@ void upgrading_look_at_vms(struct upgrading *up)
                 upgrading_waits(up, "%s does not run at %s: start it, or delete it", other->name,
                                 up->sp->server.names[up->from]);
         else if (is_through && (s != UPGRADE_CHECKING || upgrading_has_room(up)))
-                (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
+                are_through(up);
         else if (at_work(u) > 0)
                 *up->problem = '\0';
         else if (u->state == s && !upgrade_next(u, at_once, loop_mono_ms()))

@@ -6,7 +6,7 @@
  *   lending    the old one gives CPUs that nothing claims, and half of the memory that is free
  *   starting   the successor is wanted; it runs
  *   checking   each VM is tried by a dry run, one at a time; then, whether all find room
- *   moving     some side by side; until the old one says that it has none
+ *   moving     by the order that was found, some side by side; until the old one says that it has none
  *   giving     part by part, as it alone knows what is claimed there; a VM that it has again goes first
  *   retiring   it is not wanted; when it has ended, the rest of it is the successor's
  *   recalling  handovers are broken off
@@ -187,6 +187,7 @@ static void entered(struct upgrading *up)
 {
         *up->problem = '\0';
         up->is_short = false;
+        up->rank = 0;
         up->entered_mono_ms = loop_mono_ms();
         upgrading_forget_parts(up);
         upgrading_forget_list(up);

@@ -43,7 +43,8 @@ struct upgrading {
         char holder[128]; /* GIVING, RETURNING: somebody who has a claim there without a VM; "": nobody */
         int64_t *most;    /* by component: what may be given yet in this round; NULL: not known */
         bool is_refused;  /* something was, in this round */
-        bool is_short;    /* a VM had no room at the successor */
+        bool is_short;    /* a VM had no room at the successor, or counts on what others left behind */
+        uint32_t rank;    /* MOVING: whose turn it was at the last look */
         char problem[256];
 };
 
@@ -92,6 +93,7 @@ void upgrading_recall(struct upgrading *up);      /* RECALLING */
 /* true: all VMs can leave the old one, one after the other. false: they cannot, and it is undone; or it is
  * asked, and looked again. */
 bool upgrading_has_room(struct upgrading *up);
+void upgrading_order(struct upgrading *up); /* the order that was found then is that of the core */
 void upgrading_forget_room(struct upgrading *up);
 
 /* ---- upgrade-parts.c ---- */
