@@ -59,6 +59,7 @@ static struct {
         unsigned points, die_at, fail_at, dry_runs;
         bool is_dead, never_starts;
         bool is_told_in_vain; /* the successor was told its part, and then never answered */
+        int64_t ends_at_ms;   /* before that no handover gets on */
         int64_t fits_at_ms;   /* and this is when it does; 0: never */
         unsigned reserved;    /* so many times there is a reservation at the old one */
         const char *unfit;    /* this VM does not fit; "-NAME": that is found when it is handed over */
@@ -509,7 +510,7 @@ static void step(void)
 {
         answer();
         give_on();
-        for (size_t n = 0; n < w.n_leads; n++) {
+        for (size_t n = 0; n < w.n_leads && w.now_ms >= w.ends_at_ms; n++) {
                 size_t i = w.unlike ? w.n_leads - 1 - n : n; /* the last may be the first */
                 if (w.leads[i].from != OTHER && !handover_is_final(&w.leads[i].core) && ++w.age[i] > 2) {
                         end_lead(&w.leads[i]);

@@ -2,6 +2,9 @@
 /* The driver of an upgrade in a world of its own: two hypervisors with VMs, handovers, a journal. mete-sp
  * dies before and behind each thing that it makes durable, and is started again: it comes to the same end, no
  * VM moves twice, no handover begins twice, and no part of the server is lost or two hypervisors'. */
+#include <stdio.h>
+#include <unistd.h>
+
 #include "sp/test-upgrade-world.h"
 
 static void test_deaths(void)
@@ -466,10 +469,45 @@ static void test_bound(void)
         end();
 }
 
-/* One that somebody else is at is in nobody's way. */
+/* Lines of the log in which this stands. */
+static unsigned count_lines(FILE *log, const char *text)
+{
+        char line[512];
+        unsigned n = 0;
+        rewind(log);
+        while (fgets(line, sizeof(line), log))
+                n += strstr(line, text) != NULL;
+        return n;
+}
+
+/* One that somebody else is at is in nobody's way, and not said again and again while others are under way.
+ */
 static void test_busy(void)
 {
         struct err err = {0};
+        FILE *log = tmpfile();
+        g_assert_nonnull(log);
+        begin();
+        for (int i = LEADS_PAIR_MAX; i < VMS; i++) /* so that it is asked for as well, again and again */
+                w.vms[i].at = -1;
+        g_assert_cmpint(ask("up", false, true, &err), ==, 0);
+        for (int i = 0; i < 5000 && core()->state != UPGRADE_MOVING; i++)
+                turn();
+        w.busy = "v0";
+        w.ends_at_ms = w.now_ms + 30000;
+        int before = dup(STDERR_FILENO);
+        g_assert_cmpint(dup2(fileno(log), STDERR_FILENO), ==, STDERR_FILENO);
+        for (int i = 0; i < 500; i++)
+                turn();
+        g_assert_cmpint(dup2(before, STDERR_FILENO), ==, STDERR_FILENO);
+        (void)close(before);
+        g_assert_cmpuint(upgrade_count(core(), UPGRADE_VM_UNDER_WAY), ==, LEADS_PAIR_MAX - 1);
+        g_assert_cmpuint(count_lines(log, "being handed over"), <=, 1);
+        (void)fclose(log);
+        w.busy = NULL;
+        run(0);
+        is_done(993, LEADS_PAIR_MAX);
+        end();
         for (unsigned die_at = 0; die_at < 150; die_at += 3) {
                 begin();
                 w.die_at = die_at;

@@ -3,6 +3,7 @@
  * handed over, by handovers with names of their own (upgrade_handover()): the name is journalled before the
  * handover begins, so that after a restart there is that one handover, or it is begun by the same name. */
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -230,6 +231,16 @@ static void words_of(const struct upgrading *up, const struct upgrade_vm *vm, st
         (void)STR_COPY(ret->id, id); /* UPGRADE_ID leaves room for the rest */
 }
 
+/* The last of those of a look. It is said only where nothing goes on: else it would be said, and be of no
+ * matter, again and again. */
+__attribute__((format(printf, 2, 3))) static void why_not(struct upgrading *up, const char *fmt, ...)
+{
+        va_list args;
+        va_start(args, fmt);
+        (void)vsnprintf(up->why, sizeof(up->why), fmt, args);
+        va_end(args);
+}
+
 /* As lead_may_begin(). */
 static int may_begin(struct upgrading *up, const struct upgrade_vm *vm)
 {
@@ -238,7 +249,7 @@ static int may_begin(struct upgrading *up, const struct upgrade_vm *vm)
         words_of(up, vm, &in);
         int bad = lead_may_begin(up->sp, &in, up->from, &err);
         if (bad)
-                upgrading_waits(up, "%s: %.150s", vm->name, err.sentence);
+                why_not(up, "%s: %.150s", vm->name, err.sentence);
         return bad;
 }
 
@@ -250,7 +261,7 @@ static void begin(struct upgrading *up, const struct upgrade_vm *vm)
         struct err err = {0};
         words_of(up, vm, &in);
         if (lead_begin(up->sp, &in, up->from, up->to, &l, &err))
-                upgrading_waits(up, "%s: %.150s", vm->name, err.sentence);
+                why_not(up, "%s: %.150s", vm->name, err.sentence);
 }
 
 /* false: not now, nor another. */
@@ -309,7 +320,7 @@ static int compare(struct upgrading *up)
                         (void)upgrading_turn(up, UPGRADE_EV_FAILED, err.reason, err.sentence);
                         return -ENOSPC;
                 }
-                upgrading_waits(up, "%s: %.100s: hand it over by hand", at->name, err.sentence);
+                why_not(up, "%s: %.100s: hand it over by hand", at->name, err.sentence);
         }
         for (size_t i = 0; i < u->n; i++) {
                 struct upgrade_vm *vm = &u->vms[i];
@@ -370,6 +381,18 @@ static unsigned at_work(const struct upgrade *u)
         return (unsigned)(upgrade_count(u, UPGRADE_VM_CHECKING) + upgrade_count(u, UPGRADE_VM_UNDER_WAY));
 }
 
+/* Some of them goes on by itself: not one that was asked for, and could not begin. */
+static bool goes_on(const struct upgrading *up)
+{
+        for (size_t i = 0; i < up->core.n; i++) {
+                const struct upgrade_vm *vm = &up->core.vms[i];
+                const struct leading *l = upgrade_vm_is_at_work(vm) ? lead_of_vm(up, vm) : NULL;
+                if (l && is_ours(up, l, vm))
+                        return true;
+        }
+        return false;
+}
+
 /* What VMs that went had there may be what others have no room for; those of another rank count on it. */
 static bool lends_more(struct upgrading *up)
 {
@@ -419,6 +442,7 @@ void upgrading_look_at_vms(struct upgrading *up)
         enum upgrade_state s = u->state;
         unsigned at_once = s == UPGRADE_CHECKING ? 1 : LEADS_PAIR_MAX;
         struct upgrade_vm *vm;
+        *up->why = '\0';
         take_ends(up);
         if (u->state != s || fails(up) || lends_more(up) || !upgrading_list(up, up->from) || fails(up) ||
             compare(up))
@@ -435,9 +459,13 @@ void upgrading_look_at_vms(struct upgrading *up)
                                 up->sp->server.names[up->from]);
         else if (is_through && (s != UPGRADE_CHECKING || upgrading_has_room(up)))
                 are_through(up);
-        else if (at_work(u) > 0)
+        else if (u->state != s)
+                return;
+        else if (goes_on(up))
                 *up->problem = '\0';
-        else if (u->state == s && !upgrade_next(u, at_once, loop_mono_ms()))
+        else if (*up->why)
+                upgrading_waits(up, "%s", up->why);
+        else if (!upgrade_next(u, at_once, loop_mono_ms()))
                 say_retried(up);
 }
 

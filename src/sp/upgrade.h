@@ -45,6 +45,7 @@ struct upgrading {
         bool is_refused;  /* something was, in this round */
         bool is_short;    /* a VM had no room at the successor, or counts on what others left behind */
         uint32_t rank;    /* MOVING: whose turn it was at the last look */
+        char why[256];    /* why a VM cannot begin, in this look; "": all can */
         char problem[256];
 };
 
