@@ -327,7 +327,8 @@ const struct verb server_verbs[] = {
         {"server start",  "HYPERVISOR", 1, 1, false, NULL,                  "Start a hypervisor, now and whenever mete-sp starts",
          "Returns when it has taken its part of the server, or says what is wrong.",                                        host_server_start },
         {"server stop",   "HYPERVISOR", 1, 1, false, NULL,                  "Stop a hypervisor until it is started again",
-         "Its VMs run on, and nobody decides for them meanwhile.",                                                          host_server_stop  },
+         "Its VMs run on, and nobody decides for them meanwhile. Of one that an upgrade waits for, as it does not say which VMs it has, "
+         "it says that it has none: what it has is the other's then, also what a VM has that runs there all the same.",      host_server_stop  },
         {"server give",   "[COMPONENT]", 0, 1, false, give_options,          "Give what a hypervisor has free to another",
          "Refused where something of it is claimed, now or in time to come, or kept. Until the giver has recorded "
          "that it is without, nobody has it.",                                                                              host_server_give  },

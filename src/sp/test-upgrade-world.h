@@ -58,10 +58,12 @@ static struct {
         int64_t now_ms;
         unsigned points, die_at, fail_at, dry_runs;
         bool is_dead, never_starts;
-        bool is_told_in_vain; /* the successor was told its part, and then never answered */
-        int64_t ends_at_ms;   /* before that no handover gets on */
-        int64_t fits_at_ms;   /* and this is when it does; 0: never */
-        unsigned reserved;    /* so many times there is a reservation at the old one */
+        bool is_gone[SERVER_HYPERVISORS_MAX]; /* it was told its part, and never runs again */
+        bool is_deaf[SERVER_HYPERVISORS_MAX]; /* it runs, and answers nothing */
+        int64_t found_at_ms;                  /* before that none is found by a mete-sp that has started */
+        int64_t ends_at_ms;                   /* before that no handover gets on */
+        int64_t fits_at_ms;                   /* `unfit` does from then on; 0: never */
+        unsigned reserved;                    /* so many times there is a reservation at the old one */
         const char *unfit;    /* this VM does not fit; "-NAME": that is found when it is handed over */
         const char *newcomer; /* started at the old one when it seems to have none */
         bool is_endless;      /* the old one never comes to an end of what its VMs have */
@@ -199,6 +201,15 @@ const struct leading *lead_of(const struct sp *of, int hypervisor)
 {
         for (size_t i = 0; i < w.n_leads; i++)
                 if (!handover_is_final(&w.leads[i].core) &&
+                    (w.leads[i].from == hypervisor || w.leads[i].to == hypervisor))
+                        return &w.leads[i];
+        return NULL;
+}
+
+const struct leading *lead_undecided(const struct sp *of, int hypervisor)
+{
+        for (size_t i = 0; i < w.n_leads; i++)
+                if (handover_may_assign(&w.leads[i].core) &&
                     (w.leads[i].from == hypervisor || w.leads[i].to == hypervisor))
                         return &w.leads[i];
         return NULL;
@@ -393,7 +404,7 @@ static void answer(void)
         if (!call.is_open)
                 return;
         w.call.is_open = false;
-        if (!w.alive[call.to]) {
+        if (!w.alive[call.to] || w.is_deaf[call.to]) {
                 call.done(call.arg, NULL, NULL, &gone);
                 return;
         }
@@ -411,7 +422,7 @@ static void give_on(void)
 {
         const struct server_giving g = sp->server.giving;
         struct err why = {0};
-        if (g.amount == 0 || !w.alive[g.from])
+        if (g.amount == 0 || !w.alive[g.from] || w.is_deaf[g.from])
                 return;
         bool is_claimed = g.component == MEMORY ? server_share(&sp->server, MEMORY, g.from)->amount <
                                                           claimed(g.from, MEMORY)
@@ -493,13 +504,14 @@ static void hypervisors_go_on(void)
         for (int k = 0; k < sp->server.n; k++) {
                 struct hypervisor_of *h = &sp->hypervisors[k];
                 enum api_server_state was = h->state;
-                bool is_told = h->is_wanted && !(k == B && w.never_starts) && upgrading_telling(sp, k) == 0;
-                w.alive[k] = is_told && !(k == B && w.is_told_in_vain);
+                bool is_told = h->is_wanted && !(k == B && w.never_starts) && w.now_ms >= w.found_at_ms &&
+                               upgrading_telling(sp, k) == 0;
+                w.alive[k] = is_told && !w.is_gone[k];
                 h->is_down = !h->is_wanted;
                 h->state = w.alive[k]     ? API_SERVER_STATE_RUNNING
                            : h->is_wanted ? API_SERVER_STATE_WAITING
                                           : API_SERVER_STATE_STOPPED;
-                if (h->is_wanted && (w.never_starts || w.is_told_in_vain) && !w.alive[k])
+                if (h->is_wanted && (w.never_starts || w.is_gone[k]) && !w.alive[k])
                         (void)STR_COPY(h->problem, "its meted does not take its configuration");
                 if (h->state != was)
                         upgrading_wake(sp);
@@ -512,7 +524,8 @@ static void step(void)
         give_on();
         for (size_t n = 0; n < w.n_leads && w.now_ms >= w.ends_at_ms; n++) {
                 size_t i = w.unlike ? w.n_leads - 1 - n : n; /* the last may be the first */
-                if (w.leads[i].from != OTHER && !handover_is_final(&w.leads[i].core) && ++w.age[i] > 2) {
+                if (w.leads[i].from == A && w.leads[i].to == B && !handover_is_final(&w.leads[i].core) &&
+                    ++w.age[i] > 2) {
                         end_lead(&w.leads[i]);
                         upgrading_wake(sp);
                 }

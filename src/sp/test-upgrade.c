@@ -224,6 +224,14 @@ static void test_lent_once(void)
         g_assert_cmpuint(lent, >, 10);
 }
 
+static void stop(int hypervisor)
+{
+        struct err err = {0};
+        g_assert_cmpint(upgrading_check_stop(sp, hypervisor, &err), ==, 0);
+        sp->hypervisors[hypervisor].is_wanted = false;
+        save_partition();
+}
+
 /* VMs may be where it was told that it has something; whoever knows better says so by stopping it. */
 static void test_told_in_vain(void)
 {
@@ -231,7 +239,7 @@ static void test_told_in_vain(void)
         for (unsigned die_at = 0; die_at < 60; die_at++) {
                 begin();
                 w.die_at = die_at;
-                w.is_told_in_vain = true;
+                w.is_gone[B] = true;
                 if (ask("up", false, true, &err) == 0) {
                         for (int i = 0; i < 2000; i++)
                                 turn();
@@ -239,14 +247,226 @@ static void test_told_in_vain(void)
                         g_assert_nonnull(strstr(sp->upgrading->problem, "mete server stop a2"));
                         g_assert_cmpint(upgrading_check_stop(sp, A, &err), ==, -EBUSY);
                         g_assert_cmpint(upgrading_check_other(sp, B, &err), ==, -EBUSY);
-                        g_assert_cmpint(upgrading_check_stop(sp, B, &err), ==, 0);
-                        sp->hypervisors[B].is_wanted = false;
-                        save_partition();
+                        stop(B);
                         run(0);
                         is_undone(REASON_PEER_LOST);
                 }
                 end();
         }
+}
+
+static void turn_until(enum upgrade_state s)
+{
+        for (int i = 0; i < 20000 && core()->state != s; i++)
+                turn();
+        g_assert_cmpint(core()->state, ==, s);
+}
+
+static void turns(int n)
+{
+        for (int i = 0; i < n; i++)
+                turn();
+}
+
+/* Back, with a successor that was told its part. */
+static void go_back(void)
+{
+        struct err err = {0};
+        g_assert_cmpint(ask("up", false, true, &err), ==, 0);
+        turn_until(UPGRADE_CHECKING);
+        g_assert_cmpint(upgrading_cancel(sp->upgrading, &err), ==, 0);
+        turn_until(UPGRADE_RETURNING);
+}
+
+/* One that has VMs and says so is not stopped: not while it is being found again, nor while a VM of it is
+ * being handed over, however long that takes. */
+static void test_stop_of_healthy(void)
+{
+        struct err err = {0};
+        begin();
+        (void)STR_COPY(w.vms[VMS].name, "theirs");
+        w.vms[VMS].at = B;
+        go_back();
+        turns(100);
+        g_assert_nonnull(strstr(sp->upgrading->problem, "theirs is at a2: hand it over"));
+        die();
+        w.found_at_ms = w.now_ms + 5000;
+        born();
+        for (int i = 0; i < 400; i++) {
+                g_assert_cmpint(upgrading_check_stop(sp, B, &err), ==, -EBUSY);
+                turn();
+        }
+        struct leading *l = &w.leads[w.n_leads++];
+        *l = (struct leading){.from = B, .to = OTHER, .vm = "theirs"};
+        l->core.row.state = HANDOVER_INFORMED;
+        for (int i = 0; i < 400; i++) {
+                turn();
+                g_assert_cmpint(upgrading_check_stop(sp, B, &err), ==, -EBUSY);
+        }
+        g_assert_nonnull(strstr(sp->upgrading->problem, "theirs is being handed over"));
+        w.vms[VMS].at = -1;
+        l->core.row.state = HANDOVER_RUNNING;
+        run(0);
+        is_undone(REASON_CANCELLED);
+        end();
+}
+
+/* One that runs and does not say which VMs it has may be stopped, after a while. */
+static void test_stop_of_deaf(void)
+{
+        struct err err = {0};
+        begin();
+        go_back();
+        w.is_deaf[B] = true;
+        turns(100);
+        g_assert_cmpint(upgrading_check_stop(sp, B, &err), ==, -EBUSY);
+        turns(200);
+        g_assert_cmpint(sp->hypervisors[B].state, ==, API_SERVER_STATE_RUNNING);
+        g_assert_nonnull(strstr(sp->upgrading->problem,
+                                "a2 does not say which VMs it has; if there are none: "
+                                "'mete server stop a2'"));
+        stop(B);
+        run(0);
+        is_undone(REASON_CANCELLED);
+        end();
+}
+
+/* It hands a VM over and never runs again: it is not given up before that handover is decided, as what
+ * belongs to the VM changes hands with it; what is left of it then waits for nobody else. */
+static void test_given_up_while_handing(void)
+{
+        const enum handover_state waits[] = {HANDOVER_CONFIGURED, HANDOVER_CLASSIFIED, HANDOVER_ACCEPTED,
+                                             HANDOVER_SEPARATED,  HANDOVER_QUIESCED,   HANDOVER_INFORMED,
+                                             HANDOVER_CLOSING,    HANDOVER_ASSIGNED},
+                                  goes[] = {HANDOVER_FINISHING, HANDOVER_RECALLING, HANDOVER_DROPPING};
+        for (size_t n = 0; n < G_N_ELEMENTS(goes); n++) {
+                begin();
+                go_back();
+                struct leading *l = &w.leads[w.n_leads++];
+                *l = (struct leading){.from = B, .to = OTHER, .vm = "theirs"};
+                l->core.row.state = HANDOVER_CONFIGURED;
+                w.is_gone[B] = true;
+                turns(300);
+                g_assert_nonnull(strstr(sp->upgrading->problem, "mete server stop a2"));
+                stop(B);
+                for (size_t i = 0; i < G_N_ELEMENTS(waits); i++) {
+                        l->core.row.state = waits[i];
+                        turns(50);
+                        g_assert_cmpint(core()->state, ==, UPGRADE_RETURNING);
+                        g_assert_nonnull(strstr(sp->upgrading->problem, "theirs is being handed over"));
+                }
+                l->core.row.state = goes[n];
+                run(0);
+                is_undone(REASON_CANCELLED);
+                end();
+        }
+}
+
+/* For good, before anything else happens. */
+static void dies(int hypervisor)
+{
+        w.is_gone[hypervisor] = true;
+        w.alive[hypervisor] = false;
+}
+
+static void until_it_gives(int hypervisor)
+{
+        for (int i = 0; i < 1000 && sp->server.giving.amount == 0; i++) {
+                step();
+                tick();
+        }
+        g_assert_true(sp->server.giving.amount > 0 && sp->server.giving.from == hypervisor);
+}
+
+/* A part of it is on its way back when it dies for good. */
+static void test_given_up_while_giving(void)
+{
+        begin();
+        go_back();
+        until_it_gives(B);
+        g_assert_cmpint(core()->state, ==, UPGRADE_RETURNING);
+        dies(B);
+        turns(400);
+        g_assert_cmpint(sp->server.giving.from, ==, B);
+        g_assert_nonnull(strstr(sp->upgrading->problem, "mete server stop a2"));
+        stop(B);
+        run(0);
+        is_undone(REASON_CANCELLED);
+        end();
+}
+
+/* Likewise forward: the old one never runs again, when all that is known to be there went. */
+static void test_old_given_up(void)
+{
+        struct err err = {0};
+        for (int n = 0; n < 3; n++) {
+                begin();
+                g_assert_cmpint(ask("up", false, true, &err), ==, 0);
+                for (int i = 0; i < 5000 && !(core()->has_moved && upgrade_is_through(core())); i++) {
+                        g_assert_cmpint(upgrading_check_stop(sp, A, &err), ==, -EBUSY);
+                        step();
+                        tick();
+                }
+                g_assert_cmpint(core()->state, ==, UPGRADE_MOVING);
+                if (n > 0)
+                        turn_until(UPGRADE_GIVING);
+                if (n == 1)
+                        until_it_gives(A);
+                dies(A);
+                struct leading *l = n == 2 ? &w.leads[w.n_leads++] : NULL;
+                if (l)
+                        *l = (struct leading){.from = A, .to = OTHER, .vm = "theirs"};
+                if (l)
+                        l->core.row.state = HANDOVER_INFORMED;
+                g_assert_cmpint(upgrading_check_stop(sp, A, &err), ==, -EBUSY);
+                turns(400);
+                g_assert_cmpint(core()->state, ==, n ? UPGRADE_GIVING : UPGRADE_MOVING);
+                g_assert_nonnull(strstr(sp->upgrading->problem, "mete server stop a'"));
+                g_assert_cmpint(upgrading_check_stop(sp, B, &err), ==, -EBUSY);
+                stop(A);
+                turns(l ? 100 : 0);
+                g_assert_true(!l || core()->state == UPGRADE_GIVING);
+                if (l)
+                        l->core.row.state = HANDOVER_FINISHING;
+                run(0);
+                is_done(993, VMS);
+                end();
+        }
+        begin(); /* but while VMs are to go it must run */
+        w.per_cpu = 2;
+        g_assert_cmpint(ask("up", false, true, &err), ==, 0);
+        for (int i = 0; i < 5000 && at_successor() == 0; i++)
+                turn();
+        dies(A);
+        turns(400);
+        g_assert_cmpint(core()->state, ==, UPGRADE_MOVING);
+        g_assert_cmpint(upgrading_check_stop(sp, A, &err), ==, -EBUSY);
+        g_assert_nonnull(strstr(sp->upgrading->problem, "a does not run"));
+        w.is_gone[A] = false;
+        w.per_cpu = 100;
+        run(0);
+        is_done(993, VMS);
+        end();
+}
+
+/* Something that somebody else gives never gets on: what it is about is said. */
+static void test_hung_gift(void)
+{
+        struct err err = {0};
+        begin();
+        g_assert_cmpint(ask("up", false, true, &err), ==, 0);
+        for (int i = 0; i < 5000 && at_successor() == 0; i++)
+                turn();
+        g_assert_cmpuint(under_way(), ==, 0);
+        sp->server.giving = (struct server_giving){.component = 0, .from = OTHER, .to = A, .amount = 1000};
+        turns(300);
+        g_assert_nonnull(strstr(sp->upgrading->problem, "cpu:0 is on its way from"));
+        sp->server.giving = (struct server_giving){0};
+        upgrading_gave(sp, NULL);
+        g_assert_cmpstr(sp->upgrading->problem, ==, "");
+        run(0);
+        is_done(993, VMS);
+        end();
 }
 
 /* Somebody hands a VM over to the old one just as that has nothing more: what comes of it is waited for. */
@@ -541,6 +761,12 @@ int main(int argc, char **argv)
         g_test_add_func("/sp/upgrade/bound", test_bound);
         g_test_add_func("/sp/upgrade/lent-once", test_lent_once);
         g_test_add_func("/sp/upgrade/told-in-vain", test_told_in_vain);
+        g_test_add_func("/sp/upgrade/stop-of-healthy", test_stop_of_healthy);
+        g_test_add_func("/sp/upgrade/stop-of-deaf", test_stop_of_deaf);
+        g_test_add_func("/sp/upgrade/given-up-while-handing", test_given_up_while_handing);
+        g_test_add_func("/sp/upgrade/given-up-while-giving", test_given_up_while_giving);
+        g_test_add_func("/sp/upgrade/old-given-up", test_old_given_up);
+        g_test_add_func("/sp/upgrade/hung-gift", test_hung_gift);
         g_test_add_func("/sp/upgrade/handed-there", test_handed_there);
         g_test_add_func("/sp/upgrade/others", test_others);
         return g_test_run();

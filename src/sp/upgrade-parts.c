@@ -23,6 +23,10 @@ void upgrading_gave(struct sp *sp, const struct err *why)
         struct upgrading *up = sp->upgrading;
         if (!upgrading_is_under_way(sp))
                 return;
+        if (up->is_gift_said)
+                *up->problem = '\0';
+        up->is_gift_said = false;
+        up->giving_mono_ms = 0;
         if (why) {
                 up->is_refused = true;
                 upgrading_waits(up, "%.200s", why->sentence);

@@ -67,13 +67,38 @@ static void is_known(struct upgrading *up)
 {
         up->is_listed = true;
         up->listed_mono_ms = loop_mono_ms();
+        up->silent_mono_ms = 0;
         upgrading_wake(up->sp);
+}
+
+static bool is_silent(const struct upgrading *up)
+{
+        return up->silent_mono_ms > 0 && loop_mono_ms() - up->silent_mono_ms > PATIENCE_MS;
+}
+
+bool upgrading_may_give_up(const struct upgrading *up, int hypervisor)
+{
+        const struct upgrade *u = &up->core;
+        bool is_old = hypervisor == up->from && (u->state == UPGRADE_GIVING || u->state == UPGRADE_MOVING),
+             is_new = hypervisor == up->to && u->state == UPGRADE_RETURNING;
+        if (is_old && u->state == UPGRADE_MOVING) /* none that is known is there still */
+                is_old = u->has_moved && upgrade_is_through(u);
+        return (is_old || is_new) && is_silent(up);
+}
+
+static void waits_for_word(struct upgrading *up, const char *what)
+{
+        int k = asked_of(up);
+        const char *name = up->sp->server.names[k];
+        bool may = upgrading_may_give_up(up, k);
+        upgrading_waits(up, "%s %s%s%s%s", name, what, may ? "; if there are none: 'mete server stop " : "",
+                        may ? name : "", may ? "'" : "");
 }
 
 static void is_unknown(struct upgrading *up)
 {
         upgrading_forget_list(up);
-        upgrading_waits(up, "%s does not say which VMs it has", up->sp->server.names[asked_of(up)]);
+        waits_for_word(up, "does not say which VMs it has");
         loop_timer_in(&up->look, FRESH_MS);
 }
 
@@ -152,13 +177,12 @@ bool upgrading_list(struct upgrading *up, int hypervisor)
         if (up->call)
                 return false;
         upgrading_forget_list(up);
+        if (up->silent_mono_ms == 0)
+                up->silent_mono_ms = loop_mono_ms();
         if (h->state == API_SERVER_STATE_RUNNING)
                 ask_page(up, hypervisor, "");
-        else if (loop_mono_ms() - up->entered_mono_ms > PATIENCE_MS) /* else it is being found again */
-                upgrading_waits(up, "%s does not run: only it knows its VMs%s%s%s", hypervisor_name(h),
-                                asked_of(up) == up->to ? "; if there are none: 'mete server stop " : "",
-                                asked_of(up) == up->to ? hypervisor_name(h) : "",
-                                asked_of(up) == up->to ? "'" : "");
+        else if (is_silent(up)) /* else it is being found again */
+                waits_for_word(up, "does not run: only it knows its VMs");
         return false;
 }
 
@@ -402,7 +426,7 @@ static bool lends_more(struct upgrading *up)
                 return false;
         up->is_short = up->is_short || (rank > 1 && rank != up->rank);
         up->rank = rank;
-        if (!up->is_short || at_work(u) > 0)
+        if (!up->is_short || at_work(u) > 0 || upgrade_is_through(u))
                 return false;
         if (upgrading_lend(up)) {
                 up->is_short = false;
@@ -436,6 +460,20 @@ static void are_through(struct upgrading *up)
         (void)upgrading_put(up, before, NULL, upgrade_state_name(u->state), "");
 }
 
+/* true: there is nothing to be asked of the old one now. */
+static bool look_before(struct upgrading *up)
+{
+        enum upgrade_state s = up->core.state;
+        take_ends(up);
+        if (up->core.state != s || fails(up))
+                return true;
+        if (s != UPGRADE_MOVING || up->sp->hypervisors[up->from].is_wanted)
+                return lends_more(up);
+        if (upgrade_is_through(&up->core)) /* it was given up, which may be only then */
+                are_through(up);
+        return true;
+}
+
 void upgrading_look_at_vms(struct upgrading *up)
 {
         struct upgrade *u = &up->core;
@@ -443,9 +481,7 @@ void upgrading_look_at_vms(struct upgrading *up)
         unsigned at_once = s == UPGRADE_CHECKING ? 1 : LEADS_PAIR_MAX;
         struct upgrade_vm *vm;
         *up->why = '\0';
-        take_ends(up);
-        if (u->state != s || fails(up) || lends_more(up) || !upgrading_list(up, up->from) || fails(up) ||
-            compare(up))
+        if (look_before(up) || !upgrading_list(up, up->from) || fails(up) || compare(up))
                 return;
         const struct upgrading_there *other = not_running(up, false);
         begin_again(up);

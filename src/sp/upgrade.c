@@ -11,7 +11,10 @@
  *   retiring   it is not wanted; when it has ended, the rest of it is the successor's
  *   recalling  handovers are broken off
  *   returning  the successor, which has no VM, gives back what is not nobody's
- *   stopping   as retiring, the other way about */
+ *   stopping   as retiring, the other way about
+ *
+ * Whether the one that is to end has no VM is asked of it. Where it never answers any more, whoever stops it
+ * says so (upgrading_may_give_up()): from then on it is asked nothing, and only its end is waited for. */
 #include "sp/upgrade.h"
 
 #include <errno.h>
@@ -24,7 +27,7 @@
 #include "sp/lead.h"
 
 /* A machine under load starts slowly; what has ended by itself is not waited for. */
-enum { LOOK_MS = 1000, START_MS = 180000 };
+enum { LOOK_MS = 1000, START_MS = 180000, GIFT_MS = 5000 };
 
 static struct hypervisor_of *old_one(const struct upgrading *up)
 {
@@ -60,8 +63,7 @@ int upgrading_check_other(const struct sp *sp, int hypervisor, struct err *err)
 int upgrading_check_stop(const struct sp *sp, int hypervisor, struct err *err)
 {
         const struct upgrading *up = sp->upgrading;
-        if (upgrading_is_under_way(sp) && hypervisor == up->to && up->core.state == UPGRADE_RETURNING &&
-            successor(up)->state != API_SERVER_STATE_RUNNING)
+        if (upgrading_is_under_way(sp) && upgrading_may_give_up(up, hypervisor))
                 return 0;
         return upgrading_check_other(sp, hypervisor, err);
 }
@@ -186,8 +188,9 @@ static void recall(struct upgrading *up, const struct partition_before *b)
 static void entered(struct upgrading *up)
 {
         *up->problem = '\0';
-        up->is_short = false;
+        up->is_short = up->was_handing = false;
         up->rank = 0;
+        up->silent_mono_ms = 0;
         up->entered_mono_ms = loop_mono_ms();
         upgrading_forget_parts(up);
         upgrading_forget_list(up);
@@ -314,36 +317,67 @@ static bool is_claimed(struct upgrading *up, const struct hypervisor_of *at)
         return *up->holder;
 }
 
-/* Of somebody else: what comes of it is not in any list yet. */
-static bool is_handing(struct upgrading *up, int hypervisor)
+static void waits_for_lead(struct upgrading *up, const struct leading *l)
+{
+        upgrading_waits(up, "%s is being handed over (%s)", l->vm, l->core.row.id);
+}
+
+/* Of somebody else: what comes of it is in no list that was begun before it ended. */
+static const struct leading *handing(struct upgrading *up, int hypervisor)
 {
         const struct leading *l = lead_of(up->sp, hypervisor);
-        if (l)
-                upgrading_waits(up, "%s is being handed over (%s)", l->vm, l->core.row.id);
+        if (!l && up->was_handing)
+                upgrading_forget_list(up);
+        up->was_handing = l != NULL;
         return l;
+}
+
+/* It is not asked any more. A handover may still be decided without it, and what belongs to that VM changes
+ * hands then: that comes before all else that it has does. */
+static void look_at_given_up(struct upgrading *up, const struct hypervisor_of *h)
+{
+        const struct leading *l = lead_undecided(up->sp, h->number);
+        if (h->is_down && l)
+                waits_for_lead(up, l);
+        else if (h->is_down)
+                (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
 }
 
 static void look_giving(struct upgrading *up)
 {
-        if (is_handing(up, up->from) || !upgrading_list(up, up->from))
+        const struct hypervisor_of *h = old_one(up);
+        if (!h->is_wanted) {
+                look_at_given_up(up, h);
                 return;
-        if (up->n_there > 0)
+        }
+        const struct leading *l = handing(up, up->from);
+        if (!upgrading_list(up, up->from))
+                return;
+        if (l)
+                waits_for_lead(up, l);
+        else if (up->n_there > 0)
                 (void)upgrading_turn(up, UPGRADE_EV_CAME, 0, NULL);
-        else if (!is_claimed(up, old_one(up)) && upgrading_give_rest(up, up->from, up->to) && !up->is_refused)
+        else if (!is_claimed(up, h) && upgrading_give_rest(up, up->from, up->to) && !up->is_refused)
                 (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
 }
 
 static void look_returning(struct upgrading *up)
 {
         const struct hypervisor_of *h = successor(up);
-        bool is_given_up = !h->is_wanted && h->is_down; /* upgrading_check_stop() */
-        if (!up->has_run || is_given_up) {
+        if (!up->has_run) {
                 (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
                 return;
         }
-        if (is_handing(up, up->to) || !upgrading_list(up, up->to))
+        if (!h->is_wanted) {
+                look_at_given_up(up, h);
                 return;
-        if (up->n_there > 0)
+        }
+        const struct leading *l = handing(up, up->to);
+        if (!upgrading_list(up, up->to))
+                return;
+        if (l)
+                waits_for_lead(up, l);
+        else if (up->n_there > 0)
                 upgrading_waits(up, "%s is at %s: hand it over, or delete it", up->there[0].name,
                                 hypervisor_name(h));
         else if (!is_claimed(up, h) && upgrading_give_rest(up, up->to, up->from) && !up->is_refused)
@@ -356,12 +390,38 @@ static void look_at_end(struct upgrading *up, const struct hypervisor_of *h)
                 (void)upgrading_turn(up, UPGRADE_EV_DONE, 0, NULL);
 }
 
-/* What is lent no longer is taken back at once, where the old one did not let go of it yet. */
+/* What is lent no longer is taken back at once, where the old one did not let go of it yet; so is what one
+ * that was given up never will let go of. */
+static bool is_in_vain(const struct upgrading *up, const struct server_giving *g)
+{
+        const struct hypervisor_of *h = &up->sp->hypervisors[g->from];
+        bool is_of_both = g->from == up->from || g->from == up->to;
+        return (upgrade_is_back(&up->core) && g->from == up->from) ||
+               (is_of_both && !h->is_wanted && h->is_down);
+}
+
+/* One that takes long is said, whoever gives it; the giver may be the one that is given up then. */
 static void look_at_giving(struct upgrading *up)
 {
+        const struct server *s = &up->sp->server;
+        const struct server_giving *g = &s->giving;
+        enum upgrade_state state = up->core.state;
         struct err err = {0};
-        if (upgrade_is_back(&up->core) && up->sp->server.giving.from == up->from && give_cancel(up->sp, &err))
-                log_warn("upgrade %s: %s", up->core.id, err.sentence);
+        if (up->giving_mono_ms == 0)
+                up->giving_mono_ms = loop_mono_ms();
+        if (is_in_vain(up, g)) {
+                if (give_cancel(up->sp, &err))
+                        log_warn("upgrade %s: %s", up->core.id, err.sentence);
+                return;
+        }
+        if (loop_mono_ms() - up->giving_mono_ms < GIFT_MS)
+                return;
+        if ((state == UPGRADE_GIVING && g->from == up->from && !upgrading_list(up, up->from)) ||
+            (state == UPGRADE_RETURNING && g->from == up->to && !upgrading_list(up, up->to)))
+                return;
+        upgrading_waits(up, "%s is on its way from %s to %s", s->components[g->component].id,
+                        s->names[g->from], s->names[g->to]);
+        up->is_gift_said = true;
 }
 
 static void look(struct upgrading *up)

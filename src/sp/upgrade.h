@@ -36,6 +36,10 @@ struct upgrading {
         struct http_call *call;  /* a question to one of both; its answer looks again */
         bool is_listed;          /* `there` is whole, and no older than what happened last */
         int64_t listed_mono_ms;
+        int64_t silent_mono_ms; /* since when it is to be known who is there; 0: it is */
+        bool was_handing; /* GIVING, RETURNING: somebody else's handover was under way at the last look */
+        int64_t giving_mono_ms; /* since when what is on its way was seen to be; 0: nothing */
+        bool is_gift_said;      /* `problem` is about that */
         unsigned pages;
         size_t n_there;
         struct upgrading_there *there;
@@ -55,8 +59,7 @@ void upgrading_end(struct sp *sp);
 bool upgrading_is_under_way(const struct sp *sp);
 /* Of whoever else wants to start a hypervisor: REASON_BUSY. */
 int upgrading_check_other(const struct sp *sp, int hypervisor, struct err *err);
-/* To stop one: likewise, but for a successor that does not run and is to give back what it was lent. Only it
- * would know its VMs: by being stopped it is said that it has none. */
+/* To stop one: likewise, but for one that may be given up: by being stopped it is said that it has no VM. */
 int upgrading_check_stop(const struct sp *sp, int hypervisor, struct err *err);
 /* To give a part of `from` to `to`: likewise, but for what the successor gets of others once a VM is there.
  */
@@ -87,6 +90,9 @@ void upgrading_free(struct upgrading *up);
 /* true: who is at this hypervisor is known. Else it is asked. */
 bool upgrading_list(struct upgrading *up, int hypervisor);
 void upgrading_forget_list(struct upgrading *up);
+/* Nothing is waited for but its word that it has no VM, and it does not say which it has, for a while now,
+ * whether it runs or not. */
+bool upgrading_may_give_up(const struct upgrading *up, int hypervisor);
 void upgrading_look_at_vms(struct upgrading *up); /* CHECKING, MOVING */
 void upgrading_recall(struct upgrading *up);      /* RECALLING */
 
