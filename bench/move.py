@@ -109,7 +109,7 @@ def by_qemu_alone(hosts, cell, out, tried):
 
 
 def sample(report, rounds):
-    """First what breaks and what goes at once, from which the hosts learn what a move costs between them; then the cells."""
+    """The cells, from which the hosts learn what a move costs between them; then what goes at once, and what breaks."""
     paths = [os.path.join(report.out, name) for name in ("move-rows.jsonl", "move-stock.jsonl")]
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
@@ -117,15 +117,15 @@ def sample(report, rounds):
     some_cells, some_faults = cells.sample()
     by_qemu, at_once, tried = [], [], Tried()
     with possible(), grid.Moves(paths[0], RELEASE, TRIES) as moves:
-        for fault in some_faults:
-            show(moves.until_it_counts("fault", fault))
-        for n in range(rounds or 1):
-            with tried.part("side by side"):
-                at_once.append(side_by_side(moves.between(some_faults[0]["mbit"]), n))
         for cell in some_cells:
             show(moves.until_it_counts("cell", cell))
             for row in grid.report.last_of([r for r in moves.rows if r.get("cell") == cell["cell"]], "cell"):
                 by_qemu += by_qemu_alone(moves.between(cell["mbit"]), row, paths[1], tried)
+        for n in range(rounds or 1):
+            with tried.part("side by side"):
+                at_once.append(side_by_side(moves.between(some_faults[0]["mbit"]), n))
+        for fault in some_faults:
+            show(moves.until_it_counts("fault", fault))
         rows = moves.rows
     missing = report_sample(report, rows, by_qemu)
     if at_once:
