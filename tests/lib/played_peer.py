@@ -2,7 +2,7 @@
 """Another host that is none: it has a certificate of a peer, listens at an address of its own over TLS, and says what a test wants.
 
     with PlayedPeer(pki, "c", 2, hears) as c:      # the host that is tested is at address 0
-        c.say({"says": "dropped", ...})            # (status, what it was answered)
+        c.say({"says": "dropped", ...})            # [(status, what it was answered)]
 
 hears(peer, word): the words that it answers one of a move with, each a dict, or None: not even over HTTP. reply() makes them."""
 import contextlib
@@ -50,9 +50,8 @@ class Handler(BaseHTTPRequestHandler):
             peer.stopping.wait()
             return
         self.answer({})
-        for w in words:
-            with contextlib.suppress(OSError, http.client.HTTPException):  # it is away, or hung up on
-                peer.say(w)
+        with contextlib.suppress(OSError, http.client.HTTPException):  # it is away, or hung up on
+            peer.say(*words)
 
     def log_message(self, *_):
         pass
@@ -105,19 +104,21 @@ class PlayedPeer:
         self.thread.join()
         self.server.server_close()
 
-    def say(self, word):
-        """(status, answer) to a word, or to whatever bytes."""
+    def say(self, *words):
+        """[(status, answer)] to words, or to whatever bytes, one after another over one connection: who hears them has little time."""
         c = http.client.HTTPSConnection(address(0), PORT, timeout=60, context=self.pki.context(self.name),
                                         source_address=(address(self.n), 0))
+        answers = []
         try:
-            c.request("POST", "/v1/peer/moves", word if isinstance(word, (str, bytes)) else json.dumps(word),
-                      {"Content-Type": "application/json"})
-            r = c.getresponse()
-            said = r.status, json.loads(r.read() or b"null")
+            for word in words:
+                c.request("POST", "/v1/peer/moves", word if isinstance(word, (str, bytes)) else json.dumps(word),
+                          {"Content-Type": "application/json"})
+                r = c.getresponse()
+                answers.append((r.status, json.loads(r.read() or b"null")))
+                self.said.append((word, *answers[-1]))
         finally:
             c.close()
-        self.said.append((word, *said))
-        return said
+        return answers
 
     def heard_of(self, move):
         """What it was told of a move, one word after another."""

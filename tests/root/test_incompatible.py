@@ -69,8 +69,7 @@ def reserve(site, what):
     site.made += 1
     word = {"says": "reserve", "move": f"m{site.made}", "vm": "v", "epoch": 1, "attempt": 1, "vector": VECTOR, "reserve_ms": 60000,
             "hold_ms": 60000, "guest": what}
-    status, said = site.c.say(word)
-    assert status == 200, said
+    assert site.c.say(word)[0][0] == 200, site.c.said
     return word, heard(site, word["move"], "reserved", "dropped", "too-little")
 
 
@@ -126,7 +125,7 @@ def test_room_for_what_could_run(site):
         word, said = reserve(site, what)
         assert said["says"] == "reserved", said
         assert [c for c in site.a.claims() if c["holder"].startswith("vm:v")], site.a.claims()
-        assert site.c.say({**word, "says": "drop"})[0] == 200
+        assert site.c.say({**word, "says": "drop"})[0][0] == 200
         heard(site, word["move"], "dropped")
         site.a.wait_free(before)
         assert site.a.claims() == [] and site.a.mete_json("vm", "list")["vms"] == []

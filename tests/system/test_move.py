@@ -192,7 +192,7 @@ def test_another_level_is_taken_while_it_is_copied(site, vm):
         assert "no level is offered" in str(e.value)
         busy(source, vm)  # at 1 MiB/s, with minutes to go
         assert source.mete_json("move", "show", "ask")["state"] == "copying"
-        m.call("migrate-set-parameters", **{"max-bandwidth": 3 << 20})
+        m.call("migrate-set-parameters", **{"max-bandwidth": 2 << 20})
         wait_for("what is left is said", lambda: re.search(r"so far: round \d+, .* sent, .* to go at .*/s, dirties .*/s, [\d.]+s left\n"
                                                            r"  by now: \d+ms, downtime \d+ms", source.mete("move", "show", "ask").stdout))
         wait_for("on the terminal, too", lambda: re.search(r"copying \[[#.]{24}\] round \d+, .* to go, .*, [\d.]+s left", terminal.text()))
