@@ -251,5 +251,7 @@ void learn_fill(struct learn *l, const char *peer, const char *machine, struct p
         m->goodput_error = fmin(fmax((goodput.p99_s - goodput.mean_s) / m->goodput, least_goodput_error),
                                 most_goodput_error);
         m->goodput_source = goodput.source;
+        /* Cuts are rare, and the slowest way back rarer: quick ones do not make less of what is kept back. */
         m->resume = cost_of(row, LEARN_RESUME);
+        m->resume.p99_s = fmax(m->resume.p99_s, assumed[LEARN_RESUME].p99);
 }

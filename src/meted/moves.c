@@ -17,7 +17,7 @@
 #include "wire/http.h"
 #include "wire/peers.h"
 
-enum { VOID_MS = 500, EXTEND_LOOK_MS = 500, SEND_MS = 5000, URGENT_MS = 200 };
+enum { VOID_MS = 500, EXTEND_LOOK_MS = 500, SEND_MS = 5000, URGENT_MS = 200, URGENT_EACH = 8 };
 
 /* What a step gave, to be carried out once it is durable. The move may be gone by then. */
 struct batch {
@@ -203,14 +203,15 @@ static void tell(struct moving *mv, const struct move_message *said)
 {
         struct err err = {0};
         /* The guest stands until it is heard: what was lost with a link that was cut would be sent anew by
-         * TCP only after twice as long again, so the next word takes another connection. */
+         * TCP only after twice as long again, so the next word takes another connection; with more time
+         * from word to word, as the way may be long. */
         bool is_urgent = said->says == MOVE_SAYS_RUN && mv->core.repeats < MOVE_URGENT_REPEATS;
+        int64_t timeout_ms = is_urgent ? URGENT_MS << mv->core.repeats / URGENT_EACH : SEND_MS;
         json_t *v = move_message_emit(mv, said);
         char *text = v ? json_write(v, NULL) : NULL;
         json_decref(v);
         /* Who answers is of no interest: what the peer has to say it says itself. */
-        if (!text ||
-            peers_post(mv->m, mv->peer, "/v1/peer/moves", text, is_urgent ? URGENT_MS : SEND_MS, &err))
+        if (!text || peers_post(mv->m, mv->peer, "/v1/peer/moves", text, timeout_ms, &err))
                 log_debug("move %s: %s is not told %s: %s", mv->core.row.id, mv->peer,
                           move_says_name(said->says), text ? err.sentence : "no memory");
         free(text);

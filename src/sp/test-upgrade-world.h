@@ -208,10 +208,12 @@ const struct leading *lead_of(const struct sp *of, int hypervisor)
 
 const struct leading *lead_undecided(const struct sp *of, int hypervisor)
 {
-        for (size_t i = 0; i < w.n_leads; i++)
-                if (handover_may_assign(&w.leads[i].core) &&
-                    (w.leads[i].from == hypervisor || w.leads[i].to == hypervisor))
-                        return &w.leads[i];
+        for (size_t i = 0; i < w.n_leads; i++) {
+                const struct leading *l = &w.leads[i];
+                bool is_its = l->to == hypervisor && l->core.row.state != HANDOVER_ASSIGNED;
+                if (handover_may_assign(&l->core) && (l->from == hypervisor || is_its))
+                        return l;
+        }
         return NULL;
 }
 

@@ -19,6 +19,7 @@
 #include "sp/upgrade.h"
 
 enum { ASK_MS = 5000, AGAIN_MS = 1000, PAGE = 256, PAGES_MAX = 256, CLAIMS_MAX = 65536 };
+static const int64_t amount_max = INT64_C(1) << 50;
 #define MIB (INT64_C(1) << 20)
 
 struct upgrading_room {
@@ -91,16 +92,16 @@ static void take_claim(struct upgrading *up, const json_t *claim)
         int64_t at = component ? server_component(s, component) : -1,
                 amount = json_integer_value(json_object_get(claim, "amount")),
                 start_ms = json_integer_value(json_object_get(claim, "start_ms"));
-        if (at < 0 || !holder || !state || amount <= 0 || amount > INT64_C(1) << 50)
+        if (at < 0 || !holder || !state || amount <= 0 || amount > amount_max)
                 return;
         uint32_t vm = vm_of(&up->core, holder);
         bool is_now =
                 start_ms <= loop_now_ms() && strcmp(state, "held") != 0; /* an offer may come to nothing */
         /* All of it travels with the VM, also what is of a time to come (meted/handover-source.c). */
         if (s->components[at].kind == COMPONENT_MEMORY && vm != VACATE_STAYS)
-                r->memory_bytes += amount;
+                r->memory_bytes = MIN(r->memory_bytes + amount, amount_max);
         if (s->components[at].kind == COMPONENT_CPU && r->cpu_of[at] != UINT32_MAX)
-                add(r, vm, r->cpu_of[at], is_now ? amount : 0);
+                add(r, vm, r->cpu_of[at], is_now ? MIN(amount, CPU_WHOLE_MILLI) : 0);
 }
 
 static int by_vm(const void *a, const void *b)
