@@ -242,14 +242,23 @@ class Qmp:
         self.listener.bind(self.path)
         self.listener.listen(1)
 
-    def connect(self):
+    def connect(self, tries=3):
+        """Once, among thousands of starts, a QEMU greeted while it started and did not answer the first command: then it is connected to anew."""
         self.listener.close()
-        s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        s.settimeout(20)
-        s.connect(self.path)
-        self.file = s.makefile("rw")
-        json.loads(self.file.readline())
-        self.run("qmp_capabilities")
+        for left in reversed(range(tries)):
+            s = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            s.settimeout(20)
+            s.connect(self.path)
+            self.file = s.makefile("rw")
+            try:
+                json.loads(self.file.readline())
+                self.run("qmp_capabilities")
+                return
+            except TimeoutError:
+                self.file.close()
+                s.close()
+                if not left:
+                    raise
 
     def run(self, command, **arguments):
         self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
