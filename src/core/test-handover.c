@@ -867,19 +867,24 @@ static void test_random(void)
                 g_assert_cmpint(seen_effects[e], >, 0);
 }
 
+enum { CELLS = HANDOVER_REPORT_N + HANDOVER_SAYS_N - 1 };
+
+/* The i-th of a state: those of reports, then those of messages. */
+static int cell(enum handover_state s, int i)
+{
+        return i < HANDOVER_REPORT_N
+                       ? handover_report_cell(s, (enum handover_event_kind)i)
+                       : handover_message_cell(s, (enum handover_says)(i - HANDOVER_REPORT_N + 1));
+}
+
 /* Each cell is decided, and says a state of its own role. */
 static void test_tables(void)
 {
         for (int s = 1; s < HANDOVER_STATE_N; s++) {
                 enum handover_role role = handover_role((enum handover_state)s);
                 g_assert_cmpint(handover_state_from_name(handover_state_name((enum handover_state)s)), ==, s);
-                for (int i = 0; i < HANDOVER_REPORT_N + HANDOVER_SAYS_N - 1; i++) {
-                        int to = i < HANDOVER_REPORT_N
-                                         ? handover_report_cell((enum handover_state)s,
-                                                                (enum handover_event_kind)i)
-                                         : handover_message_cell(
-                                                   (enum handover_state)s,
-                                                   (enum handover_says)(i - HANDOVER_REPORT_N + 1));
+                for (int i = 0; i < CELLS; i++) {
+                        int to = cell((enum handover_state)s, i);
                         g_assert_cmpint(to, !=, 0);
                         g_assert_true(to < 0 || handover_role((enum handover_state)to) == role);
                 }
@@ -891,13 +896,8 @@ static void test_tables(void)
         bool may[HANDOVER_PROCESSOR_N] = {[HANDOVER_ASSIGNED] = true};
         for (int n = 0; n < HANDOVER_PROCESSOR_N; n++) /* from where it can be assigned, by any cell */
                 for (int s = 1; s < HANDOVER_PROCESSOR_N; s++)
-                        for (int i = 0; i < HANDOVER_REPORT_N + HANDOVER_SAYS_N - 1; i++) {
-                                int to = i < HANDOVER_REPORT_N
-                                                 ? handover_report_cell((enum handover_state)s,
-                                                                        (enum handover_event_kind)i)
-                                                 : handover_message_cell(
-                                                           (enum handover_state)s,
-                                                           (enum handover_says)(i - HANDOVER_REPORT_N + 1));
+                        for (int i = 0; i < CELLS; i++) {
+                                int to = cell((enum handover_state)s, i);
                                 may[s] = may[s] || (to > 0 && to < HANDOVER_PROCESSOR_N && may[to]);
                         }
         for (int s = 1; s < HANDOVER_PROCESSOR_N; s++) {

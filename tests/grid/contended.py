@@ -30,7 +30,8 @@ import one_move  # noqa: E402
 import payload  # noqa: E402
 import stock  # noqa: E402
 from link import ADDRESS  # noqa: E402
-from linked_hosts import LinkedHosts, qemu10  # noqa: E402
+from linked_hosts import LinkedHosts  # noqa: E402
+from qemu10 import qemu10  # noqa: E402
 from seen_move import MIB  # noqa: E402
 
 WIRE, UPLINK = 200, 190  # Mbit/s; the uplink is where it is full

@@ -34,7 +34,8 @@ import one_move  # noqa: E402
 import payload  # noqa: E402
 from grid import range_of, read_rows  # noqa: E402
 from link import ADDRESS, Link  # noqa: E402
-from linked_hosts import LinkedHosts, qemu10  # noqa: E402
+from linked_hosts import LinkedHosts  # noqa: E402
+from qemu10 import qemu10  # noqa: E402
 from qmp import Monitor, wait_until  # noqa: E402
 from report import last_of, overruns  # noqa: E402
 from seen_move import populate  # noqa: E402

@@ -4,21 +4,13 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 
-from host import Host, HostError, ROOT, wait_for
+from host import Host, HostError, wait_for
 from link import ADDRESS, Link
+from qemu10 import qemu10
 from seen_move import OutsideQemu
 from site_of_two import Pki, Site
-
-
-def qemu10():
-    """Where it is; HostError with the reason where it cannot be had. QEMU 7.2 on TCG loses memory when it is copied."""
-    p = subprocess.run([f"{ROOT}/tools/fetch-qemu10"], capture_output=True, text=True)
-    if p.returncode != 0:
-        raise HostError(f"QEMU 10.0 cannot be had: {p.stderr.strip()[-300:]}")
-    return p.stdout.strip()
 
 
 class LinkedSite(Site):

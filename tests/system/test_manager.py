@@ -15,22 +15,22 @@ import pytest
 from host import Host, METED_USER, ROOT, wait_for
 from manager import Manager
 from monitor import slowed
+from qemu10 import or_skip, qemu10
 from site_of_two import Pki, Site, address, listen
 from vmms import vmms as processes
 
 
 @pytest.fixture(scope="module")
 def site():
-    p = subprocess.run([f"{ROOT}/tools/fetch-qemu10"], capture_output=True, text=True)
-    if p.returncode != 0:
-        pytest.skip(f"QEMU 10.0 cannot be had: {p.stderr.strip()[-300:]}")
+    with or_skip():
+        qemu = qemu10()
     base = tempfile.mkdtemp(prefix="mete-test-pki-", dir="/tmp")
     os.chmod(base, 0o755)
     pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={address(0)}", "--hypervisor", f"b={address(1)}",
                                               "--hypervisor", "c", "--manager", "m", "--operator", "alice")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base)
-        hosts = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(), offer="60s",
+        hosts = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=qemu, offer="60s",
                       extra=listen(pki, n, name, f"peers-{name}.conf") + "[move]\nrate=1G\n") for n, name in enumerate("ab")]
         s = Site(pki, *hosts)
         for host in hosts:

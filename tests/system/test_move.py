@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import threading
 
@@ -16,6 +15,7 @@ import pytest
 from app import App
 from host import Host, HostError, ROOT, wait_for
 from monitor import Monitor
+from qemu10 import or_skip, qemu10
 from site_of_two import Pki, Site, address, listen
 from terminal import Terminal
 from told import wait_told
@@ -28,15 +28,14 @@ MORE = {"a": "", "b": "[block]\nrate=200M\n"}  # so that a guest can tell which 
 
 @pytest.fixture(scope="module")
 def site():
-    p = subprocess.run([f"{ROOT}/tools/fetch-qemu10"], capture_output=True, text=True)
-    if p.returncode != 0:
-        pytest.skip(f"QEMU 10.0 cannot be had: {p.stderr.strip()[-300:]}")
+    with or_skip():
+        qemu = qemu10()
     base = tempfile.mkdtemp(prefix="mete-test-pki-", dir="/tmp")
     os.chmod(base, 0o755)
     pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={address(0)}", "--hypervisor", f"b={address(1)}", "--hypervisor", "c")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base)
-        hosts = [Host(memory="3G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(),
+        hosts = [Host(memory="3G", title=name, cpu_overcommit=8, qemu=qemu,
                       extra=listen(pki, n, name, f"peers-{name}.conf") + f"[move]\nrate=1G\nports={PORTS[0]}-{PORTS[-1]}\n" + MORE[name])
                  for n, name in enumerate("ab")]
         s = Site(pki, *hosts)

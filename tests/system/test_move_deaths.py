@@ -24,6 +24,7 @@ import vmms as processes
 from app import App
 from host import Host, HostError, ROOT, wait_for
 from monitor import slowed
+from qemu10 import or_skip, qemu10
 from site_of_two import Pki, Site, address, listen
 from vmms import kill_vmm, vmms
 
@@ -99,9 +100,8 @@ def chosen():
 
 @pytest.fixture(scope="module")
 def site():
-    p = subprocess.run([f"{ROOT}/tools/fetch-qemu10"], capture_output=True, text=True)
-    if p.returncode != 0:
-        pytest.skip(f"QEMU 10.0 cannot be had: {p.stderr.strip()[-300:]}")
+    with or_skip():
+        qemu = qemu10()
     program = os.path.join(ROOT, CRASH_BUILD, "src/meted/meted")
     if not os.path.exists(program):
         pytest.skip(f"{program} is not there: meson setup {CRASH_BUILD}")
@@ -110,7 +110,7 @@ def site():
     pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={address(0)}", "--hypervisor", f"b={address(1)}")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base)
-        hosts = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(),
+        hosts = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=qemu,
                       extra=listen(pki, n, name, f"peers-{name}.conf") + "[move]\nrate=1G\nshared_disks=yes\n") for n, name in enumerate("ab")]
         s = Site(pki, *hosts)
         for host in hosts:

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 import shared_disk
-from host import HostError, ROOT, wait_for
-from link import CannotRun
+from host import ROOT, wait_for
 from linked_hosts import LinkedHosts
+from qemu10 import or_skip
 from shared_disk import Writer
 
 DISK = "v.raw"
@@ -19,25 +19,18 @@ NEVER = {"total_ms": 100, "downtime_ms": 100}
 
 @pytest.fixture(scope="module")
 def hosts():
-    try:
-        with LinkedHosts(1000, memory="1G", extra="shared_disks=yes\n") as h:
-            h.made = 0
-            shared_disk.make(h.a, DISK)
-            for name in ("vmlinuz", "test.cpio.gz"):
-                h.b.image(os.path.join(ROOT, "build/guest", name))
-            h.vm = h.a.vm("v", cpus="1", memory="192M", disk=DISK)
-            h.writer = Writer(h.vm)
-            yield h
-            h.vm.disconnect()
-            for host in (h.a, h.b):
-                if "v" in names(host):
-                    host.mete("vm", "kill", "v", check=False)
-    except CannotRun as e:
-        pytest.skip(str(e))
-    except HostError as e:
-        if "cannot be had" not in str(e):
-            raise
-        pytest.skip(str(e))
+    with or_skip(), LinkedHosts(1000, memory="1G", extra="shared_disks=yes\n") as h:
+        h.made = 0
+        shared_disk.make(h.a, DISK)
+        for name in ("vmlinuz", "test.cpio.gz"):
+            h.b.image(os.path.join(ROOT, "build/guest", name))
+        h.vm = h.a.vm("v", cpus="1", memory="192M", disk=DISK)
+        h.writer = Writer(h.vm)
+        yield h
+        h.vm.disconnect()
+        for host in (h.a, h.b):
+            if "v" in names(host):
+                host.mete("vm", "kill", "v", check=False)
 
 
 def names(host):

@@ -7,13 +7,13 @@ import contextlib
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 
 import pytest
 from host import Host, HostError, ROOT, wait_for
 from played_peer import PlayedPeer, Sink, closed_port, reply
+from qemu10 import or_skip, qemu10
 from site_of_two import Pki, Site, address, listen
 
 MUTE = ("mute-reserve", "mute-ready", "mute-stream")
@@ -34,15 +34,14 @@ def mute(peer, word):
 
 @pytest.fixture(scope="module")
 def site():
-    p = subprocess.run([f"{ROOT}/tools/fetch-qemu10"], capture_output=True, text=True)
-    if p.returncode != 0:
-        pytest.skip(f"QEMU 10.0 cannot be had: {p.stderr.strip()[-300:]}")
+    with or_skip():
+        qemu = qemu10()
     base = tempfile.mkdtemp(prefix="mete-test-pki-", dir="/tmp")
     os.chmod(base, 0o755)
     pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={address(0)}", "--hypervisor", "b", "--hypervisor", "c", "--hypervisor", "d")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base)
-        a = Host(memory="2G", title="a", cpu_overcommit=8, qemu=p.stdout.strip(), extra=listen(pki, 0, "a", "peers-a.conf") + "[move]\nrate=1G\n")
+        a = Host(memory="2G", title="a", cpu_overcommit=8, qemu=qemu, extra=listen(pki, 0, "a", "peers-a.conf") + "[move]\nrate=1G\n")
         s = Site(pki, a, None)
         known = {name: {"address": address(n), "pin": pki.show(name)["pin"]} for n, name in ((0, "a"), (2, "c"), (3, "d"))}
         s.usual = lambda _host=None: s.peers(a, **known)

@@ -10,7 +10,7 @@ import pytest
 import shared_disk
 from host import HostError, ROOT, wait_for
 from linked_hosts import LinkedHosts
-from netns import CannotRun
+from qemu10 import or_skip
 from seen_move import AREA_FIRST, MIB, OutsideMonitor
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "grid"))
@@ -24,16 +24,9 @@ BUSY_MS = 20  # so late is a process only where others have the CPUs
 
 @pytest.fixture(scope="module")
 def hosts():
-    try:
-        with LinkedHosts(CELL["mbit"], memory="1G", extra="shared_disks=yes\n") as h:
-            h.moves = 0
-            yield h
-    except CannotRun as e:
-        pytest.skip(str(e))
-    except HostError as e:
-        if "cannot be had" not in str(e):
-            raise
-        pytest.skip(str(e))
+    with or_skip(), LinkedHosts(CELL["mbit"], memory="1G", extra="shared_disks=yes\n") as h:
+        h.moves = 0
+        yield h
 
 
 def moved(hosts, level, is_kept, fault=None, **more):

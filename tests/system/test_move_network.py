@@ -5,9 +5,9 @@ import sys
 
 import payload
 import pytest
-from host import HostError, wait_for
+from host import wait_for
 from linked_hosts import LinkedHosts
-from netns import CannotRun
+from qemu10 import or_skip
 
 SEND = r"""
 import socket, sys
@@ -21,15 +21,8 @@ LEVEL = {"total_ms": 120000, "downtime_ms": 5000}
 
 @pytest.fixture
 def hosts():
-    try:
-        with LinkedHosts(1000, memory="1G", uplink_mbit=900, managed="ab") as h:
-            yield h
-    except CannotRun as e:
-        pytest.skip(str(e))
-    except HostError as e:
-        if "cannot be had" not in str(e):
-            raise
-        pytest.skip(str(e))
+    with or_skip(), LinkedHosts(1000, memory="1G", uplink_mbit=900, managed="ab") as h:
+        yield h
 
 
 def port_of(hosts, mac):

@@ -19,6 +19,7 @@ from app import App
 from host import Host, HostError, ROOT, wait_for
 from netns import CannotRun, Network
 from rpc import Client
+from qemu10 import or_skip, qemu10
 from site_of_two import Pki
 
 A, B = "10.9.9.1", "10.9.9.2"
@@ -51,9 +52,8 @@ def listen(pki, name, at):
 
 @pytest.fixture(scope="module")
 def hosts():
-    p = subprocess.run([f"{ROOT}/tools/fetch-qemu10"], capture_output=True, text=True)
-    if p.returncode != 0:
-        pytest.skip(f"QEMU 10.0 cannot be had: {p.stderr.strip()[-300:]}")
+    with or_skip():
+        qemu = qemu10()
     base = tempfile.mkdtemp(prefix="mete-test-pki-", dir="/tmp")
     os.chmod(base, 0o755)
     pki = Pki(os.path.join(base, "pki")).init("--hypervisor", f"a={A}", "--hypervisor", f"b={B}")
@@ -68,7 +68,7 @@ def hosts():
         except CannotRun as e:
             pytest.skip(str(e))
         inside = {"b": stack.enter_context(far_end(net)), "a": net.prefix}
-        both = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=p.stdout.strip(), extra=listen(pki, name, at),
+        both = [Host(memory="2G", title=name, cpu_overcommit=8, qemu=qemu, extra=listen(pki, name, at),
                      inside=inside[name], net=net if name == "a" else None) for name, at in (("a", A), ("b", B))]
         for h in both:
             stack.enter_context(h)

@@ -9,7 +9,7 @@ import pytest
 
 from handing import counter, move, ram_files
 from host import ROOT, wait_for
-from linked_hosts import qemu10
+from qemu10 import or_skip, qemu10
 from server import Server
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs: one a hypervisor")
@@ -19,8 +19,11 @@ N = 3
 
 @pytest.fixture(scope="module")
 def server():
+    with or_skip():
+        newer = qemu10()
+
     class Two(Server):
-        more_qemus = (qemu10(),)
+        more_qemus = (newer,)
 
     with Two(cpu_overcommit=8) as s:
         s.write_hypervisor_config(extra="[host]\ncpu_overcommit=8\n")
