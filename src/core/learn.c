@@ -20,6 +20,9 @@ static const double one_moves_part = 8, was_held_up = 0.8, was_odd = 0.8;
 static const double least_busy = 0.5;
 /* However alike the last moves were, and whatever they were. */
 static const double least_goodput_error = 0.02, most_goodput_error = 0.2, least_cpu_error = 0.2;
+/* Of the time to resume, whatever was learnt: four times the longest that was seen of a hundred faults on a
+ * machine with little else to do. How busy this one is tells what is above it. */
+static const double least_resume_s = 0.008;
 /* Faster than its link by more than this, whoever says so is wrong. */
 static const double most_part = 1.05;
 
@@ -41,7 +44,7 @@ static const struct assumed {
         [LEARN_DESTINATION_CPU] = {"destination-cpu", 3.5e-9, 5.5e-9, 2e-10, 1e-6, 1   },
         [LEARN_DEVICE_BYTES] = {"device-bytes",    480e3,  1e6,    0,     1e9,  0.05},
         [LEARN_STREAM] = {"stream",          3.5e-9, 7e-9,   5e-11, 1e-6, 0.05},
-        [LEARN_RESUME] = {"resume",          0.005,  0.025,  0,     10,   1   },
+        [LEARN_RESUME] = {"resume",          0.005,  0.025,  0,     10,   0.1 },
         [LEARN_GOODPUT] = {"goodput",         0.955,  1.003,  0.5,   0.99, 0.05},
 };
 
@@ -143,6 +146,11 @@ static struct learnt *find_or_make(struct learn *l, const char *peer, const char
         }
         row->used = ++l->uses;
         return row;
+}
+
+double learn_resume_s(double heard_late_s)
+{
+        return heard_late_s >= 0 ? assumed[LEARN_RESUME].mean + 2 * heard_late_s : -1;
 }
 
 const struct learnt *learn_add(struct learn *l, const char *peer, const char *machine,
@@ -251,7 +259,6 @@ void learn_fill(struct learn *l, const char *peer, const char *machine, struct p
         m->goodput_error = fmin(fmax((goodput.p99_s - goodput.mean_s) / m->goodput, least_goodput_error),
                                 most_goodput_error);
         m->goodput_source = goodput.source;
-        /* Cuts are rare, and the slowest way back rarer: quick ones do not make less of what is kept back. */
         m->resume = cost_of(row, LEARN_RESUME);
-        m->resume.p99_s = fmax(m->resume.p99_s, assumed[LEARN_RESUME].p99);
+        m->resume.p99_s = fmax(m->resume.p99_s, least_resume_s);
 }

@@ -28,7 +28,8 @@ enum learn_cost {
         LEARN_DESTINATION_CPU, /* of one byte */
         LEARN_DEVICE_BYTES,    /* bytes */
         LEARN_STREAM,  /* of one byte, where the link would have taken more: one thread sends it all */
-        LEARN_RESUME,  /* from the cut of the guard until the guest runs at the source again */
+        LEARN_RESUME,  /* from the cut of the guard until the guest runs at the source again; of a move that
+                        * was not cut learn_resume_s() */
         LEARN_GOODPUT, /* the stream's part of a link's bandwidth, where the link is what limits it */
         LEARN_COST_N
 };
@@ -75,6 +76,10 @@ void learn_rate(struct learn_move *ret, const struct profile *p, const struct me
  * for it, else "". Names are not empty, and are cut to fit. */
 const struct learnt *learn_add(struct learn *l, const char *peer, const char *machine,
                                const struct learn_move *m, char evicted[LEARN_NAME]);
+/* What the way back would have taken, of a move that was not cut and whose guard read so many seconds late
+ * that the guest had stopped: the cut goes through the same two threads twice, the VMM's monitor and the
+ * guard. */
+double learn_resume_s(double heard_late_s);
 /* As it was stored, within bounds; the row of that name is replaced. false: no figure of it can be used. */
 bool learn_put(struct learn *l, const struct learnt *row);
 /* The i-th row of a peer, or NULL. */

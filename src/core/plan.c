@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The chain has CHAIN_BANDWIDTHS entries of rising bandwidth, each 2 % above the one before, and then one for
- * each hundredth of their time that the vCPUs lose. If the last of the first part keeps the level, the least
- * is looked for there, else in the second part if its last does: by halving. Whether an entry keeps a level
- * need not be monotonic along the chain (rounds are whole), but what is probed is the same for all levels
- * until they part, and an entry that keeps a level keeps every looser one. So where two levels part for the
- * first time, the tighter one goes up and the looser one down. */
+/* The chain has CHAIN_BANDWIDTHS entries of rising bandwidth, each 2 % above the one before; CHAIN_CPUS more,
+ * where there are zero pages, in which the thread that sends gets ever more of a CPU than its bandwidth
+ * needs; and then one for each hundredth of their time that the vCPUs lose. If the last before those keeps
+ * the level, the least is looked for up to there, else among those if the last of all does: by halving.
+ * Whether an entry keeps a level need not be monotonic along the chain (rounds are whole), but what is probed
+ * is the same for all levels until they part, and an entry that keeps a level keeps every looser one. So
+ * where two levels part for the first time, the tighter one goes up and the looser one down. */
 #include "core/plan.h"
 
 #include <assert.h>
@@ -14,7 +15,13 @@
 #include "base/str.h"
 
 enum { ZERO_PAGES_MILLI = 250 };
-enum { CHAIN_BANDWIDTHS = 256, CHAIN_OCTAVES = 7, THROTTLE_STEP_MILLI = 10, THREAD_MILLI = 1000 };
+enum {
+        CHAIN_BANDWIDTHS = 256,
+        CHAIN_OCTAVES = 7,
+        CHAIN_CPUS = 8,
+        THROTTLE_STEP_MILLI = 10,
+        THREAD_MILLI = 1000
+};
 
 /* Downtime-limits that are considered, in ms: each a sixth above the one before. Who sets no bound for the
  * downtime does not ask for a VM that stands for longer than the last. */
@@ -42,7 +49,7 @@ struct planning {
         const struct means *means;
         int64_t top_bps; /* 0: there is not even a chain */
         enum plan_limit limit;
-        int n_chain;
+        int n_free, n_chain; /* entries: that leave the guest alone, and all */
 };
 
 int64_t plan_rung_ms(int i)
@@ -133,9 +140,27 @@ static int share_steps(const struct means *m)
         return least >= 1000 ? 0 : (int)((1000 - least) / THROTTLE_STEP_MILLI);
 }
 
+/* Zero pages are no bytes, and take the thread's time all the same: it is not left with next to none. */
+static int64_t source_cpu_for(const struct planning *x, int64_t bps)
+{
+        int64_t milli = cpu_for(x->means, &x->profile->source_cpu, bps), least = ZERO_PAGES_MILLI;
+        if (least > x->means->source.cpu_milli)
+                least = x->means->source.cpu_milli;
+        return x->profile->zero_pages > 0 && milli < least ? least : milli;
+}
+
+/* All that is free: with more than one CPU the thread is not faster. */
+static int64_t most_source_cpu(const struct planning *x)
+{
+        int64_t most = x->means->source.cpu_milli, top = source_cpu_for(x, x->top_bps);
+        if (most > THREAD_MILLI)
+                most = THREAD_MILLI;
+        return x->profile->zero_pages > 0 && most > top ? most : top;
+}
+
 static struct planning planning(const struct profile *p, const struct means *m)
 {
-        struct planning x = {.profile = p, .means = m, .n_chain = CHAIN_BANDWIDTHS + share_steps(m)};
+        struct planning x = {.profile = p, .means = m};
         assert(m->goodput > 0 && m->goodput <= 1 && m->goodput_error >= 0 && m->goodput_error < 1);
         assert(p->dirty.error >= 0);
         top_at_most(&x, (double)m->source.bandwidth_bps, LIMIT_SOURCE_BANDWIDTH);
@@ -145,16 +170,10 @@ static struct planning planning(const struct profile *p, const struct means *m)
         if (p->stream.p99_s > 0) /* more is not reserved than it takes where the link does its worst, too */
                 top_at_most(&x, 1 / p->stream.p99_s / bytes_per_bit(m) / (1 - m->goodput_error),
                             LIMIT_STREAM);
+        bool has_more_cpu = x.top_bps > 0 && most_source_cpu(&x) > source_cpu_for(&x, x.top_bps);
+        x.n_free = CHAIN_BANDWIDTHS + (has_more_cpu ? CHAIN_CPUS : 0);
+        x.n_chain = x.n_free + share_steps(m);
         return x;
-}
-
-/* Zero pages are no bytes, and take the thread's time all the same: it is not left with next to none. */
-static int64_t source_cpu_for(const struct planning *x, int64_t bps)
-{
-        int64_t milli = cpu_for(x->means, &x->profile->source_cpu, bps), least = ZERO_PAGES_MILLI;
-        if (least > x->means->source.cpu_milli)
-                least = x->means->source.cpu_milli;
-        return x->profile->zero_pages > 0 && milli < least ? least : milli;
 }
 
 static struct vector vector_of(const struct planning *x, int64_t bps, int64_t share_milli)
@@ -168,8 +187,13 @@ static struct vector vector_of(const struct planning *x, int64_t bps, int64_t sh
 static struct vector chain_at(const struct planning *x, int i)
 {
         int below_top = CHAIN_BANDWIDTHS - 1 - i;
-        if (below_top <= 0)
-                return vector_of(x, x->top_bps, 1000 + (int64_t)below_top * THROTTLE_STEP_MILLI);
+        if (below_top <= 0) {
+                int cpus = i < x->n_free ? -below_top : x->n_free - CHAIN_BANDWIDTHS;
+                int throttles = i < x->n_free ? 0 : i - x->n_free + 1;
+                struct vector v = vector_of(x, x->top_bps, 1000 - (int64_t)throttles * THROTTLE_STEP_MILLI);
+                v.source_cpu_milli += (most_source_cpu(x) - v.source_cpu_milli) * cpus / CHAIN_CPUS;
+                return v;
+        }
         double part = exp2(-(double)CHAIN_OCTAVES * below_top / (CHAIN_BANDWIDTHS - 1));
         int64_t bps = (int64_t)((double)x->top_bps * part);
         return vector_of(x, bps > 0 ? bps : 1, 1000);
@@ -344,12 +368,13 @@ static int lowest_rung(const struct planning *x, const struct vector *v, const s
         return RUNGS - 1;
 }
 
-/* All the bandwidth there is, to a guest that runs freely; and to one that is throttled as far as policy
- * allows. Neither keeps all that the other does: lifting a throttle takes time, in which the guest dirties.
+/* All the bandwidth and time of a CPU that there is, to a guest that runs freely; and to one that is
+ * throttled as far as policy allows. Neither keeps all that the other does: lifting a throttle takes time, in
+ * which the guest dirties.
  */
 static struct vector chain_free(const struct planning *x)
 {
-        return chain_at(x, CHAIN_BANDWIDTHS - 1);
+        return chain_at(x, x->n_free - 1);
 }
 static struct vector chain_end(const struct planning *x)
 {
@@ -445,7 +470,7 @@ static void make_offers(const struct planning *x, const struct level *l, struct 
 {
         struct vector vectors[] = {chain_free(x), chain_end(x)};
         struct promise promises[2 * RUNGS];
-        int least_downtime = -1, least_total = -1, n = x->n_chain > CHAIN_BANDWIDTHS ? 2 * RUNGS : RUNGS;
+        int least_downtime = -1, least_total = -1, n = x->n_chain > x->n_free ? 2 * RUNGS : RUNGS;
         for (int i = 0; i < n; i++) {
                 struct promise *p = &promises[i];
                 *p = promise_of(x, &vectors[i / RUNGS], i % RUNGS);
@@ -486,7 +511,7 @@ static enum plan_limit limit_of(const struct planning *x, const struct level *l)
 
 static bool find_least(const struct planning *x, const struct level *l, struct vector *ret)
 {
-        int low = -1, high = CHAIN_BANDWIDTHS - 1;
+        int low = -1, high = x->n_free - 1;
         *ret = chain_free(x);
         if (!keeps(x, ret, l)) {
                 low = high;

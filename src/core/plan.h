@@ -5,9 +5,10 @@
  * From the profile of a VM, the level that is asked for, and what is free on both sides: the least vector of
  * resources that keeps the level, and what is predicted with it. The vectors that are considered are one
  * chain, in which no component gets smaller from one to the next: ever more bandwidth, with the CPU that the
- * migration threads need for it; then, at all the bandwidth there is, ever less time for the vCPUs. The chain
- * does not depend on the level. So a tighter level never gets less of anything, and every level that is
- * offered was found on the same chain and is granted if it is asked for unchanged (4.13).
+ * migration threads need for it; at all the bandwidth there is ever more CPU, for zero pages; then ever less
+ * time for the vCPUs. The chain does not depend on the level. So a tighter level never gets less of anything,
+ * and every level that is offered was found on the same chain and is granted if it is asked for unchanged
+ * (4.13).
  *
  * A level is kept by a vector if some downtime-limit of QEMU's keeps it in the pessimistic simulation: the
  * dirty curve and the bandwidth at the bad end of their error, fixed costs at their 99th percentile, and the

@@ -227,6 +227,27 @@ static void test_first_move(void)
         g_assert_cmpfloat(filled("b", "q35").device.p99_s, <, 0.02);
 }
 
+/* How late guards hear their VMMs tells of cuts that were not: what is kept back follows a machine that is
+ * busy, and that is not, within bounds. */
+static void test_resume(void)
+{
+        learn_init(&table);
+        (void)filled("b", "q35");
+        g_assert_cmpfloat(filled_means.resume.p99_s, ==, 0.025);
+        for (int i = 0; i < 8; i++)
+                add("b", "q35", only(LEARN_RESUME, learn_resume_s(0.0001)));
+        (void)filled("b", "q35");
+        g_assert_cmpfloat(filled_means.resume.p99_s, ==, 0.008);
+        add("b", "q35", only(LEARN_RESUME, learn_resume_s(0.02)));
+        (void)filled("b", "q35");
+        g_assert_cmpfloat(filled_means.resume.p99_s, >, 0.04);
+        for (int i = 0; i < 40; i++)
+                add("b", "q35", only(LEARN_RESUME, 0.0015)); /* cuts */
+        (void)filled("b", "q35");
+        g_assert_cmpfloat(filled_means.resume.p99_s, ==, 0.008);
+        g_assert_cmpfloat(learn_resume_s(-1), <, 0); /* not known */
+}
+
 /* 0.8: the weights of the last moves are 1, 0.8, 0.64 ... */
 static void test_forgetting(void)
 {
@@ -371,6 +392,7 @@ int main(int argc, char **argv)
         g_test_add_func("/learn/rate-of-broken-link", test_rate_of_broken_link);
         g_test_add_func("/learn/odd", test_odd);
         g_test_add_func("/learn/first-move", test_first_move);
+        g_test_add_func("/learn/resume", test_resume);
         g_test_add_func("/learn/forgetting", test_forgetting);
         g_test_add_func("/learn/hostile", test_hostile);
         g_test_add_func("/learn/rows", test_rows);

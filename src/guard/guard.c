@@ -41,16 +41,16 @@ static void hang_up(struct guard *g)
         g->word_n = 0;
 }
 
-/* A line: the state, and how long after the guest stopped it was cut, and ran again; 0: it was not, or did
- * not. Whoever does not read it is hung up on. */
+/* A line: the state; how long after the guest stopped it was cut, and ran again, 0: it was not, or did not;
+ * and how late it was read that it had stopped. Whoever does not read it is hung up on. */
 static void say(struct guard *g)
 {
         char text[GUARD_SAYS_MAX];
         if (g->client_fd < 0)
                 return;
-        int n = snprintf(text, sizeof(text), "%s %" PRId64 " %" PRId64 "\n", guard_state_name(g->state),
-                         g->cut_us ? g->cut_us - g->stopped_us : 0,
-                         g->resumed_us ? g->resumed_us - g->stopped_us : 0);
+        int n = snprintf(text, sizeof(text), "%s %" PRId64 " %" PRId64 " %" PRId64 "\n",
+                         guard_state_name(g->state), g->cut_us ? g->cut_us - g->stopped_us : 0,
+                         g->resumed_us ? g->resumed_us - g->stopped_us : 0, g->late_us);
         if (send(g->client_fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) != n)
                 hang_up(g);
 }
@@ -217,6 +217,7 @@ static void on_event(struct guard *g, const char *line)
                         become(g, GUARD_OVER);
                 } else if (g->state == GUARD_WATCHING) {
                         g->stopped_us = event_us(g, line);
+                        g->late_us = clock_mono_us() - g->stopped_us;
                         become(g, GUARD_STOPPED);
                 }
         } else if (has(line, "\"event\": \"RESUME\"")) {

@@ -54,6 +54,7 @@ struct guard {
         int run_asks;
         int64_t run_again_us;                   /* when it is asked once more; 0: not */
         int64_t stopped_us, cut_us, resumed_us; /* on the monotonic clock; 0: not */
+        int64_t late_us;                        /* from when it stopped until that was read here */
         int64_t read_us, heard_us; /* when the VMM's words came; before which it had said nothing of these */
         char in[GUARD_LINE_MAX];
         size_t in_n;

@@ -52,6 +52,19 @@ static void learn_resumed(struct moving *mv, const char *text)
         source_learn_resumed(mv, resumed_us - cut_us);
 }
 
+/* "stopped CUT RESUMED LATE": so late it read that the guest had stopped. */
+static void note_late(struct moving *mv, const char *text)
+{
+        static const char word[] = "stopped ";
+        const char *at = strstr(text, word);
+        if (!at)
+                return;
+        char *end = NULL;
+        (void)g_ascii_strtoll(at + sizeof(word) - 1, &end, 10);
+        (void)g_ascii_strtoll(end, &end, 10);
+        mv->heard_late_us = MAX(g_ascii_strtoll(end, NULL, 10), 1);
+}
+
 static void on_guard_says(void *arg, uint32_t events)
 {
         struct moving *mv = arg;
@@ -70,6 +83,7 @@ static void on_guard_says(void *arg, uint32_t events)
         text[n] = '\0';
         mv->has_guard_spoken = true;
         learn_resumed(mv, text);
+        note_late(mv, text);
         if (mv->is_guard_over) {
                 guard_dismiss(mv);
         } else if (mv->is_guard_awaited && strstr(text, "watching")) {
@@ -122,6 +136,7 @@ static void on_guard(void *arg, const json_t *result, const struct err *err)
                 return;
         }
         mv->is_guard_over = false;
+        mv->heard_late_us = 0;
         mv->is_guard_awaited = true; /* the copy begins when it watches */
         loop_timer_in(&mv->look, GUARD_MS);
 }

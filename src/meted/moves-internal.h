@@ -116,6 +116,7 @@ struct moving {
         int64_t attempt_mono_us,
                 begun_mono_us; /* of this attempt: when it began, and when QEMU did; 0: not yet */
         int64_t stop_us;       /* until the last vCPU stood; 0: not known */
+        int64_t heard_late_us; /* from when the guest stood until its guard read that; 0: it has not said */
         int64_t device_bytes;  /* of its devices' state, as it was sent; 0: not known */
         int64_t stopped_bytes; /* of its memory, sent while it stood */
         bool was_held;         /* at the last look the kernel guaranteed what was reserved of the link */

@@ -123,6 +123,8 @@ void source_measured(struct moving *mv, bool is_repeated)
         mv->gap_ms = (now_us - mv->stop_mono_us + stop_us + 999) / 1000;
         mv->took_ms = (now_us - mv->began_mono_us + 999) / 1000;
         learnt.cost[LEARN_STOP] = mv->stop_us > 0 ? (double)mv->stop_us / 1e6 : -1;
+        if (mv->heard_late_us > 0)
+                learnt.cost[LEARN_RESUME] = learn_resume_s((double)mv->heard_late_us / 1e6);
         learnt.cost[LEARN_DEVICE_BYTES] = mv->device_bytes > 0 ? (double)mv->device_bytes : -1;
         if (mv->ran.run_us > 0 && mv->ran.run_us <= behind_us) {
                 learnt.cost[LEARN_RUN] = (double)mv->ran.run_us / 1e6;
