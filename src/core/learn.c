@@ -15,8 +15,8 @@ static const double forgetting = 0.8, to_p99 = 4.1;
  * was_odd of it. A stream that needed less than this part of the time it was believed to need was no odd one,
  * but held up before. */
 static const double one_moves_part = 8, was_held_up = 0.8, was_odd = 0.8;
-/* A thread that sends is what limits its stream where it has nothing but that to do. On a CPU that it shares
- * it waits for a part of the time: 0.74 was seen where it did, 0.3 where its link did. */
+/* A thread that sends, or takes in, is what limits its stream where it has nothing but that to do. On a CPU
+ * that it shares it waits for a part of the time: 0.74 was seen where it did, 0.3 where its link did. */
 static const double least_busy = 0.5;
 /* However alike the last moves were, and whatever they were. */
 static const double least_goodput_error = 0.02, most_goodput_error = 0.2, least_cpu_error = 0.2;

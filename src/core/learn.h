@@ -62,13 +62,13 @@ void learn_init(struct learn *l);
 struct learn_rate {
         double bytes_per_s, link_bytes_per_s;
         double reserved_bytes_per_s; /* of the link, for it */
-        double cpu_s;                /* for a byte, of the thread that sends; 0: not known */
+        double cpu_s;                /* for a byte, of the busier one of both sides' threads; 0: not known */
         bool is_alone;               /* nobody else had any of the link reserved */
 };
-/* What that tells: of the stream's own limit, where the thread that sends was busy with it, or of the link's,
- * whichever it fits better. A link that is cut or slow for a while is not taken for a slow stream, which no
- * plan could do anything about. Slower than was believed it tells something only where no others may have
- * been the cause. */
+/* What that tells: of the stream's own limit, where a thread that sends it or takes it in was busy with it,
+ * or of the link's, whichever it fits better. A link that is cut or slow for a while is not taken for a slow
+ * stream, which no plan could do anything about. Slower than was believed it tells something only where no
+ * others may have been the cause. */
 void learn_rate(struct learn_move *ret, const struct profile *p, const struct means *m,
                 const struct learn_rate *r);
 

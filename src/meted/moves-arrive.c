@@ -188,8 +188,10 @@ void arrive_stream(struct moving *mv, int fd)
         }
         (void)copy_socket_bound(fd, &holds, &err);
         const struct machine *v = machine_find(mv->m, mv->vm);
-        if (v && v->pid)
+        if (v && v->pid) {
                 hold_thread(mv, v->pid); /* the first one takes it in */
+                mv->before_cpu_ns = moving_thread_cpu_ns(mv, v->pid);
+        }
         copy_begin(mv->copy, fd, COPY_MS, on_receiving, mv);
         move_happened(mv, &ev);
 }
@@ -377,6 +379,9 @@ void arrive_prepare(struct moving *mv, const struct move_effect *f)
 static void complete(struct moving *mv)
 {
         struct move_event ev = {.kind = MOVE_EV_COMPLETED, .attempt = mv->prepared};
+        const struct machine *v = machine_find(mv->m, mv->vm);
+        if (!mv->is_complete && v && mv->before_cpu_ns > 0)
+                mv->cpu_ns = moving_thread_cpu_ns(mv, v->pid) - mv->before_cpu_ns;
         mv->is_complete = true;
         hold_end(mv);
         move_happened(mv, &ev);

@@ -53,6 +53,7 @@ struct moving {
         struct move_ran {
                 int64_t run_us; /* that the destination's VMM took to run; 0: not measured */
                 int64_t ran_us; /* for which it had run when that was said */
+                int64_t cpu_us; /* of the destination's thread that took in this attempt; 0: not known */
         } ran;
         bool was_cut;
         int64_t stood_ms; /* the longest of the attempts that were broken off, until it ran on here; 0: none
@@ -139,6 +140,8 @@ struct moving {
         struct in6_addr peer_at; /* whence its source spoke to us last */
         struct copy_key key;
         uint16_t port;
+        int64_t before_cpu_ns,
+                cpu_ns; /* of the thread that takes it in: before the stream, and for it; 0: not known */
         bool is_watched;
         int64_t run_mono_us, runs_mono_us; /* when its VMM was told to run first, and did; 0: not by us */
         bool was_told_to_run;              /* it may have been, also by a meted before this one */
@@ -242,8 +245,8 @@ void source_learn_broken(struct moving *mv);
 void source_learn_resumed(struct moving *mv, int64_t us); /* behind the cut of its guard */
 /* How many are copied from here just now. */
 size_t moves_copying(const struct meted *m);
-/* CPU time of a thread of the VM's VMM; 0: not known. */
-int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid);
+/* CPU time of a thread of the VM's VMM, on either side; 0: not known. */
+int64_t moving_thread_cpu_ns(const struct moving *mv, int64_t tid);
 /* Of a copy that completed. */
 void source_last_look(void *arg, const struct copy_seen *seen, const struct err *err);
 void source_forget(const struct moving *mv); /* nobody will ask for its outcomes */

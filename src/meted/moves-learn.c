@@ -9,7 +9,7 @@
 #include "meted/moves-internal.h"
 #include "meted/moves.h"
 
-enum { COMMIT_MAX_US = 1000000, STOP_MAX_US = 1000000, WIRE_MAX_US = 20000 };
+enum { COMMIT_MAX_US = 1000000, STOP_MAX_US = 1000000, WIRE_MAX_US = 20000, CPU_LEAST_BYTES = 32 << 20 };
 
 static void learn(struct moving *mv, const struct learn_move *learnt)
 {
@@ -41,7 +41,7 @@ static struct learn_move attempt_cost(struct moving *mv)
         return learnt;
 }
 
-int64_t source_thread_cpu_ns(const struct moving *mv, int64_t tid)
+int64_t moving_thread_cpu_ns(const struct moving *mv, int64_t tid)
 {
         const struct machine *v = machine_find(mv->m, mv->vm);
         char path[64], text[64];
@@ -80,13 +80,19 @@ static void learn_stream(struct moving *mv, struct learn_move *learnt)
         int64_t here_bps = mv->means.source.bandwidth_bps, there_bps = mv->means.destination.bandwidth_bps;
         learnt->cost[LEARN_ZERO_PAGE] = estimate_zero_page_s(e);
         learnt->cost[LEARN_SOURCE_CPU] = estimate_cpu_s(e);
-        struct learn_rate r = {.bytes_per_s = byte_s > 0 ? 1 / byte_s : 0,
-                               .link_bytes_per_s = (double)MIN(here_bps, there_bps) / 8,
-                               .cpu_s = MAX(learnt->cost[LEARN_SOURCE_CPU], 0),
-                               .reserved_bytes_per_s =
-                                       mv->was_held ? e->reserved_bytes_per_s / mv->means.goodput : 0,
-                               .is_alone = !mv->was_crowded && there_bps >= here_bps &&
-                                           here_bps >= mv->m->config.move_rate_bps};
+        int64_t sent_bytes = mv->seen.sample.transferred_bytes;
+        int64_t took_us = g_get_monotonic_time() - mv->attempt_mono_us; /* a thread has no more than that */
+        if (mv->ran.cpu_us > 0 && mv->ran.cpu_us <= took_us && sent_bytes >= CPU_LEAST_BYTES) {
+                learnt->cost[LEARN_DESTINATION_CPU] = (double)mv->ran.cpu_us / 1e6 / (double)sent_bytes;
+                learnt->is_told[LEARN_DESTINATION_CPU] = true;
+        }
+        struct learn_rate r = {
+                .bytes_per_s = byte_s > 0 ? 1 / byte_s : 0,
+                .link_bytes_per_s = (double)MIN(here_bps, there_bps) / 8,
+                .cpu_s = MAX(MAX(learnt->cost[LEARN_SOURCE_CPU], learnt->cost[LEARN_DESTINATION_CPU]), 0),
+                .reserved_bytes_per_s = mv->was_held ? e->reserved_bytes_per_s / mv->means.goodput : 0,
+                .is_alone =
+                        !mv->was_crowded && there_bps >= here_bps && here_bps >= mv->m->config.move_rate_bps};
         learn_rate(learnt, &mv->profile, &mv->means, &r);
         estimate_forget(e);
 }

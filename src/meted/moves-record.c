@@ -9,6 +9,7 @@
 #include "meted/moves-internal.h"
 
 enum { RUN_MAX_US = 60000000 }; /* of both, as the contract has it */
+static const int64_t CPU_MAX_US = INT64_C(604800000000);
 
 #define NO_DEADLINE INT64_C(9007199254740991) /* as the store has it */
 
@@ -173,6 +174,8 @@ static void say_ran(const struct moving *mv, const struct move_message *said, st
         out->ran_us = g_get_monotonic_time() - mv->runs_mono_us;
         out->has_run_us = out->run_us <= RUN_MAX_US;
         out->has_ran_us = out->ran_us >= 0 && out->ran_us <= RUN_MAX_US;
+        out->cpu_us = mv->cpu_ns / 1000;
+        out->has_cpu_us = out->cpu_us > 0 && out->cpu_us <= CPU_MAX_US;
 }
 
 json_t *move_message_emit(const struct moving *mv, const struct move_message *said)
@@ -241,7 +244,8 @@ int move_message_read(const json_t *body, struct move_message *ret, char vm[64],
                 (void)STR_COPY(ret->sentence, in->sentence);
         *ret_ran = (struct move_ran){0};
         if (in->says == API_PEER_SAYS_RUNNING && in->has_run_us)
-                *ret_ran = (struct move_ran){in->run_us, in->has_ran_us ? in->ran_us : 0};
+                *ret_ran = (struct move_ran){in->run_us, in->has_ran_us ? in->ran_us : 0,
+                                             in->has_cpu_us ? in->cpu_us : 0};
         *ret_guest = in->has_guest ? g_memdup2(&in->guest, sizeof(in->guest)) : NULL;
         *ret_stream = in->has_stream ? g_memdup2(&in->stream, sizeof(in->stream)) : NULL;
         g_free(in);

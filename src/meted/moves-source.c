@@ -303,7 +303,7 @@ static void on_look(void *arg, const struct copy_seen *seen, const struct err *e
                 return;
         if (!err) {
                 struct control_event ev = {.kind = CONTROL_EV_SAMPLE, .sample = seen->sample};
-                ev.sample.cpu_ns = source_thread_cpu_ns(mv, seen->thread);
+                ev.sample.cpu_ns = moving_thread_cpu_ns(mv, seen->thread);
                 mv->seen = *seen;
                 mv->was_held = mv->is_stream_held && !mv->has_lapsed;
                 mv->was_crowded = mv->was_crowded || moves_copying(mv->m) > 1;

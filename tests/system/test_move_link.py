@@ -2,6 +2,7 @@
 """Moves over a link of 400 Mbit/s between two namespaces, and what breaks it (4.7, 4.9, 4.13, 4.16). The same at scale: make grid.
 
 What a guest stood is only judged where the machine was there all the time; what looks bad is done once more."""
+import json
 import os
 import sys
 import time
@@ -77,6 +78,21 @@ def test_what_cannot_be_is_answered_with_what_can(hosts):
     """The level that is offered instead is granted when it is asked for unchanged, and kept."""
     row = moved(hosts, {"total_ms": 300, "downtime_ms": 50}, lambda r: r["verdict"] == "met")
     assert row["answer"] == "countered" and row["limit"] and row["granted"], row
+
+
+def test_a_move_teaches(hosts):
+    """What a move was seen to cost is what the next is planned with; each figure says by whom."""
+    row = moved(hosts, LOOSE, lambda r: r["state"] == "done")
+    if row["state"] == "done":
+        hosts.moves += 1
+        guest = one_move.Guest(hosts, f"v{hosts.moves}", CELL["memory_mib"], CELL["populated_mib"])
+        try:
+            said = json.loads(hosts.a.mete("move", guest.name, "--to", "b", "--dry-run", "--max-time", "60s", "--max-downtime", "2s", "--json").stdout)
+        finally:
+            guest.remove()
+        sources = {f["figure"]: f["source"] for f in said["plan"]["figures"]}
+        assert (sources["destination_cpu_us_per_mb"], sources["run_us"]) == ("told", "told"), sources
+        assert (sources["source_cpu_us_per_mb"], sources["resume_us"], sources["stop_us"]) == ("learnt", "learnt", "learnt"), sources
 
 
 FAULTS = [("cut", "copy", 0.4, 1000), ("slow", "stop", 10, 1500), ("silence", "stop", 40, 500), ("silence", "stop", 0, 3000)]
