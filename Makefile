@@ -8,9 +8,10 @@ PREFIX  ?= /usr/local
 B       ?=
 # system: another QEMU than the one in PATH
 QEMU    ?=
-# grid: which of its moves and faults, a..b; all that have no row yet
+# grid: which of its moves, faults and Linux guests, a..b; all that have no row yet
 GRID_CELLS  ?=
 GRID_FAULTS ?=
+GRID_LINUX  ?=
 # fuzz: which target, for how long
 T       ?= need
 SECS    ?= 60
@@ -41,8 +42,8 @@ system: all release ## tests with real guests, as root; QEMU=PATH for another QE
 nested: release ## host side of mete in a guest with NUMA nodes and cgroup v2; no root; ARGS= for pytest
 	@METE_RELEASE=$(RELEASE) $(PYTHON) -B -m pytest -p no:cacheprovider tests/nested $(ARGS)
 
-grid: release ## 240 moves and 100 faults over a shaped link, as root, resumable; GRID_CELLS=a..b GRID_FAULTS=a..b
-	@METE_RELEASE=$(RELEASE) GRID_CELLS="$(GRID_CELLS)" GRID_FAULTS="$(GRID_FAULTS)" $(PYTHON) -B tests/grid/grid.py
+grid: release ## 240 moves, 100 faults, 16 moves of Linux over a shaped link, as root, resumable; GRID_CELLS=, GRID_FAULTS=, GRID_LINUX=a..b
+	@METE_RELEASE=$(RELEASE) GRID_CELLS="$(GRID_CELLS)" GRID_FAULTS="$(GRID_FAULTS)" GRID_LINUX="$(GRID_LINUX)" $(PYTHON) -B tests/grid/grid.py
 
 bench: release ## BENCH name value unit, and build/bench/NAME.json; B=PREFIX for a part
 	@METE_RELEASE=$(RELEASE) $(PYTHON) -B tools/bench "$(B)"

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moves over a shaped link between two hosts on this machine: whether what is promised is kept. As root.
 
-    tests/grid/grid.py                       every cell and every fault that has no row yet
-    tests/grid/grid.py --cells 0..20 --faults 0..10
+    tests/grid/grid.py                       every cell, every fault and every Linux guest that has no row yet
+    tests/grid/grid.py --cells 0..20 --faults 0..10 --linux 0..0
     tests/grid/grid.py --report              the table of what is there
 
 A row of build/grid/rows.jsonl for each move; a run goes on where the last one ended. A move during which the machine was not
@@ -20,6 +20,7 @@ import traceback
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path[:0] = [os.path.join(ROOT, "tests", "lib"), os.path.dirname(os.path.abspath(__file__))]
 import cells  # noqa: E402
+import linux_guest  # noqa: E402
 import one_move  # noqa: E402
 import report  # noqa: E402
 from linked_hosts import LinkedHosts  # noqa: E402
@@ -47,6 +48,7 @@ def main():
     o = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     o.add_argument("--cells", default=os.environ.get("GRID_CELLS") or "..", help="a..b, b excluded")
     o.add_argument("--faults", default=os.environ.get("GRID_FAULTS") or "..", help="a..b, b excluded")
+    o.add_argument("--linux", default=os.environ.get("GRID_LINUX") or "..", help="a..b, b excluded")
     o.add_argument("--out", default=os.environ.get("GRID_OUT") or os.path.join(ROOT, "build", "grid", "rows.jsonl"))
     o.add_argument("--build", default=os.environ.get("METE_RELEASE") or "build/release")
     o.add_argument("--tries", type=int, default=3, help="moves for a cell, while they are disturbed")
@@ -87,6 +89,8 @@ class Moves:
         tries = sum(r.get(what) == it[what] for r in self.rows)
         if self.hosts is None:  # where there can be none, that is the end of the run
             self.between(it["mbit"])
+        if what == "linux":  # the same
+            linux_guest.prepare()
         try:
             row = one_move.run(self.between(it["mbit"]), f"{what[0]}{it[what]}-{tries}", it, it if what == "fault" else None)
         except Exception as e:  # one move that went wrong is a row, not the end of the run
@@ -108,6 +112,7 @@ class Moves:
 def run(a):
     todo = [("cell", c) for c in cells.cells() if c["cell"] in range_of(a.cells)]
     todo += [("fault", f) for f in cells.faults() if f["fault"] in range_of(a.faults)]
+    todo += [("linux", c) for c in cells.linux() if c["linux"] in range_of(a.linux)]
     with Moves(a.out, a.build, a.tries) as moves:
         print(f"grid: seed {cells.SEED}, commit {moves.commit}, rows in {a.out}", flush=True)
         for what, it in todo:

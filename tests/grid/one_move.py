@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One move of the grid, or one fault, from the VM's start to its end: a row of figures."""
+"""One move of the grid, of the payload or of a Linux guest, or one fault, from the VM's start to its end: a row of figures."""
 import contextlib
 import os
 import sys
@@ -8,8 +8,8 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
-import payload  # noqa: E402
-from seen_move import LATE_MS, MIB, Guest, Watch  # noqa: E402
+import linux_guest  # noqa: E402
+from seen_move import LATE_MS, MIB, PAGE, Guest, Watch  # noqa: E402
 
 OVER_S = 600
 SHARE = "0.2"  # of its host's only CPU: what is left is for the stream, which takes 0.8 of one where the link has 1 Gbit/s
@@ -40,28 +40,34 @@ def break_link(hosts, watch, fault, expected_ms, said):
 class Speed:
     """Of the guest while it is copied, as a part of that while it was only looked at."""
 
-    def __init__(self, watch, path):
-        self.watch, self.path = watch, path
-        self.marks = [self._mark(path)]
+    def __init__(self, watch, host):
+        self.watch, self.host = watch, host
+        self.marks = [self._mark(host)]
         self.thread = threading.Thread(target=self._wait, daemon=True)
         self.thread.start()
 
-    @staticmethod
-    def _mark(path):
+    def _mark(self, host):
         with contextlib.suppress(OSError):
-            board = payload.read(path)
+            board = self.watch.guest.board(host)
             return (time.monotonic(), board.dirtied_pages) if board else None
         return None
 
     def _wait(self):
         if self.watch.source.wait("MIGRATION", OVER_S, "setup"):
-            self.marks.append(self._mark(self.path))
+            self.marks.append(self._mark(self.host))
 
-    def at_end(self, path):
+    def before(self):
+        """MiB/s that it wrote while it was only looked at; None: it was not copied."""
+        if len(self.marks) < 2 or None in self.marks[:2]:
+            return None
+        (t0, n0), (t1, n1) = self.marks[:2]
+        return round((n1 - n0) * PAGE / MIB / (t1 - t0), 1) if t1 > t0 else None
+
+    def at_end(self, host):
         """None: it was not copied, or has nothing to do."""
         if len(self.marks) < 2:
             return None
-        self.marks.append(self._mark(path))
+        self.marks.append(self._mark(host))
         if None in self.marks:
             return None
         (t0, n0), (t1, n1), (t2, n2) = self.marks
@@ -95,12 +101,19 @@ def verdict_of(row, level):
     return "met" if is_met else "missed"
 
 
+def guest_of(hosts, name, cell):
+    """A VM that is ready to be moved."""
+    if "linux" in cell:
+        return linux_guest.LinuxGuest(hosts, name, cell["memory_mib"], cell["filled_mib"], cell["area_mib"], cell["dirty_mib_s"], SHARE)
+    return Guest(hosts, name, cell["memory_mib"], cell["populated_mib"], cell["area_mib"], cell["dirty_mib_s"], share=SHARE)
+
+
 def run(hosts, name, cell, fault=None, beside=contextlib.nullcontext):
     """A row. The VM is gone afterwards, wherever it ran. beside: what is there from when the guest is ready until its move is over."""
     began = time.monotonic()
     row = {**cell, "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load": round(os.getloadavg()[0], 1)}
-    guest = Guest(hosts, name, cell["memory_mib"], cell["populated_mib"], cell["area_mib"], cell["dirty_mib_s"],
-                  share=SHARE)
+    guest = guest_of(hosts, name, cell)
+    row.update(populated_mib=guest.populated_mib, ready_s=round(time.monotonic() - began, 1))
     watch, breaker, said, others = None, None, {}, contextlib.ExitStack()
     try:
         others.enter_context(beside())  # before the watch, which takes each VMM that comes to the other side for the VM's
@@ -111,7 +124,7 @@ def run(hosts, name, cell, fault=None, beside=contextlib.nullcontext):
                 expected_ms = cell["populated_mib"] * MIB * 8 / cell["mbit"] / 1000
                 breaker = threading.Thread(target=break_link, args=(hosts, watch, fault, expected_ms, said), daemon=True)
                 breaker.start()
-            speed = Speed(watch, guest.ram(hosts.a))
+            speed = Speed(watch, hosts.a)
             answer = hosts.move(name, move, cell["level"])
             row["answer"] = answer["state"]
             level = cell["level"]
@@ -127,7 +140,8 @@ def run(hosts, name, cell, fault=None, beside=contextlib.nullcontext):
                 row["why"] = [answer.get("reason"), answer.get("sentence")]
             row["kept_level"] = level
             source, destination = hosts.wait_over(move, OVER_S)
-            row["speed"] = speed.at_end(guest.ram(hosts.b if source["state"] == "done" else hosts.a))
+            row["speed"] = speed.at_end(hosts.b if source["state"] == "done" else hosts.a)
+            row["wrote_mib_s"] = speed.before()
             if breaker:
                 breaker.join(180)
                 hosts.wait_linked()
@@ -143,6 +157,7 @@ def run(hosts, name, cell, fault=None, beside=contextlib.nullcontext):
         if row["said"].get("attempt", 1) > 1 or row["state"] != "done" or row["downtime_ms"] > level.get("downtime_ms", 1e9):
             row["events"] = [{"host": name, **e} for name, h in (("a", hosts.a), ("b", hosts.b)) for e in h.events(move)]
         row["wrong"] = judge(hosts, watch, guest, row)
+        row["others"] = guest.others
         row["verdict"] = ("refused" if row["answer"] == "refused" else
                           "not-granted" if row.get("granted") is False else verdict_of(row, level))
     finally:
@@ -170,4 +185,4 @@ def judge(hosts, watch, guest, row):
         wrong.append("it ran at both")
     if row["stops"] and row["stops"][-1]["ms"] is None:
         wrong.append("it stopped, and was not seen to run again")
-    return wrong + watch.compare(host)
+    return wrong + watch.compare(host) + guest.inside(host)

@@ -31,7 +31,11 @@ set title "{name} of {n} moves"
 set ylabel "expected, and at most promised, ms"
 plot x with lines linecolor "gray" title "as measured", \\
      $measured_{name} using 1:3 with points pointtype 2 pointsize 0.5 linecolor "#d08030" title "promised", \\
-     $measured_{name} using 1:2 with points pointtype 7 pointsize 0.5 linecolor "#2060a0" title "expected"
+     $measured_{name} using 1:2 with points pointtype 7 pointsize 0.5 linecolor "#2060a0" title "expected"{more}
+"""
+LINUX = """, \\
+     $linux_{name} using 1:3 with points pointtype 1 pointsize 0.5 linecolor "#d08030" title "promised, Linux", \\
+     $linux_{name} using 1:2 with points pointtype 9 pointsize 0.6 linecolor "#208040" title "expected, Linux"
 """
 
 
@@ -42,11 +46,13 @@ def points(rows, key, measured):
 
 
 def script(rows, out):
+    """rows: of cells and of Linux guests."""
     data, panels = "", ""
     for name, key, measured in PANELS:
-        some = points(rows, key, measured)
-        data += f"$measured_{name} << END\n" + "".join(f"{m} {e} {p}\n" for m, e, p in some) + "END\n"
-        panels += PANEL.format(name=name, n=len(some))
+        some, linux = (points([r for r in rows if ("linux" in r) is is_linux], key, measured) for is_linux in (False, True))
+        for block, of in (("measured", some), ("linux", linux)):
+            data += f"${block}_{name} << END\n" + "".join(f"{m} {e} {p}\n" for m, e, p in of) + "END\n"
+        panels += PANEL.format(name=name, n=len(some) + len(linux), more=LINUX.format(name=name).rstrip() if linux else "")
     return data + SCRIPT.format(out=out, panels=panels)
 
 
@@ -55,11 +61,12 @@ def main():
     o.add_argument("--rows", default=os.path.join(ROOT, "build", "grid", "rows.jsonl"))
     o.add_argument("--out", default=os.path.join(ROOT, "docs", "evidence", "grid.svg"))
     a = o.parse_args()
-    rows = last_of(read_rows(a.rows), "cell")
+    read = read_rows(a.rows)
+    rows = last_of(read, "cell")
     if not rows:
         sys.exit(f"plot: no move in {a.rows}: run tests/grid/grid.py first")
     try:
-        subprocess.run(["gnuplot"], input=script(rows, a.out), text=True, check=True)
+        subprocess.run(["gnuplot"], input=script(rows + last_of(read, "linux"), a.out), text=True, check=True)
     except FileNotFoundError:
         sys.exit("plot: there is no gnuplot: apt-get install gnuplot-nox")
 

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the grid is made of without a VM: its cells, the rules of other controllers, the order of turns, and figures of rows."""
+"""What the grid is made of without a VM: its cells, the rules of other controllers, the order of turns, figures of rows, and the
+program that Linux guests run."""
+import contextlib
 import os
+import signal
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -8,9 +12,14 @@ import cells  # noqa: E402
 import contended  # noqa: E402
 import controllers  # noqa: E402
 import figures  # noqa: E402
+import grid  # noqa: E402
+import linux_guest  # noqa: E402
+import payload  # noqa: E402
 import plot  # noqa: E402
 import report  # noqa: E402
 import stock  # noqa: E402
+from host import ROOT, wait_for  # noqa: E402
+from seen_move import MIB, PAGE  # noqa: E402
 
 
 def run(controller, left, step_s=1):
@@ -29,6 +38,17 @@ def test_cells_are_the_same_for_ever_and_even():
     assert all(c["level"]["downtime_ms"] <= c["level"]["total_ms"] and c["memory_mib"] > c["populated_mib"] for c in found)
     kinds = [(f["kind"], f["phase"]) for f in cells.faults()]
     assert len(kinds) == 100 and len(set(kinds)) == 6
+
+
+def test_linux_guests_are_the_same_for_ever_even_and_small():
+    found = cells.linux()
+    assert found == cells.linux() and len(found) == 16
+    for key, values in (("mbit", cells.LINKS), ("time_of_ideal", cells.TIME), ("dirty_of_link", cells.DIRTY), ("area_mib", cells.LINUX_AREA)):
+        counts = [sum(c[key] == v for c in found) for v in values]
+        assert max(counts) - min(counts) <= 1 and min(counts) > 0, (key, counts)
+    for c in found:
+        assert c["area_mib"] <= c["filled_mib"] and 2 * c["filled_mib"] + cells.LINUX_MIB <= c["memory_mib"] and c["level"]["downtime_ms"] <= c["level"]["total_ms"]
+        assert (c["filled_mib"] + cells.LINUX_MIB) * MIB * 8 / c["mbit"] / 1e6 < 10, c
 
 
 def test_ovirt_gives_more_for_each_round_without_progress_and_then_up():
@@ -52,6 +72,10 @@ def test_plot_has_the_moves_that_went_and_what_was_expected_of_them():
     assert plot.points([went, taken, stayed], "total_ms", "time_ms") == [(1000.0, 900, 1500), (1000.0, 800, 1500)]
     text = plot.script([went, taken, stayed], "some.svg")
     assert "25.0 20 60\n25.0 10 60\nEND" in text and 'set output "some.svg"' in text and "downtime of 2 moves" in text
+    assert "Linux" not in text  # gnuplot does not take an empty block
+    text = plot.script([went, {**taken, "linux": 0}], "some.svg")
+    assert "$measured_downtime << END\n25.0 20 60\nEND" in text and "$linux_downtime << END\n25.0 10 60\nEND" in text
+    assert "downtime of 2 moves" in text and '"expected, Linux"' in text
 
 
 def test_the_sample_of_the_bench_is_varied_small_and_not_what_was_fitted():
@@ -141,3 +165,88 @@ def test_time_over_what_was_sent_at_the_rate_that_was_reserved():
     made = [{"arm": "held", "verdict": "met", "over_reserved": x} for x in (1.2, 0.9, None, 1.0)] + [{"arm": "not held", "verdict": "missed"}]
     held, not_held = [line for line in contended.table(made).splitlines() if line.startswith(("| held", "| not held"))]
     assert held.endswith("| 1.000, 1.200 (n=3) |") and not_held.endswith("| - |"), (held, not_held)
+
+
+def linux_row(n, **more):
+    made = {"linux": n, "filled_mib": 64, "area_mib": 16, "commit": "c0ffee", "load": 0.5, "wrong": [], "said": {"attempt": 1},
+            "others": {"pages": 20000, "differ": 140}, "wrote_mib_s": 9.9, "speed": 0.97, **row(None, **more)}
+    del made["cell"]
+    for interval in made["plan"].values():
+        interval["p90"] = interval["p50"] * 2
+    return made
+
+
+def test_table_of_linux_guests():
+    assert report.table([row(0), {"fault": 0, "error": "it went wrong"}, {"linux": 0, "error": "it went wrong"}][1:]) == ""
+    rows = [linux_row(1, disturbed=True, wrong=["page 4711, at 0x0, is of round 3"]), linux_row(1), linux_row(0, stops=((101, True),)),
+            {"linux": 2, "error": "it went wrong"}]
+    text = report.table(rows)
+    assert "Linux guests with a row: 2; moves: 3; commits: c0ffee; errors of the harness: 1." in text and "Cells" not in text
+    assert "the ledgers: 1 (aim 0)" in text and "1 (aim 0); linux 0: 101 of 100 ms" in text  # of the one that was disturbed, too
+    table = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    last = table[-3:]
+    assert {len(cells_) for cells_ in table[-4:]} == {15} and [line[0].strip() for line in last] == ["---", "0", "1"], text
+    assert [w.strip() for w in last[-1][:5]] == ["1", "400", "100, 64", "140 of 20000", "9.9, 0.97"] and last[-1][-1].strip() == "met"
+    assert report.line(rows[1]).startswith("linux 1: 400 Mbit/s")
+    assert not grid.still_to_do(rows, "linux", 1, 3) and grid.still_to_do(rows, "linux", 2, 3) and not grid.still_to_do(rows, "linux", 2, 1)
+
+
+# ---- the program of Linux guests: its file as it lies there in a guest's RAM file
+
+KEY = 0x1122334455667788
+
+
+@contextlib.contextmanager
+def dirtied(folder):
+    """(the program, its file), stopped once it has been over its area."""
+    program, path = str(folder / "dirty"), str(folder / "file")
+    subprocess.run(["gcc", "-O1", "-D_GNU_SOURCE", "-Wall", "-Werror", "-o", program, os.path.join(ROOT, "tests/guest/dirty.c")], check=True)
+    with subprocess.Popen([program, path, f"{KEY:x}", "2", "1", "20"]) as p:
+        try:
+            wait_for("it has been over its area twice", lambda: os.path.exists(path) and (b := payload.read(path, 0)) and b.passes >= 2, 60)
+            p.send_signal(signal.SIGSTOP)
+            os.waitpid(p.pid, os.WUNTRACED)
+            yield program, path
+        finally:
+            p.kill()
+
+
+def is_seen(program, path, sums):
+    """What is wrong by its own check, and from outside."""
+    checked = subprocess.run([program, "check", path], stdout=subprocess.PIPE, text=True)
+    with open(path, "rb", buffering=0) as f:
+        return checked.returncode, checked.stdout, list(linux_guest.wrong_pages(f.fileno(), KEY.to_bytes(8, "little"), sums, payload.read(path, 0)))
+
+
+def test_a_page_that_is_not_as_it_must_be_is_seen_from_inside_and_outside(tmp_path):
+    with dirtied(tmp_path) as (program, path):
+        with open(path, "r+b", buffering=0) as f:
+            pages, board = linux_guest.find(f.fileno(), KEY.to_bytes(8, "little"))
+            assert board == 0 and sorted(pages) == list(range(512)) and pages[511] == [512 * PAGE]
+            sums = {n: linux_guest.sum_of(f.fileno(), places[0]) for n, places in pages.items()}
+            status, said, wrong = is_seen(program, path, sums)
+            assert status == 0 and "512 pages" in said and wrong == []
+            position = payload.read(path, 0).dirtied_pages % 256
+            other = (position + 128) % 256  # of the working set, and not the one that it is at
+            for number, at, sentence in ((300, 1000, "page 300, at"), (300, 0, "page 300, at"), (other, 4095, f"page {other}, at"), (other, 0, f"page {other}, at")):
+                place = pages[number][0] + at
+                byte = os.pread(f.fileno(), 1, place)
+                os.pwrite(f.fileno(), bytes([byte[0] ^ 1]), place)
+                status, said, wrong = is_seen(program, path, sums)
+                assert status == 1 and f"page {number} " in said and len(wrong) == 1 and sentence in wrong[0], (number, at, said, wrong)
+                os.pwrite(f.fileno(), byte, place)
+            lost = os.pread(f.fileno(), PAGE, pages[7][0])
+            os.pwrite(f.fileno(), bytes(PAGE), pages[7][0])  # left behind, where nothing was yet
+            status, said, wrong = is_seen(program, path, sums)
+            assert status == 1 and "page 7 " in said and wrong == ["page 7 is at []"]
+            os.pwrite(f.fileno(), lost, pages[8][0])  # in another's place
+            wrong = is_seen(program, path, sums)[2]
+            assert wrong == ["page 8 is at []"], wrong
+
+
+def test_what_is_not_the_programs_is_counted_and_not_judged(tmp_path):
+    made = {"a": [b"\0", b"x", b"y", b"mine"], "b": [b"z", b"x", b"Y", b"theirs"]}
+    for name, some in made.items():
+        (tmp_path / name).write_bytes(b"".join(p.ljust(PAGE, b"\0") for p in some))
+    with open(tmp_path / "a", "rb") as source, open(tmp_path / "b", "rb") as there:
+        assert linux_guest.others(source.fileno(), there.fileno(), {3 * PAGE}) == {"pages": 2, "differ": 1}

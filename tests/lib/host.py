@@ -59,7 +59,7 @@ def build_image():
     release = os.path.join(ROOT, os.environ.get("METE_RELEASE") or "build/release")
     out = os.path.join(ROOT, "build/guest")
     os.makedirs(out, exist_ok=True)
-    programs = [os.path.join(out, name) for name in ("sock", "pages", "net-send", "answers")]
+    programs = [os.path.join(out, name) for name in ("sock", "pages", "net-send", "answers", "dirty")]
     with open(os.path.join(out, ".lock"), "w") as lock:  # `check` has two runs of tests side by side
         fcntl.flock(lock, fcntl.LOCK_EX)
         for program in programs:

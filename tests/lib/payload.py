@@ -52,10 +52,10 @@ def parse(data):
     return Board(*words[2:12], [c[1] if c[0] else None for c in cpus], [c[2] for c in cpus])
 
 
-def read(path):
-    """The board of the guest whose RAM is that file."""
+def read(path, at=ADDRESS):
+    """The board of the guest whose RAM is that file. at: where it is in it."""
     with open(path, "rb") as f:
-        f.seek(ADDRESS)
+        f.seek(at)
         data = f.read(SIZE)
     return parse(data) if len(data) == SIZE else None
 

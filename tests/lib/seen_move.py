@@ -124,32 +124,29 @@ def populate(ram, area_mib, populated_mib):
     return sums
 
 
-class Guest:
-    """A VM on host a whose guest is the payload, with so much of its memory populated with noise."""
+class MovedVm:
+    """A VM that is started on host a, to be moved; what is the same of every guest. Its guest has a board in its memory."""
 
-    def __init__(self, hosts, name, memory_mib, populated_mib=0, area_mib=16, dirty=0, tick=1, share="0.5"):
-        self.hosts, self.name, self.area_mib = hosts, name, area_mib
-        self.memory_mib, self.populated_mib = memory_mib, max(populated_mib, area_mib)
-        hosts.a.image(payload.program(), "payload.elf")
-        hosts.a.mete("vm", "create", name, "--cpus=1", f"--memory={memory_mib}M", f"--share={share}", "--kernel=payload.elf",
-                     f"--append=work=0 say=0 tick={tick} dirty={dirty} area={area_mib}")
-        hosts.b.image(payload.program(), "payload.elf")
-        known = hosts.outside["a"].monitors()
-        hosts.a.mete("vm", "start", name)
-        (path,) = hosts.outside["a"].monitors() - known
+    board_at = payload.ADDRESS
+    others = None  # what cannot be judged of its memory, as figures
+
+    def __init__(self, hosts, name):
+        self.hosts, self.name, self.monitor = hosts, name, None
+
+    def _start(self, *words):
+        """Defines and starts it; its monitor is there then."""
+        self.hosts.a.mete("vm", "create", self.name, *words)
+        known = self.hosts.outside["a"].monitors()
+        self.hosts.a.mete("vm", "start", self.name)
+        (path,) = self.hosts.outside["a"].monitors() - known
         self.monitor = OutsideMonitor(path)
-        self._wait_up()
-        self.sums = populate(self.ram(hosts.a), area_mib, self.populated_mib)
 
     def ram(self, host):
         return f"{host.ram_dir}/{self.name}/ram0"
 
-    def _wait_up(self):
-        end = time.monotonic() + 60
-        while not payload.read(self.ram(self.hosts.a)):
-            if time.monotonic() > end:
-                raise RuntimeError("the payload does not come up")
-            time.sleep(0.02)
+    def board(self, host):
+        """What the guest says of itself, in its memory at that host; None: nothing."""
+        return payload.read(self.ram(host), self.board_at)
 
     def where(self):
         """Names of the hosts at which it is defined."""
@@ -161,6 +158,81 @@ class Guest:
             if any(v["name"] == self.name for v in host.mete_json("vm", "list")["vms"]):
                 host.mete("vm", "kill", self.name, check=False)
                 host.mete("vm", "delete", self.name, check=False)
+
+    def boards(self, source, there):
+        """(board when it left, board now, what is wrong with it)"""
+        before, now = (payload.parse(os.pread(fd, payload.SIZE, self.board_at)) for fd in (source, there))
+        if not now or now.starts != before.starts:
+            return before, None, [f"the guest was started anew: {now}"]
+        wrong = []
+        if now.wrong_pages:
+            wrong.append(f"the guest found {now.wrong_pages} pages not as it had left them")
+        if now.dirtied_pages < before.dirtied_pages or now.ms < before.ms:
+            wrong.append(f"the guest went back: {before} to {now}")
+        return before, now, wrong
+
+    def differences(self, source, there, is_moved):
+        """What is wrong with its memory, which is in the file `there`, and was in `source` when it left; as sentences."""
+        raise NotImplementedError
+
+    def inside(self, host):
+        """What the guest, which runs at that host, says to be wrong, asked after it was looked at from outside."""
+        return []
+
+
+def is_of_round(word, n, now):
+    """Whether page n of the working set has the round that the board says; the one that it is at may have been written, and not yet
+    counted."""
+    rounds, position = divmod(now.dirtied_pages, now.area_bytes // PAGE)
+    return word in {rounds, rounds + 1} if n == position else word == rounds + (n < position)
+
+
+class Guest(MovedVm):
+    """One whose guest is the payload, with so much of its memory populated with noise."""
+
+    def __init__(self, hosts, name, memory_mib, populated_mib=0, area_mib=16, dirty=0, tick=1, share="0.5"):
+        super().__init__(hosts, name)
+        self.area_mib, self.memory_mib, self.populated_mib = area_mib, memory_mib, max(populated_mib, area_mib)
+        for host in (hosts.a, hosts.b):
+            host.image(payload.program(), "payload.elf")
+        self._start("--cpus=1", f"--memory={memory_mib}M", f"--share={share}", "--kernel=payload.elf",
+                    f"--append=work=0 say=0 tick={tick} dirty={dirty} area={area_mib}")
+        self._wait_up()
+        self.sums = populate(self.ram(hosts.a), area_mib, self.populated_mib)
+
+    def _wait_up(self):
+        end = time.monotonic() + 60
+        while not self.board(self.hosts.a):
+            if time.monotonic() > end:
+                raise RuntimeError("the payload does not come up")
+            time.sleep(0.02)
+
+    def differences(self, source, there, is_moved):
+        before, now, wrong = self.boards(source, there)
+        yield from wrong
+        if not now:
+            return
+        pages = now.area_bytes // PAGE
+        rounds, position = divmod(now.dirtied_pages, pages)
+        size = os.fstat(there).st_size
+        for at, sum_ in self.sums.items():
+            if not is_moved and sum_of(os.pread(there, MIB, at)) != sum_:
+                yield f"what was at {at:#x} is there no more"
+        for at in [0, *range(AREA_FIRST, size, MIB)]:  # between them: the payload itself, which is at work
+            here, other = os.pread(source, MIB, at), os.pread(there, MIB, at)
+            if here == other and not AREA_FIRST <= at < AREA_FIRST + now.area_bytes:
+                continue
+            for page in range(0, min(MIB, size - at), PAGE):
+                n = (at + page - AREA_FIRST) // PAGE
+                if not 0 <= n < pages:
+                    if here[page:page + PAGE] != other[page:page + PAGE]:
+                        yield f"page {at + page:#x} is not what it was"
+                    continue
+                if here[page + 4:page + PAGE] != other[page + 4:page + PAGE]:
+                    yield f"page {at + page:#x} of the working set is not what it was"
+                word = struct.unpack_from("<I", other, page)[0]
+                if not is_of_round(word, n, now):
+                    yield f"page {at + page:#x}, number {n}, is of round {word}: round {rounds}, at {position}"
 
 
 class Watch:
@@ -177,7 +249,8 @@ class Watch:
         self.ticks = {}
 
     def __enter__(self):
-        self.ticker = subprocess.Popen(["/usr/bin/python3", "-B", os.path.abspath(__file__), *map(self.guest.ram, (self.hosts.a, self.hosts.b))],
+        self.ticker = subprocess.Popen(["/usr/bin/python3", "-B", os.path.abspath(__file__), *map(self.guest.ram, (self.hosts.a, self.hosts.b)),
+                                        f"at={self.guest.board_at}"],
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ticker.stdout.readline()
         self.finder.start()
@@ -238,43 +311,11 @@ class Watch:
             there = os.open(self.guest.ram(host), os.O_RDONLY)
             try:
                 is_moved = host is not self.hosts.a
-                return list(itertools.islice(self._differences(there, is_moved), 10))
+                return list(itertools.islice(self.guest.differences(self.source_ram, there, is_moved), 10))
             finally:
                 os.close(there)
         finally:
             os.kill(pid, signal.SIGCONT)
-
-    def _differences(self, there, is_moved):
-        before = payload.parse(os.pread(self.source_ram, payload.SIZE, payload.ADDRESS))
-        now = payload.parse(os.pread(there, payload.SIZE, payload.ADDRESS))
-        if not now or now.starts != before.starts:
-            yield f"the guest was started anew: {now}"
-            return
-        if now.wrong_pages:
-            yield f"the guest found {now.wrong_pages} pages not as it had left them"
-        if now.dirtied_pages < before.dirtied_pages or now.ms < before.ms:
-            yield f"the guest went back: {before} to {now}"
-        pages = now.area_bytes // PAGE
-        rounds, position = divmod(now.dirtied_pages, pages)
-        size = os.fstat(there).st_size
-        for at, sum_ in self.guest.sums.items():
-            if not is_moved and sum_of(os.pread(there, MIB, at)) != sum_:
-                yield f"what was at {at:#x} is there no more"
-        for at in [0, *range(AREA_FIRST, size, MIB)]:  # between them: the payload itself, which is at work
-            here, other = os.pread(self.source_ram, MIB, at), os.pread(there, MIB, at)
-            if here == other and not AREA_FIRST <= at < AREA_FIRST + now.area_bytes:
-                continue
-            for page in range(0, min(MIB, size - at), PAGE):
-                n = (at + page - AREA_FIRST) // PAGE
-                if not 0 <= n < pages:
-                    if here[page:page + PAGE] != other[page:page + PAGE]:
-                        yield f"page {at + page:#x} is not what it was"
-                    continue
-                if here[page + 4:page + PAGE] != other[page + 4:page + PAGE]:
-                    yield f"page {at + page:#x} of the working set is not what it was"
-                word = struct.unpack_from("<I", other, page)[0]
-                if word not in {rounds, rounds + 1} if n == position else word != rounds + (n < position):
-                    yield f"page {at + page:#x}, number {n}, is of round {word}: round {rounds}, at {position}"
 
 
 # ---- the loop that looks at the guest's clock, a process of its own
@@ -289,7 +330,8 @@ def ordinary(pipe):
     print(round(worst * 1000, 1), flush=True)
 
 
-def tick(paths):
+def tick(paths, at=payload.ADDRESS):
+    """at: where the board is in each of them."""
     beside = subprocess.Popen([sys.executable, "-B", os.path.abspath(__file__)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -316,7 +358,7 @@ def tick(paths):
                 break
         wall = time.time()
         for p, fd in fds.items():
-            data = os.pread(fd, 20, payload.ADDRESS)
+            data = os.pread(fd, 20, at)
             if len(data) < 20:
                 continue
             words = struct.unpack("<5I", data)
@@ -334,4 +376,6 @@ def tick(paths):
 
 
 if __name__ == "__main__":
-    tick(sys.argv[1:]) if sys.argv[1:] else ordinary(0)
+    given = sys.argv[1:]
+    place = [int(given.pop()[3:])] if given and given[-1].startswith("at=") else []
+    tick(given, *place) if given else ordinary(0)

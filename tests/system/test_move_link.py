@@ -7,6 +7,7 @@ import os
 import sys
 import time
 
+import linux_guest
 import pytest
 import shared_disk
 from host import HostError, ROOT, wait_for
@@ -72,6 +73,30 @@ def test_what_is_promised_is_kept(hosts, monkeypatch):
     if row["state"] == "done":
         assert row["said"]["downtime_ms"] > 0 and row["downtime_ms"] > 0 and row["guest_gap_ms"] > 0, row
         assert any("of the working set" in s for s in found) and any("of the working set" not in s for s in found), found
+
+
+LINUX = {"linux": 0, "filled_mib": 16, "area_mib": 8, "dirty_mib_s": 8, "memory_mib": 192}
+
+
+def test_a_linux_guest_keeps_its_memory(hosts, monkeypatch):
+    """By its own check, and from outside. And had some of it been lost, both would have said so."""
+    judge, inside, outside = one_move.judge, [], []
+
+    def judge_and_spoil(hosts_, watch, guest, row_):
+        wrong = judge(hosts_, watch, guest, row_)
+        host = hosts.a if guest.where() == ["a"] else hosts.b
+        with open(guest.ram(host), "r+b", buffering=0) as f:
+            pages, _ = linux_guest.find(f.fileno(), guest.key)
+            os.pwrite(f.fileno(), b"four", pages[max(pages)][0] + 4000)
+        outside[:], inside[:] = watch.compare(host), guest.inside(host)
+        return wrong
+    monkeypatch.setattr(one_move, "judge", judge_and_spoil)
+    row = moved(hosts, LOOSE, lambda r: r["verdict"] == "met", **LINUX)
+    assert row["answer"] not in ("countered", "refused"), row
+    if row["state"] == "done":
+        assert row["downtime_ms"] > 0 and row["guest_gap_ms"] > 0 and row["others"]["pages"] > row["others"]["differ"], row
+    last = f"page {LINUX['filled_mib'] * MIB // 4096 - 1}"
+    assert len(outside) == 1 and outside[0].startswith(f"{last}, at") and len(inside) == 1 and f"{last} is of" in inside[0], (outside, inside)
 
 
 def test_what_cannot_be_is_answered_with_what_can(hosts):
