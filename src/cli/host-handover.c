@@ -55,6 +55,9 @@ static void print(const json_t *h)
                              json_object_get(h, "reason") ? host_text(h, "sentence") : "");
         }
         print_parts(h);
+        if (host_number(h, "separated_bytes") > 0)
+                (void)printf("  %" PRId64 " bytes of its memory %s moved before, from what cannot leave\n",
+                             host_number(h, "separated_bytes"), is_dry ? "would be" : "were");
         if (json_object_get(h, "gap_us")) {
                 (void)printf("  the guest stood for %.1f ms", (double)host_number(h, "gap_us") / 1000.0);
                 if (json_object_get(h, "max_gap_ms"))
@@ -83,9 +86,6 @@ static int print_story(const struct arguments *a, const json_t *h, struct err *e
         char asked[32], ended[32], path[160];
         json_t *page = NULL, *event;
         size_t i;
-        if (json_object_get(h, "separated_bytes"))
-                (void)printf("  %" PRId64 " bytes of its memory were moved before, from what cannot leave\n",
-                             host_number(h, "separated_bytes"));
         (void)printf("  what changes hands is %s's\n",
                      host_text(h, json_is_true(json_object_get(h, "assigned")) ? "to" : "from"));
         (void)printf("  number %" PRId64 " of this server, asked for %s%s%s\n", host_number(h, "epoch"),

@@ -301,6 +301,87 @@ static void test_kept(void)
         world_done(&w);
 }
 
+static void random_event(struct world *w, GRand *rand, const uint64_t *leases, int *relocated)
+{
+        static const uint32_t nodes[] = {NODE0, NODE1};
+        struct relocation m = {.to = nodes[g_rand_int_range(rand, 0, 2)]};
+        struct err err = {0};
+        uint64_t serial;
+        const struct request *r;
+        switch (g_rand_int_range(rand, 0, 12)) {
+        case 0:
+        case 1:
+                r = hypervisor_request(w->h, leases[g_rand_int_range(rand, 0, 3)]);
+                if (!r)
+                        break;
+                m.serial = r->serial;
+                *relocated += hypervisor_vm_relocate(w->h, "v", &m, 1, "made to", w->now, &err) == 0;
+                break;
+        case 2:
+                hypervisor_vm_relocate_back(w->h, "v", "it is not wanted", w->now);
+                break;
+        case 3:
+                g_queue_clear_full(&w->work, g_free);
+                reload(w);
+                break;
+        case 4:
+                w->now += g_rand_int_range(rand, 0, 700);
+                hypervisor_tick(w->h, w->now);
+                break;
+        case 5:
+                (void)hypervisor_vm_check(w->h, "v", w->now, &serial, &err);
+                break;
+        case 6:
+                w->disk_fails = g_rand_int_range(rand, 0, 4) == 0;
+                if (g_rand_int_range(rand, 0, 8) == 0)
+                        (void)hypervisor_release(w->h, "vm:v/b", "released", w->now, &serial, &err);
+                break;
+        default:
+                work_one(w, g_rand_int_range(rand, 0, 4) == 0);
+        }
+        turn(w);
+}
+
+/* Whatever happens, in the end nothing is on its way, each lies where the books say, and all comes back. */
+static void test_any(void)
+{
+        guint32 seed = (guint32)g_test_rand_int_range(0, G_MAXINT32);
+        GRand *rand = g_rand_new_with_seed(seed);
+        int relocated = 0;
+        g_test_message("seed %u", seed);
+        for (int round = 0; round < 100; round++) {
+                struct world w;
+                uint32_t was, there;
+                uint64_t serial;
+                struct err err = {0};
+                begin(&w, &was, &there);
+                const uint64_t leases[] = {hypervisor_find(w.h, "vm:v")->serial,
+                                           ask(&w, "a", "memory:256M", false, NULL),
+                                           ask(&w, "b", "memory:128M", false, NULL)};
+                work_all(&w);
+                for (int i = 0; i < 80; i++)
+                        random_event(&w, rand, leases, &relocated);
+                w.disk_fails = false;
+                for (int i = 0; i < 4; i++) { /* what failed, once more */
+                        work_all(&w);
+                        w.now += config.retry_max_ms;
+                        hypervisor_tick(w.h, w.now);
+                        turn(&w);
+                }
+                work_all(&w);
+                uint16_t item;
+                g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
+                g_assert_cmpuint(bound_to(&w, "v ram 0"), ==, base_ram(&w, &item)->component);
+                g_assert_cmpint(hypervisor_release(w.h, "vm:v", "killed", w.now, &serial, &err), ==, 0);
+                turn(&w);
+                work_all(&w);
+                g_assert_cmpuint(ledger_claims(hypervisor_ledger(w.h)), ==, 0);
+                world_done(&w);
+        }
+        g_assert_cmpint(relocated, >, 100);
+        g_rand_free(rand);
+}
+
 int main(int argc, char **argv)
 {
         g_test_init(&argc, &argv, NULL);
@@ -311,5 +392,6 @@ int main(int argc, char **argv)
         g_test_add_func("/relocate/ends", test_ends);
         g_test_add_func("/relocate/refused", test_refused);
         g_test_add_func("/relocate/kept", test_kept);
+        g_test_add_func("/relocate/any", test_any);
         return g_test_run();
 }

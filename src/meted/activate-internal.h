@@ -5,6 +5,7 @@
 #include "json/api.h"
 #include "loop/loop.h"
 #include "meted/machine.h"
+#include "meted/sweep.h"
 #include "vm/vm.h"
 #include "wire/rpc.h"
 
@@ -34,6 +35,7 @@ struct step {
                                      back */
         struct loop_timer timer;
         struct agent_call *call; /* unanswered */
+        struct sweep sweep;      /* of memory_relocate() */
         uint64_t vcpu_changes;   /* of the VM's, when it was asked what its vCPU has */
         bool is_late, is_deadly; /* a test wants its end to be reported as a time-out, or never */
 };
@@ -91,6 +93,9 @@ int step_huge_dir(const struct step *s, int64_t page_bytes, char *ret, size_t si
 void memory_finalise_host(struct step *s);
 /* REASON_UNSUPPORTED: as step_huge_dir(). */
 int dimm_bind(struct step *s, struct err *err);
+
+/* activate-place.c: the host side of memory that is to lie on another node than it does. */
+step_fn memory_relocate;
 
 /* activate-guest.c */
 step_fn dimm_prepare; /* measures the guest first */

@@ -85,6 +85,10 @@ static int huge_ms(const struct step *s)
 void host_activate(struct step *s)
 {
         const struct component *c = host_of(s);
+        if (s->is_check && step_item(s)->moving && c->kind == COMPONENT_MEMORY) {
+                memory_relocate(s);
+                return;
+        }
         struct api_keeper_hold *p = g_new0(struct api_keeper_hold, 1);
         p->activation = step_lane(s);
         p->kind = host_kind(s);

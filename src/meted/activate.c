@@ -99,6 +99,7 @@ static void step_begin(struct step *s)
 static void step_free(struct step *s)
 {
         loop_timer_cancel(&s->timer);
+        sweep_forget(&s->sweep);
         g_free(s->definitions);
         g_free(s);
 }
@@ -354,7 +355,7 @@ void activate_drop(struct machine *v)
                 return;
         s->is_dropped = true; /* it is under way; step_done() frees it */
         step_agent_drop(s);
-        if (loop_timer_is_set(&s->timer))
+        if (loop_timer_is_set(&s->timer) || (s->sweep.m && loop_timer_is_set(&s->sweep.pause)))
                 step_free(s);
 }
 

@@ -10,6 +10,7 @@
 #include "meted/handover.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
+#include "meted/sweep.h"
 #include "vm/transfer.h"
 
 enum {
@@ -50,10 +51,15 @@ struct handing {
         uint64_t stands_step; /* the same, of a target, of the source's word that its VMM stands */
         uint64_t token[HANDOVER_EFFECT_N];
         struct transfer *transfer;
-        vm_done *done;    /* of handing_prepare() */
-        bool may_lend;    /* source: it has come so far that the memory may be lent */
-        bool is_prepared; /* it is, and its VMM keeps what is plugged when it ends */
-        bool is_returned; /* the loan has ended, by the keeper's word */
+        vm_done *done;           /* of handing_prepare() */
+        bool may_lend;           /* source: it has come so far that the memory may be lent */
+        bool is_prepared;        /* it is, and its VMM keeps what is plugged when it ends */
+        bool is_returned;        /* the loan has ended, by the keeper's word */
+        struct sweep sweep;      /* source: how much is to be moved before */
+        size_t surveyed;         /* of its memory */
+        bool separates;          /* some of it was sent on its way, for this handover. Journalled */
+        bool is_counted;         /* how much, since that began */
+        int64_t separated_bytes; /* -1: not known. Journalled */
         bool is_calling; /* something of the VMM's or the keeper's is under way, that is not to be begun twice
                           */
         struct api_keeper_looked *looked; /* what the VMM has mapped */
@@ -128,9 +134,18 @@ bool room_is_brought(const struct handing *ho); /* it is to be so */
 /* mete-sp has said in which partition it is ours. */
 void room_know(struct handing *ho, int64_t epoch);
 
+/* handover-separate.c */
+/* The parts of ho->guest, as they will be once what lies where it must stay is separated. false: there are
+ * more than can be said. */
+bool separation_describe(struct handing *ho);
+/* How many bytes that will be; then CLASSIFIED, or FAILED where they cannot be moved. */
+void separation_survey(struct handing *ho);
+void giver_separate(struct handing *ho);
+/* It is broken off: what is half way goes back. */
+void separation_end(struct handing *ho);
+
 /* handover-source.c */
 void giver_classify(struct handing *ho);
-void giver_separate(struct handing *ho);
 void giver_quiesce(struct handing *ho);
 void giver_give(struct handing *ho);
 void giver_run(struct handing *ho);

@@ -21,19 +21,44 @@ const struct handover_row *handing_row(const struct handing *ho)
         return handover_state_is_swift(ho->core.row.state) ? &ho->written : &ho->core.row;
 }
 
+static json_t *keeps_out(const struct handing *ho)
+{
+        json_t *all = json_array();
+        for (size_t i = 0; i < ho->n_keeps; i++)
+                (void)json_array_append_new(all, json_string(ho->keeps[i]));
+        return all;
+}
+
+/* What would not be known to be kept would be given away. */
+static bool keeps_in(struct handing *ho, const json_t *all)
+{
+        size_t i;
+        const json_t *one;
+        json_array_foreach(all, i, one)
+        {
+                const char *name = json_string_value(one);
+                if (!name || ho->n_keeps == HANDING_KEEPS_MAX || !STR_COPY(ho->keeps[ho->n_keeps++], name))
+                        return false;
+        }
+        return true;
+}
+
 char *handing_record(const struct handing *ho)
 {
         const struct handover_row *row = handing_row(ho);
-        json_t *v = json_pack(
-                "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, s:I, s:s, s:I}",
-                "vm", ho->vm, "state", handover_state_name(row->state), "end",
-                row->end ? handover_state_name(row->end) : "", "epoch", (json_int_t)row->epoch, "step",
-                (json_int_t)row->step, "gap_ms", (json_int_t)row->gap_ms, "deadline_ms",
-                (json_int_t)(row->deadline_ms < NO_DEADLINE ? row->deadline_ms : NO_DEADLINE), "is_told",
-                row->is_told, "is_unsure", row->is_unsure, "is_returned", ho->is_returned, "may_lend",
-                ho->may_lend, "reason", (int)row->reason, "sentence", row->sentence, "peer", ho->peer,
-                "asked_ms", (json_int_t)ho->asked_ms, "ended_ms", (json_int_t)ho->ended_ms, "boot", ho->boot,
-                "part_epoch", (json_int_t)ho->part_epoch);
+        json_t *v = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, "
+                              "s:I, s:s, s:I, s:b, "
+                              "s:I, s:o}",
+                              "vm", ho->vm, "state", handover_state_name(row->state), "end",
+                              row->end ? handover_state_name(row->end) : "", "epoch", (json_int_t)row->epoch,
+                              "step", (json_int_t)row->step, "gap_ms", (json_int_t)row->gap_ms, "deadline_ms",
+                              (json_int_t)(row->deadline_ms < NO_DEADLINE ? row->deadline_ms : NO_DEADLINE),
+                              "is_told", row->is_told, "is_unsure", row->is_unsure, "is_returned",
+                              ho->is_returned, "may_lend", ho->may_lend, "reason", (int)row->reason,
+                              "sentence", row->sentence, "peer", ho->peer, "asked_ms",
+                              (json_int_t)ho->asked_ms, "ended_ms", (json_int_t)ho->ended_ms, "boot",
+                              ho->boot, "part_epoch", (json_int_t)ho->part_epoch, "separates", ho->separates,
+                              "separated_bytes", (json_int_t)ho->separated_bytes, "keeps", keeps_out(ho));
         json_t *guest = v && ho->guest ? api_handover_guest_emit(ho->guest) : NULL;
         bool is_good = v && (!ho->guest || (guest && json_object_set_new(v, "guest", guest) == 0));
         char *text = is_good ? json_write(v, NULL) : NULL;
@@ -88,9 +113,12 @@ static int take(struct handing *ho, const char *id, const json_t *v, struct err 
         ho->asked_ms = figure(v, "asked_ms");
         ho->ended_ms = figure(v, "ended_ms");
         ho->part_epoch = figure(v, "part_epoch");
+        ho->separates = is(v, "separates");
+        ho->separated_bytes = figure(v, "separated_bytes");
         if (!STR_COPY(row->id, id) || !STR_COPY(ho->vm, word(v, "vm")) || !*ho->vm ||
             !STR_COPY(row->sentence, word(v, "sentence")) || !STR_COPY(ho->peer, word(v, "peer")) ||
-            !STR_COPY(ho->boot, word(v, "boot")) || row->epoch == 0 || row->reason >= REASON_N)
+            !STR_COPY(ho->boot, word(v, "boot")) || !keeps_in(ho, json_object_get(v, "keeps")) ||
+            row->epoch == 0 || row->reason >= REASON_N)
                 return err_set(err, REASON_INTERNAL, EINVAL, "it makes no sense");
         if (!guest)
                 return 0;

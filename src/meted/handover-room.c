@@ -30,7 +30,8 @@ static int amounts_of(const struct handing *ho, int64_t *ret, struct err *err)
                 size_t at = 0;
                 while (at < all->n && strcmp(all->components[at].id, p->component) != 0)
                         at++;
-                bool is_memory = strncmp(p->component, "memory:", 7) == 0;
+                bool is_memory = strncmp(p->component, "memory:", 7) == 0 &&
+                                 p->portion != API_HANDOVER_PORTION_SEPARABLE;
                 if (is_memory && (at == all->n || p->amount > all->components[at].capacity))
                         return err_set(
                                 err, REASON_INCOMPATIBLE, EXDEV,

@@ -8,7 +8,6 @@
 
 #include "base/log.h"
 #include "base/str.h"
-#include "core/separate.h"
 #include "host/cpu.h"
 #include "meted/handover-internal.h"
 #include "meted/moves.h"
@@ -30,105 +29,10 @@ static void failed(struct handing *ho, enum handover_effect_kind of, const struc
 
 /* ---- what may change hands ---- */
 
-struct portions {
-        struct handing *ho;
-        int64_t amount[SHAPE_CPUS_MAX + SHAPE_SLOTS_MAX]; /* by place in parts */
-        bool is_full;
-};
-
-static struct api_handover_part *part_of(struct api_handover_guest *g, const char *component)
-{
-        for (size_t i = 0; i < g->n_parts; i++)
-                if (strcmp(g->parts[i].component, component) == 0)
-                        return &g->parts[i];
-        if (g->n_parts == ARRAY_N(g->parts))
-                return NULL;
-        struct api_handover_part *p = &g->parts[g->n_parts++];
-        memset(p, 0, sizeof(*p));
-        return STR_COPY(p->component, component) ? p : NULL;
-}
-
-/* Memory is summed up. Of all else it has a share of what others use as well, at least of our own threads. */
-static void add_parts(const struct request *r, void *arg)
-{
-        struct portions *of = arg;
-        struct meted *m = of->ho->m;
-        if (strcmp(r->vm, of->ho->vm) != 0 || !request_is_live(r))
-                return;
-        for (size_t i = 0; i < r->n_definitions; i++) {
-                const struct component *c = &m->inventory.components[r->definitions[i].component];
-                struct api_handover_part *p = part_of(of->ho->guest, c->id);
-                if (!p) {
-                        of->is_full = true;
-                        return;
-                }
-                p->portion = API_HANDOVER_PORTION_UNREASSIGNABLE;
-                p->why = API_HANDOVER_WHY_SHARED;
-                if (c->kind == COMPONENT_CPU)
-                        p->amount = c->capacity;
-                else
-                        p->amount += r->definitions[i].amount;
-        }
-}
-
-static bool is_kept(const struct handing *ho, const char *component)
-{
-        for (size_t i = 0; i < ho->n_keeps; i++)
-                if (strcmp(ho->keeps[i], component) == 0)
-                        return true;
-        return false;
-}
-
-/* Of the memory: what can leave as it is, and what first would have to be moved to where it can. */
-static void separate(struct handing *ho)
-{
-        struct meted *m = ho->m;
-        const struct ledger *l = hypervisor_ledger(m->hv);
-        struct separate_unit units[SHAPE_SLOTS_MAX];
-        struct separate_has has[SHAPE_SLOTS_MAX];
-        struct separate_verdict verdicts[SHAPE_SLOTS_MAX];
-        struct separate_step steps[2 * SHAPE_SLOTS_MAX];
-        struct api_handover_part *parts[SHAPE_SLOTS_MAX];
-        size_t n_units = 0, n_has = 0, n_steps = 0;
-        struct err why = {0};
-        for (size_t i = 0; i < m->inventory.n && n_units < ARRAY_N(units); i++) {
-                const struct component *c = &m->inventory.components[i];
-                if (c->kind != COMPONENT_MEMORY)
-                        continue;
-                int64_t left = ledger_owned(l, (uint32_t)i) - ledger_claimed(l, (uint32_t)i);
-                units[n_units] = (struct separate_unit){COMPONENT_MEMORY, c->node, 0, is_kept(ho, c->id),
-                                                        left > 0 ? left : 0};
-                for (size_t k = 0; k < ho->guest->n_parts; k++) {
-                        if (strcmp(ho->guest->parts[k].component, c->id) != 0)
-                                continue;
-                        has[n_has] =
-                                (struct separate_has){(uint32_t)n_units, ho->guest->parts[k].amount, false};
-                        parts[n_has++] = &ho->guest->parts[k];
-                }
-                n_units++;
-        }
-        if (n_has == 0)
-                return;
-        memset(verdicts, 0, sizeof(verdicts));
-        (void)separate_plan(units, n_units, has, n_has, verdicts, steps, &n_steps, &why);
-        for (size_t i = 0; i < n_has; i++) {
-                const struct separate_verdict *v = &verdicts[i];
-                parts[i]->portion = v->portion == PORTION_REASSIGNABLE ? API_HANDOVER_PORTION_REASSIGNABLE
-                                    : v->portion == PORTION_SEPARABLE  ? API_HANDOVER_PORTION_SEPARABLE
-                                                                       : API_HANDOVER_PORTION_UNREASSIGNABLE;
-                parts[i]->why = v->why == PORTION_WHY_KEPT     ? API_HANDOVER_WHY_KEPT
-                                : v->why == PORTION_WHY_SHARED ? API_HANDOVER_WHY_SHARED
-                                                               : API_HANDOVER_WHY_FREE;
-                parts[i]->has_moved = v->moved > 0;
-                parts[i]->moved = v->moved;
-        }
-}
-
 /* All of it but what only a VM that is held has. false: it is changing just now. */
 static bool describe(struct handing *ho, const struct machine *v)
 {
         struct api_peer_vm *vm = moves_guest(v);
-        struct portions of = {.ho = ho};
         if (!vm)
                 return false;
         if (!ho->guest)
@@ -138,16 +42,14 @@ static bool describe(struct handing *ho, const struct machine *v)
         (void)STR_COPY(ho->guest->qemu_version, vm_qemu_version(v->vm));
         ho->guest->has_owner_epoch = v->epoch > 0;
         ho->guest->owner_epoch = (int64_t)v->epoch;
-        ho->guest->n_parts = 0;
-        hypervisor_each(ho->m->hv, add_parts, &of);
-        separate(ho);
-        return !of.is_full;
+        return separation_describe(ho);
 }
 
 void giver_classify(struct handing *ho)
 {
         struct meted *m = ho->m;
         const struct machine *v = machine_find(m, ho->vm);
+        const char *why;
         struct err err = {0};
         int bad = 0;
         if (!v)
@@ -161,6 +63,9 @@ void giver_classify(struct handing *ho)
                 bad = err_set(&err, REASON_INVALID, ERANGE,
                               "%s cannot stand for %d ms at most: to have it run here again takes up to %d",
                               ho->vm, (int)ho->core.row.gap_ms, RESUME_MS);
+        else if (hypervisor_vm_relocating(m->hv, ho->vm, &why) != RELOCATING_NOTHING)
+                bad = err_set(&err, REASON_BUSY, EBUSY, "memory of %s is being moved to another node",
+                              ho->vm);
         else
                 bad = moves_check(m, v, &err);
         if (!bad && !describe(ho, v))
@@ -168,27 +73,7 @@ void giver_classify(struct handing *ho)
         if (bad)
                 failed(ho, HANDOVER_CLASSIFY, &err);
         else
-                handing_report(ho, ho->token[HANDOVER_CLASSIFY], HANDOVER_EV_CLASSIFIED, NULL);
-}
-
-/* Nothing to be done where all of the memory can leave as it is. */
-void giver_separate(struct handing *ho)
-{
-        struct err err = {0};
-        for (size_t i = 0; ho->guest && i < ho->guest->n_parts; i++) {
-                const struct api_handover_part *p = &ho->guest->parts[i];
-                if (strncmp(p->component, "memory:", 7) != 0 ||
-                    p->portion == API_HANDOVER_PORTION_REASSIGNABLE)
-                        continue;
-                (void)err_set(
-                        &err, REASON_UNREASSIGNABLE, EBUSY,
-                        "%s of %s stays with this hypervisor, and what the VM has in it cannot be moved "
-                        "out of it while it runs",
-                        p->component, ho->vm);
-                failed(ho, HANDOVER_SEPARATE, &err);
-                return;
-        }
-        handing_report(ho, ho->token[HANDOVER_SEPARATE], HANDOVER_EV_SEPARATED, NULL);
+                separation_survey(ho);
 }
 
 /* ---- nothing of it changes ---- */
@@ -592,6 +477,7 @@ void giver_release(struct handing *ho)
 {
         loop_timer_cancel(&ho->gap);
         loop_timer_cancel(&ho->again);
+        separation_end(ho);
         if (ho->core.row.state != SOURCE_FINISHING) {
                 stay(ho);
                 return;
@@ -603,7 +489,9 @@ void giver_release(struct handing *ho)
 
 void giver_again(struct handing *ho)
 {
-        if (ho->core.row.state == SOURCE_QUIESCING)
+        if (ho->core.row.state == SOURCE_SEPARATING)
+                giver_separate(ho);
+        else if (ho->core.row.state == SOURCE_QUIESCING)
                 giver_quiesce(ho);
         else if (handover_state_has(ho->core.row.state, HANDOVER_RELEASE))
                 handing_return(ho);

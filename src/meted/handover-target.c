@@ -110,7 +110,8 @@ static void look_for_memory(const struct request *r, void *arg)
                 const struct component *c = &of->ho->m->inventory.components[r->definitions[i].component];
                 bool is_there = c->kind != COMPONENT_MEMORY;
                 for (size_t k = 0; k < g->n_parts && !is_there; k++)
-                        is_there = strcmp(g->parts[k].component, c->id) == 0;
+                        is_there = g->parts[k].portion != API_HANDOVER_PORTION_SEPARABLE &&
+                                   strcmp(g->parts[k].component, c->id) == 0;
                 if (!is_there)
                         of->stray = c->id;
         }

@@ -95,7 +95,7 @@ static struct handing *handing_new(struct meted *m)
         struct handing *ho = g_new0(struct handing, 1);
         ho->m = m;
         ho->notify_fd = -1;
-        ho->sent_bytes = ho->ram_bytes = -1;
+        ho->sent_bytes = ho->ram_bytes = ho->separated_bytes = -1;
         loop_timer_init(&ho->tick, on_tick, ho);
         loop_timer_init(&ho->again, on_again, ho);
         loop_timer_init(&ho->watch, on_watch, ho);
@@ -110,6 +110,7 @@ static void let_go(struct handing *ho)
         (void)meted_unwait(ho->m, ho);
         if (ho->m->keeper)
                 keeper_forget(ho->m->keeper, ho);
+        sweep_forget(&ho->sweep);
         loop_timer_cancel(&ho->again);
         loop_timer_cancel(&ho->watch);
         loop_timer_cancel(&ho->gap);
@@ -294,6 +295,9 @@ static void tell(struct handing *ho, const struct handover_message *said)
                 out->has_transfer = true;
                 (void)STR_COPY(out->transfer, ho->guest->loan.transfer);
         }
+        out->has_separated_bytes = ho->separated_bytes >= 0 && (said->says == HANDOVER_SAYS_CLASSIFIED ||
+                                                                said->says == HANDOVER_SAYS_SEPARATED);
+        out->separated_bytes = ho->separated_bytes;
         bool is_given = said->says == HANDOVER_SAYS_GIVEN || said->says == HANDOVER_SAYS_GONE;
         out->at_us = is_given ? ho->stood_us : said->says == HANDOVER_SAYS_RUNNING ? ho->ran_us : 0;
         out->has_at_us = out->at_us > 0;

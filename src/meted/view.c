@@ -293,25 +293,32 @@ static bool takes(struct page *p, const struct request *r, bool is_wanted)
         return true;
 }
 
+static void claim_out(struct page *p, const struct request *r, claim_id id)
+{
+        const struct claim *c = id ? ledger_find(hypervisor_ledger(p->m->hv), id) : NULL;
+        struct api_claim to = {0};
+        if (!c)
+                return;
+        (void)snprintf(to.component, sizeof(to.component), "%.31s",
+                       p->m->inventory.components[c->component].id);
+        to.amount = c->amount;
+        holder_of(r, to.holder, sizeof(to.holder));
+        to.state = (enum api_claim_state)c->state;
+        to.start_ms = c->start_ms;
+        to.has_end_ms = c->end_ms != LEDGER_OPEN;
+        to.end_ms = to.has_end_ms ? c->end_ms : 0;
+        json_array_append_new(p->list, api_claim_emit(&to));
+}
+
+/* Of what moves both: where it goes to, and what it has yet to leave. */
 static void claims_out(const struct request *r, void *arg)
 {
         struct page *p = arg;
         if (!takes(p, r, request_is_live(r) || r->state == REQUEST_RECLAIMING)) /* which may be held */
                 return;
         for (size_t i = 0; i < r->n_definitions; i++) {
-                const struct claim *c = ledger_find(hypervisor_ledger(p->m->hv), r->definitions[i].claim);
-                struct api_claim to = {0};
-                if (!c)
-                        continue;
-                (void)snprintf(to.component, sizeof(to.component), "%.31s",
-                               p->m->inventory.components[c->component].id);
-                to.amount = c->amount;
-                holder_of(r, to.holder, sizeof(to.holder));
-                to.state = (enum api_claim_state)c->state;
-                to.start_ms = c->start_ms;
-                to.has_end_ms = c->end_ms != LEDGER_OPEN;
-                to.end_ms = to.has_end_ms ? c->end_ms : 0;
-                json_array_append_new(p->list, api_claim_emit(&to));
+                claim_out(p, r, r->definitions[i].claim);
+                claim_out(p, r, r->definitions[i].claim_from);
         }
 }
 

@@ -2,6 +2,7 @@
 /* What goes over the wire in a handover. A hypervisor may have been taken over by somebody: what it says of
  * its VM is checked against the partition, what it says of who owns the VM against the record. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -191,11 +192,13 @@ static int check_part(const struct leading *l, const struct api_handover_part *p
         if (at < 0)
                 return err_set(err, REASON_INVALID, EINVAL, "this server has no %s", p->component);
         if (s->components[at].kind == COMPONENT_MEMORY && p->portion == API_HANDOVER_PORTION_UNREASSIGNABLE)
-                return err_set(err, REASON_UNREASSIGNABLE, EPERM, "its memory in %s cannot change hands: %s",
-                               p->component,
-                               p->why == API_HANDOVER_WHY_KEPT ? "it lies where the source keeps it, and "
-                                                                 "there is no room for it elsewhere"
-                                                               : "it is shared with somebody that stays");
+                return err_set(err, REASON_UNREASSIGNABLE, EPERM,
+                               "%" PRId64 " MiB of its memory in %s cannot change hands: %s",
+                               (p->amount - p->moved) >> 20, p->component,
+                               p->why == API_HANDOVER_WHY_KEPT
+                                       ? "the source keeps that, and has no room for it elsewhere, or it is "
+                                         "on huge pages"
+                                       : "it is shared with somebody that stays");
         if (is_last && p->portion == API_HANDOVER_PORTION_SEPARABLE)
                 return err_set(err, REASON_UNREASSIGNABLE, EPERM, "%s was not separated", p->component);
         return 0;
@@ -245,6 +248,8 @@ static int take_along(struct leading *l, const struct api_handover_message *m, s
 {
         enum handover_state s = l->core.row.state;
         enum handover_says says = (enum handover_says)m->says;
+        if (says == HANDOVER_SAYS_CLASSIFIED && s == HANDOVER_CONFIGURED && l->is_dry)
+                set_if(m->has_separated_bytes, m->separated_bytes, &l->separated_bytes);
         if ((says == HANDOVER_SAYS_CLASSIFIED && s == HANDOVER_CONFIGURED) ||
             (says == HANDOVER_SAYS_QUIESCED && s == HANDOVER_SEPARATED))
                 return check_guest(l, &m->guest, says == HANDOVER_SAYS_QUIESCED, err);

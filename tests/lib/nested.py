@@ -48,7 +48,7 @@ import payload  # noqa: E402
 HERE = os.path.join(ROOT, "tests/nested")
 OUT = os.path.join(ROOT, "build/nested")
 QEMU = "/usr/bin/qemu-system-x86_64"
-PROGRAMS = {"meted/meted": "meted", "keeper/mete-keeper": "mete-keeper", "cli/mete": "mete"}
+PROGRAMS = {"meted/meted": "meted", "keeper/mete-keeper": "mete-keeper", "cli/mete": "mete", "sp/mete-sp": "mete-sp"}
 # For tests of links; nothing is loaded before a test asks for it by modprobe.
 MODULES = ["veth", "tun", "ifb", "bridge", "sch_htb", "sch_tbf", "sch_ingress", "sch_prio", "sch_fq", "sch_netem",
            "cls_u32", "cls_bpf", "cls_matchall", "cls_flower", "act_mirred", "act_police", "act_skbedit"]

@@ -210,6 +210,38 @@ def give_back(side, vm="v", handover="h1"):
     return wait_for("the loan is over", asked)[0]
 
 
+def test_memory_is_brought_to_nodes(keeper):
+    """ram-place on what this machine has: piece by piece, as sparse as it was; and not what is lent. That pages go from one node
+    to another: tests/nested."""
+    a = Side(keeper, A, 0)
+    a.start("v", 0, prealloc="on")
+    what = {"activation": 1, "vm": "v", "item": "ram0", "bytes": 8 * MIB}
+
+    def sweep(nodes, **more):
+        pieces, offset = [], 0
+        while not pieces or offset < pieces[-1]["file_bytes"]:
+            pieces.append(a.call("ram-place", offset=offset, nodes=nodes, **what, **more))
+            assert pieces[-1]["next_offset"] > offset
+            offset = pieces[-1]["next_offset"]
+        return len(pieces), sum(p["moved_bytes"] for p in pieces), sum(p["left_bytes"] for p in pieces)
+
+    assert sweep([63], look=True) == (BASE_MIB // 8, 0, BASE_MIB * MIB)  # all of it lies elsewhere, and nothing is moved
+    assert sweep([0], look=True) == (BASE_MIB // 8, 0, 0)
+    blocks = os.stat(a.ram("v", "ram0")).st_blocks
+    assert sweep([0]) == (BASE_MIB // 8, 0, 0)
+    with open(f"/proc/{a.pids()['v']}/numa_maps") as f:
+        assert " bind:0 file=" in next(line for line in f if "/ram0" in line)  # for the VMM, too
+    assert os.stat(a.ram("v", "ram0")).st_blocks == blocks
+    refused("internal", a.call, "ram-place", offset=0, nodes=[63], **what)
+    refused("invalid", a.call, "ram-place", offset=100, nodes=[0], **what)
+    refused("not-found", a.call, "ram-place", offset=0, nodes=[0], **{**what, "item": "ram7"})
+    refused("not-found", Side(keeper, B, 1).call, "ram-place", offset=0, nodes=[0], **what)  # b's v is another one
+    a.call("ram-lend", vm="v", handover="h1", items=["ram0"])
+    refused("busy", a.call, "ram-place", offset=0, nodes=[0], **what)
+    give_back(a)
+    assert sweep([0]) == (BASE_MIB // 8, 0, 0)
+
+
 def capabilities(qmp):
     qmp.run("migrate-set-capabilities", capabilities=[{"capability": c, "state": True}
                                                       for c in ("x-ignore-shared", "return-path")])

@@ -228,10 +228,24 @@ def test_dry_run(server):
     assert h["would"] and h["parts"] == FREE and h["state"] == "rolled-back", h
     assert "could be handed over" in server.handover("show", h["id"]).stdout
     assert not {"separate", "quiesce", "give"} & set(words(server, "a", h["id"]))
+    assert "moved before" not in server.handover("show", h["id"]).stdout
     server.fake("b", do={"offer": {"say": {"says": "dropped", "reason": "incompatible", "sentence": "another machine"}}})
     p = server.handover("v", "--to", "b", "--dry-run", check=False)
     assert p.returncode != 0 and "another machine" in p.stdout, p.stdout
     assert memory(server) == {"a": GIB, "b": GIB}
+
+
+def test_what_was_moved_before(server):
+    """How much separation takes, to the byte: what it would be of a dry run, what it was of the others."""
+    parts = [{**FREE[0], "portion": "separable", "why": "kept", "moved": 128 << 20}, FREE[1]]
+    server.fake("a", separated=12288, parts=parts)
+    h = server.hand_over("v", "--to", "b", "--dry-run")
+    assert h["would"] and h["separated_bytes"] == 12288 and h["parts"] == parts, h
+    assert "12288 bytes of its memory would be moved before" in server.handover("show", h["id"]).stdout
+    server.fake("a", parts=FREE)
+    h = server.hand_over("v", "--to", "b", "--wait")
+    assert h["state"] == "running-on-target" and h["separated_bytes"] == 12288, h
+    assert "12288 bytes of its memory were moved before" in server.handover("show", h["id"]).stdout
 
 
 def test_all(server):

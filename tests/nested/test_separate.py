@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Separation (5.7 to 5.12): what a VM has in a node that its hypervisor keeps is moved, while it runs, to one that may change
+hands, exactly that, and then it is handed over; what is kept is the source's before and after."""
+import os
+import sys
+import time
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
+from nested import CannotRun  # noqa: E402
+from nested_server import NestedServer  # noqa: E402
+
+MIB = 1 << 20
+KEPT, FREE = "memory:node0", "memory:node1"
+AREA = 2  # MiB that the guest dirties over and over; to move a page takes milliseconds, where CPUs are emulated
+
+
+@pytest.fixture(scope="module")
+def server():
+    """a has all CPUs of node 0, which it keeps the memory of, and memory of node 1; b has the rest of that."""
+    host = NestedServer(smp=4, memory="3G", nodes=2)
+    try:
+        host.__enter__()
+    except CannotRun as e:
+        pytest.skip(f"no nested host: {e}")
+    try:
+        host.start_server(f"a:cpus=0-1,memory=512M,keep={KEPT}", "b:node=1")
+        host.server("give", FREE, "--amount", "512M", "--from", "b", "--to", "a")
+        host.a, host.b = host.hypervisors["a"], host.hypervisors["b"]
+        deadline = time.monotonic() + 120
+        while host.a.free(1) < 512 * MIB:
+            assert time.monotonic() < deadline, "a did not get the memory that it was given"
+            time.sleep(0.5)
+        yield host
+    finally:
+        host.close()
+
+
+@pytest.fixture
+def vm(server):
+    """Half of its memory is claimed on each node; what it touches lies on node 0, where its vCPU is."""
+    a = server.a
+    a.fill(0, 128 * MIB)
+    a.fill(1, 128 * MIB)
+    vm = a.vm("v", f"dirty=20 area={AREA} say=0", memory="256M..256M")
+    a.empty(0)
+    server.wait_for_board(vm, "all of its area was dirtied", lambda b: b.passes >= 1)
+    assert a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 128 * MIB}
+    yield vm
+    for h in (server.a, server.b):
+        h.end_vms()
+    a.empty(1)
+
+
+def wait_for(condition, timeout_s=300):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timeout"
+        time.sleep(0.3)
+
+
+def lies(vm):
+    """Where it lies, as the kernel says."""
+    ram = vm.memory()
+    print(f"{vm.name} at {vm.host.name}: {ram.policy} {ram.pages}")
+    return ram
+
+
+def test_exactly_what_is_kept_is_moved_and_then_it_is_handed_over(server, vm):
+    before, managers, inode = lies(vm), server.managers(), vm.inode()
+    kept = before.pages.get(0, 0)
+    assert before.policy == "bind:0-1" and kept >= AREA * MIB
+    assert sum(before.pages.values()) == server.allocated(vm.ram)  # nothing of it lies where it is not seen
+    server.a.empty(1)
+
+    said = server.hand_over(vm, "b", "--dry-run")
+    assert said["would"] and said["separated_bytes"] == kept, said
+    parts = {p["component"]: p for p in said["parts"]}
+    assert (parts[KEPT]["portion"], parts[KEPT]["why"], parts[KEPT]["moved"]) == ("separable", "kept", 128 * MIB), parts
+    assert (parts[FREE]["portion"], parts[FREE]["amount"]) == ("reassignable", 256 * MIB), parts
+    assert lies(vm).pages == before.pages  # nothing was touched
+
+    said = server.hand_over(vm, "b")
+    assert said["state"] == "running-on-target", (said, server.log("sp")[-3000:])
+    assert said["separated_bytes"] == kept and said["ram_bytes"] == 0 and said["assigned"], said
+    assert vm.inode() == inode  # the same memory
+    text = server.handover(said["id"])
+    assert f"{kept} bytes of its memory were moved before" in text, text
+
+    passes = vm.board().passes
+    server.wait_for_board(vm, "it goes on there", lambda b: b.passes >= passes + 2)
+    assert vm.board().wrong_pages == 0
+    after = lies(vm)
+    assert after.policy == "bind:1" and set(after.pages) == {1}
+    assert AREA * MIB <= after.pages[1] <= server.allocated(vm.ram)
+
+    assert server.b.claims("vm:v") == {FREE: 256 * MIB} and server.a.claims("vm:v") == {}
+    now = server.managers()
+    assert now[KEPT] == managers[KEPT] and now[KEPT].get("b", 0) == 0  # what cannot leave is the source's still
+    assert now[FREE]["b"] == managers[FREE]["b"] + 256 * MIB and now[FREE]["a"] == managers[FREE]["a"] - 256 * MIB
+    assert "as it was granted" in server.b.mete_check("vm", "verify", "v")
+    server.b.end_vms()
+    server.server("give", FREE, "--amount", "256M", "--from", "b", "--to", "a")
+
+
+def test_without_room_nothing_is_moved(server, vm):
+    """Refused before anything moves, and what is in the way is named."""
+    before = lies(vm)
+    for words in (("--dry-run",), ()):
+        said = server.hand_over(vm, "b", *words)
+        assert said["state"] == "rolled-back" and said["reason"] == "unreassignable", said
+        assert KEPT in said["sentence"] and "128 MiB" in said["sentence"] and "room" in said["sentence"], said
+        assert not said.get("would") and not said.get("separated_bytes"), said
+    assert lies(vm) == before
+    assert server.a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 128 * MIB}
+    assert "as it was granted" in server.a.mete_check("vm", "verify", "v")
+
+
+@pytest.fixture
+def half_way(server, vm):
+    """A handover of vm that is being separated: its claims have been moved, and the keeper, stopped, has yet to move a page."""
+    a, number = server.a, half_way_number()
+    before = lies(vm)
+    a.empty(1)
+    target = server.pid_of("b")
+    server.check(f"kill -STOP {target}")
+    try:
+        server.ask("handover", "v", "--to", "b", "--id", number)
+        wait_for(lambda: server.state(number)["state"] == "classified")  # its source has looked, and waits for its target
+        server.check(f"kill -STOP {server.keeper_pid}")
+    finally:
+        server.check(f"kill -CONT {target}")
+    try:
+        wait_for(lambda: a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 256 * MIB}, 50)  # what it leaves is claimed until it has
+        assert server.state(number)["state"] == "accepted"
+        yield number, before
+    finally:
+        server.check(f"kill -CONT {server.keeper_pid}")
+
+
+NUMBERS = iter(range(1, 100))
+
+
+def half_way_number():
+    return f"half-way-{next(NUMBERS)}"
+
+
+def test_broken_off_half_way_it_goes_back(server, vm, half_way):
+    number, before = half_way
+    server.ask("handover", "cancel", number)
+    server.check(f"kill -CONT {server.keeper_pid}")
+    wait_for(lambda: "ended_ms" in server.state(number))
+    assert server.state(number)["state"] == "rolled-back" and "separated_bytes" not in server.state(number)
+    wait_for(lambda: server.a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 128 * MIB})
+    after = lies(vm)
+    assert after.policy == before.policy and sum(after.pages.values()) == sum(before.pages.values())
+    assert "as it was granted" in server.a.mete_check("vm", "verify", "v") and vm.board().wrong_pages == 0
+
+
+def test_its_meted_dies_half_way(server, vm, half_way):
+    """The next one goes on with it; how many bytes it was nobody knows then."""
+    number, _ = half_way
+    server.check(f"kill -KILL {server.pid_of('a')}")
+    server.check(f"kill -CONT {server.keeper_pid}")
+    wait_for(lambda: server.run("mete server start a --socket /run/mete-sp/sp.sock")[0] == 0)
+    wait_for(lambda: "ended_ms" in server.state(number))
+    said = server.state(number)
+    assert said["state"] == "running-on-target" and "separated_bytes" not in said, said
+    vm.goes_to("b")
+    passes = vm.board().passes
+    server.wait_for_board(vm, "it goes on there", lambda b: b.passes >= passes + 2)
+    after = lies(vm)
+    assert after.policy == "bind:1" and set(after.pages) == {1} and vm.board().wrong_pages == 0
+    assert server.b.claims("vm:v") == {FREE: 256 * MIB} and server.a.claims("vm:v") == {}
+    server.b.end_vms()
+    server.server("give", FREE, "--amount", "256M", "--from", "b", "--to", "a")
