@@ -19,6 +19,8 @@ extern const struct verb server_verbs[];
 extern const size_t server_verbs_n;
 extern const struct verb handover_verbs[];
 extern const size_t handover_verbs_n;
+extern const struct verb consolidate_verbs[];
+extern const size_t consolidate_verbs_n;
 extern const struct verb pki_verbs[];
 extern const size_t pki_verbs_n;
 

@@ -20,11 +20,13 @@ int main(int argc, char **argv)
         const struct verb_table in_guest = {"In a guest", guest_verbs, guest_verbs_n};
         const struct verb_table server = {"Several hypervisors on one server", server_verbs, server_verbs_n};
         const struct verb_table handovers = {"Handovers on one server", handover_verbs, handover_verbs_n};
+        const struct verb_table spread = {"VMs spread over nodes", consolidate_verbs, consolidate_verbs_n};
         const struct verb_table moves = {"Moves", move_verbs, move_verbs_n};
         const struct verb_table manager = {"A fleet, by its manager", manager_verbs, manager_verbs_n};
         const struct verb_table other_hosts = {"Other hosts", pki_verbs, pki_verbs_n};
         const struct verb_table tables[] = {is_guest() ? in_guest : on_host,
                                             is_guest() ? on_host : in_guest,
+                                            spread,
                                             moves,
                                             manager,
                                             server,

@@ -12,6 +12,7 @@
 #include "json/read.h"
 #include "json/route.h"
 #include "meted/api-internal.h"
+#include "meted/consolidate.h"
 #include "meted/health.h"
 #include "meted/machine.h"
 #include "meted/handover.h"
@@ -385,6 +386,9 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
                 return;
         case API_OPERATION_RESERVATION_DELETE:
                 do_unreserve(m, req, part);
+                return;
+        case API_OPERATION_CONSOLIDATE:
+                consolidate_ask(m, req, body);
                 return;
         case API_OPERATION_COMPONENT_OFFLINE:
                 do_offline(m, req, body);

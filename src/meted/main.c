@@ -20,6 +20,7 @@
 #include "meted/hhi.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
+#include "meted/consolidate.h"
 #include "meted/handover.h"
 #include "meted/moves.h"
 #include "meted/partition.h"
@@ -588,6 +589,7 @@ static void stop(struct meted *m)
                 loop_timer_cancel(&m->verify);
         }
         moves_stop(m);
+        consolidate_stop(m);
         handovers_stop(m);
         /* First: a guest whose request is under way hears nothing, and asks the next meted. */
         for (guint i = 0; m->machines && i < m->machines->len; i++)

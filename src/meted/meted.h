@@ -88,12 +88,13 @@ struct meted {
         GList *streams; /* of struct follower, in events.c */
         json_t *hhi;    /* the machine as a document, without marks but what is off line; hhi.c */
         struct loop_timer hhi_look;
-        struct api_partition *partition; /* partition.c; NULL: under no service processor */
-        struct moves *moves;             /* moves.c */
-        struct handovers *handovers;     /* handover.c */
-        struct health *health;           /* health.c */
-        bool is_hhi_due;                 /* the books have changed in this turn */
-        struct watch *watch;             /* watch.c; NULL: the inventory is not this machine's */
+        struct api_partition *partition;     /* partition.c; NULL: under no service processor */
+        struct moves *moves;                 /* moves.c */
+        struct handovers *handovers;         /* handover.c */
+        struct consolidation *consolidation; /* consolidate.c; NULL: there was none */
+        struct health *health;               /* health.c */
+        bool is_hhi_due;                     /* the books have changed in this turn */
+        struct watch *watch;                 /* watch.c; NULL: the inventory is not this machine's */
         struct loop_timer tick, mend, housekeeping, list, verify, awaited;
         guint verified; /* which of the machines is looked at next */
         struct counters counters;

@@ -118,6 +118,27 @@ def test_without_room_nothing_is_moved(server, vm):
     assert "as it was granted" in server.a.mete_check("vm", "verify", "v")
 
 
+def test_a_scattered_vm_is_brought_together(server, vm):
+    """5.20: while it runs, to one node, within what is free; not where nothing is."""
+    a = server.a
+    assert a.mete_json("host", "consolidate", "--limit", "64M", "--dry-run")["steps"] == []
+    before = lies(vm)
+    plan = a.mete_json("host", "consolidate", "--dry-run")
+    assert plan["dry_run"] and plan["scattered"] == 0 and plan["moved_bytes"] == 128 * MIB, plan
+    assert plan["steps"] == [{"vm": "v", "from": FREE, "to": KEPT, "bytes": 128 * MIB}], plan  # on node 1 nothing is free
+    assert lies(vm) == before
+    assert a.mete_json("host", "consolidate", "v")["steps"] == plan["steps"]
+    wait_for(lambda: " consolidated " in a.mete_check("events", "--trace", "v"), 300)
+    after = lies(vm)
+    assert after.policy == "bind:0" and set(after.pages) == {0} and vm.board().wrong_pages == 0
+    assert a.claims("vm:v") == {KEPT: 256 * MIB}
+    assert a.free(1) == 128 * MIB  # what it has left is free
+    assert "as it was granted" in a.mete_check("vm", "verify", "v")
+    assert a.mete_json("host", "consolidate")["steps"] == []
+    status, text = a.mete("host", "consolidate", "nobody")
+    assert status != 0 and "nobody" in text
+
+
 @pytest.fixture
 def half_way(server, vm):
     """A handover of vm that is being separated: its claims have been moved, and the keeper, stopped, has yet to move a page."""
