@@ -12,7 +12,7 @@
 static const char *const host_words[] = {
         "vm ",       "host offline", "host online", "ledger",  "definition ", "reserve",
         "unreserve", "events",       "doctor",      "peers",   "pki ",        "move ",
-        "why",       "host list",    "drain ",      "server ", "handover ",
+        "why",       "host list",    "drain ",      "server ", "handover ",   "host consolidate",
 };
 
 static const char *find_host_words(int argc, char **argv)
