@@ -58,6 +58,9 @@ static void print(const json_t *h)
         if (host_number(h, "separated_bytes") > 0)
                 (void)printf("  %" PRId64 " bytes of its memory %s moved before, from what cannot leave\n",
                              host_number(h, "separated_bytes"), is_dry ? "would be" : "were");
+        char within[UNITS_TEXT];
+        if (host_number(h, "separate_ms") > 0 && (is_dry || !is_over(h)))
+                (void)printf("  that may take %s\n", units_print_ms(host_number(h, "separate_ms"), within));
         if (json_object_get(h, "gap_us")) {
                 (void)printf("  the guest stood for %.1f ms", (double)host_number(h, "gap_us") / 1000.0);
                 if (json_object_get(h, "max_gap_ms"))
@@ -149,8 +152,9 @@ static int wait_for_end(const struct arguments *a, json_t **h, struct err *err)
 static int body_of(const struct arguments *a, const char *vm, json_t **ret, struct err *err)
 {
         const char *to = arguments_option(a, "--to"), *from = arguments_option(a, "--from"),
-                   *gap = arguments_option(a, "--max-gap"), *id = arguments_option(a, "--id");
-        int64_t ms = 0;
+                   *gap = arguments_option(a, "--max-gap"), *id = arguments_option(a, "--id"),
+                   *within = arguments_option(a, "--within");
+        int64_t ms = 0, within_ms = 0;
         if (!str_is_name(vm))
                 return err_set(err, REASON_INVALID, EINVAL, "'%s' is no name of a VM", vm);
         if (!to)
@@ -158,6 +162,8 @@ static int body_of(const struct arguments *a, const char *vm, json_t **ret, stru
                                "--to is missing: which hypervisor (mete server show)?");
         if (gap && units_parse_ms(gap, &ms, err))
                 return err_note(err, "--max-gap %s", gap);
+        if (within && units_parse_ms(within, &within_ms, err))
+                return err_note(err, "--within %s", within);
         json_t *body = json_pack("{s:s, s:s}", "vm", vm, "to", to);
         if (from)
                 (void)json_object_set_new(body, "from", json_string(from));
@@ -165,6 +171,8 @@ static int body_of(const struct arguments *a, const char *vm, json_t **ret, stru
                 (void)json_object_set_new(body, "id", json_string(id));
         if (gap)
                 (void)json_object_set_new(body, "max_gap_ms", json_integer(ms));
+        if (within)
+                (void)json_object_set_new(body, "within_ms", json_integer(within_ms));
         if (arguments_option(a, "--dry-run"))
                 (void)json_object_set_new(body, "dry_run", json_true());
         *ret = body;
@@ -426,6 +434,7 @@ static const struct option_row handover_options[] = {
         {"--to", "HYPERVISOR", "the hypervisor of this server that is to run it", false},
         {"--from", "HYPERVISOR", "the one that runs it; needed with --all, and where two have a VM of that name", false},
         {"--max-gap", "TIME", "the guest may stand for so long, such as 50ms; else it stays where it was", false},
+        {"--within", "TIME", "what has to be moved before, as its hypervisor keeps what it lies in, is moved within so long, such as 10m; else it stays", false},
         {"--dry-run", NULL, "only find out whether it would do, and what would change hands", false},
         {"--all", NULL, "all VMs that run at --from, a few of them side by side", false},
         {"--id", "ID", "id of the handover, for asking again; else one is made", false},
@@ -443,6 +452,7 @@ const struct verb handover_verbs[] = {
         {.words = "handover", .operands = "[VM]", .operands_min = 0, .operands_max = 1, .options = handover_options,
          .summary = "Hand a running VM over to another hypervisor of this server",
          .text = "Its memory stays where it is, and is not copied: it changes its owner; CPUs it gets of its new hypervisor. "
+                 "What lies where its hypervisor keeps it is moved before, while it runs. "
                  "Asked of mete-sp; without it there are no handovers. Returns when it is under way; with --wait, --dry-run and "
                  "--all when it is over.",
          .run = run_handover},

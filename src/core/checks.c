@@ -8,6 +8,8 @@
  *        -> nobody knows: no more of this request, this time
  *
  * What is to be moved begins with host instead: it is held by another component since, and not as that was.
+ * Where that takes many steps, as with memory, each check makes one of them; then everything else of the VM
+ * has its turn, and the next check is of what moves alone, unless somebody has asked for all of it.
  *
  * The activation of the request stays where it is, at its end: a way back that begins meanwhile begins there,
  * and takes the place of the check. */
@@ -22,7 +24,14 @@ void check_begin(struct entry *e)
 {
         e->check = CHECK_LOOK;
         e->check_item = 0;
+        e->is_check_narrow = e->check_has_more = false;
         e->checked = (struct checked){0};
+}
+
+void check_begin_narrow(struct entry *e)
+{
+        check_begin(e);
+        e->is_check_narrow = true;
 }
 
 static struct definition *item_of(struct entry *e)
@@ -76,6 +85,7 @@ static void is_good(struct hypervisor *h, struct entry *e, const char *sentence,
         struct definition *d = item_of(e);
         if (d->moving) {
                 d->moving = false;
+                e->move_tries = 0;
                 claim_from_release(h, d);
                 d->change = CHANGE_NONE;
                 effect_push(h, EFFECT_PERSIST, &e->r, now_ms);
@@ -96,6 +106,10 @@ static void is_lasting(struct hypervisor *h, struct entry *e, const struct err *
         struct definition *d = item_of(e);
         e->checked.lasting++;
         show_changed(h, e, err->sentence);
+        if (d->moving) {
+                e->move_tries++;
+                e->move_reason = err->reason;
+        }
         if (d->change != CHANGE_LASTING)
                 note(h, e, d->moving ? "move-failed" : "repair-failed", "", err->sentence, now_ms);
         d->change = CHANGE_LASTING;
@@ -128,8 +142,12 @@ bool check_next(struct hypervisor *h, struct entry *e, int64_t now_ms, struct ac
                 [CHECK_LOOK_AGAIN] = PHASE_FINALISE,
         };
         assert(e->r.state == REQUEST_GRANTED && phases[e->check]);
+        while (e->is_check_narrow && e->check == CHECK_LOOK && e->check_item < e->r.n_definitions &&
+               !(item_of(e)->moving && item_of(e)->change != CHANGE_LASTING))
+                e->check_item++;
         if (e->check_item >= e->r.n_definitions) {
-                effect_push(h, EFFECT_CHECKED, &e->r, now_ms)->checked = e->checked;
+                if (!e->is_check_narrow) /* who waits for that wants all of it to be looked at */
+                        effect_push(h, EFFECT_CHECKED, &e->r, now_ms)->checked = e->checked;
                 return false;
         }
         if (e->check == CHECK_LOOK && item_of(e)->moving)
@@ -168,6 +186,20 @@ void check_report(struct hypervisor *h, struct entry *e, const struct err *err, 
         else
                 e->check = now == CHECK_HOST && definition_uses(item_of(e), PHASE_BIND) ? CHECK_BIND
                                                                                         : CHECK_LOOK_AGAIN;
+}
+
+void check_goes_on(struct entry *e)
+{
+        assert(e->check > CHECK_NONE && e->check < CHECK_N);
+        if (e->check_restarts) {
+                e->check_restarts = false;
+                check_begin(e);
+                return;
+        }
+        if (item_of(e)->moving)
+                item_of(e)->change = CHANGE_NONE; /* what did not do the last time does now */
+        e->check_has_more = true;
+        next_item(e);
 }
 
 /* A granted request is in the queue for no other reason. */

@@ -159,9 +159,10 @@ static struct scope scope_of(const struct hypervisor *h, const struct entry *e)
         return s;
 }
 
-/* The components among which it is placed: where it is bound, CPUs and classes elsewhere are out of question.
- * NULL: no memory. */
-static struct component *components_in(const struct hypervisor *h, const struct scope *s)
+/* The components among which it is placed: where it is bound, CPUs and classes elsewhere are out of question,
+ * and memory that it is to leave is for now. NULL: no memory. */
+static struct component *components_in(const struct hypervisor *h, const struct entry *e,
+                                       const struct scope *s)
 {
         struct component *all = malloc(h->n_components * sizeof(*all));
         if (!all)
@@ -173,6 +174,8 @@ static struct component *components_in(const struct hypervisor *h, const struct 
                         all[i].healthy = false;
                         all[i].owned = 0; /* for this VM it does not come back, either */
                 }
+        for (size_t i = 0; e->vm && e->vm->avoids && i < h->n_components; i++)
+                all[i].healthy = all[i].healthy && !e->vm->avoids[i];
         return all;
 }
 
@@ -251,7 +254,9 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                         need_print(&exact, named), is_whole ? " (whole CPUs, as no share>= is said)" : "",
                         t->placement.amount_met ? need_amount_print(need->kind, t->placement.amount_met, have)
                                                 : "none",
-                        h->returning ? "; something is just being given back: ask again" : "");
+                        h->returning                ? "; something is just being given back: ask again"
+                        : e->vm && e->vm->avoids ? "; its VM is being handed over: ask again"
+                                                 : "");
 }
 
 /* The lowest free bit at or above `from`, taken; -1: none below `limit`. */
@@ -642,7 +647,7 @@ static int decide_by_kind(struct hypervisor *h, struct entry *e, const struct as
                        "one");
                 return 0;
         }
-        struct component *components = components_in(h, &scope);
+        struct component *components = components_in(h, e, &scope);
         if (!components)
                 return err_set(err, REASON_INTERNAL, ENOMEM, "no memory for the components");
         if (ask->n_arrivals) {

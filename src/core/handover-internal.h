@@ -40,7 +40,7 @@ struct handover_state_row {
         bool is_swift;
         bool is_back; /* has a reason */
         enum handover_whose whose;
-        int32_t repeat_ms, wait_ms; /* after the first; at most. 0: never */
+        int32_t repeat_ms, wait_ms; /* after the first; at most (see handover_wait_ms()). 0: never */
         const char *text;           /* for the log, where there is no reason */
 };
 extern const struct handover_state_row handover_states[HANDOVER_STATE_N];

@@ -205,7 +205,7 @@ const struct handover_state_row handover_states[HANDOVER_STATE_N] = {
   /* clang-format off */
         [HANDOVER_CONFIGURED]  = {"configured",  .says = {HANDOVER_SAYS_CLASSIFY, 0}, .repeat_ms = 500, .wait_ms = 60000, .text = "the source finds out what may change hands"},
         [HANDOVER_CLASSIFIED]  = {"classified",  .says = {0, HANDOVER_SAYS_OFFER}, .repeat_ms = 500, .wait_ms = 60000, .text = "the target looks whether it can take it"},
-        [HANDOVER_ACCEPTED]    = {"accepted",    .says = {HANDOVER_SAYS_SEPARATE, 0}, .repeat_ms = 1000, .wait_ms = 600000, .text = "what cannot leave is separated"},
+        [HANDOVER_ACCEPTED]    = {"accepted",    .says = {HANDOVER_SAYS_SEPARATE, 0}, .repeat_ms = 1000, .wait_ms = 120000, .text = "what cannot leave is separated"},
         [HANDOVER_SEPARATED]   = {"separated",   .says = {HANDOVER_SAYS_QUIESCE, 0}, .repeat_ms = 500, .wait_ms = 30000, .text = "nothing of the VM is to change meanwhile"},
         [HANDOVER_QUIESCED]    = {"quiesced",    .says = {0, HANDOVER_SAYS_INFORM}, .repeat_ms = 500, .wait_ms = 60000, .text = "the target makes ready"},
         [HANDOVER_INFORMED]    = {"informed",    {HANDOVER_WATCH}, {HANDOVER_SAYS_GIVE, 0}, .repeat_ms = 500, .wait_ms = 60000, .whose = OWNED_BY_RECORD, .text = "the source gives it"},
@@ -220,7 +220,7 @@ const struct handover_state_row handover_states[HANDOVER_STATE_N] = {
 
         [SOURCE_CLASSIFYING]   = {"source-classifying", {HANDOVER_CLASSIFY}, .is_once = true, .wait_ms = 30000, .text = "what may change hands is found out"},
         [SOURCE_CLASSIFIED]    = {"source-classified", .says = {HANDOVER_SAYS_CLASSIFIED}, .wait_ms = 120000, .text = "it is known what may change hands"},
-        [SOURCE_SEPARATING]    = {"source-separating", {HANDOVER_SEPARATE}, .is_once = true, .wait_ms = 500000, .text = "what cannot leave is separated"},
+        [SOURCE_SEPARATING]    = {"source-separating", {HANDOVER_SEPARATE}, .is_once = true, .wait_ms = 60000, .text = "what cannot leave is separated"},
         [SOURCE_SEPARATED]     = {"source-separated", .says = {HANDOVER_SAYS_SEPARATED}, .wait_ms = 120000, .text = "all that it has may leave"},
         [SOURCE_QUIESCING]     = {"source-quiescing", {HANDOVER_QUIESCE}, .is_once = true, .wait_ms = 20000, .text = "nothing of it is to change"},
         [SOURCE_QUIESCED]      = {"source-quiesced", .says = {HANDOVER_SAYS_QUIESCED}, .wait_ms = 120000, .text = "nothing of it changes"},
@@ -237,7 +237,7 @@ const struct handover_state_row handover_states[HANDOVER_STATE_N] = {
         [SOURCE_LOST]          = {"source-lost", .says = {HANDOVER_SAYS_DIED}, .repeat_ms = 1000, .text = "it died here"},
 
         [TARGET_CHECKING]      = {"target-checking", {HANDOVER_CHECK}, .is_once = true, .wait_ms = 30000, .text = "can it run here?"},
-        [TARGET_ACCEPTED]      = {"target-accepted", .says = {HANDOVER_SAYS_ACCEPTED}, .wait_ms = 900000, .text = "it can run here"},
+        [TARGET_ACCEPTED]      = {"target-accepted", .says = {HANDOVER_SAYS_ACCEPTED}, .wait_ms = 300000, .text = "it can run here"},
         [TARGET_PREPARING]     = {"target-preparing", {HANDOVER_VMM_PREPARE}, .is_once = true, .wait_ms = 45000, .text = "a VMM for it is made ready"},
         [TARGET_INFORMED]      = {"target-informed", {HANDOVER_WATCH, HANDOVER_VMM_WATCH}, {HANDOVER_SAYS_INFORMED}, .is_once = true, .wait_ms = 60000, .whose = OWNED_BY_RECORD, .text = "a VMM waits for it"},
         [TARGET_COMPLETE]      = {"target-complete", {HANDOVER_WATCH}, .is_swift = true, .wait_ms = 10000, .whose = OWNED_BY_RECORD, .text = "all of it is here, and stands"},

@@ -112,6 +112,7 @@ static void say_it(struct handover_effects *out, const struct handover *h, enum 
         struct handover_message *p = &effect(out, h, HANDOVER_SEND)->message;
         *p = (struct handover_message){
                 .says = says, .to = to, .epoch = r->epoch, .gap_ms = r->gap_ms, .reason = r->reason};
+        p->separate_ms = r->separate_ms;
         memcpy(p->id, r->id, sizeof(p->id));
         memcpy(p->sentence, r->sentence, sizeof(p->sentence));
 }
@@ -149,9 +150,20 @@ static void set_repeat(struct handover *h, int64_t now_ms)
                                : now_ms + (every_ms < REPEAT_MAX_MS ? every_ms : REPEAT_MAX_MS);
 }
 
+/* Two states of others wait for the source's separation; what they wait for beside it is the difference of
+ * the table. */
+int64_t handover_wait_ms(enum handover_state s, int64_t separate_ms)
+{
+        int64_t wait_ms = handover_states[s].wait_ms;
+        bool is_of_it = s == SOURCE_SEPARATING || s == HANDOVER_ACCEPTED || s == TARGET_ACCEPTED;
+        if (!is_of_it || separate_ms <= 0)
+                return wait_ms;
+        return wait_ms - handover_states[SOURCE_SEPARATING].wait_ms + separate_ms;
+}
+
 static void set_deadline(struct handover *h, int64_t now_ms)
 {
-        int64_t wait_ms = handover_states[h->row.state].wait_ms;
+        int64_t wait_ms = handover_wait_ms(h->row.state, h->row.separate_ms);
         h->row.deadline_ms = wait_ms > 0 ? now_ms + wait_ms : INT64_MAX;
 }
 
@@ -279,6 +291,13 @@ static int bad(const struct handover *h, const char *what, struct err *err)
                        handover_state_name(h->row.state));
 }
 
+static int64_t bounded(int64_t separate_ms)
+{
+        return separate_ms < 0                          ? 0
+               : separate_ms > HANDOVER_SEPARATE_MAX_MS ? HANDOVER_SEPARATE_MAX_MS
+                                                        : separate_ms;
+}
+
 /* ---- reports ---- */
 
 static int report(struct handover *h, const struct handover_event *ev, struct handover_effects *out,
@@ -300,6 +319,8 @@ static int report(struct handover *h, const struct handover_event *ev, struct ha
                 return bad(h, handover_event_name(ev->kind), err);
         if (to == HANDOVER_STAY)
                 return 1;
+        if (ev->kind == HANDOVER_EV_CLASSIFIED)
+                h->row.separate_ms = bounded(ev->separate_ms);
         if (to == TARGET_RETURNING && r->is_unsure) /* only who never told it to run is certain */
                 to = TARGET_DROPPING;
         return go(h, to, &why, out);
@@ -344,6 +365,8 @@ static int message(struct handover *h, const struct handover_event *ev, struct h
                 return late(h);
         if (to == HANDOVER_STAY)
                 return answer(h, &p, out);
+        if (p.says == HANDOVER_SAYS_CLASSIFIED)
+                r->separate_ms = bounded(p.separate_ms);
         return go(h, to, &why, out);
 }
 
@@ -431,11 +454,11 @@ int handover_step(struct handover *h, const struct handover_event *ev, struct ha
         return ev->kind == HANDOVER_EV_TIMEOUT ? bad(h, "timeout", err) : report(h, ev, ret, err);
 }
 
-void handover_begin(struct handover *h, const char *id, uint64_t epoch, int64_t gap_ms, int64_t now_ms,
-                    struct handover_effects *ret)
+void handover_begin(struct handover *h, const char *id, uint64_t epoch, int64_t gap_ms, int64_t separate_ms,
+                    int64_t now_ms, struct handover_effects *ret)
 {
         *h = (struct handover){
-                .row = {.epoch = epoch, .gap_ms = gap_ms}
+                .row = {.epoch = epoch, .gap_ms = gap_ms, .separate_ms = bounded(separate_ms)}
         };
         bool is_good = STR_COPY(h->row.id, id) && epoch > 0 && gap_ms >= 0 && gap_ms <= HANDOVER_GAP_MAX_MS;
         assert(is_good);
@@ -454,7 +477,9 @@ int handover_admit(struct handover *h, const struct handover_message *first, uin
                 return err_set(err, REASON_STALE, EPROTO, "handover %s: it is over, or another came since",
                                first->id);
         *h = (struct handover){
-                .row = {.epoch = first->epoch, .gap_ms = first->gap_ms}
+                .row = {.epoch = first->epoch,
+                        .gap_ms = first->gap_ms,
+                        .separate_ms = bounded(first->separate_ms)}
         };
         memcpy(h->row.id, first->id, sizeof(h->row.id));
         ret->n = 0;

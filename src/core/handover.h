@@ -37,7 +37,7 @@
 #include "base/err.h"
 
 enum { HANDOVER_ID = 64, HANDOVER_SENTENCE = 160, HANDOVER_EFFECTS_MAX = 8 };
-enum { HANDOVER_GAP_MAX_MS = 60000 };
+enum { HANDOVER_GAP_MAX_MS = 60000, HANDOVER_SEPARATE_MAX_MS = 86400000 };
 
 enum handover_role { ROLE_PROCESSOR = 1, ROLE_SOURCE, ROLE_TARGET, ROLE_N };
 
@@ -167,6 +167,8 @@ struct handover_message {
         char id[HANDOVER_ID];
         uint64_t epoch;     /* of the handover */
         int64_t gap_ms;     /* the guest may stand for so long; 0: no bound was asked for */
+        int64_t separate_ms; /* what is to be separated may take so long. CLASSIFY: as was asked for, 0: nothing
+                                was; then as its source says, 0: nothing is to be */
         enum reason reason; /* ABORT, DROP, BACK, DIED, DROPPED, LOST */
         char sentence[HANDOVER_SENTENCE];
 };
@@ -181,6 +183,7 @@ struct handover_row {
         uint64_t epoch;
         uint64_t step; /* the token of this state's effects */
         int64_t gap_ms;
+        int64_t separate_ms; /* as of the messages */
         int64_t deadline_ms;
         bool is_told;   /* target: the service processor has nothing more to ask */
         bool is_unsure; /* target: somebody before a restart may have told the VMM to run */
@@ -244,14 +247,16 @@ struct handover_event {
         enum handover_event_kind kind;
         int64_t now_ms;
         uint64_t token;
-        enum reason reason; /* of FAILED, BROKEN, DIED, CANCEL; may be 0 */
+        int64_t separate_ms; /* CLASSIFIED: what is to be separated may take so long; 0: nothing is to be */
+        enum reason reason;  /* of FAILED, BROKEN, DIED, CANCEL; may be 0 */
         const char *sentence;
         const struct handover_message *message; /* MESSAGE */
 };
 
-/* The service processor begins. */
-void handover_begin(struct handover *h, const char *id, uint64_t epoch, int64_t gap_ms, int64_t now_ms,
-                    struct handover_effects *ret);
+/* The service processor begins. separate_ms: for so long what is to be separated may take; 0: as long as the
+ * source reckons. */
+void handover_begin(struct handover *h, const char *id, uint64_t epoch, int64_t gap_ms, int64_t separate_ms,
+                    int64_t now_ms, struct handover_effects *ret);
 /* A hypervisor begins, with CLASSIFY or OFFER of a handover that is not known. Each handover of a VM takes
  * the next epoch, however it ends; least_epoch: greater than that of any that is over here. So a message that
  * was under way for too long begins nothing. -EPROTO: it begins none; handover_answer_unknown() has the
@@ -278,6 +283,8 @@ int handover_step(struct handover *h, const struct handover_event *ev, struct ha
 /* When HANDOVER_EV_TICK is due; INT64_MAX: never. */
 int64_t handover_deadline(const struct handover *h);
 
+/* For so long a state is waited in at most; 0: for ever. */
+int64_t handover_wait_ms(enum handover_state s, int64_t separate_ms);
 enum handover_role handover_role(enum handover_state s);
 bool handover_is_final(const struct handover *h);
 /* Service processor: what the VM has is, or may yet become, the target's, and may go back: its partition may

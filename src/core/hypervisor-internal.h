@@ -24,6 +24,7 @@ struct vm_entry {
         uint64_t class_slots;      /* parts of its class of service in use */
         size_t live;               /* requests of applications that hold something */
         int64_t *brings, *brought; /* memory, by component; NULL: none (core/bring.c) */
+        bool *avoids;              /* by component: no more memory is had of it; NULL: of none */
         struct host_toll toll;     /* by the change of the host that is being decided on */
         struct history history;
         struct entry *newest;     /* of all that are kept of it */
@@ -31,6 +32,7 @@ struct vm_entry {
         bool is_step_out;         /* the first one's step is being carried out */
         bool is_step_back;        /* that is one of a way back */
         bool is_step_check;       /* that is one of a check */
+        bool is_others_turn;      /* before what moves in many steps goes on */
         uint64_t token;           /* of that step */
         struct vm_entry *next;
 };
@@ -61,8 +63,12 @@ struct entry {
         char held[REQUEST_SENTENCE]; /* why it is held */
         enum check check;            /* of check_item, while it is granted and in its VM's queue */
         uint16_t check_item;
-        bool checks_again;   /* somebody asked meanwhile */
-        bool check_restarts; /* the step that is out is of before something was moved */
+        bool checks_again;    /* somebody asked meanwhile */
+        bool check_restarts;  /* the step that is out is of before something was moved */
+        bool is_check_narrow; /* it is of what moves alone */
+        bool check_has_more;  /* some of that takes more steps */
+        unsigned move_tries;  /* how often it could not be moved, since it was to be, and why not */
+        enum reason move_reason;
         struct checked checked;
         char changed[REQUEST_SENTENCE]; /* what is not as it was granted, the last of it */
 };
@@ -158,9 +164,12 @@ void came_back(struct hypervisor *h, struct entry *e, int64_t now_ms);
 
 /* checks.c: called for the first one in a VM's queue. */
 void check_begin(struct entry *e);
+void check_begin_narrow(struct entry *e); /* of what moves alone */
 /* false: nothing is left to look at. Else *ret is the step that is next. */
 bool check_next(struct hypervisor *h, struct entry *e, int64_t now_ms, struct activation *ret);
 void check_report(struct hypervisor *h, struct entry *e, const struct err *err, int64_t now_ms);
+/* The step is one of many that its item takes; it did, and the next one is in the next check. */
+void check_goes_on(struct entry *e);
 
 /* Some of it is to be moved: that comes first in the check that this begins, or begins anew. */
 void check_moves(struct hypervisor *h, struct entry *e, int64_t now_ms);

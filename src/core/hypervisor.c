@@ -715,6 +715,7 @@ void hypervisor_free(struct hypervisor *h)
                 struct vm_entry *v = h->vms;
                 h->vms = v->next;
                 bring_free(v);
+                free(v->avoids);
                 free(v);
         }
         ledger_free(h->ledger);

@@ -175,11 +175,23 @@ int hypervisor_vm_relocate(struct hypervisor *h, const char *name, const struct 
 /* What is on its way goes back, which needs no room; what is there stays there. */
 void hypervisor_vm_relocate_back(struct hypervisor *h, const char *name, const char *cause, int64_t now_ms);
 enum relocating { RELOCATING_NOTHING, RELOCATING_UNDER_WAY, RELOCATING_FAILED };
+struct relocating_why {
+        enum reason reason;   /* of the last try */
+        unsigned tries;       /* that did not do, since it was sent there or back */
+        const char *sentence; /* borrowed until the next event */
+};
 /* FAILED: the last try of some of it did not do, and it is tried again later and later, until it does or is
- * turned back; *ret_why says why. */
-enum relocating hypervisor_vm_relocating(const struct hypervisor *h, const char *name, const char **ret_why);
+ * turned back; then *ret_why, which may be NULL, says why. */
+enum relocating hypervisor_vm_relocating(const struct hypervisor *h, const char *name,
+                                         struct relocating_why *ret_why);
+/* Is it worth while to wait for the next try? */
+enum { RELOCATING_TRIES = 5 };
+bool relocating_may_do(const struct relocating_why *why);
 /* Is some of the memory of this request on its way? */
 bool hypervisor_vm_is_relocating(const struct hypervisor *h, const struct request *r);
+/* What its guest asks for from now on is met from other memory than of these components, as what lies there
+ * has to leave; n 0: from all again. Not kept in the store: to be said again after a restart. */
+void hypervisor_vm_avoid(struct hypervisor *h, const char *name, const uint32_t *components, size_t n);
 
 /* VMs. Names are unique: REASON_BUSY. What was defined once stays defined, even where the host has become too
  * small for it meanwhile. */
@@ -267,6 +279,9 @@ int hypervisor_release(struct hypervisor *h, const char *key, const char *cause,
  * NULL. One that nobody waits for is ignored. */
 void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token, const struct err *err,
                           const char *detail, int64_t now_ms);
+/* Its report instead, of a step of PHASE_HOST that moves memory (is_check): a part of it is done, and there is
+ * more. It is asked for again when others of the VM have had their turn. */
+void hypervisor_step_goes_on(struct hypervisor *h, uint64_t serial, uint64_t token, int64_t now_ms);
 /* The driver knows that what is being activated cannot be. Late calls are ignored. */
 void hypervisor_failed(struct hypervisor *h, uint64_t serial, const struct err *why, int64_t now_ms);
 /* What this VM could not be brought to give back: the next try is at at_ms, where it was to be later. Once

@@ -5,12 +5,14 @@
  * As in change.c a move is decided in the books first: what it goes to is claimed, the definition is the new
  * component's, and what it leaves is claimed until it has left that. So at no instant is anything given away
  * twice, and a restart goes on with it. checks.c carries it out, as with whatever moves: the host side is
- * activated for the new component, which moves the pages, and looked at. The way back is the same in the
- * other direction: both are claimed already, so it needs no room. */
+ * activated for the new component, which moves the pages, in many steps between which all else of the VM has
+ * its turn, and looked at. The way back is the same in the other direction: both are claimed already, so it
+ * needs no room. */
 #include "core/hypervisor-internal.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void note(struct hypervisor *h, const struct entry *e, const struct definition *d, const char *event,
@@ -23,9 +25,14 @@ static void note(struct hypervisor *h, const struct entry *e, const struct defin
                         strcmp(event, "moving") == 0 ? " to" : " back to", to, cause);
 }
 
+static bool is_memory_component(const struct hypervisor *h, uint32_t component)
+{
+        return h->components[component].kind == COMPONENT_MEMORY;
+}
+
 static bool is_memory(const struct hypervisor *h, const struct definition *d)
 {
-        return h->components[d->component].kind == COMPONENT_MEMORY;
+        return is_memory_component(h, d->component);
 }
 
 static int check(const struct hypervisor *h, const struct vm_entry *v, const struct relocation *m,
@@ -97,6 +104,7 @@ static void go_on(struct hypervisor *h, struct vm_entry *v, int64_t now_ms)
                         effect_push(h, EFFECT_PERSIST, &e->r, now_ms);
                         e->retry_at_ms = 0;
                         e->retry_in_ms = 0;
+                        e->move_tries = 0;
                         check_moves(h, e, now_ms);
                 }
         }
@@ -167,7 +175,8 @@ void hypervisor_vm_relocate_back(struct hypervisor *h, const char *name, const c
                 go_on(h, v, now_ms);
 }
 
-enum relocating hypervisor_vm_relocating(const struct hypervisor *h, const char *name, const char **ret_why)
+enum relocating hypervisor_vm_relocating(const struct hypervisor *h, const char *name,
+                                         struct relocating_why *ret_why)
 {
         const struct vm_entry *v = find_vm(h, name);
         enum relocating all = RELOCATING_NOTHING;
@@ -180,9 +189,34 @@ enum relocating hypervisor_vm_relocating(const struct hypervisor *h, const char 
                         const struct definition *d = &e->r.definitions[i];
                         if (!d->moving || !is_memory(h, d) || d->change != CHANGE_LASTING)
                                 continue;
+                        if (ret_why && (all != RELOCATING_FAILED || e->move_tries > ret_why->tries))
+                                *ret_why = (struct relocating_why){e->move_reason, e->move_tries, e->changed};
                         all = RELOCATING_FAILED;
-                        *ret_why = e->changed;
                 }
         }
         return all;
+}
+
+bool relocating_may_do(const struct relocating_why *why)
+{
+        bool passes = why->reason == REASON_BUSY || why->reason == REASON_TIMEOUT ||
+                      why->reason == REASON_PEER_LOST || why->reason == REASON_CANCELLED ||
+                      why->reason == REASON_STALE;
+        return passes && why->tries < RELOCATING_TRIES;
+}
+
+/* ---- what is given to it from now on ---- */
+
+void hypervisor_vm_avoid(struct hypervisor *h, const char *name, const uint32_t *components, size_t n)
+{
+        struct vm_entry *v = find_vm(h, name);
+        if (!v)
+                return;
+        free(v->avoids);
+        v->avoids = n > 0 ? calloc(h->n_components, sizeof(*v->avoids)) : NULL;
+        assert(n == 0 || v->avoids); /* as for effects: better to stop and restart from the store */
+        for (size_t i = 0; i < n; i++) {
+                assert(components[i] < h->n_components);
+                v->avoids[components[i]] = is_memory_component(h, components[i]);
+        }
 }

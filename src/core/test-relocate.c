@@ -2,6 +2,8 @@
 /* Memory of a VM that runs is moved to another node: claimed before, until it has left, whoever dies; and
  * back. */
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 #include "core/test-world.h"
 
 enum { NODE0 = 4, NODE1 = 5 };
@@ -32,9 +34,11 @@ static uint32_t bound_to(const struct world *w, const char *key)
 
 static enum relocating how(const struct world *w)
 {
-        const char *why = "";
+        struct relocating_why why = {0};
         enum relocating is = hypervisor_vm_relocating(w->h, "v", &why);
-        g_assert_true((is == RELOCATING_FAILED) == (*why != '\0'));
+        g_assert_true((is == RELOCATING_FAILED) == (why.sentence != NULL && *why.sentence != '\0'));
+        g_assert_true((is == RELOCATING_FAILED) == (why.tries > 0));
+        g_assert_cmpint(hypervisor_vm_relocating(w->h, "v", NULL), ==, is);
         return is;
 }
 
@@ -140,6 +144,172 @@ static void test_back(void)
                 }
 }
 
+static void next_part(struct world *w)
+{
+        for (int i = 0; i < 20; i++) {
+                if (work_part(w))
+                        return;
+                work_one(w, false);
+        }
+        g_assert_not_reached();
+}
+
+/* In parts, with what else is wanted of the VM between them: a lease is granted, all of it is looked at, and
+ * another lease comes back, while the memory is on its way. Dying between two parts is as if none was. */
+static void test_in_parts(void)
+{
+        for (int dies_after = -1; dies_after < 12; dies_after++) {
+                struct world w;
+                uint32_t was, there;
+                uint16_t item;
+                uint64_t serial;
+                struct err err = {0};
+                begin(&w, &was, &there);
+                uint64_t old = ask(&w, "old", "cpu:1,share=0.2", false, NULL);
+                work_all(&w);
+                to(&w, there);
+                g_assert_true(work_part(&w));
+                uint64_t lease = ask(&w, "m", "memory:128M", false, NULL);
+                unsigned checked = w.checked;
+                g_assert_cmpint(hypervisor_vm_check(w.h, "v", w.now, &serial, &err), ==, 0);
+                g_assert_cmpint(hypervisor_release(w.h, "vm:v/old", "released", w.now, &serial, &err), ==, 0);
+                turn(&w);
+                int parts = 0, steps = 0;
+                while ((get(&w, lease)->state != REQUEST_GRANTED || w.checked < checked + 2 ||
+                        !request_is_final(get(&w, old))) &&
+                       steps < 200) {
+                        bool is_part = work_part(&w);
+                        parts += is_part;
+                        steps++;
+                        if (!is_part)
+                                work_one(&w, false);
+                        if (steps == dies_after) {
+                                g_queue_clear_full(&w.work, g_free);
+                                reload(&w);
+                                break;
+                        }
+                }
+                g_assert_cmpint(steps, <, 200);
+                g_assert_true(dies_after >= 0 || (parts > 2 && parts <= steps / 2 + 2)); /* they take turns */
+                g_assert_cmpint(how(&w), ==, RELOCATING_UNDER_WAY);
+                g_assert_true(base_ram(&w, &item)->moving && base_ram(&w, &item)->from == was + 1);
+                for (int i = 0; i < 5; i++)
+                        if (!work_part(&w))
+                                work_one(&w, false);
+                work_all(&w);
+                g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
+                g_assert_cmpint(get(&w, lease)->state, ==, REQUEST_GRANTED);
+                g_assert_cmpuint(bound_to(&w, "v ram 0"), ==, there);
+                world_done(&w);
+        }
+}
+
+/* Two of them on their way, and none waits for all of the other. */
+static void test_two_in_parts(void)
+{
+        struct world w;
+        uint32_t was, there;
+        enum reason why;
+        begin(&w, &was, &there);
+        uint64_t lease = ask(&w, "m", "memory:256M", false, NULL), last = 0;
+        work_all(&w);
+        const struct relocation both[] = {
+                base_move(&w, there), {lease, 0, there}
+        };
+        g_assert_cmpint(relocate(&w, both, 2, &why), ==, 0);
+        int changes = 0;
+        for (int i = 0; i < 40; i++) {
+                const struct work *next = g_queue_peek_head(&w.work);
+                g_assert_nonnull(next);
+                bool is_move = next->is_check && next->step.phase == PHASE_HOST;
+                changes += is_move && next->serial != last;
+                last = is_move ? next->serial : last;
+                if (!work_part(&w))
+                        work_one(&w, false);
+        }
+        g_assert_cmpint(changes, >=, 10);
+        work_all(&w);
+        g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
+        world_done(&w);
+}
+
+/* Turned back between two parts, and while one is out. */
+static void test_parts_and_back(void)
+{
+        for (int is_out = 0; is_out < 2; is_out++) {
+                struct world w;
+                uint32_t was, there;
+                uint16_t item;
+                begin(&w, &was, &there);
+                int64_t free_there = free_of(&w, there);
+                to(&w, there);
+                for (int i = 0; i < 3; i++)
+                        next_part(&w);
+                struct work *out = is_out ? g_queue_pop_head(&w.work) : NULL;
+                hypervisor_vm_relocate_back(w.h, "v", "it is not wanted", w.now);
+                turn(&w);
+                if (out)
+                        hypervisor_step_goes_on(w.h, out->serial, out->token, w.now);
+                g_free(out);
+                turn(&w);
+                next_part(&w);
+                g_assert_cmpint(base_ram(&w, &item)->component, ==, was);
+                g_assert_cmpint(base_ram(&w, &item)->from, ==, there + 1); /* what lies there is claimed */
+                g_assert_cmpint(free_of(&w, there), ==, free_there - base_ram(&w, &item)->amount);
+                work_all(&w);
+                g_assert_cmpuint(bound_to(&w, "v ram 0"), ==, was);
+                g_assert_cmpint(free_of(&w, there), ==, free_there);
+                world_done(&w);
+        }
+}
+
+/* What is to be left gets nothing new: neither a grant nor a part of an offer, until that is over. */
+static void test_avoided(void)
+{
+        struct world w;
+        uint32_t was, there;
+        enum reason why = 0;
+        begin(&w, &was, &there);
+        uint64_t before = ask(&w, "a", "memory:128M", false, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, before)->definitions[0].component, ==, was);
+        const uint32_t avoided[] = {was, 0}; /* of a CPU it means nothing */
+        hypervisor_vm_avoid(w.h, "v", avoided, 2);
+        hypervisor_vm_avoid(w.h, "nobody", avoided, 2);
+        uint64_t now = ask(&w, "b", "memory:128M", false, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, now)->definitions[0].component, ==, there);
+        g_assert_cmpint(get(&w, before)->state, ==, REQUEST_GRANTED);
+        uint64_t cpu = ask(&w, "c", "cpu:1,share=0.2,id=0", false, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, cpu)->state, ==, REQUEST_GRANTED);
+        char need[48];
+        (void)snprintf(need, sizeof(need), "memory:128M,node=%u", machine[was].node);
+        uint64_t named = ask(&w, "d", need, false, &why);
+        g_assert_cmpint(get(&w, named)->outcome, ==, OUTCOME_NOT_NOW);
+        g_assert_nonnull(strstr(get(&w, named)->sentence, "handed over"));
+        g_assert_cmpint(hypervisor_vm_start(w.h, "u", w.now, &(struct err){0}), ==, 0); /* another VM may */
+        turn(&w);
+        work_all(&w);
+        hypervisor_vm_avoid(w.h, "v", NULL, 0);
+        uint64_t again = ask(&w, "e", need, false, NULL);
+        work_all(&w);
+        g_assert_cmpint(get(&w, again)->definitions[0].component, ==, was);
+        world_done(&w);
+}
+
+static void test_worth_while(void)
+{
+        for (int reason = 1; reason < REASON_N; reason++)
+                for (unsigned tries = 1; tries < RELOCATING_TRIES + 2; tries++) {
+                        const struct relocating_why why = {(enum reason)reason, tries, ""};
+                        bool passes = reason == REASON_BUSY || reason == REASON_TIMEOUT ||
+                                      reason == REASON_PEER_LOST || reason == REASON_CANCELLED ||
+                                      reason == REASON_STALE;
+                        g_assert_true(relocating_may_do(&why) == (passes && tries < RELOCATING_TRIES));
+                }
+}
+
 /* It could not be moved: that is known, and it is tried again until it is turned back, which is, too. */
 static void test_fails(void)
 {
@@ -152,6 +322,18 @@ static void test_fails(void)
         work_one(&w, true);
         g_assert_cmpint(how(&w), ==, RELOCATING_FAILED);
         g_assert_cmpint(free_of(&w, there), ==, free_there - base_ram(&w, &item)->amount);
+        for (unsigned tries = 1; tries < 4; tries++) { /* each counts, with its reason */
+                struct relocating_why why;
+                g_assert_cmpint(hypervisor_vm_relocating(w.h, "v", &why), ==, RELOCATING_FAILED);
+                g_assert_cmpuint(why.tries, ==, tries);
+                g_assert_true(why.reason == REASON_STALE || why.reason == REASON_TIMEOUT);
+                while (!g_queue_is_empty(&w.work)) /* what else the check looks at */
+                        work_one(&w, false);
+                w.now += config.retry_max_ms;
+                hypervisor_tick(w.h, w.now);
+                turn(&w);
+                work_one(&w, true);
+        }
         hypervisor_vm_relocate_back(w.h, "v", "it could not be moved", w.now);
         turn(&w);
         g_assert_cmpint(how(&w), ==, RELOCATING_UNDER_WAY);
@@ -336,6 +518,12 @@ static void random_event(struct world *w, GRand *rand, const uint64_t *leases, i
                 if (g_rand_int_range(rand, 0, 8) == 0)
                         (void)hypervisor_release(w->h, "vm:v/b", "released", w->now, &serial, &err);
                 break;
+        case 7:
+        case 8:
+                if (work_part(w))
+                        break;
+                work_one(w, false);
+                break;
         default:
                 work_one(w, g_rand_int_range(rand, 0, 4) == 0);
         }
@@ -387,6 +575,11 @@ int main(int argc, char **argv)
         g_test_init(&argc, &argv, NULL);
         g_test_add_func("/relocate/moved", test_moved);
         g_test_add_func("/relocate/back", test_back);
+        g_test_add_func("/relocate/in-parts", test_in_parts);
+        g_test_add_func("/relocate/two-in-parts", test_two_in_parts);
+        g_test_add_func("/relocate/parts-and-back", test_parts_and_back);
+        g_test_add_func("/relocate/avoided", test_avoided);
+        g_test_add_func("/relocate/worth-while", test_worth_while);
         g_test_add_func("/relocate/fails", test_fails);
         g_test_add_func("/relocate/no-room", test_no_room);
         g_test_add_func("/relocate/ends", test_ends);

@@ -241,6 +241,8 @@ void turn(struct world *w)
                         answer_waits(w, e->serial, EFFECT_RELEASED);
                 } else if (e->kind == EFFECT_ENDED) {
                         w->ended++;
+                } else if (e->kind == EFFECT_CHECKED) {
+                        w->checked++;
                 } else if (e->kind == EFFECT_STEP) {
                         take_step(w, e);
                 }
@@ -393,6 +395,20 @@ void work_one(struct world *w, bool fails)
         hypervisor_step_done(w->h, work->serial, work->token, fails ? &err : NULL, NULL, w->now);
         g_free(work);
         turn(w);
+}
+
+bool work_part(struct world *w)
+{
+        const struct work *work = g_queue_peek_head(&w->work);
+        const struct request *r = work ? hypervisor_request(w->h, work->serial) : NULL;
+        if (!r || !work->is_check || work->step.phase != PHASE_HOST || work->step.item >= r->n_definitions ||
+            !r->definitions[work->step.item].moving)
+                return false;
+        struct work *mine = g_queue_pop_head(&w->work);
+        hypervisor_step_goes_on(w->h, mine->serial, mine->token, w->now);
+        g_free(mine);
+        turn(w);
+        return true;
 }
 
 void work_all(struct world *w)

@@ -43,7 +43,7 @@ struct world {
         GString *log;      /* "trace event; " */
         GString *texts;    /* "text; " */
         int64_t now;
-        unsigned answers, released, events, ended;
+        unsigned answers, released, events, ended, checked;
         uint64_t last_answer;
         GArray *waits;    /* of struct wait */
         GHashTable *told; /* serial -> the outcome that was last told */
@@ -66,6 +66,8 @@ void world_done(struct world *w);
 bool nothing_held(const struct world *w);
 void work_one(struct world *w, bool fails);
 void work_all(struct world *w);
+/* Where the next one moves memory: a part of that is done. false: it is something else, and nothing is. */
+bool work_part(struct world *w);
 void start_vm(struct world *w);
 /* A VM, or NULL for a reservation; from start_ms (0: now) to end_ms. */
 uint64_t ask_for(struct world *w, const char *vm, const char *id, const char *needs_text, bool less,

@@ -116,6 +116,7 @@ int hypervisor_vm_forget(struct hypervisor *h, const char *name, struct err *err
                 entry_forget(h, v->history.first, v->history.first->r.asked_ms);
         *p = v->next;
         bring_free(v);
+        free(v->avoids);
         free(v);
         return 0;
 }

@@ -147,10 +147,11 @@ static void go_on_checking(struct hypervisor *h, struct entry *e, int64_t now_ms
                 send(h, e, &step, true, now_ms);
                 return;
         }
-        bool is_again = e->checks_again;
+        bool is_again = e->checks_again, has_more = e->check_has_more;
         walk_forget(h, e);
-        if (is_again) {
-                check_begin(e);
+        if (is_again || has_more) {
+                (is_again ? check_begin : check_begin_narrow)(e);
+                e->vm->is_others_turn = has_more;
                 queue_push(e);
         } else if (check_is_moving(e)) {
                 effect_push(h, EFFECT_PERSIST, &e->r,
@@ -215,11 +216,19 @@ static void force(struct hypervisor *h, struct entry *e, int64_t now_ms)
         assert(!bad);
 }
 
-/* Between two steps: what the host moves does not wait for activations that a guest may draw out (2.23). */
+static bool moves(const struct entry *e)
+{
+        return e->check && check_is_moving(e);
+}
+
+/* Between two steps: what the host moves does not wait for activations that a guest may draw out (2.23). Nor
+ * do those wait for all of what takes many steps: one of these and one of theirs take turns. */
 static struct entry *queue_first(struct vm_entry *vm)
 {
+        bool is_theirs = vm->is_others_turn;
         struct entry **p = &vm->walk_first;
-        while (*p && !((*p)->check && check_is_moving(*p)))
+        vm->is_others_turn = false;
+        while (*p && moves(*p) == is_theirs)
                 p = &(*p)->walk_next;
         struct entry *e = *p;
         if (e && e != vm->walk_first) {
@@ -378,6 +387,19 @@ void hypervisor_vm_hurry(struct hypervisor *h, const char *name, int64_t at_ms)
         for (struct entry *e = h->oldest; e && vm; e = e->newer)
                 if (e->vm == vm)
                         walk_hurry(h, e, at_ms);
+}
+
+void hypervisor_step_goes_on(struct hypervisor *h, uint64_t serial, uint64_t token, int64_t now_ms)
+{
+        struct entry *e = find_serial(h, serial);
+        struct vm_entry *vm = e ? e->vm : NULL;
+        if (!vm || !vm->is_step_out || vm->token != token)
+                return;
+        assert(vm->is_step_check);
+        vm->is_step_out = false;
+        if (e == vm->walk_first && e->check)
+                check_goes_on(e);
+        queue_go_on(h, vm, now_ms);
 }
 
 /* Only where the host side answers: a guest, whatever it says, takes nothing from other VMs. */

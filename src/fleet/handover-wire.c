@@ -27,6 +27,8 @@ void handover_wire_fill(const struct handover_message *said, const char *vm, str
         ret->epoch = (int64_t)said->epoch;
         ret->has_gap_ms = said->gap_ms > 0;
         ret->gap_ms = said->gap_ms;
+        ret->has_separate_ms = said->separate_ms > 0;
+        ret->separate_ms = said->separate_ms;
         ret->has_reason = said->reason > 0 && said->reason < REASON_N;
         ret->reason = said->reason;
         ret->has_sentence = *said->sentence != '\0';
@@ -58,6 +60,7 @@ int handover_wire_take(const struct api_handover_message *in, struct handover_me
         *ret = (struct handover_message){.says = (enum handover_says)in->says,
                                          .epoch = (uint64_t)in->epoch,
                                          .gap_ms = in->has_gap_ms ? in->gap_ms : 0,
+                                         .separate_ms = in->has_separate_ms ? in->separate_ms : 0,
                                          .reason = in->has_reason ? (enum reason)in->reason : 0};
         if (what)
                 return err_set(err, REASON_INVALID, EINVAL, "handover %s: a word \"%s\" needs a %s",

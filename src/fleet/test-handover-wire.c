@@ -12,6 +12,7 @@ static void test_wire(void)
                                                 .id = "h1",
                                                 .epoch = 7,
                                                 .gap_ms = 50,
+                                                .separate_ms = 9000,
                                                 .reason = REASON_TIMEOUT,
                                                 .sentence = "so it is"};
                 struct handover_message back;
@@ -37,6 +38,7 @@ static void test_wire(void)
                                 : is_processors         ? ROLE_TARGET
                                                         : ROLE_PROCESSOR);
                 g_assert_true(back.says == s && back.epoch == 7 && back.gap_ms == 50 &&
+                              back.separate_ms == 9000 &&
                               back.reason == REASON_TIMEOUT && strcmp(back.id, "h1") == 0 &&
                               strcmp(back.sentence, "so it is") == 0);
         }

@@ -23,11 +23,11 @@
 
 enum { TRIES = 3, WORD_BITS = 8 * sizeof(unsigned long), MASK_WORDS = MEMORY_NODES / WORD_BITS };
 
-/* What is looked at: [at, at + bytes) of the file. */
+/* What is looked at: [at, at + bytes) of the file, in its part [begin, end). */
 struct piece {
         int fd;
         char *map;
-        int64_t at, bytes, page_bytes;
+        int64_t begin, end, at, bytes, page_bytes;
         void **pages; /* room for all of them */
         int *where;
         const struct cpulist *nodes;
@@ -53,14 +53,15 @@ static int bind(const struct piece *p, void *map, int64_t bytes, unsigned flags,
         return 0;
 }
 
-/* All of the file has one policy again, where each piece has left its own. */
-static int bind_file(const struct piece *p, int64_t file_bytes, struct err *err)
+/* All of the part has one policy, where each piece has left its own. */
+static int bind_part(const struct piece *p, struct err *err)
 {
-        void *map = mmap(NULL, (size_t)file_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, p->fd, 0);
+        size_t bytes = (size_t)(p->end - p->begin);
+        void *map = mmap(NULL, bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, p->fd, p->begin);
         if (map == MAP_FAILED)
                 return refused("a memory file cannot be mapped", err);
-        int r = bind(p, map, file_bytes, 0, err);
-        (void)munmap(map, (size_t)file_bytes);
+        int r = bind(p, map, (int64_t)bytes, 0, err);
+        (void)munmap(map, bytes);
         return r;
 }
 
@@ -105,60 +106,88 @@ static int populate(const struct piece *p, struct err *err)
         return 0;
 }
 
-/* Of what is mapped, what lies on other nodes. */
-static int count_left(const struct piece *p, int64_t *ret, struct err *err)
+static bool is_away(const struct piece *p, size_t page) /* one that is not there is not */
+{
+        return p->where[page] >= 0 && !cpulist_has(p->nodes, (uint32_t)p->where[page]);
+}
+
+static int look(const struct piece *p, struct err *err)
 {
         size_t n = (size_t)(p->bytes / p->page_bytes);
-        int64_t left = 0;
         for (size_t i = 0; i < n; i++)
                 p->pages[i] = p->map + (int64_t)i * p->page_bytes;
         if (syscall(SYS_move_pages, 0, n, p->pages, NULL, p->where, 0) < 0)
                 return refused("where memory lies", err);
-        for (size_t i = 0; i < n; i++) /* negative: it is not there */
-                left += p->where[i] >= 0 && !cpulist_has(p->nodes, (uint32_t)p->where[i]) ? p->page_bytes : 0;
-        *ret = left;
         return 0;
 }
 
-static int move(const struct piece *p, bool is_look, struct memory_placed *ret, struct err *err)
+/* By the last look. */
+static int64_t count(const struct piece *p, bool of_those_away)
 {
-        int64_t before = 0, left = 0;
+        int64_t bytes = 0;
+        for (size_t i = 0; i < (size_t)(p->bytes / p->page_bytes); i++)
+                bytes += p->where[i] >= 0 && is_away(p, i) == of_those_away ? p->page_bytes : 0;
+        return bytes;
+}
+
+/* To where no more than so much is to be moved; a page at least. */
+static void shorten(struct piece *p, int64_t move_bytes)
+{
+        int64_t away = 0;
+        for (size_t i = 0; i < (size_t)(p->bytes / p->page_bytes); i++) {
+                away += is_away(p, i) ? p->page_bytes : 0;
+                if (away > move_bytes) {
+                        p->bytes = (int64_t)i * p->page_bytes;
+                        return;
+                }
+        }
+}
+
+static int move(struct piece *p, const struct memory_place *what, struct memory_placed *ret, struct err *err)
+{
         int r = populate(p, err);
         if (r == 0)
-                r = count_left(p, &before, err);
-        left = before;
-        for (int i = 0; r == 0 && !is_look && left > 0 && i < TRIES; i++) {
+                r = look(p, err);
+        if (r < 0)
+                return r;
+        if (!what->is_look && what->move_bytes > 0)
+                shorten(p, what->move_bytes);
+        int64_t before = count(p, true), left = before;
+        ret->there_bytes = count(p, false);
+        for (int i = 0; r == 0 && !what->is_look && left > 0 && i < TRIES; i++) {
                 r = bind(p, p->map, p->bytes, MPOL_MF_MOVE_ALL, err);
                 if (r == 0)
                         r = populate(p, err); /* what was reclaimed meanwhile */
                 if (r == 0)
-                        r = count_left(p, &left, err);
+                        r = look(p, err);
+                left = r == 0 ? count(p, true) : left;
         }
         ret->left_bytes = left;
         ret->moved_bytes = before > left ? before - left : 0;
         return r;
 }
 
-static int move_piece(struct piece *p, bool is_look, struct memory_placed *ret, struct err *err)
+static int move_piece(struct piece *p, const struct memory_place *what, struct memory_placed *ret,
+                      struct err *err)
 {
-        size_t n = (size_t)(p->bytes / p->page_bytes);
+        size_t mapped = (size_t)p->bytes, n = mapped / (size_t)p->page_bytes;
         p->pages = calloc(n, sizeof(*p->pages));
         p->where = calloc(n, sizeof(*p->where));
         int r = p->pages && p->where ? 0 : err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
-        p->map = r == 0 ? mmap(NULL, (size_t)p->bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, p->fd, p->at)
+        p->map = r == 0 ? mmap(NULL, mapped, PROT_READ, MAP_SHARED | MAP_NORESERVE, p->fd, p->at)
                         : MAP_FAILED;
         if (r == 0 && p->map == MAP_FAILED)
                 r = refused("a memory file cannot be mapped", err);
         if (r == 0)
-                r = move(p, is_look, ret, err);
+                r = move(p, what, ret, err);
         if (p->map != MAP_FAILED)
-                (void)munmap(p->map, (size_t)p->bytes);
+                (void)munmap(p->map, mapped);
         free(p->pages);
         free(p->where);
         return r;
 }
 
-static int check(int fd, const struct cpulist *nodes, struct stat *ret, struct err *err)
+static int check(int fd, const struct memory_place *what, int64_t page, struct stat *ret, struct err *err)
 {
         struct statfs fs;
         if (fstat(fd, ret) < 0 || fstatfs(fd, &fs) < 0)
@@ -166,39 +195,51 @@ static int check(int fd, const struct cpulist *nodes, struct stat *ret, struct e
         if (fs.f_type == HUGETLBFS_MAGIC)
                 return err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP,
                                "memory on huge pages is not moved while its VM runs");
-        if (!S_ISREG(ret->st_mode) || cpulist_next(nodes, 0) < 0 || cpulist_next(nodes, MEMORY_NODES) >= 0)
+        if (!S_ISREG(ret->st_mode) || cpulist_next(what->nodes, 0) < 0 ||
+            cpulist_next(what->nodes, MEMORY_NODES) >= 0)
                 return err_set(err, REASON_INVALID, EINVAL, "no memory file, or no such nodes");
+        if (what->begin < 0 || what->offset < what->begin || what->bytes <= 0 || what->move_bytes < 0 ||
+            (what->end != 0 && what->end <= what->begin))
+                return err_set(err, REASON_INVALID, EINVAL, "a piece of a part of a file is wanted");
+        if (what->begin % page || what->offset % page || what->bytes % page || what->move_bytes % page)
+                return err_set(err, REASON_INVALID, EINVAL, "a piece is of whole pages");
         return 0;
 }
 
-int memory_place(int fd, const struct cpulist *nodes, int64_t offset, int64_t bytes, bool is_look,
-                 struct memory_placed *ret, struct err *err)
+/* From where its next data is. */
+static int place(struct piece *p, const struct memory_place *what, struct memory_placed *ret, struct err *err)
 {
-        struct piece p = {.fd = fd, .page_bytes = sysconf(_SC_PAGESIZE), .nodes = nodes};
-        struct memory_placed placed = {.next_offset = 0};
+        int64_t data_end;
+        int r = next_data(p, what->offset, p->end, &p->at, &data_end, err);
+        if (r < 0 || p->at >= p->end)
+                return r;
+        p->bytes = p->end - p->at;
+        p->bytes += -p->bytes & (p->page_bytes - 1);
+        p->bytes = p->bytes < what->bytes ? p->bytes : what->bytes;
+        r = move_piece(p, what, ret, err);
+        ret->next_offset = p->at + p->bytes < p->end ? p->at + p->bytes : p->end;
+        return r;
+}
+
+int memory_place(int fd, const struct memory_place *what, struct memory_placed *ret, struct err *err)
+{
+        struct piece p = {.fd = fd, .page_bytes = sysconf(_SC_PAGESIZE), .nodes = what->nodes};
         struct stat st;
-        int64_t end;
-        int r = check(fd, nodes, &st, err);
-        if (r == 0 && (offset < 0 || bytes <= 0 || offset % p.page_bytes || bytes % p.page_bytes))
-                r = err_set(err, REASON_INVALID, EINVAL, "a piece is of whole pages");
+        int r = check(fd, what, p.page_bytes, &st, err);
         if (r < 0)
                 return r;
-        for (int i = cpulist_next(nodes, 0); i >= 0; i = cpulist_next(nodes, (uint32_t)i + 1))
+        for (int i = cpulist_next(what->nodes, 0); i >= 0; i = cpulist_next(what->nodes, (uint32_t)i + 1))
                 p.mask[(size_t)i / WORD_BITS] |= 1UL << ((size_t)i % WORD_BITS);
-        placed.file_bytes = placed.next_offset = st.st_size;
-        if (!is_look && offset == 0 && st.st_size > 0)
-                r = bind_file(&p, st.st_size, err);
-        if (r == 0 && offset < st.st_size)
-                r = next_data(&p, offset, st.st_size, &p.at, &end, err);
-        if (r == 0 && offset < st.st_size && p.at < st.st_size) {
-                p.bytes = st.st_size - p.at;
-                p.bytes += -p.bytes & (p.page_bytes - 1);
-                p.bytes = p.bytes < bytes ? p.bytes : bytes;
-                r = move_piece(&p, is_look, &placed, err);
-                placed.next_offset = p.at + p.bytes < st.st_size ? p.at + p.bytes : st.st_size;
-        }
-        if (r == 0 && !is_look && st.st_size > 0 && placed.next_offset == st.st_size)
-                r = bind_file(&p, st.st_size, err);
+        p.begin = what->begin;
+        p.end = what->end == 0 || what->end > st.st_size ? st.st_size : what->end;
+        struct memory_placed placed = {.next_offset = p.end, .file_bytes = st.st_size};
+        bool has_any = p.begin < p.end;
+        if (!what->is_look && has_any && what->offset == p.begin)
+                r = bind_part(&p, err);
+        if (r == 0 && what->offset < p.end)
+                r = place(&p, what, &placed, err);
+        if (r == 0 && !what->is_look && has_any && placed.next_offset == p.end)
+                r = bind_part(&p, err);
         if (r == 0)
                 *ret = placed;
         return r;

@@ -126,16 +126,24 @@ int memory_map_verify(const struct memory_map *m, const struct cpulist *nodes, s
 
 /* ---- where it shall lie ---- */
 
-struct memory_placed {
-        int64_t next_offset; /* where the next piece begins; file_bytes: there is none */
-        int64_t file_bytes, moved_bytes, left_bytes;
+struct memory_place {
+        const struct cpulist *nodes;
+        int64_t begin, end;    /* of the file: what is to lie there. Whole pages; end 0: all behind begin */
+        int64_t offset, bytes; /* the piece of it */
+        int64_t move_bytes;    /* the piece ends where so much of it is to be moved; 0: it does not */
+        bool is_look;          /* nothing is changed */
 };
-/* A piece of at most `bytes` of a file of tmpfs, at `offset` or where its next data is, comes to lie on these
- * nodes alone (5.9), whoever has it mapped and runs on it; new pages of the file come from them, from the
- * piece at 0 on. Holes stay holes. is_look: nothing is changed. fd: to be read, no other has its offset.
- * Needs CAP_SYS_NICE: else REASON_DENIED. REASON_UNSUPPORTED: it is of hugetlbfs, or the kernel has no nodes
- * or cannot populate a mapping. What could not be moved is left, which is no error. The file is hostile:
- * however it is cut off or filled meanwhile, this ends, and counts what it found. *ret is untouched on
- * failure, also where some of it was moved. */
-int memory_place(int fd, const struct cpulist *nodes, int64_t offset, int64_t bytes, bool is_look,
-                 struct memory_placed *ret, struct err *err);
+struct memory_placed {
+        int64_t next_offset; /* where the next piece begins; the end of the part: there is none */
+        int64_t file_bytes, moved_bytes, left_bytes;
+        int64_t there_bytes; /* what lay there already */
+};
+/* A piece of a file of tmpfs, at `offset` or where its next data is, comes to lie on these nodes alone (5.9),
+ * whoever has it mapped and runs on it; new pages of the part come from them, from its first piece on. Holes
+ * stay holes. All threads of this process that map anything wait meanwhile. fd: to be read, no other has its
+ * offset. That the nodes have room is the caller's to know: where the kernel finds no page on them it ends
+ * processes. Needs CAP_SYS_NICE: else REASON_DENIED. REASON_UNSUPPORTED: it is of hugetlbfs, or the kernel
+ * has no nodes or cannot populate a mapping. What could not be moved is left, which is no error. The file is
+ * hostile: however it is cut off or filled meanwhile, this ends, and counts what it found. *ret is untouched
+ * on failure, also where some of it was moved. */
+int memory_place(int fd, const struct memory_place *what, struct memory_placed *ret, struct err *err);

@@ -7,10 +7,15 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
+#include "base/clock.h"
 #include "base/str.h"
 #include "host/cpu.h"
 #include "keeper/ramdir.h"
+
+/* What a node keeps free for the kernel's own sake is more than it says that it is. */
+enum { PLACE_MARGIN_BYTES = 64 << 20 };
 
 /* ---- cpu ---- */
 
@@ -217,6 +222,31 @@ static int memory_read(const struct hold *h, struct err *err)
         return r < 0 ? r : 0;
 }
 
+/* Any of the nodes. Where the kernel finds no page on those that a file is bound to, it ends who has it
+ * mapped, and by the books alone nobody knows what else of the host is there. */
+static int check_room(const struct hold *h, struct err *err)
+{
+        int r = 0;
+        for (int i = cpulist_next(&h->nodes, 0); i >= 0; i = cpulist_next(&h->nodes, (uint32_t)i + 1)) {
+                r = ramdir_check_node(h->ram_fd, NULL, i, h->room_bytes + PLACE_MARGIN_BYTES, err);
+                if (r == 0)
+                        return 0;
+        }
+        return r;
+}
+
+/* The file is the VMM's: how long it is may change at any time, so that is only to be noticed early. */
+static int check_length(const struct hold *h, int fd, struct err *err)
+{
+        struct stat st;
+        if (fstat(fd, &st) < 0)
+                return err_set(err, REASON_INTERNAL, errno, "a memory file: %s", strerror(errno));
+        if (h->file_bytes == 0 || st.st_size == h->file_bytes)
+                return 0;
+        return err_set(err, REASON_STALE, EPROTO, "it has %lld bytes, and was granted with %lld",
+                       (long long)st.st_size, (long long)h->file_bytes);
+}
+
 int hold_place(const struct hold *h, struct err *err)
 {
         struct ramdir_file file = {.fd = -1};
@@ -231,7 +261,13 @@ int hold_place(const struct hold *h, struct err *err)
         if (r == 0)
                 r = err_set(err, REASON_NOT_FOUND, ENOENT, "%s has no RAM file %s", h->vmm.vm, h->item);
         if (r > 0)
-                r = memory_place(file.fd, &h->nodes, h->offset, h->bytes, h->is_look, h->placed, err);
+                r = check_length(h, file.fd, err);
+        if (r == 0 && !h->place.is_look)
+                r = check_room(h, err);
+        int64_t began_us = clock_mono_us();
+        if (r == 0)
+                r = memory_place(file.fd, &h->place, h->placed, err);
+        *h->took_us = clock_mono_us() - began_us;
         if (file.fd >= 0)
                 (void)close(file.fd);
         return r;

@@ -20,6 +20,7 @@ struct hold_job {
         struct hold hold;
         struct api_keeper_live live;
         struct memory_placed placed;
+        int64_t took_us;
         const char *fallback;
         pid_t thread;
         int r;
@@ -159,7 +160,9 @@ static json_t *placed_of(const struct hold_job *j)
                                                                   .next_offset = j->placed.next_offset,
                                                                   .file_bytes = j->placed.file_bytes,
                                                                   .moved_bytes = j->placed.moved_bytes,
-                                                                  .left_bytes = j->placed.left_bytes});
+                                                                  .left_bytes = j->placed.left_bytes,
+                                                                  .there_bytes = j->placed.there_bytes,
+                                                                  .took_us = j->took_us});
 }
 
 static json_t *result_of(struct hold_job *j)
@@ -273,9 +276,17 @@ static int take_place(struct hold_job *j, const json_t *params, uint64_t *ret_ac
         j->hold.kind = API_HOST_KIND_MEMORY;
         for (size_t i = 0; i < p.n_nodes; i++)
                 (void)cpulist_add(&j->hold.nodes, (uint32_t)p.nodes[i]);
-        j->hold.offset = p.offset;
-        j->hold.bytes = p.bytes;
-        j->hold.is_look = p.has_look && p.look;
+        j->hold.place = (struct memory_place){.nodes = &j->hold.nodes,
+                                              .begin = p.has_begin ? p.begin : 0,
+                                              .end = p.has_end ? p.end : 0,
+                                              .offset = p.offset,
+                                              .bytes = p.bytes,
+                                              .move_bytes = p.has_move_bytes ? p.move_bytes : 0,
+                                              .is_look = p.has_look && p.look};
+        j->hold.file_bytes = p.has_file_bytes ? p.file_bytes : 0;
+        j->hold.room_bytes = p.has_room_bytes   ? p.room_bytes
+                             : p.has_move_bytes ? p.move_bytes
+                                                : p.bytes;
         return 0;
 }
 
@@ -330,6 +341,7 @@ void hold_verb(struct holds *h, enum api_keeper_method method, const void *owner
         };
         j->hold.live = &j->live;
         j->hold.placed = &j->placed;
+        j->hold.took_us = &j->took_us;
         j->hold.ret_fallback = &j->fallback;
         int r = take(j, params, &activation, &err);
         if (r == 0)

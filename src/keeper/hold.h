@@ -65,10 +65,12 @@ struct hold {
         int64_t page_bytes;   /* 0: ordinary pages */
         struct net_rate rate;
         struct class_part part;
-        struct cpulist nodes; /* ram-place, up to placed */
-        int64_t offset;
-        bool is_look;
+        struct cpulist nodes; /* ram-place, up to took_us */
+        struct memory_place place;
+        int64_t file_bytes;  /* as long as the file must be; 0: as long as it is */
+        int64_t room_bytes;  /* so much the nodes must have to spare */
         struct memory_placed *placed;
+        int64_t *took_us;
         struct api_keeper_live *live;
         const char **ret_fallback; /* what is not held of it, in words; constant; untouched where all is */
 };
@@ -87,5 +89,5 @@ struct hold_kind {
         int (*read)(const struct hold *h, struct err *err); /* fills h->live */
 };
 extern const struct hold_kind hold_kinds[API_HOST_KIND_N];
-/* ram-place; on a thread of an activation. Fills h->placed. */
+/* ram-place; on a thread of an activation. Fills h->placed and h->took_us. */
 int hold_place(const struct hold *h, struct err *err);

@@ -36,6 +36,7 @@ struct step {
         struct loop_timer timer;
         struct agent_call *call; /* unanswered */
         struct sweep sweep;      /* of memory_relocate() */
+        bool has_paused;         /* before its piece */
         uint64_t vcpu_changes;   /* of the VM's, when it was asked what its vCPU has */
         bool is_late, is_deadly; /* a test wants its end to be reported as a time-out, or never */
 };
@@ -44,6 +45,8 @@ typedef void step_fn(struct step *s);
 
 /* Ends it: err NULL where its state is reached. Frees s. */
 void step_done(struct step *s, const struct err *err);
+/* Ends it likewise: it did its part, and there is more to come, when others had their turn. */
+void step_goes_on(struct step *s);
 /* The two ways in which answers come. A refusal or a late answer of the guest is an error. */
 void step_vm_done(void *step, const struct vm_result *result);
 void step_keeper_done(void *step, const json_t *result, const struct err *err);
@@ -96,6 +99,8 @@ int dimm_bind(struct step *s, struct err *err);
 
 /* activate-place.c: the host side of memory that is to lie on another node than it does. */
 step_fn memory_relocate;
+/* Some of it was moved by steps before this one, and it goes on. */
+bool memory_is_half_way(const struct step *s);
 
 /* activate-guest.c */
 step_fn dimm_prepare; /* measures the guest first */

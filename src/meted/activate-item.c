@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/str.h"
 #include "base/units.h"
 #include "host/cpu.h"
 #include "meted/activate-internal.h"
@@ -70,8 +71,12 @@ static void item_call(struct step *s, enum api_keeper_method method, pid_t tid, 
 {
         struct api_keeper_item p = {
                 .activation = step_lane(s), .kind = host_kind(s), .has_tid = tid > 0, .tid = tid};
+        bool is_look = method == API_KEEPER_HOST_READ;
         memcpy(p.vm, s->v->definition.name, sizeof(p.vm));
-        item_name(s, p.item, sizeof(p.item));
+        if (is_look && step_item(s)->kind == VIRTUAL_RAM && !step_item(s)->page_bytes)
+                (void)STR_COPY(p.item, "ram0"); /* all of it is in the file of its first cell */
+        else
+                item_name(s, p.item, sizeof(p.item));
         keeper_call(s->v->m->keeper, method, api_keeper_item_emit(&p), NULL, 0, KEEPER_MS, done, s);
 }
 
@@ -280,14 +285,21 @@ bool host_has_nodes(const struct meted *m)
         return n > 1;
 }
 
+/* All base memory is in one file: what of it is on its way may lie where it comes from, too. But what is looked
+ * at because it was moved has left that. */
 static bool may_lie_on(const struct step *s, int64_t node)
 {
-        if (step_item(s)->kind == VIRTUAL_DIMM)
-                return node == (int64_t)host_of(s)->os_index;
-        for (size_t i = 0; i < s->n; i++) /* all base memory is in one file */
-                if (s->definitions[i].kind == VIRTUAL_RAM &&
-                    node == (int64_t)s->v->m->inventory.components[s->definitions[i].component].os_index)
+        const struct component *all = s->v->m->inventory.components;
+        for (size_t i = 0; i < s->n; i++) {
+                const struct definition *d = &s->definitions[i];
+                bool is_it = d == step_item(s);
+                if (!is_it && (d->kind != VIRTUAL_RAM || step_item(s)->kind != VIRTUAL_RAM))
+                        continue;
+                if (node == (int64_t)all[d->component].os_index)
                         return true;
+                if (!is_it && d->moving && d->from && node == (int64_t)all[d->from - 1].os_index)
+                        return true;
+        }
         return false;
 }
 
@@ -644,12 +656,13 @@ void vcpu_look(struct step *s)
         step_done(s, &err);
 }
 
-/* All base memory is in the file of its first cell. */
+/* With the first cell of the base memory all of it is looked at; and with what was moved. */
 void memory_look(struct step *s)
 {
+        const struct definition *d = step_item(s);
         if (!is_to_look(s))
                 return;
-        if (step_item(s)->kind == VIRTUAL_RAM && step_item(s)->slot > 0 && !step_item(s)->page_bytes)
+        if (d->kind == VIRTUAL_RAM && d->slot > 0 && !d->page_bytes && !d->moving)
                 step_done(s, NULL);
         else
                 item_call(s, API_KEEPER_HOST_READ, 0, on_memory_read);

@@ -99,7 +99,6 @@ static void step_begin(struct step *s)
 static void step_free(struct step *s)
 {
         loop_timer_cancel(&s->timer);
-        sweep_forget(&s->sweep);
         g_free(s->definitions);
         g_free(s);
 }
@@ -128,10 +127,14 @@ static struct step *step_new(struct machine *v, const struct request *r)
         return s;
 }
 
-/* "host vcpu", "back host vcpu", "confirm guest", "look vcpu", "repair host vcpu": for tests, which name
- * where something shall go wrong. */
+/* "host vcpu", "back host vcpu", "confirm guest", "look vcpu", "repair host vcpu"; "half way ram" where some
+ * of it was moved and some was not: for tests, which name where something shall go wrong. */
 static const char *step_name(const struct step *s, char ret[48])
 {
+        if (s->is_check && s->at.phase == PHASE_HOST && step_item(s)->moving && memory_is_half_way(s)) {
+                (void)snprintf(ret, 48, "half way %s", virtual_kind_name(step_item(s)->kind));
+                return ret;
+        }
         if (s->is_check) {
                 (void)snprintf(ret, 48, "%s%s %s", is_look(s) ? "look" : "repair ",
                                is_look(s) ? "" : phase_name(s->at.phase),
@@ -208,10 +211,24 @@ void step_done(struct step *s, const struct err *err)
                 err = &late;
         }
         v->step = NULL;
-        v->walk_rest_mono_ms = loop_mono_ms();
+        if (!s->is_check)
+                v->walk_rest_mono_ms = loop_mono_ms();
         if (!s->is_void)
                 hypervisor_step_done(v->m->hv, s->serial, s->token, err, *s->detail ? s->detail : NULL,
                                      loop_now_ms());
+        step_free(s);
+        meted_changed(v->m);
+        start_pending(v);
+}
+
+void step_goes_on(struct step *s)
+{
+        struct machine *v = s->v;
+        if (s->is_deadly)
+                fault_die();
+        v->step = NULL;
+        if (!s->is_void)
+                hypervisor_step_goes_on(v->m->hv, s->serial, s->token, loop_now_ms());
         step_free(s);
         meted_changed(v->m);
         start_pending(v);
@@ -245,6 +262,21 @@ static bool waits_for_adoption(const struct machine *v, const struct request *r)
                base->state == REQUEST_GRANTED;
 }
 
+/* Of the whole way up. What it waits for between two steps, such as room, or a check that comes in between,
+ * takes no time from the guest. */
+static int64_t deadline_of(const struct step *s)
+{
+        struct machine *v = s->v;
+        int64_t now = loop_mono_ms();
+        if (s->is_check)
+                return now + v->m->config.activation_ms;
+        bool is_same = v->walk_serial == s->serial && v->walk_is_back == s->at.is_back;
+        v->walk_mono_ms = is_same ? v->walk_mono_ms + now - v->walk_rest_mono_ms : now;
+        v->walk_serial = s->serial;
+        v->walk_is_back = s->at.is_back;
+        return s->at.is_back ? now + OFFLINE_MS : v->walk_mono_ms + v->m->config.activation_ms;
+}
+
 /* One at a time: what is void or an adoption is waited for. */
 static void start_pending(struct machine *v)
 {
@@ -261,14 +293,7 @@ static void start_pending(struct machine *v)
         s->token = f->token;
         s->at = f->step;
         s->is_check = f->is_check;
-        if (v->walk_serial != s->serial || v->walk_is_back != s->at.is_back)
-                v->walk_mono_ms = loop_mono_ms();
-        else /* what it waits for between two steps, such as room, takes no time from the guest */
-                v->walk_mono_ms += loop_mono_ms() - v->walk_rest_mono_ms;
-        v->walk_serial = s->serial;
-        v->walk_is_back = s->at.is_back;
-        s->deadline_mono_ms =
-                s->at.is_back ? loop_mono_ms() + OFFLINE_MS : v->walk_mono_ms + v->m->config.activation_ms;
+        s->deadline_mono_ms = deadline_of(s);
         step_start(s);
 }
 
@@ -355,7 +380,7 @@ void activate_drop(struct machine *v)
                 return;
         s->is_dropped = true; /* it is under way; step_done() frees it */
         step_agent_drop(s);
-        if (loop_timer_is_set(&s->timer) || (s->sweep.m && loop_timer_is_set(&s->sweep.pause)))
+        if (loop_timer_is_set(&s->timer))
                 step_free(s);
 }
 

@@ -390,6 +390,12 @@ static void dispatch(struct meted *m, struct http_request *req, enum api_operati
         case API_OPERATION_CONSOLIDATE:
                 consolidate_ask(m, req, body);
                 return;
+        case API_OPERATION_CONSOLIDATION_SHOW:
+                out = consolidate_show(m, &err);
+                break;
+        case API_OPERATION_CONSOLIDATION_CANCEL:
+                consolidate_cancel(m, req);
+                return;
         case API_OPERATION_COMPONENT_OFFLINE:
                 do_offline(m, req, body);
                 return;

@@ -1,284 +1,335 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* One after another. Each look at it makes at most one step of the table in consolidate.h for the VM whose
+ * turn it is; what a look has changed is written with what it has decided in the books. */
 #include "meted/consolidate.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/str.h"
-#include "core/place.h"
-#include "core/separate.h"
-#include "json/api.h"
-#include "meted/api-internal.h"
+#include "json/read.h"
+#include "meted/consolidate-internal.h"
 #include "meted/handover.h"
-#include "meted/machine.h"
 #include "meted/moves.h"
 
-enum { UNITS = 64, ITEMS = PLACEMENT_NODES_MAX + SHAPE_SLOTS_MAX, POLL_MS = 100, VMS_MOST = 1024 };
+enum { ITEMS = PLACEMENT_NODES_MAX + SHAPE_SLOTS_MAX, POLL_MS = 100 };
+static const char name[] = "last"; /* of the one document */
 
-/* Its turn is to come. */
-struct place_of {
-        char vm[64];
-        uint32_t home; /* component */
-};
+static void on_again(void *arg);
 
-struct consolidation {
-        struct meted *m;
-        struct loop_timer again;
-        struct place_of *turns;
-        size_t n, next;
-        bool is_under_way; /* turns[next] */
-};
-
-/* Where all of them are, as consolidate_plan() wants it. */
-struct spread {
-        struct meted *m;
-        size_t n_units, n_vms, n_steps;
-        uint32_t components[UNITS];
-        int64_t free[UNITS];
-        const struct machine **vms;
-        int64_t *amounts;
-        struct separate_step *steps;
-        size_t vm; /* whose requests are being gone over */
-        bool is_fixed;
-};
-
-static void spread_free(struct spread *s)
+struct consolidation *consolidation_new(struct meted *m)
 {
-        g_free(s->vms);
-        g_free(s->amounts);
-        g_free(s->steps);
-        g_free(s);
+        struct consolidation *c = g_new0(struct consolidation, 1);
+        c->m = m;
+        loop_timer_init(&c->again, on_again, c);
+        return c;
 }
 
-static void add_units(struct spread *s)
+void consolidation_free(struct consolidation *c)
 {
-        const struct ledger *l = hypervisor_ledger(s->m->hv);
-        for (size_t i = 0; i < s->m->inventory.n && s->n_units < UNITS; i++) {
-                const struct component *c = &s->m->inventory.components[i];
-                if (c->kind != COMPONENT_MEMORY)
-                        continue;
-                s->free[s->n_units] =
-                        c->healthy ? ledger_free_over(l, (uint32_t)i, loop_now_ms(), LEDGER_OPEN) : 0;
-                s->components[s->n_units++] = (uint32_t)i;
-        }
-}
-
-static void add_amounts(const struct request *r, void *arg)
-{
-        struct spread *s = arg;
-        if (strcmp(r->vm, s->vms[s->vm]->definition.name) != 0 || !request_is_live(r))
+        if (!c)
                 return;
-        for (size_t i = 0; i < r->n_definitions; i++)
-                for (size_t u = 0; u < s->n_units; u++) {
-                        if (r->definitions[i].component != s->components[u])
-                                continue;
-                        s->amounts[s->vm * s->n_units + u] += r->definitions[i].amount;
-                        s->is_fixed = s->is_fixed || r->definitions[i].page_bytes > 0;
-                }
+        loop_timer_cancel(&c->again);
+        g_free(c);
 }
 
-/* Runs, and nobody else does something to it. What is on huge pages stays where it is. */
-static bool may_be_moved(struct meted *m, const struct machine *v)
+static void put(struct consolidation *c)
 {
-        const char *why;
+        struct err err = {0};
+        json_t *v = api_consolidation_state_emit(&c->row);
+        char *text = v ? json_write(v, NULL) : NULL;
+        if (text ? store_put_document(c->m->store, STORE_CONSOLIDATION, name, text, &err)
+                 : err_set(&err, REASON_INTERNAL, ENOMEM, "no memory for the record of a consolidation"))
+                meted_unwritten(c->m, &err);
+        free(text);
+        json_decref(v);
+}
+
+bool consolidate_may_move(struct meted *m, const struct machine *v)
+{
         struct err err = {0};
         return machine_state(v) == API_VM_STATE_RUNNING && v->vm && !v->is_dead && !moves_check(m, v, &err) &&
                !handovers_check(m, v, &err) &&
-               hypervisor_vm_relocating(m->hv, v->definition.name, &why) == RELOCATING_NOTHING;
+               hypervisor_vm_relocating(m->hv, v->definition.name, NULL) == RELOCATING_NOTHING;
 }
 
-static struct spread *spread_of(struct meted *m, const char *only)
-{
-        struct spread *s = g_new0(struct spread, 1);
-        s->m = m;
-        add_units(s);
-        s->vms = g_new0(const struct machine *, m->machines->len + 1);
-        s->amounts = g_new0(int64_t, (m->machines->len + 1) * (s->n_units + 1));
-        s->steps = g_new0(struct separate_step, (m->machines->len + 1) * (s->n_units + 1));
-        for (guint i = 0; i < m->machines->len && s->n_vms < VMS_MOST; i++) {
-                const struct machine *v = g_ptr_array_index(m->machines, i);
-                if ((only && strcmp(only, v->definition.name) != 0) || !may_be_moved(m, v))
-                        continue;
-                s->vm = s->n_vms;
-                s->vms[s->n_vms++] = v;
-                s->is_fixed = false;
-                hypervisor_each(m->hv, add_amounts, s);
-                if (s->is_fixed) {
-                        memset(s->amounts + s->vm * s->n_units, 0, s->n_units * sizeof(*s->amounts));
-                        s->n_vms--;
-                }
-        }
-        return s;
-}
-
-/* ---- one after another ---- */
+/* ---- one VM ---- */
 
 struct collected {
-        const struct place_of *turn;
         const struct meted *m;
+        const char *vm;
+        uint32_t home; /* component */
         struct relocation moves[ITEMS];
         size_t n;
+        bool is_unsettled;
 };
 
 static void collect(const struct request *r, void *arg)
 {
         struct collected *c = arg;
-        if (strcmp(r->vm, c->turn->vm) != 0 || !request_is_live(r))
+        if (strcmp(r->vm, c->vm) != 0 || !request_is_live(r))
                 return;
         for (uint16_t i = 0; i < r->n_definitions && c->n < ITEMS; i++) {
                 const struct definition *d = &r->definitions[i];
-                if (c->m->inventory.components[d->component].kind == COMPONENT_MEMORY &&
-                    d->component != c->turn->home)
-                        c->moves[c->n++] = (struct relocation){r->serial, i, c->turn->home};
+                if (c->m->inventory.components[d->component].kind != COMPONENT_MEMORY)
+                        continue;
+                if (r->state == REQUEST_GRANTED && d->component != c->home)
+                        c->moves[c->n++] = (struct relocation){r->serial, i, c->home};
+                c->is_unsettled = c->is_unsettled || r->state == REQUEST_ACTIVATING ||
+                                  r->state == REQUEST_RELEASING;
         }
 }
 
-static void begin(struct consolidation *c)
+/* What of it is not at home. false: home is no component of this host any more. */
+static bool collect_all(const struct consolidation *c, const struct api_consolidation_vm *t,
+                        struct collected *ret)
 {
-        struct meted *m = c->m;
-        const struct place_of *t = &c->turns[c->next];
-        struct machine *v = machine_find(m, t->vm);
+        const struct inventory *all = &c->m->inventory;
+        uint32_t home = 0;
+        while (home < all->n && strcmp(all->components[home].id, t->to) != 0)
+                home++;
+        *ret = (struct collected){.m = c->m, .vm = t->vm, .home = home};
+        if (home == all->n)
+                return false;
+        hypervisor_each(c->m->hv, collect, ret);
+        return true;
+}
+
+static void set_sentence(struct api_consolidation_vm *t, const char *text)
+{
+        t->has_sentence = true;
+        (void)snprintf(t->sentence, sizeof(t->sentence), "%.*s", (int)sizeof(t->sentence) - 1, text);
+}
+
+static void stays(struct consolidation *c, struct api_consolidation_vm *t, const char *why)
+{
+        struct machine *v = machine_find(c->m, t->vm);
+        t->state = API_CONSOLIDATION_TURN_STAYED;
+        if (why)
+                set_sentence(t, why);
+        if (v)
+                machine_note(v, t->vm, "not-consolidated", "%.150s", t->sentence);
+}
+
+static void is_together(struct consolidation *c, struct api_consolidation_vm *t, struct machine *v)
+{
+        t->state = API_CONSOLIDATION_TURN_TOGETHER;
+        t->has_moved_bytes = c->is_counted;
+        t->moved_bytes = v->relocated_bytes;
+        if (c->is_counted)
+                machine_note(v, t->vm, "consolidated", "all of its memory is in %s, %" PRId64 " bytes were moved",
+                             t->to, t->moved_bytes);
+        else
+                machine_note(v, t->vm, "consolidated", "all of its memory is in %s", t->to);
+}
+
+/* Planned was what was free and settled then. */
+static void begin(struct consolidation *c, struct api_consolidation_vm *t)
+{
+        struct machine *v = machine_find(c->m, t->vm);
         g_autofree struct collected *all = g_new0(struct collected, 1);
         struct err err = {0};
-        all->turn = t;
-        all->m = m;
-        hypervisor_each(m->hv, collect, all);
-        if (!v || !may_be_moved(m, v) || all->n == 0) {
-                c->next++; /* it is another by now */
-                return;
+        bool has_home = collect_all(c, t, all);
+        if (!v || !has_home || !consolidate_may_move(c->m, v)) {
+                stays(c, t, "it does not run any more, or something else is under way with it");
+        } else if (all->is_unsettled) {
+                stays(c, t, "memory of it is just being activated or given back");
+        } else if (all->n == 0) {
+                c->is_counted = true;
+                v->relocated_bytes = 0;
+                is_together(c, t, v);
+        } else {
+                c->is_counted = true;
+                v->relocated_bytes = 0;
+                v->relocates_slowly = true;
+                if (hypervisor_vm_relocate(c->m->hv, t->vm, all->moves, all->n, "it is brought together",
+                                           loop_now_ms(), &err))
+                        stays(c, t, err.sentence);
+                else
+                        t->state = API_CONSOLIDATION_TURN_MOVING;
         }
-        v->relocated_bytes = 0;
-        v->relocates_slowly = true;
-        if (hypervisor_vm_relocate(m->hv, t->vm, all->moves, all->n, "it is brought together", loop_now_ms(),
-                                   &err)) {
-                machine_note(v, t->vm, "not-consolidated", "%.150s", err.sentence);
-                c->next++;
-                return;
-        }
-        c->is_under_way = true;
 }
 
-static bool is_together(const struct meted *m, const struct place_of *t)
+static void go_back(struct consolidation *c, struct api_consolidation_vm *t, const char *why)
 {
+        t->state = API_CONSOLIDATION_TURN_GOING_BACK;
+        set_sentence(t, why);
+        hypervisor_vm_relocate_back(c->m->hv, t->vm, t->sentence, loop_now_ms());
+}
+
+/* Nothing of it is on its way. */
+static void settled(struct consolidation *c, struct api_consolidation_vm *t)
+{
+        struct machine *v = machine_find(c->m, t->vm);
         g_autofree struct collected *all = g_new0(struct collected, 1);
-        all->turn = t;
-        all->m = m;
-        hypervisor_each(m->hv, collect, all);
-        return all->n == 0;
+        if (t->state == API_CONSOLIDATION_TURN_GOING_BACK)
+                stays(c, t, NULL);
+        else if (!v || machine_state(v) != API_VM_STATE_RUNNING)
+                stays(c, t, "it ended meanwhile");
+        else if (collect_all(c, t, all) && all->n == 0)
+                is_together(c, t, v);
+        else
+                stays(c, t, "some of its memory is elsewhere still, such as what it was granted meanwhile");
 }
 
-/* What goes back does so by itself. One that ended meanwhile needs nothing. */
-static void look(struct consolidation *c)
+static bool is_ending(const struct consolidation *c)
 {
-        struct meted *m = c->m;
-        const struct place_of *t = &c->turns[c->next];
-        const char *why = "";
-        enum relocating how = hypervisor_vm_relocating(m->hv, t->vm, &why);
-        struct machine *v = machine_find(m, t->vm);
-        if (how == RELOCATING_UNDER_WAY)
-                return;
-        if (v && how == RELOCATING_FAILED) {
-                machine_note(v, t->vm, "not-consolidated", "%.150s", why);
-                hypervisor_vm_relocate_back(m->hv, t->vm, "it could not be brought together", loop_now_ms());
-        } else if (v && machine_state(v) == API_VM_STATE_RUNNING && is_together(m, t)) {
-                machine_note(v, t->vm, "consolidated",
-                             "all of its memory is in %s, %" PRId64 " bytes were moved",
-                             m->inventory.components[t->home].id, v->relocated_bytes);
+        return c->row.state != API_CONSOLIDATION_ENDED_UNDER_WAY;
+}
+
+static const char *why_it_ends(const struct consolidation *c)
+{
+        return c->row.state == API_CONSOLIDATION_ENDED_TIMEOUT ? "the time for it is over"
+                                                               : "it was cancelled";
+}
+
+/* true: its turn is over. What cannot go back either is tried again by itself, later and later; both places
+ * are claimed until it has, and nobody waits for that. */
+static bool look(struct consolidation *c, struct api_consolidation_vm *t)
+{
+        struct relocating_why why = {0};
+        enum relocating how = hypervisor_vm_relocating(c->m->hv, t->vm, &why);
+        bool is_forth = t->state == API_CONSOLIDATION_TURN_MOVING;
+        if (how == RELOCATING_NOTHING) {
+                settled(c, t);
+                return true;
         }
-        c->is_under_way = false;
-        c->next++;
+        if (is_forth && is_ending(c)) {
+                go_back(c, t, why_it_ends(c));
+        } else if (how == RELOCATING_FAILED && !relocating_may_do(&why)) {
+                if (!is_forth)
+                        return true;
+                go_back(c, t, why.sentence);
+        }
+        return false;
+}
+
+/* ---- all of it ---- */
+
+static void finish(struct consolidation *c)
+{
+        struct api_consolidation_state *row = &c->row;
+        size_t together = 0;
+        for (size_t i = 0; i < row->n_vms; i++)
+                together += row->vms[i].state == API_CONSOLIDATION_TURN_TOGETHER;
+        if (!is_ending(c))
+                row->state = API_CONSOLIDATION_ENDED_DONE;
+        row->has_ended_ms = true;
+        row->ended_ms = loop_now_ms();
+        hypervisor_note(c->m->hv, row->ended_ms, "consolidation", "host", "consolidation-ended",
+                        "%s: %zu of %zu VMs are together now", api_consolidation_ended_name(row->state),
+                        together, row->n_vms);
+}
+
+static bool is_due(const struct api_consolidation_vm *t)
+{
+        return t->state == API_CONSOLIDATION_TURN_WAITING || t->state == API_CONSOLIDATION_TURN_MOVING ||
+               t->state == API_CONSOLIDATION_TURN_GOING_BACK;
+}
+
+/* After a restart its VMM may be there, and nobody attached to it yet. */
+static bool is_awaited(const struct consolidation *c, const struct api_consolidation_vm *t)
+{
+        const struct machine *v = machine_find(c->m, t->vm);
+        return v && machine_is_awaited(v) && !is_ending(c);
+}
+
+/* true: somebody has to look again. */
+static bool go_on(struct consolidation *c)
+{
+        for (; c->at < c->row.n_vms; c->at++) {
+                struct api_consolidation_vm *t = &c->row.vms[c->at];
+                if (!is_due(t))
+                        continue;
+                if (t->state != API_CONSOLIDATION_TURN_WAITING) {
+                        if (!look(c, t))
+                                return true;
+                } else if (is_ending(c)) {
+                        stays(c, t, why_it_ends(c));
+                } else if (is_awaited(c, t)) {
+                        return true;
+                } else {
+                        begin(c, t);
+                        if (t->state == API_CONSOLIDATION_TURN_MOVING)
+                                return true;
+                }
+        }
+        return false;
 }
 
 static void on_again(void *arg)
 {
         struct consolidation *c = arg;
-        if (c->is_under_way)
-                look(c);
-        while (!c->is_under_way && c->next < c->n)
-                begin(c);
-        if (c->is_under_way)
+        g_autofree struct api_consolidation_state *before = g_memdup2(&c->row, sizeof(c->row));
+        if (c->row.has_ended_ms)
+                return;
+        if (!is_ending(c) && loop_now_ms() >= c->row.deadline_ms)
+                c->row.state = API_CONSOLIDATION_ENDED_TIMEOUT;
+        if (go_on(c))
                 loop_timer_in(&c->again, POLL_MS);
+        else
+                finish(c);
+        if (memcmp(before, &c->row, sizeof(c->row)) != 0)
+                put(c);
         meted_changed(c->m);
 }
 
-static void start(struct meted *m, const struct spread *s)
+void consolidate_begin(struct consolidation *c)
 {
-        struct consolidation *c = m->consolidation;
-        if (!c) {
-                c = m->consolidation = g_new0(struct consolidation, 1);
-                c->m = m;
-                loop_timer_init(&c->again, on_again, c);
-        }
-        g_free(c->turns);
-        c->turns = g_new0(struct place_of, s->n_steps + 1);
-        c->n = c->next = 0;
-        for (size_t k = 0; k < s->n_steps; k++) {
-                if (k > 0 && s->steps[k].has == s->steps[k - 1].has)
-                        continue; /* all of one VM's go to the same */
-                (void)STR_COPY(c->turns[c->n].vm, s->vms[s->steps[k].has]->definition.name);
-                c->turns[c->n++].home = s->components[s->steps[k].to];
-        }
+        put(c);
         on_again(c);
+}
+
+void consolidate_end(struct consolidation *c, enum api_consolidation_ended how)
+{
+        if (c->row.has_ended_ms || is_ending(c))
+                return;
+        c->row.state = how;
+        put(c);
+        on_again(c);
+}
+
+json_t *consolidate_show(const struct meted *m, struct err *err)
+{
+        if (!m->consolidation)
+                (void)err_set(err, REASON_NOT_FOUND, ENOENT, "there was no consolidation yet");
+        return m->consolidation ? api_consolidation_state_emit(&m->consolidation->row) : NULL;
+}
+
+static int load(const char *document, const char *text, void *arg, struct err *err)
+{
+        struct meted *m = arg;
+        struct consolidation *c = consolidation_new(m);
+        struct err bad = {0};
+        json_t *v = strcmp(document, name) == 0 ? json_read(text, strlen(text), &bad) : NULL;
+        bool is_good = v && api_consolidation_state_parse(v, &c->row, &bad) == 0;
+        (void)err;
+        json_decref(v);
+        if (!is_good) { /* what the books say of memory that is on its way holds without it */
+                log_error("the consolidation in the store: %s: it is left out", bad.sentence);
+                consolidation_free(c);
+                return 0;
+        }
+        m->consolidation = c;
+        for (size_t i = 0; i < c->row.n_vms; i++) {
+                struct machine *v_of = machine_find(m, c->row.vms[i].vm);
+                if (v_of && c->row.vms[i].state == API_CONSOLIDATION_TURN_MOVING)
+                        v_of->relocates_slowly = true;
+        }
+        if (!c->row.has_ended_ms)
+                loop_timer_in(&c->again, POLL_MS);
+        return 0;
+}
+
+int consolidate_start(struct meted *m, struct err *err)
+{
+        return store_load_documents(m->store, STORE_CONSOLIDATION, load, m, err);
 }
 
 void consolidate_stop(struct meted *m)
 {
-        if (!m->consolidation)
-                return;
-        loop_timer_cancel(&m->consolidation->again);
-        g_free(m->consolidation->turns);
-        g_free(m->consolidation);
-        m->consolidation = NULL;
-}
-
-/* ---- asked for ---- */
-
-static json_t *show(const struct spread *s, bool is_dry, size_t scattered)
-{
-        struct api_consolidation *out = g_new0(struct api_consolidation, 1);
-        const struct component *all = s->m->inventory.components;
-        out->dry_run = is_dry;
-        out->scattered = (int64_t)scattered;
-        for (size_t k = 0; k < s->n_steps; k++) {
-                out->moved_bytes += s->steps[k].amount;
-                if (out->n_steps == ARRAY_N(out->steps))
-                        continue;
-                struct api_consolidation_step *to = &out->steps[out->n_steps++];
-                (void)STR_COPY(to->vm, s->vms[s->steps[k].has]->definition.name);
-                (void)STR_COPY(to->from, all[s->components[s->steps[k].from]].id);
-                (void)STR_COPY(to->to, all[s->components[s->steps[k].to]].id);
-                to->bytes = s->steps[k].amount;
-        }
-        json_t *v = api_consolidation_emit(out);
-        g_free(out);
-        return v;
-}
-
-void consolidate_ask(struct meted *m, struct http_request *req, const json_t *body)
-{
-        struct api_consolidate in;
-        struct err err = {0};
-        bool is_under_way = m->consolidation && m->consolidation->is_under_way;
-        int bad = api_consolidate_parse(body, &in, &err);
-        bool is_dry = !bad && in.has_dry_run && in.dry_run;
-        if (!bad && in.has_vm && !machine_find(m, in.vm))
-                bad = err_set(&err, REASON_NOT_FOUND, ENOENT, "no VM is called %s", in.vm);
-        if (!bad && !is_dry && is_under_way)
-                bad = err_set(&err, REASON_BUSY, EBUSY,
-                              "VMs are being brought together, %.63s just now: ask again when that is done",
-                              m->consolidation->turns[m->consolidation->next].vm);
-        if (bad) {
-                api_refuse(req, &err);
-                return;
-        }
-        struct spread *s = spread_of(m, in.has_vm ? in.vm : NULL);
-        size_t scattered = consolidate_plan(s->amounts, s->n_vms, s->free, s->n_units,
-                                            in.has_limit_bytes ? in.limit_bytes : 0, s->steps, &s->n_steps);
-        json_t *answer = show(s, is_dry, scattered);
-        if (!is_dry)
-                start(m, s);
-        spread_free(s);
-        api_reply(req, 200, answer);
+        consolidation_free(g_steal_pointer(&m->consolidation));
 }

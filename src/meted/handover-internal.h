@@ -57,6 +57,8 @@ struct handing {
         bool is_returned;        /* the loan has ended, by the keeper's word */
         struct sweep sweep;      /* source: how much is to be moved before */
         size_t surveyed;         /* of its memory */
+        int64_t survey_mono_ms;  /* since when */
+        bool has_waited;         /* for what its guest was getting or giving back; and said so */
         bool separates;          /* some of it was sent on its way, for this handover. Journalled */
         bool is_counted;         /* how much, since that began */
         int64_t separated_bytes; /* -1: not known. Journalled */
@@ -80,6 +82,8 @@ struct handing {
 
 /* handover.c */
 void handing_report(struct handing *ho, uint64_t token, enum handover_event_kind kind, const struct err *err);
+/* CLASSIFIED: what is to be separated may take so long. 0: nothing is to be. */
+void handing_classified(struct handing *ho, int64_t separate_ms);
 void handing_say(struct handing *ho, const char *event, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 struct handing *handing_find(const struct meted *m, const char *id); /* NULL: none is called so */
@@ -141,7 +145,10 @@ bool separation_describe(struct handing *ho);
 /* How many bytes that will be; then CLASSIFIED, or FAILED where they cannot be moved. */
 void separation_survey(struct handing *ho);
 void giver_separate(struct handing *ho);
-/* It is broken off: what is half way goes back. */
+/* Its guest gets no more memory of what is kept, from when it is separated until it is over: also after the
+ * books were made anew. */
+void separation_pin(struct handing *ho);
+/* It is over, or broken off: what is half way goes back. */
 void separation_end(struct handing *ho);
 
 /* handover-source.c */

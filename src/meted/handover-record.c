@@ -47,8 +47,7 @@ char *handing_record(const struct handing *ho)
 {
         const struct handover_row *row = handing_row(ho);
         json_t *v = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:i, s:s, s:s, s:I, "
-                              "s:I, s:s, s:I, s:b, "
-                              "s:I, s:o}",
+                              "s:I, s:s, s:I, s:b, s:I, s:I, s:o}",
                               "vm", ho->vm, "state", handover_state_name(row->state), "end",
                               row->end ? handover_state_name(row->end) : "", "epoch", (json_int_t)row->epoch,
                               "step", (json_int_t)row->step, "gap_ms", (json_int_t)row->gap_ms, "deadline_ms",
@@ -58,7 +57,8 @@ char *handing_record(const struct handing *ho)
                               "sentence", row->sentence, "peer", ho->peer, "asked_ms",
                               (json_int_t)ho->asked_ms, "ended_ms", (json_int_t)ho->ended_ms, "boot",
                               ho->boot, "part_epoch", (json_int_t)ho->part_epoch, "separates", ho->separates,
-                              "separated_bytes", (json_int_t)ho->separated_bytes, "keeps", keeps_out(ho));
+                              "separated_bytes", (json_int_t)ho->separated_bytes, "separate_ms",
+                              (json_int_t)row->separate_ms, "keeps", keeps_out(ho));
         json_t *guest = v && ho->guest ? api_handover_guest_emit(ho->guest) : NULL;
         bool is_good = v && (!ho->guest || (guest && json_object_set_new(v, "guest", guest) == 0));
         char *text = is_good ? json_write(v, NULL) : NULL;
@@ -102,6 +102,7 @@ static int take(struct handing *ho, const char *id, const json_t *v, struct err 
         row->epoch = (uint64_t)figure(v, "epoch");
         row->step = (uint64_t)figure(v, "step");
         row->gap_ms = figure(v, "gap_ms");
+        row->separate_ms = figure(v, "separate_ms");
         row->deadline_ms = figure(v, "deadline_ms");
         if (row->deadline_ms >= NO_DEADLINE)
                 row->deadline_ms = INT64_MAX;

@@ -70,9 +70,16 @@ static void bring(struct handing *ho, void *arg)
                 log_warn("handover %s: %s", ho->core.row.id, err.sentence);
 }
 
+static void pin(struct handing *ho, void *arg)
+{
+        (void)arg;
+        separation_pin(ho);
+}
+
 void handovers_bring(struct meted *m)
 {
         handing_each(m, bring, NULL);
+        handing_each(m, pin, NULL);
 }
 
 struct taking {

@@ -3,8 +3,10 @@
  *
  * core/separate.h says what goes where, core/relocate.c has it in the books first, sweeps (sweep.h) move it.
  * What is said of the memory before is what will be so once it is separated: so target and mete-sp check
- * that. What was moved stays where it is, also where the handover comes to nothing afterwards: the books say
- * so, and the next one has less to do. What is half way goes back. */
+ * that. From the beginning of the separation until the handover is over its guest gets no more of what is
+ * kept (separation_pin()), and what it is just getting or giving back there is waited for: so nothing lies
+ * there when all of it is to be as it is. What was moved stays where it is, also where the handover comes to
+ * nothing afterwards: the books say so, and the next one has less to do. What is half way goes back. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -17,7 +19,12 @@
 #include "core/separate.h"
 #include "meted/handover-internal.h"
 
-enum { ITEMS_MAX = PLACEMENT_NODES_MAX + SHAPE_SLOTS_MAX, UNITS_MAX_N = 64, SEPARATE_AGAIN_MS = 50 };
+enum {
+        ITEMS_MAX = PLACEMENT_NODES_MAX + SHAPE_SLOTS_MAX,
+        UNITS_MAX_N = 64,
+        SEPARATE_AGAIN_MS = 50,
+        SURVEY_MS = 15000 /* half of what source-classifying is waited for */
+};
 
 /* Its memory, by definition, and where each is to be. */
 struct division {
@@ -30,7 +37,8 @@ struct division {
         struct separate_step steps[ITEMS_MAX + UNITS_MAX_N];
         struct relocation items[ITEMS_MAX]; /* `to`: where it is in the end */
         struct definition definitions[ITEMS_MAX];
-        bool is_full; /* there was more than fits here */
+        char unsettled[96]; /* what its guest is just getting or giving back where it has to leave; "": nothing */
+        bool is_full;       /* there was more than fits here */
 };
 
 static bool is_kept(const struct handing *ho, const char *component)
@@ -60,11 +68,27 @@ static void add_units(struct division *d)
         }
 }
 
+/* What is not settled cannot be moved, and may be gone in a moment. */
+static void look_at_unsettled(struct division *d, const struct request *r)
+{
+        const struct component *all = d->ho->m->inventory.components;
+        for (size_t i = 0; i < r->n_definitions; i++) {
+                const struct component *c = &all[r->definitions[i].component];
+                if (c->kind == COMPONENT_MEMORY && is_kept(d->ho, c->id))
+                        (void)snprintf(d->unsettled, sizeof(d->unsettled), "%.40s, which is %s, in %s", r->id,
+                                       request_state_name(r->state), c->id);
+        }
+}
+
 static void add_items(const struct request *r, void *arg)
 {
         struct division *d = arg;
         if (strcmp(r->vm, d->ho->vm) != 0 || !request_is_live(r))
                 return;
+        if (r->state != REQUEST_GRANTED) {
+                look_at_unsettled(d, r);
+                return;
+        }
         for (uint16_t i = 0; i < r->n_definitions; i++) {
                 const struct definition *has = &r->definitions[i];
                 uint32_t unit = 0;
@@ -190,44 +214,84 @@ bool separation_describe(struct handing *ho)
         return !of.is_full && !d->is_full;
 }
 
+/* ---- from when on it gets nothing there ---- */
+
+void separation_pin(struct handing *ho)
+{
+        uint32_t kept[HANDING_KEEPS_MAX];
+        size_t n = 0;
+        enum handover_state s = ho->core.row.state;
+        if (!handing_is_source(ho) || s < SOURCE_SEPARATING || s >= SOURCE_FINISHING)
+                return;
+        for (size_t i = 0; i < ho->m->inventory.n && n < HANDING_KEEPS_MAX; i++)
+                if (is_kept(ho, ho->m->inventory.components[i].id))
+                        kept[n++] = (uint32_t)i;
+        hypervisor_vm_avoid(ho->m->hv, ho->vm, kept, n);
+}
+
 /* ---- how much it would be ---- */
 
 static void survey_next(struct handing *ho);
 
-static void on_surveyed(struct sweep *w, const struct err *err)
+/* As long as was asked for; else by how much there is to do. */
+static void surveyed(struct handing *ho, const struct division *d)
 {
-        struct handing *ho = w->arg;
-        struct err bad = {0};
+        int64_t bytes = ho->separated_bytes, asked_ms = ho->core.row.separate_ms;
+        if (bytes < 0)
+                bytes = 0;
+        for (size_t i = 0; ho->separated_bytes < 0 && i < d->n; i++)
+                bytes += is_moved(d, i) ? d->has[i].amount : 0;
+        handing_classified(ho, d->n_steps == 0 ? 0
+                               : asked_ms > 0  ? asked_ms
+                                               : pieces_bound_ms(bytes, ho->m->config.relocate_rate));
+}
+
+/* A memory so large that looking at it takes too long is not counted. */
+static void on_looked(void *arg, const struct err *err)
+{
+        struct handing *ho = arg;
+        struct piece next;
         if (err) {
-                bad = *err;
-                (void)err_note(&bad, "%s of %s is to be moved before", w->item, ho->vm);
+                struct err bad = *err;
+                (void)err_note(&bad, "%s of %s is to be moved before", ho->sweep.item, ho->vm);
                 handing_report(ho, ho->token[HANDOVER_CLASSIFY], HANDOVER_EV_FAILED, &bad);
                 return;
         }
-        ho->separated_bytes += w->left_bytes;
+        if (loop_mono_ms() - ho->survey_mono_ms > SURVEY_MS) {
+                g_autofree struct division *d = g_new(struct division, 1);
+                struct err why = {0};
+                ho->separated_bytes = -1;
+                (void)divide(ho, d, &why);
+                surveyed(ho, d);
+                return;
+        }
+        if (pieces_next(&ho->sweep.pieces, &next)) {
+                sweep_piece(&ho->sweep, on_looked, ho);
+                return;
+        }
+        ho->separated_bytes += ho->sweep.pieces.left_bytes;
         ho->surveyed++;
         survey_next(ho);
 }
 
 /* All base memory is one file: that is looked at with the first of its parts. false: not that item. */
-static bool set_survey(struct handing *ho, const struct division *d, size_t item)
+static bool set_survey(struct handing *ho, const struct machine *v, const struct division *d, size_t item)
 {
-        struct sweep *w = &ho->sweep;
         const struct definition *of = &d->definitions[item];
         const struct component *all = ho->m->inventory.components;
-        bool is_dimm = of->kind == VIRTUAL_DIMM, is_first = true, has_moved = is_moved(d, item);
-        *w = (struct sweep){.m = ho->m, .is_look = true, .done = on_surveyed, .arg = ho};
+        bool is_dimm = of->kind == VIRTUAL_DIMM, is_first = true, has_moved = false;
+        sweep_init(&ho->sweep, v, of);
         for (size_t i = 0; i < d->n; i++) {
-                if (i != item && (is_dimm || d->definitions[i].kind != VIRTUAL_RAM))
+                if (is_dimm ? i != item : d->definitions[i].kind != VIRTUAL_RAM)
                         continue;
                 is_first = is_first && i >= item;
                 has_moved = has_moved || is_moved(d, i);
-                (void)sweep_add_node(w, all[d->items[i].to].os_index);
+                sweep_add(&ho->sweep, d->definitions[i].amount, all[d->items[i].to].os_index);
         }
-        (void)STR_COPY(w->vm, ho->vm);
-        (void)snprintf(w->item, sizeof(w->item), "%s%d", is_dimm ? "dimm" : "ram",
-                       is_dimm ? (int)of->slot : 0);
-        return has_moved && is_first;
+        if (!has_moved || !is_first)
+                return false;
+        sweep_begin(&ho->sweep, true);
+        return true;
 }
 
 static void survey_next(struct handing *ho)
@@ -236,20 +300,20 @@ static void survey_next(struct handing *ho)
         const struct machine *v = machine_find(ho->m, ho->vm);
         struct err why = {0};
         int r = divide(ho, d, &why);
-        while (v && r == 0 && d->n_steps > 0 && ho->surveyed < d->n && !set_survey(ho, d, ho->surveyed))
+        bool is_over = !v || r < 0 || d->n_steps == 0; /* what cannot be is mete-sp's to refuse */
+        while (!is_over && ho->surveyed < d->n && !set_survey(ho, v, d, ho->surveyed))
                 ho->surveyed++;
-        if (!v || r < 0 || d->n_steps == 0 || ho->surveyed >= d->n) {
-                handing_report(ho, ho->token[HANDOVER_CLASSIFY], HANDOVER_EV_CLASSIFIED, NULL);
-                return;
-        }
-        ho->sweep.lane = machine_lane(v);
-        sweep_begin(&ho->sweep);
+        if (is_over || ho->surveyed >= d->n)
+                surveyed(ho, d);
+        else
+                sweep_piece(&ho->sweep, on_looked, ho);
 }
 
 void separation_survey(struct handing *ho)
 {
         ho->separated_bytes = 0;
         ho->surveyed = 0;
+        ho->survey_mono_ms = loop_mono_ms();
         survey_next(ho);
 }
 
@@ -309,21 +373,43 @@ static void begin(struct handing *ho, const struct division *d)
         meted_changed(ho->m);
 }
 
+/* What passes is tried again by itself, some times; the deadline is over all of it. */
+static void look_at_failure(struct handing *ho, const struct relocating_why *why)
+{
+        struct err err = {0};
+        if (relocating_may_do(why)) {
+                again(ho);
+                return;
+        }
+        enum reason reason = why->reason == REASON_NO_CAPACITY || why->reason == REASON_BUSY
+                                     ? why->reason
+                                     : REASON_UNREASSIGNABLE;
+        (void)err_set(&err, reason, EBUSY, "%s could not be separated: %.120s", ho->vm, why->sentence);
+        failed(ho, &err);
+}
+
+static void wait_for(struct handing *ho, const char *what)
+{
+        if (!ho->has_waited)
+                handing_say(ho, "waiting", "for %s, from where its memory has to leave", what);
+        ho->has_waited = true;
+        again(ho);
+}
+
 void giver_separate(struct handing *ho)
 {
         const struct machine *v = machine_find(ho->m, ho->vm);
-        const char *why = "";
+        struct relocating_why why = {0};
         struct err err = {0};
         if (!v || !v->vm || v->is_dead) {
                 (void)err_set(&err, REASON_STALE, ECHILD, "the VMM of %s is gone", ho->vm);
                 failed(ho, &err);
                 return;
         }
+        separation_pin(ho);
         enum relocating how = hypervisor_vm_relocating(ho->m->hv, ho->vm, &why);
         if (how == RELOCATING_FAILED) {
-                (void)err_set(&err, REASON_UNREASSIGNABLE, EBUSY, "%s could not be separated: %.120s", ho->vm,
-                              why);
-                failed(ho, &err);
+                look_at_failure(ho, &why);
                 return;
         }
         if (how == RELOCATING_UNDER_WAY) {
@@ -333,15 +419,18 @@ void giver_separate(struct handing *ho)
         g_autofree struct division *d = g_new(struct division, 1);
         if (divide(ho, d, &err) < 0)
                 failed(ho, &err);
-        else if (d->n_steps == 0)
-                is_separate(ho, v);
-        else
+        else if (d->n_steps > 0)
                 begin(ho, d);
+        else if (*d->unsettled)
+                wait_for(ho, d->unsettled);
+        else
+                is_separate(ho, v);
 }
 
 void separation_end(struct handing *ho)
 {
         sweep_forget(&ho->sweep);
+        hypervisor_vm_avoid(ho->m->hv, ho->vm, NULL, 0);
         if (!ho->separates)
                 return;
         ho->separates = false;

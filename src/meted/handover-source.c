@@ -49,7 +49,6 @@ void giver_classify(struct handing *ho)
 {
         struct meted *m = ho->m;
         const struct machine *v = machine_find(m, ho->vm);
-        const char *why;
         struct err err = {0};
         int bad = 0;
         if (!v)
@@ -63,7 +62,7 @@ void giver_classify(struct handing *ho)
                 bad = err_set(&err, REASON_INVALID, ERANGE,
                               "%s cannot stand for %d ms at most: to have it run here again takes up to %d",
                               ho->vm, (int)ho->core.row.gap_ms, RESUME_MS);
-        else if (hypervisor_vm_relocating(m->hv, ho->vm, &why) != RELOCATING_NOTHING)
+        else if (hypervisor_vm_relocating(m->hv, ho->vm, NULL) != RELOCATING_NOTHING)
                 bad = err_set(&err, REASON_BUSY, EBUSY, "memory of %s is being moved to another node",
                               ho->vm);
         else

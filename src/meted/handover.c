@@ -178,6 +178,16 @@ void handing_report(struct handing *ho, uint64_t token, enum handover_event_kind
                 log_warn("handover %s: %s", ho->core.row.id, bad.sentence);
 }
 
+void handing_classified(struct handing *ho, int64_t separate_ms)
+{
+        struct handover_event ev = {.kind = HANDOVER_EV_CLASSIFIED,
+                                    .token = ho->token[HANDOVER_CLASSIFY],
+                                    .separate_ms = separate_ms};
+        struct err bad = {0};
+        if (step(ho, &ev, &bad) < 0)
+                log_warn("handover %s: %s", ho->core.row.id, bad.sentence);
+}
+
 static void restore(struct handing *ho)
 {
         struct handover_effects effects = {0};

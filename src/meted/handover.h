@@ -26,8 +26,8 @@ void handovers_hear(struct meted *m, struct http_request *req, const json_t *bod
 /* The VM whose claims end with this handover, which was committed here; NULL: none. */
 const char *handovers_leaving(const struct meted *m, const char *id);
 
-/* What VMs bring that are on their way here, or whose memory is not yet in our partition: after the books
- * were made anew. */
+/* What VMs bring that are on their way here, or whose memory is not yet in our partition, and what those that
+ * are separated are not to get: after the books were made anew. */
 void handovers_bring(struct meted *m);
 /* Before a later partition is taken. REASON_BUSY: it cannot be known yet whether the memory of one is in it.
  */

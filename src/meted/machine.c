@@ -63,6 +63,7 @@ void machine_detach(struct machine *v)
 {
         loop_timer_cancel(&v->adopt_retry);
         activate_drop(v); /* first: what the others cancel is then nobody's any more */
+        g_list_free_full(g_steal_pointer(&v->placings), g_free);
         guest_disconnect(v);
         handovers_vm_gone(v);
         vm_free(v->vm);

@@ -47,7 +47,8 @@ struct machine {
         bool walk_is_back;
         int64_t walk_mono_ms, walk_rest_mono_ms; /* and since when none of its steps is under way */
         bool has_pending;
-        bool relocates_slowly;   /* with a pause after each piece */
+        GList *placings;         /* of struct placing, in activate-place.c: memory that is on its way */
+        bool relocates_slowly;   /* with a pause before each piece */
         int64_t relocated_bytes; /* of its memory, from one node to another, since somebody began to count */
         /* moves-hold.c */
         int64_t vcpu_milli;    /* to which its vCPUs are throttled by a move; 0: they are as granted */

@@ -558,6 +558,8 @@ static int start(struct meted *m, struct err *err)
         if (!bad)
                 bad = handovers_start(m, err);
         if (!bad)
+                bad = consolidate_start(m, err);
+        if (!bad)
                 bad = api_start(m, err);
         if (bad)
                 return bad;

@@ -85,6 +85,11 @@ static int check_ask(struct meted *m, const struct machine *v, const struct api_
                         "moved after its next start",
                         v->definition.name);
         bad = moves_check(m, v, err);
+        if (!bad && hypervisor_vm_relocating(m->hv, v->definition.name, NULL) != RELOCATING_NOTHING)
+                bad = err_set(err, REASON_BUSY, EBUSY,
+                              "memory of %s is being moved from one node of this host to another: ask again "
+                              "when that is done",
+                              v->definition.name);
         bad = bad ? bad : copy_check(v->vm, &v->definition, err);
         if (!bad && v->definition.has_disk && !m->config.shares_disks)
                 bad = err_set(err, REASON_UNSUPPORTED, EOPNOTSUPP,

@@ -1,24 +1,43 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "meted/sweep.h"
 
-#include <errno.h>
-#include <string.h>
+#include <stdio.h>
 
 #include "base/str.h"
 #include "json/api.h"
 #include "meted/keeper.h"
+#include "meted/machine.h"
 #include "meted/meted.h"
 
-static void next_piece(struct sweep *w);
+enum { MIB_BITS = 20, CALL_MS = 20000 };
 
-static void adapt(struct sweep *w, int64_t took_ms)
+void sweep_init(struct sweep *w, const struct machine *v, const struct definition *d)
 {
-        if (took_ms < SWEEP_SHORT_MS && w->piece_bytes < SWEEP_PIECE_MOST)
-                w->piece_bytes *= 2;
-        while (took_ms > SWEEP_LONG_MS && w->piece_bytes > SWEEP_PIECE_LEAST) {
-                w->piece_bytes /= 2;
-                took_ms /= 2;
-        }
+        bool is_dimm = d->kind == VIRTUAL_DIMM;
+        *w = (struct sweep){.m = v->m, .lane = machine_lane(v)};
+        (void)STR_COPY(w->vm, v->definition.name);
+        (void)snprintf(w->item, sizeof(w->item), "%s%d", is_dimm ? "dimm" : "ram",
+                       is_dimm ? (int)d->slot : 0); /* all base memory is in one file */
+        /* As its VMM is told to make it (vm/argv.h); what the books have of it is in whole growth units. */
+        w->file_bytes = is_dimm ? d->amount : v->definition.memory_bytes >> MIB_BITS << MIB_BITS;
+}
+
+void sweep_add(struct sweep *w, int64_t bytes, int64_t node)
+{
+        int64_t begin = w->n_parts > 0 ? w->parts[w->n_parts - 1].end : 0;
+        int64_t end = bytes < w->file_bytes - begin ? begin + bytes : w->file_bytes;
+        if (end == begin)
+                return;
+        bool is_same = w->n_parts > 0 && w->parts[w->n_parts - 1].node == node;
+        if (is_same || w->n_parts == PIECES_PARTS_MAX) /* a need is met from no more nodes than that */
+                w->parts[w->n_parts - 1].end = end;
+        else
+                w->parts[w->n_parts++] = (struct pieces_part){.end = end, .node = node};
+}
+
+void sweep_begin(struct sweep *w, bool is_look)
+{
+        pieces_begin(&w->pieces, w->parts, w->n_parts, is_look);
 }
 
 static void on_piece(void *arg, const json_t *result, const struct err *err)
@@ -26,85 +45,49 @@ static void on_piece(void *arg, const json_t *result, const struct err *err)
         struct sweep *w = arg;
         struct api_keeper_placed placed;
         struct err bad = {0};
-        int64_t took_ms = loop_mono_ms() - w->called_ms;
         if (!err && api_keeper_placed_parse(result, &placed, &bad))
                 err = &bad;
-        if (!err && placed.next_offset < placed.file_bytes && placed.next_offset <= w->offset)
-                err = (err_set(&bad, REASON_INTERNAL, EPROTO, "mete-keeper goes back in a memory file"),
-                       &bad);
-        if (err) {
-                w->done(w, err);
-                return;
+        if (!err) {
+                const struct piece_done done = {placed.next_offset, placed.moved_bytes, placed.left_bytes,
+                                                placed.there_bytes, placed.took_us};
+                w->took_us = placed.took_us;
+                if (pieces_take(&w->pieces, &done, &bad))
+                        err = &bad;
         }
-        w->offset = placed.next_offset;
-        w->moved_bytes += placed.moved_bytes;
-        w->left_bytes += placed.left_bytes;
-        bool is_end = placed.next_offset >= placed.file_bytes;
-        if (is_end && (w->left_bytes == 0 || w->is_look || ++w->pass == SWEEP_PASSES)) {
-                w->done(w, NULL);
-                return;
-        }
-        if (is_end)
-                w->offset = w->left_bytes = 0;
-        adapt(w, took_ms);
-        if (w->is_slow)
-                loop_timer_in(&w->pause, took_ms > SWEEP_PAUSE_MS ? took_ms : SWEEP_PAUSE_MS);
-        else
-                next_piece(w);
+        w->done(w->arg, err);
 }
 
-static void on_pause(void *arg)
+void sweep_piece(struct sweep *w, void (*done)(void *arg, const struct err *err), void *arg)
 {
-        next_piece(arg);
-}
-
-static void next_piece(struct sweep *w)
-{
-        struct err err = {0};
+        struct piece next = {0};
+        (void)pieces_next(&w->pieces, &next);
         struct api_keeper_place p = {.activation = w->lane,
-                                     .n_nodes = w->n_nodes,
-                                     .offset = w->offset,
-                                     .bytes = w->piece_bytes,
-                                     .has_look = w->is_look,
-                                     .look = w->is_look};
-        if (w->is_wanted && !w->is_wanted(w)) {
-                (void)err_set(&err, REASON_CANCELLED, ECANCELED, "it is not wanted there any more");
-                w->done(w, &err);
-                return;
-        }
+                                     .n_nodes = 1,
+                                     .nodes = {next.node},
+                                     .offset = next.offset,
+                                     .bytes = next.bytes,
+                                     .has_begin = true,
+                                     .begin = next.begin,
+                                     .has_end = true,
+                                     .end = next.end,
+                                     .has_file_bytes = true,
+                                     .file_bytes = w->file_bytes,
+                                     .has_move_bytes = true,
+                                     .move_bytes = next.move_bytes,
+                                     .has_room_bytes = next.room_bytes > 0,
+                                     .room_bytes = next.room_bytes,
+                                     .has_look = next.is_look,
+                                     .look = next.is_look};
         (void)STR_COPY(p.vm, w->vm);
         (void)STR_COPY(p.item, w->item);
-        memcpy(p.nodes, w->nodes, w->n_nodes * sizeof(*p.nodes));
-        w->called_ms = loop_mono_ms();
-        keeper_call(w->m->keeper, API_KEEPER_RAM_PLACE, api_keeper_place_emit(&p), NULL, 0, SWEEP_CALL_MS,
+        w->done = done;
+        w->arg = arg;
+        keeper_call(w->m->keeper, API_KEEPER_RAM_PLACE, api_keeper_place_emit(&p), NULL, 0, CALL_MS,
                     on_piece, w);
-}
-
-void sweep_begin(struct sweep *w)
-{
-        w->offset = w->moved_bytes = w->left_bytes = 0;
-        w->pass = 0;
-        w->piece_bytes = SWEEP_PIECE_FIRST;
-        loop_timer_init(&w->pause, on_pause, w);
-        next_piece(w);
 }
 
 void sweep_forget(struct sweep *w)
 {
-        if (!w->m) /* it never began */
-                return;
-        loop_timer_cancel(&w->pause);
-        if (w->m->keeper)
+        if (w->m && w->m->keeper)
                 keeper_forget(w->m->keeper, w);
-}
-
-bool sweep_add_node(struct sweep *w, int64_t node)
-{
-        for (size_t i = 0; i < w->n_nodes; i++)
-                if (w->nodes[i] == node)
-                        return true;
-        if (w->n_nodes == SWEEP_NODES)
-                return false;
-        w->nodes[w->n_nodes++] = node;
-        return true;
 }

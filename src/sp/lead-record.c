@@ -19,6 +19,8 @@ static void core_out(const struct handover_row *row, struct api_server_handover 
         r->epoch = (int64_t)row->epoch;
         r->step = (int64_t)row->step;
         r->gap_ms = row->gap_ms;
+        r->has_separate_ms = row->separate_ms > 0;
+        r->separate_ms = row->separate_ms;
         r->has_reason = row->reason != 0;
         r->reason = row->reason;
         r->has_sentence = *row->sentence != '\0';
@@ -85,6 +87,7 @@ static int core_in(const struct api_server_handover *r, const char *id, struct h
         row->epoch = (uint64_t)r->epoch;
         row->step = (uint64_t)r->step;
         row->gap_ms = r->gap_ms;
+        row->separate_ms = r->has_separate_ms ? r->separate_ms : 0;
         row->deadline_ms = INT64_MAX; /* begins anew */
         row->reason = r->has_reason ? (enum reason)r->reason : 0;
         (void)STR_COPY(row->sentence, r->has_sentence ? r->sentence : "");
@@ -164,6 +167,8 @@ void lead_show(const struct leading *l, struct api_handover *ret)
         ret->would = l->would;
         ret->has_max_gap_ms = row->gap_ms > 0;
         ret->max_gap_ms = row->gap_ms;
+        ret->has_separate_ms = row->separate_ms > 0;
+        ret->separate_ms = row->separate_ms;
         ret->asked_ms = l->asked_ms;
         ret->has_ended_ms = l->ended_ms > 0;
         ret->ended_ms = l->ended_ms;

@@ -563,8 +563,8 @@ int lead_begin(struct sp *sp, const struct api_handover_start *in, int from, int
                 return bad;
         }
         sp->handovers++;
-        handover_begin(&l->core, id, sp->handovers, in->has_max_gap_ms ? in->max_gap_ms : 0, loop_mono_ms(),
-                       &out);
+        handover_begin(&l->core, id, sp->handovers, in->has_max_gap_ms ? in->max_gap_ms : 0,
+                       in->has_within_ms ? in->within_ms : 0, loop_mono_ms(), &out);
         b.core = l->core;
         l->next = sp->leadings;
         sp->leadings = l;

@@ -385,7 +385,8 @@ int store_copy_event(struct store *s, const struct store_event *e, struct err *e
 static const char *const documents[STORE_DOCUMENT_N] = {
         [STORE_VM] = "vm",           [STORE_MOVE] = "move",         [STORE_LEARNT] = "learnt",
         [STORE_ORDER] = "order",     [STORE_DRAIN] = "drain",       [STORE_SERVER] = "server",
-        [STORE_USED_ID] = "used-id", [STORE_HANDOVER] = "handover", [STORE_CARRIED] = "carried"};
+        [STORE_USED_ID] = "used-id", [STORE_HANDOVER] = "handover", [STORE_CARRIED] = "carried",
+        [STORE_CONSOLIDATION] = "consolidation"};
 
 const char *store_document_name(enum store_document kind)
 {

@@ -44,6 +44,7 @@ enum store_document {
         STORE_SERVER,   /* the partition of a server: of all of it, or one hypervisor's */
         STORE_HANDOVER, /* of a VM on this server, by its id */
         STORE_CARRIED,  /* that all this was carried over to another store, by its name */
+        STORE_CONSOLIDATION, /* of VMs on several nodes: the last one */
         STORE_DOCUMENT_N
 };
 

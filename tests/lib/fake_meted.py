@@ -4,7 +4,7 @@
 test, and plays source and target of handovers. It answers each word by where it is, and says nothing unasked, so that what is
 lost is said again because mete-sp asks again. The record it reads and writes as a real one does.
 
-The test speaks to it on the same socket: GET /fake, POST /fake {"vms": {NAME: STATE}, "do": {WORD: what}, "parts": [...], "separated": N}. do[WORD]:
+The test speaks to it on the same socket: GET /fake, POST /fake {"vms": {NAME: STATE}, "do": {WORD: what}, "parts": [...], "separated": N, "separate_ms": N}. do[WORD]:
 {"silent": N}: not answered N times; {"refuse": [STATUS, REASON]}: refused over HTTP; {"say": {...}}: this instead of what is due;
 do["WORD VM"]: of that VM alone.
 {"hangs": True}: not even over HTTP, as long as it stands there. A target that finds in the record that the source's VMM stands takes
@@ -109,6 +109,12 @@ def separated():
     return {"separated_bytes": STATE["separated"]} if "separated" in STATE else {}
 
 
+def takes(word):
+    """How long separation may take: as was asked for, or by the test's word."""
+    ms = STATE.get("separate_ms", word.get("separate_ms"))
+    return {"separate_ms": ms} if ms else {}
+
+
 def source(h, word):
     """Where it is by now, as a word, or None."""
     says, is_back = word["says"], h.get("end") == "back"
@@ -125,7 +131,7 @@ def source(h, word):
         h["end"] = "back"
         return {"says": "back", "reason": word.get("reason", "cancelled"), "sentence": word.get("sentence", "")}
     if says == "classify":
-        return {"says": "classified", "guest": guest(h, word, False), **separated()}
+        return {"says": "classified", "guest": guest(h, word, False), **separated(), **takes(word)}
     if says == "separate":
         return {"says": "separated", "separated_bytes": 0, **separated()}
     if says == "quiesce":

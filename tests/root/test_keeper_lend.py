@@ -217,23 +217,32 @@ def test_memory_is_brought_to_nodes(keeper):
     a.start("v", 0, prealloc="on")
     what = {"activation": 1, "vm": "v", "item": "ram0", "bytes": 8 * MIB}
 
-    def sweep(nodes, **more):
-        pieces, offset = [], 0
-        while not pieces or offset < pieces[-1]["file_bytes"]:
+    def sweep(nodes, offset0=0, **more):
+        pieces, offset, end = [], offset0, more.get("end", BASE_MIB * MIB)
+        while not pieces or offset < end:
             pieces.append(a.call("ram-place", offset=offset, nodes=nodes, **what, **more))
-            assert pieces[-1]["next_offset"] > offset
+            assert pieces[-1]["next_offset"] > offset and pieces[-1]["file_bytes"] == BASE_MIB * MIB
             offset = pieces[-1]["next_offset"]
+        there = sum(p["there_bytes"] for p in pieces)
+        assert there == (offset - offset0 if nodes == [0] else 0)
         return len(pieces), sum(p["moved_bytes"] for p in pieces), sum(p["left_bytes"] for p in pieces)
 
     assert sweep([63], look=True) == (BASE_MIB // 8, 0, BASE_MIB * MIB)  # all of it lies elsewhere, and nothing is moved
     assert sweep([0], look=True) == (BASE_MIB // 8, 0, 0)
     blocks = os.stat(a.ram("v", "ram0")).st_blocks
     assert sweep([0]) == (BASE_MIB // 8, 0, 0)
+    assert sweep([0], begin=8 * MIB, offset0=8 * MIB, end=20 * MIB) == (2, 0, 0)  # a part of it
     with open(f"/proc/{a.pids()['v']}/numa_maps") as f:
         assert " bind:0 file=" in next(line for line in f if "/ram0" in line)  # for the VMM, too
     assert os.stat(a.ram("v", "ram0")).st_blocks == blocks
-    refused("internal", a.call, "ram-place", offset=0, nodes=[63], **what)
+    refused("not-found", a.call, "ram-place", offset=0, nodes=[63], **what)  # nobody knows what it has to spare
+    refused("no-capacity", a.call, "ram-place", offset=0, nodes=[0], room_bytes=1 << 50, **what)
+    a.call("ram-place", offset=0, nodes=[0], room_bytes=1 << 50, look=True, **what)  # takes none
+    refused("stale", a.call, "ram-place", offset=0, nodes=[0], file_bytes=BASE_MIB * MIB + 4096, **what)
+    a.call("ram-place", offset=0, nodes=[0], file_bytes=BASE_MIB * MIB, **what)
     refused("invalid", a.call, "ram-place", offset=100, nodes=[0], **what)
+    refused("invalid", a.call, "ram-place", offset=0, begin=8 * MIB, nodes=[0], **what)
+    refused("invalid", a.call, "ram-place", offset=0, nodes=[0], move_bytes=5000, **what)
     refused("not-found", a.call, "ram-place", offset=0, nodes=[0], **{**what, "item": "ram7"})
     refused("not-found", Side(keeper, B, 1).call, "ram-place", offset=0, nodes=[0], **what)  # b's v is another one
     a.call("ram-lend", vm="v", handover="h1", items=["ram0"])

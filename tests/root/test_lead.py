@@ -248,6 +248,22 @@ def test_what_was_moved_before(server):
     assert "12288 bytes of its memory were moved before" in server.handover("show", h["id"]).stdout
 
 
+def test_how_long_it_may_take(server):
+    """Asked for, or by the source's word: the source is told the one, and all three wait for what it says then."""
+    def asked(*words):
+        h = server.hand_over("v", "--to", "b", "--dry-run", *words)
+        heard = {w["says"]: w.get("separate_ms") for name in "ab" for w in server.fake(name)["heard"] if w["handover"] == h["id"]}
+        return heard["classify"], heard["offer"], h.get("separate_ms")
+
+    assert asked() == (None, None, None)
+    assert asked("--within", "90s") == (90000, 90000, 90000)
+    server.fake("a", separate_ms=1234567)
+    assert asked() == (None, 1234567, 1234567)
+    assert asked("--within", "90s") == (90000, 1234567, 1234567)
+    p = server.handover("v", "--to", "b", "--within", "1ms", check=False)
+    assert p.returncode != 0 and "within_ms" in p.stderr, p.stderr
+
+
 def test_all(server):
     """Some side by side; one that stays does not keep the others."""
     server.fake("a", parts=part(64), vms={f"v{i}": "running" for i in range(9)} | {"off": "stopped"})
