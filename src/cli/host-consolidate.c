@@ -101,7 +101,8 @@ static int about(const struct arguments *a, bool is_cancel)
                 bad = err_set(&err, REASON_INVALID, EINVAL, "%s goes with nothing else",
                               is_cancel ? "--cancel" : "--show");
         if (!bad)
-                bad = host_call(a, is_cancel ? "DELETE" : "GET", "/v1/consolidate", NULL, CALL_MS, &said, &err);
+                bad = host_call(a, is_cancel ? "DELETE" : "GET", "/v1/consolidate", NULL, CALL_MS, &said,
+                                &err);
         if (bad)
                 return verb_fail(a, &err);
         if (!host_json(a, said))

@@ -68,7 +68,8 @@ struct definition {
         bool host_active, active;
         bool kept; /* its host side was taken over from the run before (3.21), what it contains too */
         bool configured;
-        bool moving; /* what backs it is another component since, and does not hold it yet */
+        bool moving;    /* what backs it is another component since, and does not hold it yet */
+        bool goes_back; /* where it was before: it was turned back on its way there */
         /* Index plus 1 of the component that it leaves, claimed too until it has left it or is back; 0: of
          * none */
         uint32_t from;

@@ -254,7 +254,7 @@ static void try_need(struct hypervisor *h, const struct entry *e, const struct n
                         need_print(&exact, named), is_whole ? " (whole CPUs, as no share>= is said)" : "",
                         t->placement.amount_met ? need_amount_print(need->kind, t->placement.amount_met, have)
                                                 : "none",
-                        h->returning                ? "; something is just being given back: ask again"
+                        h->returning             ? "; something is just being given back: ask again"
                         : e->vm && e->vm->avoids ? "; its VM is being handed over: ask again"
                                                  : "");
 }

@@ -165,11 +165,11 @@ struct handover_message {
         enum handover_says says;
         enum handover_role to;
         char id[HANDOVER_ID];
-        uint64_t epoch;     /* of the handover */
-        int64_t gap_ms;     /* the guest may stand for so long; 0: no bound was asked for */
-        int64_t separate_ms; /* what is to be separated may take so long. CLASSIFY: as was asked for, 0: nothing
-                                was; then as its source says, 0: nothing is to be */
-        enum reason reason; /* ABORT, DROP, BACK, DIED, DROPPED, LOST */
+        uint64_t epoch;      /* of the handover */
+        int64_t gap_ms;      /* the guest may stand for so long; 0: no bound was asked for */
+        int64_t separate_ms; /* what is to be separated may take so long. CLASSIFY: as was asked for, 0:
+                                nothing was; then as its source says, 0: nothing is to be */
+        enum reason reason;  /* ABORT, DROP, BACK, DIED, DROPPED, LOST */
         char sentence[HANDOVER_SENTENCE];
 };
 

@@ -27,6 +27,7 @@ void claim_from_release(struct hypervisor *h, struct definition *d)
         assert(had);
         d->from = 0;
         d->claim_from = 0;
+        d->goes_back = false;
 }
 
 void claims_release(struct hypervisor *h, struct entry *e)

@@ -279,8 +279,8 @@ int hypervisor_release(struct hypervisor *h, const char *key, const char *cause,
  * NULL. One that nobody waits for is ignored. */
 void hypervisor_step_done(struct hypervisor *h, uint64_t serial, uint64_t token, const struct err *err,
                           const char *detail, int64_t now_ms);
-/* Its report instead, of a step of PHASE_HOST that moves memory (is_check): a part of it is done, and there is
- * more. It is asked for again when others of the VM have had their turn. */
+/* Its report instead, of a step of PHASE_HOST that moves memory (is_check): a part of it is done, and there
+ * is more. It is asked for again when others of the VM have had their turn. */
 void hypervisor_step_goes_on(struct hypervisor *h, uint64_t serial, uint64_t token, int64_t now_ms);
 /* The driver knows that what is being activated cannot be. Late calls are ignored. */
 void hypervisor_failed(struct hypervisor *h, uint64_t serial, const struct err *why, int64_t now_ms);

@@ -17,7 +17,8 @@ void pieces_begin(struct pieces *p, const struct pieces_part *parts, size_t n_pa
                              .look_bytes = PIECE_LOOK_FIRST,
                              .move_bytes = PIECE_MOVE_FIRST};
         for (size_t i = 0; i < n_parts; i++) {
-                p->parts[i] = (struct pieces_part){.end = parts[i].end, .node = parts[i].node};
+                p->parts[i] = parts[i];
+                p->parts[i].there_bytes = 0;
                 assert(parts[i].end > begin_of(p, i));
         }
 }
@@ -36,7 +37,8 @@ bool pieces_next(const struct pieces *p, struct piece *ret)
                               .is_look = p->pass == 0};
         /* From this piece on whatever the guest touches of the part comes there, too. */
         int64_t length = ret->end - ret->begin;
-        if (p->pass > 0 && ret->offset == ret->begin && part->there_bytes < length)
+        if (p->pass > 0 && ret->offset == ret->begin && !(part->how & PART_WAS_THERE) &&
+            part->there_bytes < length)
                 ret->room_bytes = length - part->there_bytes;
         return true;
 }
@@ -74,6 +76,22 @@ static void end_pass(struct pieces *p)
         p->offset = p->left_bytes = 0;
 }
 
+static void go_to(struct pieces *p, int64_t offset)
+{
+        p->offset = offset;
+        if (offset == p->parts[p->part].end && ++p->part == p->n_parts)
+                end_pass(p);
+}
+
+bool pieces_skip(struct pieces *p)
+{
+        assert(p->part < p->n_parts);
+        if (!(p->parts[p->part].how & PART_OPTIONAL))
+                return false;
+        go_to(p, p->parts[p->part].end);
+        return true;
+}
+
 int pieces_take(struct pieces *p, const struct piece_done *done, struct err *err)
 {
         struct piece asked;
@@ -87,11 +105,9 @@ int pieces_take(struct pieces *p, const struct piece_done *done, struct err *err
                                "mete-keeper says of a piece of memory what cannot be");
         adapt(p, done);
         p->moved_bytes += done->moved_bytes;
-        p->left_bytes += done->left_bytes;
+        p->left_bytes += p->parts[p->part].how & PART_OPTIONAL ? 0 : done->left_bytes;
         p->parts[p->part].there_bytes += asked.is_look ? done->there_bytes : done->moved_bytes;
-        p->offset = done->next_offset;
-        if (is_end && ++p->part == p->n_parts)
-                end_pass(p);
+        go_to(p, done->next_offset);
         return 0;
 }
 

@@ -31,9 +31,16 @@ enum {
         PIECE_LONG_US = 20000  /* and one that took longer by a smaller one */
 };
 
+enum {
+        PART_OPTIONAL = 1, /* what of it cannot be moved may stay where it is */
+        PART_WAS_THERE = 2 /* before: nothing more may come to the node by it than might have, so that only
+                              what is moved takes room */
+};
+
 struct pieces_part {
         int64_t end; /* in the file; it begins where the one before ends */
         int64_t node;
+        unsigned how;        /* of PART_* */
         int64_t there_bytes; /* of it, what was found where it is to be */
 };
 
@@ -66,12 +73,15 @@ struct piece_done {
         int64_t took_us; /* 0: not known */
 };
 
-/* Parts: `end` and `node` are set; 1 to PIECES_PARTS_MAX, none empty. */
+/* Parts: all but there_bytes is set; 1 to PIECES_PARTS_MAX, none empty. */
 void pieces_begin(struct pieces *p, const struct pieces_part *parts, size_t n_parts, bool is_look);
 /* false: all was gone over; what could not be moved is in left_bytes. */
 bool pieces_next(const struct pieces *p, struct piece *ret);
 /* Of the piece that pieces_next() says. -EPROTO: that cannot have come of it, and nothing has changed. */
 int pieces_take(struct pieces *p, const struct piece_done *done, struct err *err);
+/* It could not be, as there is no room. true: the part is optional, and what is left of it stays, this time;
+ * on with the next. */
+bool pieces_skip(struct pieces *p);
 /* For so long it may take to move these bytes where at least bytes_per_s are: with a minute for what is not
  * moving. Milliseconds, a day at most. */
 enum { PIECES_BOUND_LEAST_MS = 60000, PIECES_BOUND_MOST_MS = 86400000 };

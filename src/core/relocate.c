@@ -86,6 +86,7 @@ static void turn_round(struct definition *d)
         d->from = component + 1;
         d->claim_from = claim;
         d->change = CHANGE_NONE;
+        d->goes_back = !d->goes_back;
 }
 
 /* Nothing was done yet but in the books. */

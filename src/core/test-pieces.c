@@ -30,8 +30,7 @@ static struct piece_done do_piece(struct file *f, const struct piece *p)
                 if (f->node[at] == NOWHERE)
                         continue;
                 bool is_there = f->node[at] == p->node;
-                if (!is_there && !p->is_look &&
-                    done.moved_bytes + done.left_bytes + PAGE > p->move_bytes)
+                if (!is_there && !p->is_look && done.moved_bytes + done.left_bytes + PAGE > p->move_bytes)
                         break;
                 done.there_bytes += is_there ? PAGE : 0;
                 if (is_there)
@@ -85,8 +84,11 @@ static int64_t on(const struct file *f, int64_t from, int64_t to, int node)
 /* Two parts on two nodes, all of it on the first: forth to one node, and back to where each is to be. */
 static void test_forth_and_back(void)
 {
+        /* clang-format off */ /* clang-format 14 dies on such rows */
         const struct pieces_part forth[] = {{.end = 8 * MIB, .node = 1}, {.end = 16 * MIB, .node = 1}};
-        const struct pieces_part back[] = {{.end = 8 * MIB, .node = 0}, {.end = 16 * MIB, .node = 1}};
+        const struct pieces_part back[] = {{.end = 8 * MIB, .node = 0, .how = PART_WAS_THERE},
+                                           {.end = 16 * MIB, .node = 1}};
+        /* clang-format on */
         struct file f = {.page_us = 10, .look_us = 100};
         struct pieces p;
         for (size_t i = 0; i < PAGES; i++)
@@ -106,6 +108,7 @@ static void test_forth_and_back(void)
         pieces_begin(&p, back, 2, false);
         go_over(&p, &f);
         g_assert_cmpint(p.moved_bytes, ==, first);
+        g_assert_cmpint(f.room[0], ==, 0); /* but for each piece */
         g_assert_cmpint(on(&f, 0, 8 * MIB, 0), ==, first);
         g_assert_cmpint(on(&f, 8 * MIB, 16 * MIB, 1), ==, second);
 }
@@ -148,6 +151,44 @@ static void test_left(void)
         g_assert_cmpint(p.moved_bytes, ==, 4 * MIB - 2 * PAGE);
 }
 
+/* A part that may stay where it is: what is stuck in it is not counted, and where its node has no room it is
+ * left out, but what is behind it is not. */
+static void test_optional(void)
+{
+        /* clang-format off */ /* clang-format 14 dies on such rows */
+        const struct pieces_part parts[] = {{.end = 4 * MIB, .node = 0},
+                                            {.end = 8 * MIB, .node = 1, .how = PART_OPTIONAL},
+                                            {.end = 12 * MIB, .node = 2}};
+        /* clang-format on */
+        for (int has_room = 0; has_room < 2; has_room++) {
+                struct file f = {.page_us = 10};
+                struct pieces p;
+                struct piece one;
+                struct err err = {0};
+                int skipped = 0;
+                for (size_t i = 0; i < PAGES; i++)
+                        f.node[i] = 3;
+                f.is_stuck[4 * MIB / PAGE + 5] = true;
+                pieces_begin(&p, parts, 3, false);
+                while (pieces_next(&p, &one)) {
+                        if (one.node == 1 && !one.is_look && !has_room) {
+                                g_assert_true(pieces_skip(&p));
+                                skipped++;
+                                continue;
+                        }
+                        g_assert_true(one.node == 1 || !pieces_skip(&p));
+                        struct piece_done done = do_piece(&f, &one);
+                        g_assert_cmpint(pieces_take(&p, &done, &err), ==, 0);
+                }
+                g_assert_cmpint(skipped, ==, !has_room);
+                g_assert_cmpint(p.left_bytes, ==, 0);
+                g_assert_cmpint(p.pass, ==, 1);
+                g_assert_cmpint(on(&f, 0, 4 * MIB, 0), ==, 4 * MIB);
+                g_assert_cmpint(on(&f, 4 * MIB, 8 * MIB, 1), ==, has_room ? 4 * MIB - PAGE : 0);
+                g_assert_cmpint(on(&f, 8 * MIB, 12 * MIB, 2), ==, 4 * MIB);
+        }
+}
+
 /* From a microsecond a page, which is moved by megabytes, to some milliseconds: then few pages at once. */
 static void test_adapts(void)
 {
@@ -187,12 +228,14 @@ static void test_looks_far(void)
 static void test_nonsense(void)
 {
         const struct pieces_part part = {.end = 4 * MIB, .node = 1};
+        /* clang-format off */ /* clang-format 14 dies on such rows */
         const struct piece_done bad[] = {{.next_offset = 0},
                                          {.next_offset = -PAGE},
                                          {.next_offset = 5 * MIB},
                                          {.next_offset = MIB, .moved_bytes = PAGE},
                                          {.next_offset = MIB, .left_bytes = -1},
                                          {.next_offset = MIB, .there_bytes = -1}};
+        /* clang-format on */
         struct pieces p, before;
         struct err err = {0};
         pieces_begin(&p, &part, 1, false);
@@ -217,6 +260,7 @@ int main(int argc, char **argv)
         g_test_add_func("/pieces/forth-and-back", test_forth_and_back);
         g_test_add_func("/pieces/begun-anew", test_begun_anew);
         g_test_add_func("/pieces/left", test_left);
+        g_test_add_func("/pieces/optional", test_optional);
         g_test_add_func("/pieces/adapts", test_adapts);
         g_test_add_func("/pieces/looks-far", test_looks_far);
         g_test_add_func("/pieces/nonsense", test_nonsense);

@@ -130,12 +130,15 @@ static void test_back(void)
                                 work_one(&w, false);
                         bool is_there = how(&w) == RELOCATING_NOTHING;
                         g_assert_true(is_there == (done == 2));
+                        g_assert_false(base_ram(&w, &item)->goes_back);
                         hypervisor_vm_relocate_back(w.h, "v", "it is not wanted", w.now);
                         turn(&w);
+                        g_assert_true(base_ram(&w, &item)->goes_back == !is_there);
                         dies(&w, dies_at);
                         work_all(&w);
                         const struct definition *d = base_ram(&w, &item);
                         g_assert_true(d->component == (is_there ? there : was) && d->from == 0 && !d->moving);
+                        g_assert_false(d->goes_back);
                         g_assert_cmpuint(bound_to(&w, "v ram 0"), ==, d->component);
                         g_assert_cmpint(free_of(&w, was), ==, free_was + (is_there ? d->amount : 0));
                         g_assert_cmpint(free_of(&w, there), ==, free_there - (is_there ? d->amount : 0));

@@ -38,9 +38,8 @@ static void test_wire(void)
                                 : is_processors         ? ROLE_TARGET
                                                         : ROLE_PROCESSOR);
                 g_assert_true(back.says == s && back.epoch == 7 && back.gap_ms == 50 &&
-                              back.separate_ms == 9000 &&
-                              back.reason == REASON_TIMEOUT && strcmp(back.id, "h1") == 0 &&
-                              strcmp(back.sentence, "so it is") == 0);
+                              back.separate_ms == 9000 && back.reason == REASON_TIMEOUT &&
+                              strcmp(back.id, "h1") == 0 && strcmp(back.sentence, "so it is") == 0);
         }
         g_free(m);
 }

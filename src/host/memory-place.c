@@ -174,8 +174,8 @@ static int move_piece(struct piece *p, const struct memory_place *what, struct m
         p->pages = calloc(n, sizeof(*p->pages));
         p->where = calloc(n, sizeof(*p->where));
         int r = p->pages && p->where ? 0 : err_set(err, REASON_INTERNAL, ENOMEM, "no memory");
-        p->map = r == 0 ? mmap(NULL, mapped, PROT_READ, MAP_SHARED | MAP_NORESERVE, p->fd, p->at)
-                        : MAP_FAILED;
+        p->map =
+                r == 0 ? mmap(NULL, mapped, PROT_READ, MAP_SHARED | MAP_NORESERVE, p->fd, p->at) : MAP_FAILED;
         if (r == 0 && p->map == MAP_FAILED)
                 r = refused("a memory file cannot be mapped", err);
         if (r == 0)

@@ -36,7 +36,8 @@ static void is_sparse_still(int fd)
 static int place(int fd, const struct cpulist *nodes, int64_t offset, int64_t bytes, bool is_look,
                  struct memory_placed *ret, struct err *err)
 {
-        const struct memory_place what = {.nodes = nodes, .offset = offset, .bytes = bytes, .is_look = is_look};
+        const struct memory_place what = {
+                .nodes = nodes, .offset = offset, .bytes = bytes, .is_look = is_look};
         return memory_place(fd, &what, ret, err);
 }
 
@@ -161,9 +162,12 @@ static void test_refused(void)
 static void test_part(void)
 {
         struct cpulist here = all_nodes(), elsewhere = nodes_of(MEMORY_NODES - 1);
-        struct memory_place what = {
-                .nodes = &elsewhere, .begin = 4 * page, .end = 40 * page, .offset = 4 * page, .bytes = 8 * page,
-                .is_look = true};
+        struct memory_place what = {.nodes = &elsewhere,
+                                    .begin = 4 * page,
+                                    .end = 40 * page,
+                                    .offset = 4 * page,
+                                    .bytes = 8 * page,
+                                    .is_look = true};
         struct memory_placed placed, before;
         struct err err = {0};
         int fd = sparse_file();
@@ -186,7 +190,8 @@ static void test_part(void)
         before = placed;
         what.offset = 39 * page;
         g_assert_cmpint(memory_place(fd, &what, &placed, &err), ==, -EINVAL);
-        what = (struct memory_place){.nodes = &here, .begin = page, .end = page, .offset = page, .bytes = page};
+        what = (struct memory_place){
+                .nodes = &here, .begin = page, .end = page, .offset = page, .bytes = page};
         g_assert_cmpint(memory_place(fd, &what, &placed, &err), ==, -EINVAL);
         what = (struct memory_place){.nodes = &here, .bytes = page, .move_bytes = page + 1};
         g_assert_cmpint(memory_place(fd, &what, &placed, &err), ==, -EINVAL);

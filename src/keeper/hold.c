@@ -284,9 +284,7 @@ static int take_place(struct hold_job *j, const json_t *params, uint64_t *ret_ac
                                               .move_bytes = p.has_move_bytes ? p.move_bytes : 0,
                                               .is_look = p.has_look && p.look};
         j->hold.file_bytes = p.has_file_bytes ? p.file_bytes : 0;
-        j->hold.room_bytes = p.has_room_bytes   ? p.room_bytes
-                             : p.has_move_bytes ? p.move_bytes
-                                                : p.bytes;
+        j->hold.room_bytes = p.has_room_bytes ? p.room_bytes : p.has_move_bytes ? p.move_bytes : p.bytes;
         return 0;
 }
 

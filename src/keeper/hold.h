@@ -67,8 +67,8 @@ struct hold {
         struct class_part part;
         struct cpulist nodes; /* ram-place, up to took_us */
         struct memory_place place;
-        int64_t file_bytes;  /* as long as the file must be; 0: as long as it is */
-        int64_t room_bytes;  /* so much the nodes must have to spare */
+        int64_t file_bytes; /* as long as the file must be; 0: as long as it is */
+        int64_t room_bytes; /* so much the nodes must have to spare */
         struct memory_placed *placed;
         int64_t *took_us;
         struct api_keeper_live *live;

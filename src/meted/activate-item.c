@@ -285,8 +285,8 @@ bool host_has_nodes(const struct meted *m)
         return n > 1;
 }
 
-/* All base memory is in one file: what of it is on its way may lie where it comes from, too. But what is looked
- * at because it was moved has left that. */
+/* All base memory is in one file: what of it is on its way may lie where it comes from, too. But what is
+ * looked at because it was moved has left that. */
 static bool may_lie_on(const struct step *s, int64_t node)
 {
         const struct component *all = s->v->m->inventory.components;

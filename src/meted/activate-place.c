@@ -60,11 +60,14 @@ static int64_t node_of(const struct step *s, const struct definition *d)
 }
 
 /* All base memory is in one file, with its parts one behind the other, as the books have them: so what lies
- * in each is what is claimed for it, also where one of them goes back to where it was. */
+ * in each is what is claimed for it, also where one of them goes back to where it was. The way back
+ * needs no room but for what really goes back, and that others are where they are said to be, which nobody
+ * had seen to before, does not hold it up. */
 static struct placing *begin(const struct step *s)
 {
         const struct definition *d = step_item(s);
         bool is_dimm = d->kind == VIRTUAL_DIMM;
+        unsigned mine = d->goes_back ? PART_WAS_THERE : 0, others = d->goes_back ? PART_OPTIONAL : 0;
         struct placing *p = g_new0(struct placing, 1);
         prune(s->v);
         p->serial = s->serial;
@@ -73,7 +76,8 @@ static struct placing *begin(const struct step *s)
         sweep_init(&p->sweep, s->v, d);
         for (size_t i = 0; i < s->n; i++)
                 if (is_dimm ? &s->definitions[i] == d : s->definitions[i].kind == VIRTUAL_RAM)
-                        sweep_add(&p->sweep, s->definitions[i].amount, node_of(s, &s->definitions[i]));
+                        sweep_add(&p->sweep, s->definitions[i].amount, node_of(s, &s->definitions[i]),
+                                  s->definitions[i].moving ? mine : others);
         sweep_begin(&p->sweep, false);
         s->v->placings = g_list_prepend(s->v->placings, p);
         return p;

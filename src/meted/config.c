@@ -64,7 +64,7 @@ static const struct key {
         {"limits",  "force_after",         MS,        AT(force_after_ms),  "0s",                           0,    86400000 },
         {"limits",  "verify",              MS,        AT(verify_ms),       "60s",                          0,    86400000 },
         {"limits",  "repair",              YESNO,     AT(repairs),         "yes",                          0,    0        },
-        {"limits",  "relocate_rate",       BYTES,     AT(relocate_rate),   "16M",                          65536, UNITS_MAX},
+        {"limits",  "relocate_rate",       BYTES,     AT(relocate_rate),   "16M",                          4096, UNITS_MAX},
         {"limits",  "requests",            COUNT,     AT(live_max),        "100000",                       1,    10000000 },
         {"limits",  "requests_per_vm",     COUNT,     AT(live_per_vm_max), "64",                           1,    256      },
         {"limits",  "messages_per_second", COUNT,     AT(rate_per_s),      "200",                          1,    1000000  },

@@ -182,9 +182,9 @@ static void start(struct meted *m, const struct spread *s, int64_t within_ms)
         }
         c->row.state = API_CONSOLIDATION_ENDED_UNDER_WAY;
         c->row.asked_ms = loop_now_ms();
-        c->row.deadline_ms = c->row.asked_ms + (within_ms > 0 ? within_ms
-                                                              : pieces_bound_ms(SLOWLY * bytes,
-                                                                                m->config.relocate_rate));
+        c->row.deadline_ms =
+                c->row.asked_ms +
+                (within_ms > 0 ? within_ms : pieces_bound_ms(SLOWLY * bytes, m->config.relocate_rate));
         consolidation_free(m->consolidation);
         m->consolidation = c;
         consolidate_begin(c);

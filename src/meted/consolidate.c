@@ -78,8 +78,8 @@ static void collect(const struct request *r, void *arg)
                         continue;
                 if (r->state == REQUEST_GRANTED && d->component != c->home)
                         c->moves[c->n++] = (struct relocation){r->serial, i, c->home};
-                c->is_unsettled = c->is_unsettled || r->state == REQUEST_ACTIVATING ||
-                                  r->state == REQUEST_RELEASING;
+                c->is_unsettled =
+                        c->is_unsettled || r->state == REQUEST_ACTIVATING || r->state == REQUEST_RELEASING;
         }
 }
 
@@ -120,8 +120,9 @@ static void is_together(struct consolidation *c, struct api_consolidation_vm *t,
         t->has_moved_bytes = c->is_counted;
         t->moved_bytes = v->relocated_bytes;
         if (c->is_counted)
-                machine_note(v, t->vm, "consolidated", "all of its memory is in %s, %" PRId64 " bytes were moved",
-                             t->to, t->moved_bytes);
+                machine_note(v, t->vm, "consolidated",
+                             "all of its memory is in %s, %" PRId64 " bytes were moved", t->to,
+                             t->moved_bytes);
         else
                 machine_note(v, t->vm, "consolidated", "all of its memory is in %s", t->to);
 }

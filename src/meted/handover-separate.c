@@ -37,7 +37,8 @@ struct division {
         struct separate_step steps[ITEMS_MAX + UNITS_MAX_N];
         struct relocation items[ITEMS_MAX]; /* `to`: where it is in the end */
         struct definition definitions[ITEMS_MAX];
-        char unsettled[96]; /* what its guest is just getting or giving back where it has to leave; "": nothing */
+        char unsettled[96]; /* what its guest is just getting or giving back where it has to leave; "":
+                               nothing */
         bool is_full;       /* there was more than fits here */
 };
 
@@ -286,7 +287,7 @@ static bool set_survey(struct handing *ho, const struct machine *v, const struct
                         continue;
                 is_first = is_first && i >= item;
                 has_moved = has_moved || is_moved(d, i);
-                sweep_add(&ho->sweep, d->definitions[i].amount, all[d->items[i].to].os_index);
+                sweep_add(&ho->sweep, d->definitions[i].amount, all[d->items[i].to].os_index, 0);
         }
         if (!has_moved || !is_first)
                 return false;

@@ -134,10 +134,10 @@ void taker_check(struct handing *ho)
         int bad = ho->guest ? define(ho, &err)
                             : err_set(&err, REASON_INVALID, EINVAL, "it is not said what is to come");
         if (!bad)
-                bad = hypervisor_vm_hold(
-                        ho->m->hv, ho->vm,
-                        handover_wait_ms(TARGET_ACCEPTED, ho->core.row.separate_ms) + HOLD_MORE_MS,
-                        loop_now_ms(), &err);
+                bad = hypervisor_vm_hold(ho->m->hv, ho->vm,
+                                         handover_wait_ms(TARGET_ACCEPTED, ho->core.row.separate_ms) +
+                                                 HOLD_MORE_MS,
+                                         loop_now_ms(), &err);
         const struct request *base = bad ? NULL : base_of(ho);
         if (!bad && (!base || base->state != REQUEST_OFFERED))
                 bad = err_set(&err, base && base->reason ? base->reason : REASON_NO_CAPACITY, ENOSPC,

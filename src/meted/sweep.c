@@ -22,17 +22,18 @@ void sweep_init(struct sweep *w, const struct machine *v, const struct definitio
         w->file_bytes = is_dimm ? d->amount : v->definition.memory_bytes >> MIB_BITS << MIB_BITS;
 }
 
-void sweep_add(struct sweep *w, int64_t bytes, int64_t node)
+void sweep_add(struct sweep *w, int64_t bytes, int64_t node, unsigned how)
 {
         int64_t begin = w->n_parts > 0 ? w->parts[w->n_parts - 1].end : 0;
         int64_t end = bytes < w->file_bytes - begin ? begin + bytes : w->file_bytes;
         if (end == begin)
                 return;
-        bool is_same = w->n_parts > 0 && w->parts[w->n_parts - 1].node == node;
+        const struct pieces_part *last = w->n_parts > 0 ? &w->parts[w->n_parts - 1] : NULL;
+        bool is_same = last && last->node == node && last->how == how;
         if (is_same || w->n_parts == PIECES_PARTS_MAX) /* a need is met from no more nodes than that */
                 w->parts[w->n_parts - 1].end = end;
         else
-                w->parts[w->n_parts++] = (struct pieces_part){.end = end, .node = node};
+                w->parts[w->n_parts++] = (struct pieces_part){.end = end, .node = node, .how = how};
 }
 
 void sweep_begin(struct sweep *w, bool is_look)
@@ -54,6 +55,8 @@ static void on_piece(void *arg, const json_t *result, const struct err *err)
                 if (pieces_take(&w->pieces, &done, &bad))
                         err = &bad;
         }
+        if (err && err->reason == REASON_NO_CAPACITY && pieces_skip(&w->pieces))
+                err = NULL;
         w->done(w->arg, err);
 }
 
@@ -82,8 +85,8 @@ void sweep_piece(struct sweep *w, void (*done)(void *arg, const struct err *err)
         (void)STR_COPY(p.item, w->item);
         w->done = done;
         w->arg = arg;
-        keeper_call(w->m->keeper, API_KEEPER_RAM_PLACE, api_keeper_place_emit(&p), NULL, 0, CALL_MS,
-                    on_piece, w);
+        keeper_call(w->m->keeper, API_KEEPER_RAM_PLACE, api_keeper_place_emit(&p), NULL, 0, CALL_MS, on_piece,
+                    w);
 }
 
 void sweep_forget(struct sweep *w)

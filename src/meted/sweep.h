@@ -30,8 +30,8 @@ struct sweep {
 
 /* The file that is behind d, a part of the VM's base memory or a DIMM. Without parts yet. */
 void sweep_init(struct sweep *w, const struct machine *v, const struct definition *d);
-/* So many bytes more of it, behind those before, are to lie on this node. */
-void sweep_add(struct sweep *w, int64_t bytes, int64_t node);
+/* So many bytes more of it, behind those before, are to lie on this node; how: of PART_*. */
+void sweep_add(struct sweep *w, int64_t bytes, int64_t node, unsigned how);
 /* All parts are there. is_look: only how much would be moved. */
 void sweep_begin(struct sweep *w, bool is_look);
 /* The piece that pieces_next() says. Borrows w until done(), where w->pieces is that much further, or as it

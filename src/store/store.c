@@ -261,20 +261,20 @@ enum { DEFINITIONS_TEXT = 160 * 100 };
 
 /* "cpu:0=900@1/vcpu/ha", "memory:node0=536870912@0/dimm/hP2048": component, amount, slot, what it backs, and
  * what is true of it: p it is prepared first, h host side active, k taken over from the run before, a active,
- * c in the I/O configuration, m being moved there, g on the way back, x held there, e exclusive, P of huge
- * pages of so many KiB; and last, F and the id of the component that it leaves.
+ * c in the I/O configuration, m being moved there, b back to where it was, g on the way back, x held there,
+ * e exclusive, P of huge pages of so many KiB; and last, F and the id of the component that it leaves.
  */
 static void add_definition(const struct store *s, struct text *t, const struct definition *d)
 {
         char pages[24] = "";
         if (d->page_bytes)
                 (void)snprintf(pages, sizeof(pages), "P%" PRId64, d->page_bytes / 1024);
-        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s%s%s%s%s", t->at ? " " : "",
+        add(t, "%s%s=%" PRId64 "@%d/%s/%s%s%s%s%s%s%s%s%s%s%s%s%s", t->at ? " " : "",
             s->components[d->component].id, d->amount, d->slot, virtual_kind_name(d->kind),
             d->prepares ? "p" : "", d->host_active ? "h" : "", d->kept ? "k" : "", d->active ? "a" : "",
-            d->configured ? "c" : "", d->moving ? "m" : "", d->way == WAY_GOING ? "g" : "",
-            d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "", pages, d->from ? "F" : "",
-            d->from ? s->components[d->from - 1].id : "");
+            d->configured ? "c" : "", d->moving ? "m" : "", d->goes_back ? "b" : "",
+            d->way == WAY_GOING ? "g" : "", d->way == WAY_HELD ? "x" : "", d->exclusive ? "e" : "", pages,
+            d->from ? "F" : "", d->from ? s->components[d->from - 1].id : "");
 }
 
 int store_put_request(struct store *s, const struct request *r, struct err *err)
@@ -383,10 +383,11 @@ int store_copy_event(struct store *s, const struct store_event *e, struct err *e
 }
 
 static const char *const documents[STORE_DOCUMENT_N] = {
-        [STORE_VM] = "vm",           [STORE_MOVE] = "move",         [STORE_LEARNT] = "learnt",
-        [STORE_ORDER] = "order",     [STORE_DRAIN] = "drain",       [STORE_SERVER] = "server",
-        [STORE_USED_ID] = "used-id", [STORE_HANDOVER] = "handover", [STORE_CARRIED] = "carried",
-        [STORE_CONSOLIDATION] = "consolidation"};
+        [STORE_VM] = "vm",           [STORE_MOVE] = "move",
+        [STORE_LEARNT] = "learnt",   [STORE_ORDER] = "order",
+        [STORE_DRAIN] = "drain",     [STORE_SERVER] = "server",
+        [STORE_USED_ID] = "used-id", [STORE_HANDOVER] = "handover",
+        [STORE_CARRIED] = "carried", [STORE_CONSOLIDATION] = "consolidation"};
 
 const char *store_document_name(enum store_document kind)
 {
@@ -529,6 +530,9 @@ static bool parse_definition(const struct store *s, const char *text, struct def
                         break;
                 case 'm':
                         ret->moving = true;
+                        break;
+                case 'b':
+                        ret->goes_back = true;
                         break;
                 case 'g':
                         ret->way = WAY_GOING;

@@ -40,10 +40,10 @@ enum store_document {
         STORE_LEARNT, /* what moves to a peer cost, by its name */
         STORE_ORDER,  /* of the manager, by its id; likewise the next */
         STORE_DRAIN,
-        STORE_USED_ID,  /* of an order or drain that is forgotten, by KIND/ID */
-        STORE_SERVER,   /* the partition of a server: of all of it, or one hypervisor's */
-        STORE_HANDOVER, /* of a VM on this server, by its id */
-        STORE_CARRIED,  /* that all this was carried over to another store, by its name */
+        STORE_USED_ID,       /* of an order or drain that is forgotten, by KIND/ID */
+        STORE_SERVER,        /* the partition of a server: of all of it, or one hypervisor's */
+        STORE_HANDOVER,      /* of a VM on this server, by its id */
+        STORE_CARRIED,       /* that all this was carried over to another store, by its name */
         STORE_CONSOLIDATION, /* of VMs on several nodes: the last one */
         STORE_DOCUMENT_N
 };

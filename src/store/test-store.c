@@ -78,6 +78,7 @@ static void sample(struct request *r, uint64_t serial)
                                                 .amount = 900,
                                                 .exclusive = true,
                                                 .moving = true,
+                                                .goes_back = true,
                                                 .from = 2,
                                                 .page_bytes = 2 << 20,
                                                 .host_active = true,
@@ -186,6 +187,7 @@ static void test_round_trip(void)
                       l->definitions[0].way == WAY_NONE && l->definitions[0].moving &&
                       l->definitions[0].from == 2 && l->definitions[1].from == 0);
         g_assert_true(l->definitions[0].exclusive && !l->definitions[1].exclusive);
+        g_assert_true(l->definitions[0].goes_back && !l->definitions[1].goes_back);
         g_assert_true(l->definitions[0].page_bytes == 2 << 20 && !l->definitions[1].page_bytes);
         g_assert_true(l->definitions[1].kind == VIRTUAL_DIMM && l->definitions[1].prepares &&
                       !l->definitions[1].host_active && l->definitions[1].way == WAY_HELD);

@@ -48,6 +48,7 @@ import payload  # noqa: E402
 HERE = os.path.join(ROOT, "tests/nested")
 OUT = os.path.join(ROOT, "build/nested")
 QEMU = "/usr/bin/qemu-system-x86_64"
+DEBUG = os.path.join(ROOT, os.environ.get("METE_BUILD") or "build/debug")
 PROGRAMS = {"meted/meted": "meted", "keeper/mete-keeper": "mete-keeper", "cli/mete": "mete", "sp/mete-sp": "mete-sp"}
 # For tests of links; nothing is loaded before a test asks for it by modprobe.
 MODULES = ["veth", "tun", "ifb", "bridge", "sch_htb", "sch_tbf", "sch_ingress", "sch_prio", "sch_fq", "sch_netem",
@@ -182,14 +183,16 @@ def _build_tool():
     return target
 
 
-def _own_image(path, release, files):
-    """The second part: our programs and whatever the test adds ({path in the nested host: path here, or bytes})."""
+def _own_image(path, release, files, debug):
+    """The second part: our programs, those in `debug` of the debug build, and whatever the test adds ({path in the nested host:
+    path here, or bytes})."""
     builder = _image_builder()
     archive = builder.Archive()
     for source, name in PROGRAMS.items():
-        program = os.path.join(release, "src", source)
+        build = DEBUG if name in debug else release
+        program = os.path.join(build, "src", source)
         if not os.path.exists(program):
-            raise CannotRun(f"{program} is missing: make release builds it")
+            raise CannotRun(f"{program} is missing: make {'' if name in debug else 'release '}builds it")
         builder.add_program(archive, program, f"/usr/bin/{name}")
     archive.copy("usr/bin/nested-tool", _build_tool())
     archive.file("var/lib/mete/images/payload.elf", _bytes_of(payload.program(release)))
@@ -238,13 +241,15 @@ def parse_numa_maps(text):
 # -- the host
 
 class NestedHost:
-    def __init__(self, smp=4, memory="3G", nodes=2, distance=20, release=None, files=None, append="", verbose=False):
+    def __init__(self, smp=4, memory="3G", nodes=2, distance=20, release=None, files=None, append="", verbose=False,
+                 debug=()):
+        """debug: programs, by name, that are of the debug build: it alone has the places where METE_FAULTS strikes."""
         self.smp, self.nodes, self.distance = smp, nodes, distance
         self.memory_mib = int(memory[:-1]) * {"M": 1, "G": 1024}[memory[-1]]
         if smp % nodes or self.memory_mib % nodes:
             raise ValueError("CPUs and memory are divided evenly among the nodes")
         self.release = release or os.path.join(ROOT, os.environ.get("METE_RELEASE") or "build/release")
-        self.files, self.append, self.verbose = files, append, verbose
+        self.files, self.append, self.verbose, self.debug = files, append, verbose, debug
         self.dir = self.qemu = self.console = None
         self.vms, self.pids = {}, set()
         self.lines = list(range(1, LINES + 1))
@@ -293,7 +298,7 @@ class NestedHost:
         kernel, base = base_image()
         self.dir = tempfile.mkdtemp(prefix="mete-nested-", dir="/tmp")
         own, initrd = os.path.join(self.dir, "own.cpio"), os.path.join(self.dir, "initrd")
-        _own_image(own, self.release, self.files)
+        _own_image(own, self.release, self.files, self.debug)
         with open(initrd, "wb") as out:
             for part in (base, own):
                 with open(part, "rb") as f:

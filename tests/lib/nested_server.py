@@ -14,20 +14,23 @@ from nested import NestedError, NestedHost, NestedVm, parse_numa_maps
 
 USERS = ("mete-a", "mete-b")
 IMAGES = "/var/lib/mete/images"
+FAULTS = "/run/faults/next"
 
 
 class NestedServer(NestedHost):
+    """meted is the one of the debug build, so that fault() can say where something happens to it."""
+
     def __init__(self, **options):
-        super().__init__(**options)
+        super().__init__(debug=("meted",), **options)
         self.hypervisors, self.sp_pid = {}, None
 
     def start_server(self, *parts):
         """Each part gets a user of its own; its hypervisor is started."""
         self.start_keeper(meted_user=";".join(USERS))
-        self.check("mkdir -p /var/lib/mete-sp /run/mete-sp")
+        self.check("mkdir -p /var/lib/mete-sp /run/mete-sp && mkdir -m 777 -p /run/faults")
         self.write("/etc/mete/hypervisor.conf", f"[meted]\nsocket_mode=0666\n[vm]\nimage_dir={IMAGES}\n[limits]\nverify=0s\n")
         self.write("/etc/mete/sp.conf", "[sp]\nname=nested\nsocket_mode=0666\nmeted=/usr/bin/meted\n[host]\nreserve=512M\n")
-        self.sp_pid = self.background("mete-sp --config /etc/mete/sp.conf", "/var/log/sp.log")
+        self.sp_pid = self.background(f"env METE_FAULTS={FAULTS} mete-sp --config /etc/mete/sp.conf", "/var/log/sp.log")
         self._wait_up(self.sp_pid, "sp", "test -S /run/mete-sp/sp.sock")
         words = [w for part, user in zip(parts, USERS) for w in ("--hypervisor", f"{part},user={user}")]
         self.server("init", *words)
@@ -35,6 +38,19 @@ class NestedServer(NestedHost):
             name = part.partition(":")[0]
             self.server("start", name)
             self.hypervisors[name] = NestedHypervisor(self, name)
+
+    def fault(self, text):
+        """What a meted is to do at a step (src/meted/crash.h): "half way ram hold". None does so any more: ""."""
+        if text:
+            self.check(f"echo {shlex.quote(text)} >{FAULTS}.tmp && chmod 666 {FAULTS}.tmp && mv {FAULTS}.tmp {FAULTS}")
+        else:
+            self.check(f"rm -f {FAULTS} {FAULTS}.held")
+
+    def wait_for_held(self):
+        self.wait_for("a meted holds at the step", f"[ -e {FAULTS}.held ]", 300)
+
+    def let_go(self):
+        self.check(f"rm -f {FAULTS}.held")
 
     def server(self, *words, timeout_s=180):
         return self.ask("server", *words, timeout_s=timeout_s)
@@ -148,6 +164,11 @@ class ServedVm(NestedVm):
         """Its RAM file, by the kernel's own words: which user's folder it is in depends on its hypervisor."""
         maps = self.host.check(f"grep -E 'file=/dev/shm/mete/[^/ ]*{re.escape(self.name)}/ram0' /proc/{self.pid()}/numa_maps")
         self.ram = parse_numa_maps(maps)[0].path
+
+    def lies_in(self, begin, end):
+        """{node: bytes} of what is there of that part of its memory."""
+        text = self.host.check(f"nested-tool nodes {self.ram} {begin} {end}", 300)
+        return {int(node): int(n) for node, n in (line.split() for line in text.splitlines())}
 
     def inode(self):
         return self.host.check(f"stat -c %d:%i {self.ram}").strip()

@@ -14,6 +14,7 @@ from nested_server import NestedServer  # noqa: E402
 
 MIB = 1 << 20
 KEPT, FREE = "memory:node0", "memory:node1"
+HALF, ALL = 128 * MIB, 256 * MIB  # of its memory; the first half is claimed on node 0
 AREA = 2  # MiB that the guest dirties over and over; to move a page takes milliseconds, where CPUs are emulated
 
 
@@ -49,6 +50,7 @@ def vm(server):
     server.wait_for_board(vm, "all of its area was dirtied", lambda b: b.passes >= 1)
     assert a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 128 * MIB}
     yield vm
+    server.fault("")
     for h in (server.a, server.b):
         h.end_vms()
     a.empty(1)
@@ -76,14 +78,15 @@ def test_exactly_what_is_kept_is_moved_and_then_it_is_handed_over(server, vm):
     server.a.empty(1)
 
     said = server.hand_over(vm, "b", "--dry-run")
-    assert said["would"] and said["separated_bytes"] == kept, said
+    assert said["would"] and said["separated_bytes"] == kept and said["separate_ms"] >= 60000, said
     parts = {p["component"]: p for p in said["parts"]}
     assert (parts[KEPT]["portion"], parts[KEPT]["why"], parts[KEPT]["moved"]) == ("separable", "kept", 128 * MIB), parts
     assert (parts[FREE]["portion"], parts[FREE]["amount"]) == ("reassignable", 256 * MIB), parts
     assert lies(vm).pages == before.pages  # nothing was touched
 
-    said = server.hand_over(vm, "b")
+    said = server.hand_over(vm, "b", "--within", "20m")
     assert said["state"] == "running-on-target", (said, server.log("sp")[-3000:])
+    assert said["separate_ms"] == 20 * 60000, said
     assert said["separated_bytes"] == kept and said["ram_bytes"] == 0 and said["assigned"], said
     assert vm.inode() == inode  # the same memory
     text = server.handover(said["id"])
@@ -118,82 +121,180 @@ def test_without_room_nothing_is_moved(server, vm):
     assert "as it was granted" in server.a.mete_check("vm", "verify", "v")
 
 
+def test_a_node_that_has_no_real_room_is_refused(server, vm):
+    """By the books there is room, but somebody else on the host has taken it: nothing is bound to where there are no pages."""
+    server.a.empty(1)
+    hog = server.background("nested-tool hog 1 200", "/tmp/hog")
+    try:
+        server.wait_for("the node is full", "grep -q there /tmp/hog", 300)
+        said = server.hand_over(vm, "b")
+        assert said["state"] == "rolled-back" and said["reason"] == "no-capacity", said
+        assert "node 1" in said["sentence"] and "to spare" in said["sentence"], said
+        wait_for(lambda: server.a.claims("vm:v") == {KEPT: HALF, FREE: HALF})  # what is half way goes back without that room
+        passes = vm.board().passes
+        server.wait_for_board(vm, "it runs on", lambda b: b.passes >= passes + 2)
+    finally:
+        server.end(hog)
+    assert "as it was granted" in server.a.mete_check("vm", "verify", "v") and vm.board().wrong_pages == 0
+
+
+def shown(a):
+    """How the last consolidation stands."""
+    return a.mete_json("host", "consolidate", "--show")
+
+
+def consolidation_ended(a):
+    wait_for(lambda: "ended_ms" in shown(a))
+    return shown(a)
+
+
 def test_a_scattered_vm_is_brought_together(server, vm):
     """5.20: while it runs, to one node, within what is free; not where nothing is."""
     a = server.a
     assert a.mete_json("host", "consolidate", "--limit", "64M", "--dry-run")["steps"] == []
     before = lies(vm)
     plan = a.mete_json("host", "consolidate", "--dry-run")
-    assert plan["dry_run"] and plan["scattered"] == 0 and plan["moved_bytes"] == 128 * MIB, plan
-    assert plan["steps"] == [{"vm": "v", "from": FREE, "to": KEPT, "bytes": 128 * MIB}], plan  # on node 1 nothing is free
+    assert plan["dry_run"] and plan["scattered"] == plan["passed_over"] == 0 and plan["moved_bytes"] == HALF, plan
+    assert plan["steps"] == [{"vm": "v", "from": FREE, "to": KEPT, "bytes": HALF}], plan  # on node 1 nothing is free
     assert lies(vm) == before
     assert a.mete_json("host", "consolidate", "v")["steps"] == plan["steps"]
-    wait_for(lambda: " consolidated " in a.mete_check("events", "--trace", "v"), 300)
+    said = consolidation_ended(a)
+    assert said["state"] == "done" and [t["state"] for t in said["vms"]] == ["together"], said
+    assert " consolidated " in a.mete_check("events", "--trace", "v")
     after = lies(vm)
     assert after.policy == "bind:0" and set(after.pages) == {0} and vm.board().wrong_pages == 0
-    assert a.claims("vm:v") == {KEPT: 256 * MIB}
-    assert a.free(1) == 128 * MIB  # what it has left is free
+    assert a.claims("vm:v") == {KEPT: ALL}
+    assert a.free(1) == HALF  # what it has left is free
     assert "as it was granted" in a.mete_check("vm", "verify", "v")
     assert a.mete_json("host", "consolidate")["steps"] == []
+    assert a.mete_json("host", "consolidate", "--cancel") == said  # too late: how it ended
     status, text = a.mete("host", "consolidate", "nobody")
     assert status != 0 and "nobody" in text
 
 
 @pytest.fixture
-def half_way(server, vm):
-    """A handover of vm that is being separated: its claims have been moved, and the keeper, stopped, has yet to move a page."""
-    a, number = server.a, half_way_number()
-    before = lies(vm)
-    a.empty(1)
-    target = server.pid_of("b")
-    server.check(f"kill -STOP {target}")
-    try:
-        server.ask("handover", "v", "--to", "b", "--id", number)
-        wait_for(lambda: server.state(number)["state"] == "classified")  # its source has looked, and waits for its target
-        server.check(f"kill -STOP {server.keeper_pid}")
-    finally:
-        server.check(f"kill -CONT {target}")
-    try:
-        wait_for(lambda: a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 256 * MIB}, 50)  # what it leaves is claimed until it has
-        assert server.state(number)["state"] == "accepted"
-        yield number, before
-    finally:
-        server.check(f"kill -CONT {server.keeper_pid}")
+def half_consolidated(server, vm):
+    """What it touches lies on node 1, and goes to node 0: some of it has, some has not, and its meted holds."""
+    server.check(f"nested-tool migrate {vm.pid()} 0 1")
+    assert lies(vm).pages[1] >= AREA * MIB
+    server.fault("half way ram hold")
+    return server.a
+
+
+def holds_half_way(server, vm):
+    server.wait_for_held()
+    pages = lies(vm).pages
+    assert pages.get(0, 0) > 0 and pages.get(1, 0) > 0, pages
+
+
+def is_as_it_was(server, vm):
+    """In the books, and on the host: each half where it is claimed, or where it was."""
+    assert server.a.claims("vm:v") == {KEPT: HALF, FREE: HALF}
+    assert set(vm.lies_in(0, HALF)) == {0} and set(vm.lies_in(HALF, ALL)) <= {1}
+    assert "as it was granted" in server.a.mete_check("vm", "verify", "v") and vm.board().wrong_pages == 0
+
+
+def test_a_consolidation_is_cancelled_half_way(server, vm, half_consolidated):
+    """Meanwhile nothing else moves it; what is half way goes back, and the books say so."""
+    a = half_consolidated
+    a.mete_json("host", "consolidate", "v")
+    holds_half_way(server, vm)
+    assert a.claims("vm:v") == {KEPT: ALL, FREE: HALF}  # where it goes to, and what it has yet to leave
+    status, text = a.mete("host", "consolidate")
+    assert status != 0 and "being brought together" in text, text
+    status, text = a.mete("move", "v", "--to", "elsewhere", "--best-effort")
+    assert status != 0 and "from one node of this host to another" in text, text
+    said = server.hand_over(vm, "b")
+    assert said["state"] == "rolled-back" and said["reason"] == "busy" and "another node" in said["sentence"], said
+    said = a.mete_json("host", "consolidate", "--cancel")
+    assert said["state"] == "cancelled" and said["vms"][0]["state"] == "going-back" and "ended_ms" not in said, said
+    server.let_go()
+    said = consolidation_ended(a)
+    assert said["state"] == "cancelled" and said["vms"][0]["state"] == "stayed", said
+    is_as_it_was(server, vm)
+
+
+def test_a_consolidation_ends_with_its_time(server, vm, half_consolidated):
+    a = half_consolidated
+    a.mete_json("host", "consolidate", "v", "--within", "1s")
+    holds_half_way(server, vm)
+    wait_for(lambda: shown(a)["state"] == "timeout")
+    server.let_go()
+    said = consolidation_ended(a)
+    assert said["state"] == "timeout" and said["vms"][0]["state"] == "stayed", said
+    is_as_it_was(server, vm)
+
+
+def test_a_consolidation_goes_on_after_a_restart(server, vm, half_consolidated):
+    a = half_consolidated
+    server.fault("half way ram die")
+    pid = server.pid_of("a")
+    a.mete_json("host", "consolidate", "v", "--within", "20m")
+    starts_again(server, pid)
+    said = consolidation_ended(a)
+    assert said["state"] == "done" and said["vms"][0]["state"] == "together" and "moved_bytes" not in said["vms"][0], said
+    assert a.claims("vm:v") == {KEPT: ALL} and set(vm.lies_in(0, ALL)) == {0} and vm.board().wrong_pages == 0
+
+
+def starts_again(server, pid):
+    """Its meted, which dies where it was told to."""
+    server.wait_for("its meted dies", f"{{ [ ! -d /proc/{pid} ] || grep -q '^State:.Z' /proc/{pid}/status; }}", 300)
+    wait_for(lambda: server.run("mete server start a --socket /run/mete-sp/sp.sock")[0] == 0)
 
 
 NUMBERS = iter(range(1, 100))
 
 
-def half_way_number():
-    return f"half-way-{next(NUMBERS)}"
+@pytest.fixture
+def half_way(server, vm):
+    """A handover of vm that is being separated: some of what it touches has been moved, some has not, and its meted holds."""
+    number = f"half-way-{next(NUMBERS)}"
+    server.a.empty(1)
+    server.fault("half way ram hold")
+    server.ask("handover", "v", "--to", "b", "--id", number)
+    holds_half_way(server, vm)
+    return number
 
 
 def test_broken_off_half_way_it_goes_back(server, vm, half_way):
-    number, before = half_way
-    server.ask("handover", "cancel", number)
-    server.check(f"kill -CONT {server.keeper_pid}")
-    wait_for(lambda: "ended_ms" in server.state(number))
-    assert server.state(number)["state"] == "rolled-back" and "separated_bytes" not in server.state(number)
-    wait_for(lambda: server.a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 128 * MIB})
-    after = lies(vm)
-    assert after.policy == before.policy and sum(after.pages.values()) == sum(before.pages.values())
-    assert "as it was granted" in server.a.mete_check("vm", "verify", "v") and vm.board().wrong_pages == 0
+    assert server.a.claims("vm:v") == {KEPT: HALF, FREE: ALL}  # what it leaves is claimed until it has
+    assert server.state(half_way)["state"] == "accepted"
+    server.ask("handover", "cancel", half_way)
+    server.let_go()
+    wait_for(lambda: "ended_ms" in server.state(half_way))
+    assert server.state(half_way)["state"] == "rolled-back" and "separated_bytes" not in server.state(half_way)
+    wait_for(lambda: server.a.claims("vm:v") == {KEPT: HALF, FREE: HALF})
+    is_as_it_was(server, vm)
 
 
-def test_its_meted_dies_half_way(server, vm, half_way):
+def test_not_done_within_its_time_it_goes_back(server, vm):
+    server.a.empty(1)
+    server.fault("half way ram hold")
+    server.ask("handover", "v", "--to", "b", "--id", "too-late", "--within", "1s")
+    holds_half_way(server, vm)
+    wait_for(lambda: "ended_ms" in server.state("too-late"))
+    said = server.state("too-late")
+    assert said["state"] == "rolled-back" and said["reason"] == "timeout" and said["separate_ms"] == 1000, said
+    server.let_go()
+    wait_for(lambda: server.a.claims("vm:v") == {KEPT: HALF, FREE: HALF})
+    is_as_it_was(server, vm)
+
+
+def test_its_meted_dies_half_way(server, vm):
     """The next one goes on with it; how many bytes it was nobody knows then."""
-    number, _ = half_way
-    server.check(f"kill -KILL {server.pid_of('a')}")
-    server.check(f"kill -CONT {server.keeper_pid}")
-    wait_for(lambda: server.run("mete server start a --socket /run/mete-sp/sp.sock")[0] == 0)
-    wait_for(lambda: "ended_ms" in server.state(number))
-    said = server.state(number)
+    server.a.empty(1)
+    pid = server.pid_of("a")
+    server.fault("half way ram die")
+    server.ask("handover", "v", "--to", "b", "--id", "dies")
+    starts_again(server, pid)
+    wait_for(lambda: "ended_ms" in server.state("dies"))
+    said = server.state("dies")
     assert said["state"] == "running-on-target" and "separated_bytes" not in said, said
     vm.goes_to("b")
     passes = vm.board().passes
     server.wait_for_board(vm, "it goes on there", lambda b: b.passes >= passes + 2)
     after = lies(vm)
     assert after.policy == "bind:1" and set(after.pages) == {1} and vm.board().wrong_pages == 0
-    assert server.b.claims("vm:v") == {FREE: 256 * MIB} and server.a.claims("vm:v") == {}
+    assert server.b.claims("vm:v") == {FREE: ALL} and server.a.claims("vm:v") == {}
     server.b.end_vms()
     server.server("give", FREE, "--amount", "256M", "--from", "b", "--to", "a")

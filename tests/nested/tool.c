@@ -4,14 +4,18 @@
  *     nested-tool spin [CPU]         uses a CPU up, that one if it is given
  *     nested-tool shares MS WINDOWS TID...   "TID NS" of CPU time each got meanwhile, after a line "wall NS"
  *     nested-tool migrate PID FROM TO    what that process has on a node goes to another one
- *     nested-tool join TTY SOCKET    bytes between a serial line and a Unix socket, until either ends */
+ *     nested-tool nodes FILE BEGIN END   "NODE BYTES" of what is there of that part of a file of tmpfs
+ *     nested-tool hog NODE LEFT      takes memory of a node until it has so many MiB to spare, says "there",
+ * holds nested-tool join TTY SOCKET    bytes between a serial line and a Unix socket, until either ends */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -19,7 +23,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { THREADS_MAX = 128 };
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+enum { THREADS_MAX = 128, PAGE = 4096, NODES_MAX = 64, CHUNK = 1 << 20 };
 
 __attribute__((noreturn)) static void die(const char *what)
 {
@@ -142,6 +150,66 @@ static int migrate(const char *pid, const char *from, const char *to)
         return 0;
 }
 
+/* A page at a time, and only where there is data: to read a hole would fill it. */
+static int nodes(const char *path, const char *from, const char *to)
+{
+        long long bytes[NODES_MAX] = {0}, end = atoll(to);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                die(path);
+        for (off_t at = atoll(from); (at = lseek(fd, at, SEEK_DATA)) >= 0 && at < end; at += PAGE) {
+                at -= at % PAGE;
+                void *page = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fd, at);
+                int node = -1;
+                if (page == MAP_FAILED || madvise(page, PAGE, MADV_POPULATE_READ) < 0 ||
+                    syscall(SYS_move_pages, 0, 1UL, &page, NULL, &node, 0) < 0)
+                        die("a page");
+                if (node >= 0 && node < NODES_MAX)
+                        bytes[node] += PAGE;
+                (void)munmap(page, PAGE);
+        }
+        for (int i = 0; i < NODES_MAX; i++)
+                if (bytes[i] > 0)
+                        (void)printf("%d %lld\n", i, bytes[i]);
+        return 0;
+}
+
+/* What mete-keeper goes by, too. */
+static long long to_spare_mib(const char *node)
+{
+        static const char *const counted[] = {" MemFree:", " Inactive(file):", " SReclaimable:"};
+        char path[64], text[8192];
+        long long kib = 0;
+        (void)snprintf(path, sizeof(path), "/sys/devices/system/node/node%.4s/meminfo", node);
+        FILE *f = fopen(path, "re");
+        size_t n = f ? fread(text, 1, sizeof(text) - 1, f) : 0;
+        if (!f || n == 0)
+                die(path);
+        (void)fclose(f);
+        text[n] = '\0';
+        for (size_t i = 0; i < sizeof(counted) / sizeof(counted[0]); i++) {
+                const char *at = strstr(text, counted[i]);
+                kib += at ? atoll(at + strlen(counted[i])) : 0;
+        }
+        return kib / 1024;
+}
+
+__attribute__((noreturn)) static void hog(const char *node, const char *left_mib)
+{
+        unsigned long mask = 1UL << atoi(node);
+        while (to_spare_mib(node) > atoll(left_mib)) {
+                char *chunk = mmap(NULL, CHUNK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                if (chunk == MAP_FAILED || syscall(SYS_mbind, chunk, (unsigned long)CHUNK, MPOL_BIND, &mask,
+                                                   8 * sizeof(mask), 0) < 0)
+                        die("memory of the node");
+                memset(chunk, 1, CHUNK);
+        }
+        (void)printf("there\n");
+        (void)fflush(stdout);
+        for (;;)
+                (void)pause();
+}
+
 int main(int argc, char **argv)
 {
         if (argc >= 2 && strcmp(argv[1], "spin") == 0)
@@ -152,6 +220,11 @@ int main(int argc, char **argv)
                 return join(argv[2], argv[3]);
         if (argc == 5 && strcmp(argv[1], "migrate") == 0)
                 return migrate(argv[2], argv[3], argv[4]);
+        if (argc == 5 && strcmp(argv[1], "nodes") == 0)
+                return nodes(argv[2], argv[3], argv[4]);
+        if (argc == 4 && strcmp(argv[1], "hog") == 0)
+                hog(argv[2], argv[3]);
         errno = EINVAL;
-        die("migrate PID FROM TO | spin [CPU] | shares MS WINDOWS TID... | join TTY SOCKET");
+        die("migrate PID FROM TO | nodes FILE BEGIN END | hog NODE LEFT | spin [CPU] | shares MS WINDOWS "
+            "TID... | join TTY SOCKET");
 }
