@@ -39,7 +39,7 @@ system: all release ## tests with real guests, as root; QEMU=PATH for another QE
 	@METE_QEMU="$(QEMU)" METE_BUILD=$(BUILD) METE_RELEASE=$(RELEASE) \
 		$(PYTHON) -B -m pytest -p no:cacheprovider tests/platform tests/root tests/etcd tests/system $(ARGS)
 
-nested: release ## host side of mete in a guest with NUMA nodes and cgroup v2; no root; ARGS= for pytest
+nested: all release ## host side of mete in a guest with NUMA nodes and cgroup v2; no root; ARGS= for pytest
 	@METE_RELEASE=$(RELEASE) $(PYTHON) -B -m pytest -p no:cacheprovider tests/nested $(ARGS)
 
 grid: release ## 240 moves, 100 faults, 16 moves of Linux over a shaped link, as root, resumable; GRID_CELLS=, GRID_FAULTS=, GRID_LINUX=a..b

@@ -519,7 +519,9 @@ bool hypervisor_is_moving(const struct hypervisor *h, const char *vm)
                         continue;
                 for (size_t i = 0; i < e->r.n_definitions; i++) {
                         const struct definition *d = &e->r.definitions[i];
-                        if (d->moving || (ends && (is_gone(h, d) || is_crowded(h, d->component))))
+                        bool is_memory = h->components[d->component].kind == COMPONENT_MEMORY;
+                        if ((d->moving && !is_memory) ||
+                            (ends && (is_gone(h, d) || is_crowded(h, d->component))))
                                 return true;
                 }
         }

@@ -156,7 +156,9 @@ struct hypervisor_leaving {
 int hypervisor_repartition(struct hypervisor *h, const int64_t *owned,
                            const struct hypervisor_leaving *leaving, const char *trace, const char *cause,
                            int64_t now_ms, struct err *err);
-/* Its allocation is being changed since: it is told of its host when that is done (2.4), or cannot be. */
+/* Its allocation is being changed since: it is told of its host when that is done (2.4), or cannot be. Memory
+ * that goes to another node, which may take long, does not count: it is told where it was until it is there.
+ */
 bool hypervisor_is_moving(const struct hypervisor *h, const char *vm);
 
 /* Memory of a VM that runs, granted to it of one component, is to be had of another (core/relocate.c). */

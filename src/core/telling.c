@@ -38,6 +38,14 @@ static enum told_mark mark_of(const struct component *c, const struct told *row)
         return c->owned > 0 ? TOLD_TAKEN : TOLD_RESERVED;
 }
 
+/* Memory that goes elsewhere while its VM runs is where it was until all of it is there. */
+static uint32_t where(const struct hypervisor *h, const struct definition *d)
+{
+        bool is_on_its_way =
+                d->moving && d->from && !d->goes_back && h->components[d->component].kind == COMPONENT_MEMORY;
+        return is_on_its_way ? d->from - 1 : d->component;
+}
+
 void hypervisor_told(const struct hypervisor *h, const char *vm, struct told *ret)
 {
         const struct vm_entry *v = find_vm(h, vm);
@@ -49,7 +57,7 @@ void hypervisor_told(const struct hypervisor *h, const char *vm, struct told *re
         for (const struct entry *e = v ? v->newest : NULL; e; e = e->vm_older)
                 for (size_t i = 0; request_is_live(&e->r) && i < e->r.n_definitions; i++)
                         if (e->r.definitions[i].configured)
-                                add_own(&ret[e->r.definitions[i].component], &e->r.definitions[i]);
+                                add_own(&ret[where(h, &e->r.definitions[i])], &e->r.definitions[i]);
         for (size_t i = 0; i < h->n_components; i++)
                 ret[i].mark = mark_of(&h->components[i], &ret[i]);
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include "core/telling.h"
 #include "core/test-world.h"
 
 enum { NODE0 = 4, NODE1 = 5 };
@@ -74,6 +75,16 @@ static void to(struct world *w, uint32_t component)
         g_assert_cmpint(relocate(w, &m, 1, &why), ==, 0);
 }
 
+/* Where its guest is told that its own memory is. */
+static void is_told(const struct world *w, uint32_t component)
+{
+        struct told rows[MACHINE_N];
+        hypervisor_told(w->h, "v", rows);
+        for (uint32_t i = NODE0; i <= NODE1; i++)
+                g_assert_true(rows[i].has_base == (i == component) &&
+                              (rows[i].yours > 0) == (i == component));
+}
+
 /* It dies with so many steps done; another one goes on with it. */
 static void dies(struct world *w, int at)
 {
@@ -100,11 +111,14 @@ static void test_moved(void)
                 g_assert_cmpint(free_of(&w, was), ==, free_was); /* it lies there still */
                 g_assert_cmpint(free_of(&w, there), ==, free_there - d->amount);
                 g_assert_cmpint(how(&w), ==, RELOCATING_UNDER_WAY);
-                g_assert_true(hypervisor_is_moving(w.h, "v"));
+                g_assert_false(
+                        hypervisor_is_moving(w.h, "v")); /* who waits for that need not wait for memory */
+                is_told(&w, was);
                 dies(&w, dies_at);
                 work_all(&w);
                 d = base_ram(&w, &item);
                 g_assert_true(d->component == there && d->from == 0 && !d->moving);
+                is_told(&w, there);
                 g_assert_cmpint(how(&w), ==, RELOCATING_NOTHING);
                 g_assert_cmpuint(bound_to(&w, "v ram 0"), ==, there);
                 g_assert_cmpint(free_of(&w, was), ==, free_was + d->amount);
@@ -134,6 +148,7 @@ static void test_back(void)
                         hypervisor_vm_relocate_back(w.h, "v", "it is not wanted", w.now);
                         turn(&w);
                         g_assert_true(base_ram(&w, &item)->goes_back == !is_there);
+                        is_told(&w, is_there ? there : was);
                         dies(&w, dies_at);
                         work_all(&w);
                         const struct definition *d = base_ram(&w, &item);

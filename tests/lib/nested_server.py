@@ -28,6 +28,7 @@ class NestedServer(NestedHost):
         """Each part gets a user of its own; its hypervisor is started."""
         self.start_keeper(meted_user=";".join(USERS))
         self.check("mkdir -p /var/lib/mete-sp /run/mete-sp && mkdir -m 777 -p /run/faults")
+        self.check("echo 28 >/proc/sys/vm/mmap_rnd_bits")  # with more the sanitizers of older compilers find no room for theirs
         self.write("/etc/mete/hypervisor.conf", f"[meted]\nsocket_mode=0666\n[vm]\nimage_dir={IMAGES}\n[limits]\nverify=0s\n")
         self.write("/etc/mete/sp.conf", "[sp]\nname=nested\nsocket_mode=0666\nmeted=/usr/bin/meted\n[host]\nreserve=512M\n")
         self.sp_pid = self.background(f"env METE_FAULTS={FAULTS} mete-sp --config /etc/mete/sp.conf", "/var/log/sp.log")
