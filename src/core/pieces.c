@@ -68,12 +68,13 @@ static void adapt(struct pieces *p, const struct piece_done *done)
 /* Behind the last part: over, or once more from the first. */
 static void end_pass(struct pieces *p)
 {
-        bool is_over = p->pass > 0 ? p->left_bytes == 0 || p->pass == PIECES_PASSES : p->is_look;
+        bool is_good = p->left_bytes == 0 && p->optional_bytes == 0;
+        bool is_over = p->pass > 0 ? is_good || p->pass == PIECES_PASSES : p->is_look;
         if (is_over)
                 return;
         p->pass++;
         p->part = 0;
-        p->offset = p->left_bytes = 0;
+        p->offset = p->left_bytes = p->optional_bytes = 0;
 }
 
 static void go_to(struct pieces *p, int64_t offset)
@@ -105,7 +106,7 @@ int pieces_take(struct pieces *p, const struct piece_done *done, struct err *err
                                "mete-keeper says of a piece of memory what cannot be");
         adapt(p, done);
         p->moved_bytes += done->moved_bytes;
-        p->left_bytes += p->parts[p->part].how & PART_OPTIONAL ? 0 : done->left_bytes;
+        *(p->parts[p->part].how & PART_OPTIONAL ? &p->optional_bytes : &p->left_bytes) += done->left_bytes;
         p->parts[p->part].there_bytes += asked.is_look ? done->there_bytes : done->moved_bytes;
         go_to(p, done->next_offset);
         return 0;

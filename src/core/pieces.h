@@ -25,7 +25,7 @@ enum {
         PIECE_LOOK_LEAST = 64 << 10,
         PIECE_LOOK_MOST = 16 << 20,
         PIECE_MOVE_FIRST = 64 << 10,
-        PIECE_MOVE_LEAST = 16 << 10,
+        PIECE_MOVE_LEAST = 64 << 10,
         PIECE_MOVE_MOST = 8 << 20,
         PIECE_SHORT_US = 5000, /* one that took less is followed by a larger one */
         PIECE_LONG_US = 20000  /* and one that took longer by a smaller one */
@@ -52,8 +52,9 @@ struct pieces {
         int pass; /* 0: the look */
         size_t part;
         int64_t offset, look_bytes, move_bytes;
-        int64_t moved_bytes; /* in all */
-        int64_t left_bytes;  /* in this pass */
+        int64_t moved_bytes;    /* in all */
+        int64_t left_bytes;     /* in this pass */
+        int64_t optional_bytes; /* likewise, of what is optional: gone over again, but for nothing else */
 };
 
 /* What is to be asked for. */

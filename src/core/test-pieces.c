@@ -182,7 +182,8 @@ static void test_optional(void)
                 }
                 g_assert_cmpint(skipped, ==, !has_room);
                 g_assert_cmpint(p.left_bytes, ==, 0);
-                g_assert_cmpint(p.pass, ==, 1);
+                g_assert_cmpint(p.optional_bytes, ==, has_room ? PAGE : 0);
+                g_assert_cmpint(p.pass, ==, has_room ? PIECES_PASSES : 1);
                 g_assert_cmpint(on(&f, 0, 4 * MIB, 0), ==, 4 * MIB);
                 g_assert_cmpint(on(&f, 4 * MIB, 8 * MIB, 1), ==, has_room ? 4 * MIB - PAGE : 0);
                 g_assert_cmpint(on(&f, 8 * MIB, 12 * MIB, 2), ==, 4 * MIB);
@@ -205,7 +206,7 @@ static void test_adapts(void)
                         struct piece_done done = do_piece(&f, &one);
                         g_assert_cmpint(pieces_take(&p, &done, &err), ==, 0);
                         calls += !one.is_look;
-                        late += done.took_us > PIECE_LONG_US + f.look_us;
+                        late += done.took_us > PIECE_LONG_US + f.look_us && one.move_bytes > PIECE_MOVE_LEAST;
                 }
                 /* The first may be too long, as nothing is known yet, and what follows on a short one. */
                 g_assert_cmpint(4 * late, <=, calls + 4);

@@ -185,6 +185,7 @@ static void test_part(void)
         g_assert_cmpint(memory_place(fd, &what, &placed, &err), ==, 0); /* and is bound there */
         g_assert_true(placed.there_bytes == page && placed.next_offset == 41 * page);
         what.end = 2 * PAGES * page; /* the file's own, then */
+        what.bytes = PAGES * page;
         g_assert_cmpint(memory_place(fd, &what, &placed, &err), ==, 0);
         g_assert_true(placed.there_bytes == page && placed.next_offset == PAGES * page);
         before = placed;

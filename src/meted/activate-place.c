@@ -126,6 +126,7 @@ static void on_piece(void *arg, const struct err *err)
                 return;
         }
         s->v->relocated_bytes += s->sweep.pieces.moved_bytes - p->sweep.pieces.moved_bytes;
+        s->v->is_relocated_inexact = s->v->is_relocated_inexact || err; /* it may have moved some */
         p->sweep = s->sweep;
         if (err || !pieces_next(&s->sweep.pieces, &next))
                 ended(s, err);

@@ -117,9 +117,9 @@ static void stays(struct consolidation *c, struct api_consolidation_vm *t, const
 static void is_together(struct consolidation *c, struct api_consolidation_vm *t, struct machine *v)
 {
         t->state = API_CONSOLIDATION_TURN_TOGETHER;
-        t->has_moved_bytes = c->is_counted;
+        t->has_moved_bytes = c->is_counted && !v->is_relocated_inexact;
         t->moved_bytes = v->relocated_bytes;
-        if (c->is_counted)
+        if (t->has_moved_bytes)
                 machine_note(v, t->vm, "consolidated",
                              "all of its memory is in %s, %" PRId64 " bytes were moved", t->to,
                              t->moved_bytes);
@@ -141,10 +141,12 @@ static void begin(struct consolidation *c, struct api_consolidation_vm *t)
         } else if (all->n == 0) {
                 c->is_counted = true;
                 v->relocated_bytes = 0;
+                v->is_relocated_inexact = false;
                 is_together(c, t, v);
         } else {
                 c->is_counted = true;
                 v->relocated_bytes = 0;
+                v->is_relocated_inexact = false;
                 v->relocates_slowly = true;
                 if (hypervisor_vm_relocate(c->m->hv, t->vm, all->moves, all->n, "it is brought together",
                                            loop_now_ms(), &err))

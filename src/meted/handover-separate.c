@@ -330,11 +330,13 @@ static void again(struct handing *ho)
         loop_timer_in(&ho->again, SEPARATE_AGAIN_MS);
 }
 
-/* Where this meted was started again meanwhile nobody has counted all of it. */
+/* Where this meted was started again meanwhile nobody has counted all of it; nor where a call of the keeper
+ * failed, or its answer. */
 static void is_separate(struct handing *ho, const struct machine *v)
 {
-        ho->separated_bytes = !ho->separates ? 0 : ho->is_counted ? v->relocated_bytes : -1;
-        if (ho->separates && ho->is_counted)
+        bool is_known = ho->is_counted && !v->is_relocated_inexact;
+        ho->separated_bytes = !ho->separates ? 0 : is_known ? v->relocated_bytes : -1;
+        if (ho->separates && is_known)
                 handing_say(ho, "moved", "%" PRId64 " bytes of its memory were moved from where it stays",
                             ho->separated_bytes);
         handing_report(ho, ho->token[HANDOVER_SEPARATE], HANDOVER_EV_SEPARATED, NULL);
@@ -355,8 +357,10 @@ static void begin(struct handing *ho, const struct division *d)
                 amount += d->has[i].amount;
         }
         (void)snprintf(cause, sizeof(cause), "it is separated for handover %s", ho->core.row.id);
-        if (!ho->separates)
+        if (!ho->separates) {
                 v->relocated_bytes = 0;
+                v->is_relocated_inexact = false;
+        }
         v->relocates_slowly = false;
         int r = hypervisor_vm_relocate(ho->m->hv, ho->vm, moves, n, cause, loop_now_ms(), &err);
         if (r == 0) {

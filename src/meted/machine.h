@@ -50,6 +50,7 @@ struct machine {
         GList *placings;         /* of struct placing, in activate-place.c: memory that is on its way */
         bool relocates_slowly;   /* with a pause before each piece */
         int64_t relocated_bytes; /* of its memory, from one node to another, since somebody began to count */
+        bool is_relocated_inexact; /* since then of some piece it is not known how much was */
         /* moves-hold.c */
         int64_t vcpu_milli;    /* to which its vCPUs are throttled by a move; 0: they are as granted */
         uint64_t vcpu_changes; /* of what they are held to, by a move: begun, and answered */

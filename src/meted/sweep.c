@@ -9,7 +9,7 @@
 #include "meted/machine.h"
 #include "meted/meted.h"
 
-enum { MIB_BITS = 20, CALL_MS = 20000 };
+enum { MIB_BITS = 20, CALL_MS = 60000 };
 
 void sweep_init(struct sweep *w, const struct machine *v, const struct definition *d)
 {

@@ -87,7 +87,8 @@ def test_exactly_what_is_kept_is_moved_and_then_it_is_handed_over(server, vm):
     said = server.hand_over(vm, "b", "--within", "20m")
     assert said["state"] == "running-on-target", (said, server.log("sp")[-3000:])
     assert said["separate_ms"] == 20 * 60000, said
-    assert said["separated_bytes"] == kept and said["ram_bytes"] == 0 and said["assigned"], said
+    assert said.get("separated_bytes") == kept and said["ram_bytes"] == 0 and said["assigned"], (
+        said, kept, server.b.mete_check("events")[-3000:], server.a.mete_check("events")[-3000:])
     assert vm.inode() == inode  # the same memory
     text = server.handover(said["id"])
     assert f"{kept} bytes of its memory were moved before" in text, text
@@ -187,10 +188,10 @@ def holds_half_way(server, vm):
     assert pages.get(0, 0) > 0 and pages.get(1, 0) > 0, pages
 
 
-def is_as_it_was(server, vm):
-    """In the books, and on the host: each half where it is claimed, or where it was."""
+def is_as_it_was(server, vm, begin, node):
+    """In the books, and on the host: all of the half that went back is there again. The other one may be on either node, as ever."""
     assert server.a.claims("vm:v") == {KEPT: HALF, FREE: HALF}
-    assert set(vm.lies_in(0, HALF)) == {0} and set(vm.lies_in(HALF, ALL)) <= {1}
+    assert set(vm.lies_in(begin, begin + HALF)) <= {node} and set(lies(vm).pages) <= {0, 1}
     assert "as it was granted" in server.a.mete_check("vm", "verify", "v") and vm.board().wrong_pages == 0
 
 
@@ -211,7 +212,7 @@ def test_a_consolidation_is_cancelled_half_way(server, vm, half_consolidated):
     server.let_go()
     said = consolidation_ended(a)
     assert said["state"] == "cancelled" and said["vms"][0]["state"] == "stayed", said
-    is_as_it_was(server, vm)
+    is_as_it_was(server, vm, HALF, 1)
 
 
 def test_a_consolidation_ends_with_its_time(server, vm, half_consolidated):
@@ -224,7 +225,7 @@ def test_a_consolidation_ends_with_its_time(server, vm, half_consolidated):
     server.let_go()
     said = consolidation_ended(a)
     assert said["state"] == "timeout" and said["vms"][0]["state"] == "stayed", said
-    is_as_it_was(server, vm)
+    is_as_it_was(server, vm, HALF, 1)
 
 
 def test_a_consolidation_goes_on_after_a_restart(server, vm, half_consolidated):
@@ -266,7 +267,8 @@ def test_broken_off_half_way_it_goes_back(server, vm, half_way):
     wait_for(lambda: "ended_ms" in server.state(half_way))
     assert server.state(half_way)["state"] == "rolled-back" and "separated_bytes" not in server.state(half_way)
     wait_for(lambda: server.a.claims("vm:v") == {KEPT: HALF, FREE: HALF})
-    is_as_it_was(server, vm)
+    is_as_it_was(server, vm, 0, 0)
+    assert vm.lies_in(0, HALF)[0] >= AREA * MIB
 
 
 def test_not_done_within_its_time_it_goes_back(server, vm):
@@ -279,7 +281,8 @@ def test_not_done_within_its_time_it_goes_back(server, vm):
     assert said["state"] == "rolled-back" and said["reason"] == "timeout" and said["separate_ms"] == 5000, said
     server.let_go()
     wait_for(lambda: server.a.claims("vm:v") == {KEPT: HALF, FREE: HALF})
-    is_as_it_was(server, vm)
+    is_as_it_was(server, vm, 0, 0)
+    assert vm.lies_in(0, HALF)[0] >= AREA * MIB
 
 
 def test_its_meted_dies_half_way(server, vm):
