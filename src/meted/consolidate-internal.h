@@ -12,6 +12,7 @@ struct consolidation {
         struct loop_timer again;
         struct api_consolidation_state row; /* as it is in the store, or will be with this turn */
         size_t at;                          /* whose turn it is */
+        bool is_changed;                    /* the row, by the look that is under way */
         bool is_counted;                    /* what was moved of it, from the beginning on */
 };
 

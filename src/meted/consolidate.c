@@ -98,6 +98,13 @@ static bool collect_all(const struct consolidation *c, const struct api_consolid
         return true;
 }
 
+static void turn_is(struct consolidation *c, struct api_consolidation_vm *t,
+                    enum api_consolidation_turn state)
+{
+        t->state = state;
+        c->is_changed = true;
+}
+
 static void set_sentence(struct api_consolidation_vm *t, const char *text)
 {
         t->has_sentence = true;
@@ -107,7 +114,7 @@ static void set_sentence(struct api_consolidation_vm *t, const char *text)
 static void stays(struct consolidation *c, struct api_consolidation_vm *t, const char *why)
 {
         struct machine *v = machine_find(c->m, t->vm);
-        t->state = API_CONSOLIDATION_TURN_STAYED;
+        turn_is(c, t, API_CONSOLIDATION_TURN_STAYED);
         if (why)
                 set_sentence(t, why);
         if (v)
@@ -116,7 +123,7 @@ static void stays(struct consolidation *c, struct api_consolidation_vm *t, const
 
 static void is_together(struct consolidation *c, struct api_consolidation_vm *t, struct machine *v)
 {
-        t->state = API_CONSOLIDATION_TURN_TOGETHER;
+        turn_is(c, t, API_CONSOLIDATION_TURN_TOGETHER);
         t->has_moved_bytes = c->is_counted && !v->is_relocated_inexact;
         t->moved_bytes = v->relocated_bytes;
         if (t->has_moved_bytes)
@@ -152,13 +159,13 @@ static void begin(struct consolidation *c, struct api_consolidation_vm *t)
                                            loop_now_ms(), &err))
                         stays(c, t, err.sentence);
                 else
-                        t->state = API_CONSOLIDATION_TURN_MOVING;
+                        turn_is(c, t, API_CONSOLIDATION_TURN_MOVING);
         }
 }
 
 static void go_back(struct consolidation *c, struct api_consolidation_vm *t, const char *why)
 {
-        t->state = API_CONSOLIDATION_TURN_GOING_BACK;
+        turn_is(c, t, API_CONSOLIDATION_TURN_GOING_BACK);
         set_sentence(t, why);
         hypervisor_vm_relocate_back(c->m->hv, t->vm, t->sentence, loop_now_ms());
 }
@@ -220,7 +227,7 @@ static void finish(struct consolidation *c)
                 together += row->vms[i].state == API_CONSOLIDATION_TURN_TOGETHER;
         if (!is_ending(c))
                 row->state = API_CONSOLIDATION_ENDED_DONE;
-        row->has_ended_ms = true;
+        row->has_ended_ms = c->is_changed = true;
         row->ended_ms = loop_now_ms();
         hypervisor_note(c->m->hv, row->ended_ms, "consolidation", "host", "consolidation-ended",
                         "%s: %zu of %zu VMs are together now", api_consolidation_ended_name(row->state),
@@ -266,17 +273,19 @@ static bool go_on(struct consolidation *c)
 static void on_again(void *arg)
 {
         struct consolidation *c = arg;
-        g_autofree struct api_consolidation_state *before = g_memdup2(&c->row, sizeof(c->row));
         if (c->row.has_ended_ms)
                 return;
-        if (!is_ending(c) && loop_now_ms() >= c->row.deadline_ms)
+        if (!is_ending(c) && loop_now_ms() >= c->row.deadline_ms) {
                 c->row.state = API_CONSOLIDATION_ENDED_TIMEOUT;
+                c->is_changed = true;
+        }
         if (go_on(c))
                 loop_timer_in(&c->again, POLL_MS);
         else
                 finish(c);
-        if (memcmp(before, &c->row, sizeof(c->row)) != 0)
+        if (c->is_changed)
                 put(c);
+        c->is_changed = false;
         meted_changed(c->m);
 }
 
