@@ -173,11 +173,11 @@ static size_t best_home(const int64_t *amounts, const int64_t *free_amounts, siz
 }
 
 size_t consolidate_plan(int64_t *amounts, size_t n_vms, int64_t *free_amounts, size_t n_units, int64_t limit,
-                        struct separate_step *ret_steps, size_t *ret_n)
+                        size_t vms_most, struct separate_step *ret_steps, size_t *ret_n)
 {
         int64_t spent = 0;
         size_t n = 0, scattered = 0;
-        for (;;) {
+        for (size_t n_moved = 0; n_moved < vms_most; n_moved++) {
                 size_t vm = n_vms, home = n_units;
                 int64_t least = 0;
                 for (size_t v = 0; v < n_vms; v++) {

@@ -64,10 +64,11 @@ int separate_plan(const struct separate_unit *units, size_t n_units, const struc
 /* Brings VMs together that lie in several units of one kind: each in the unit where that moves least, those
  * first that move least; each as a whole or not at all. amounts[vm * n_units + unit] and free are changed to
  * what is so after the steps; these are to be made in this order, and fit then. steps: room for n_vms *
- * n_units. limit: no more than this is moved in all; 0: no limit. Returns how many VMs are scattered still.
+ * n_units. limit: no more than this is moved in all; 0: no limit. vms_most: nor of more VMs. Returns how many
+ * VMs are scattered still.
  * No VM is moved out of another's way: a step makes nothing worse for anybody. */
 size_t consolidate_plan(int64_t *amounts, size_t n_vms, int64_t *free_amounts, size_t n_units, int64_t limit,
-                        struct separate_step *ret_steps, size_t *ret_n);
+                        size_t vms_most, struct separate_step *ret_steps, size_t *ret_n);
 
 const char *portion_name(enum portion p); /* "reassignable" */
 const char *portion_why_name(enum portion_why w);

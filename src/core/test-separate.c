@@ -263,9 +263,10 @@ static void test_consolidate(void)
                         amounts[i] = g_test_rand_int_range(0, 3) ? 0 : g_test_rand_int_range(1, 50);
                 for (size_t u = 0; u < n_units; u++)
                         room[u] = g_test_rand_int_range(0, 100);
+                size_t most = g_test_rand_int_range(0, 2) ? SIZE_MAX : (size_t)g_test_rand_int_range(0, VMS);
                 memcpy(before, amounts, sizeof(before));
                 memcpy(first, room, sizeof(first));
-                size_t scattered = consolidate_plan(amounts, n_vms, room, n_units, limit, moves, &n);
+                size_t scattered = consolidate_plan(amounts, n_vms, room, n_units, limit, most, moves, &n);
                 for (size_t k = 0; k < n; k++) {
                         spent += moves[k].amount;
                         before[moves[k].has * n_units + moves[k].from] -= moves[k].amount;
@@ -276,7 +277,7 @@ static void test_consolidate(void)
                         g_assert_cmpint(before[moves[k].has * n_units + moves[k].from], ==, 0);
                 }
                 g_assert_true(limit == 0 || spent <= limit);
-                size_t count = 0;
+                size_t count = 0, n_moved = 0;
                 for (size_t v = 0; v < n_vms; v++) {
                         int64_t sum = 0;
                         size_t parts = 0;
@@ -289,13 +290,15 @@ static void test_consolidate(void)
                         for (size_t k = 0; k < n; k++)
                                 is_touched = is_touched || moves[k].has == v;
                         g_assert_true(!is_touched || parts == 1);
+                        n_moved += is_touched;
                         count += parts > 1;
-                        for (size_t u = 0; parts > 1 && u < n_units; u++) {
+                        for (size_t u = 0; parts > 1 && most == SIZE_MAX && u < n_units; u++) {
                                 int64_t moved = sum - amounts[v * n_units + u];
                                 g_assert_true(moved > room[u] || (limit > 0 && moved > limit - spent));
                         }
                 }
                 g_assert_cmpuint(count, ==, scattered);
+                g_assert_cmpuint(n_moved, <=, most);
                 together += n > 0;
                 left += scattered > 0;
         }

@@ -98,20 +98,6 @@ static struct spread *spread_of(struct meted *m, const char *only)
         return s;
 }
 
-/* Of how many VMs there are steps; no more than `most`: those behind are left out. */
-static size_t cut(struct spread *s, size_t most)
-{
-        size_t n = 0;
-        for (size_t k = 0; k < s->n_steps; k++) {
-                n += k == 0 || s->steps[k].has != s->steps[k - 1].has; /* each VM's stand together */
-                if (n > most) {
-                        s->n_steps = k;
-                        return n - 1;
-                }
-        }
-        return n;
-}
-
 /* ---- the answer ---- */
 
 struct reply {
@@ -216,10 +202,10 @@ void consolidate_ask(struct meted *m, struct http_request *req, const json_t *bo
         }
         struct spread *s = spread_of(m, in.has_vm ? in.vm : NULL);
         size_t scattered = consolidate_plan(s->amounts, s->n_vms, s->free, s->n_units,
-                                            in.has_limit_bytes ? in.limit_bytes : 0, s->steps, &s->n_steps);
-        size_t all = cut(s, SIZE_MAX), n = cut(s, ARRAY_N(((struct api_consolidation_state *)NULL)->vms));
-        json_t *answer = show(s, is_dry, scattered + all - n);
-        if (!is_dry && n > 0) {
+                                            in.has_limit_bytes ? in.limit_bytes : 0, CONSOLIDATE_VMS_MAX,
+                                            s->steps, &s->n_steps);
+        json_t *answer = show(s, is_dry, scattered);
+        if (!is_dry && s->n_steps > 0) {
                 start(m, s, in.has_within_ms ? in.within_ms : 0);
                 reply_when_recorded(m, req, answer);
         } else {

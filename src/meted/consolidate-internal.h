@@ -1,11 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* meted/consolidate-internal.h - shared by the files of consolidate.h only. */
 #pragma once
+#include <assert.h>
 #include "core/place.h"
 #include "json/api.h"
 #include "loop/loop.h"
 #include "meted/machine.h"
 #include "meted/meted.h"
+
+/* As many as its record has room for; the others may be asked for when these are through. */
+enum { CONSOLIDATE_VMS_MAX = 256 };
+static_assert(sizeof(((struct api_consolidation_state *)NULL)->vms) ==
+                      CONSOLIDATE_VMS_MAX * sizeof(struct api_consolidation_vm),
+              "meted.json says so, too");
 
 struct consolidation {
         struct meted *m;
