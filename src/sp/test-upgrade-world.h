@@ -16,7 +16,8 @@
 enum {
         CPUS = 4,
         MEMORY = CPUS,
-        COMPONENTS = CPUS + 1,
+        KEPT, /* likewise memory; there is none, but in one test */
+        COMPONENTS,
         VMS = 8,
         VMS_MAX = 10,
         LEADS = 200,
@@ -68,6 +69,7 @@ static struct {
         const char *newcomer; /* started at the old one when it seems to have none */
         bool is_endless;      /* the old one never comes to an end of what its VMs have */
         bool is_spread;       /* each VM has something of both CPUs that VMs are on */
+        int64_t kept_mib;     /* so much of each VM's memory lies where the old one keeps it */
         const char *slow;     /* its guest would stand longer than any bound */
         const char *busy;     /* somebody else hands this one over, until all others went */
         int per_cpu;          /* VMs that a CPU of the successor has room for */
@@ -319,8 +321,9 @@ static int64_t claimed_by(uint32_t vm, int hypervisor, uint32_t component)
         bool is_there = w.vms[vm].at == hypervisor && !w.vms[vm].is_stopped && *w.vms[vm].name;
         if (!is_there)
                 return 0;
-        if (component == MEMORY)
-                return VM_MIB * MIB;
+        int64_t kept = hypervisor == A ? w.kept_mib * MIB : 0; /* at the successor it is where that may be */
+        if (component == MEMORY || component == KEPT)
+                return component == KEPT ? kept : VM_MIB * MIB - kept;
         if (hypervisor == A && w.unlike)
                 return w.unlike[vm][component];
         if (hypervisor == A && w.is_spread)
@@ -584,7 +587,10 @@ static void begin(void)
                                                 .capacity = is_cpu ? 1000 : 2000 * MIB,
                                                 .owned = is_cpu ? 1000 : 2000 * MIB,
                                                 .healthy = true};
-                g_snprintf(machine[i].id, sizeof(machine[i].id), is_cpu ? "cpu:%u" : "memory:node0", i);
+                if (i == KEPT)
+                        machine[i].capacity = machine[i].owned = 0;
+                g_snprintf(machine[i].id, sizeof(machine[i].id), is_cpu ? "cpu:%u" : "memory:node%u",
+                           is_cpu ? i : i - MEMORY);
         }
         struct server *s = &w.disk.server;
         g_assert_cmpint(server_init(s, machine, COMPONENTS, &err), ==, 0);
@@ -601,6 +607,16 @@ static void begin(void)
         }
         born();
         hypervisors_go_on();
+}
+
+/* So much of each VM lies where the old one keeps it. */
+static void keep(int64_t mib)
+{
+        struct err err = {0};
+        w.kept_mib = mib;
+        machine[KEPT].capacity = machine[KEPT].owned = 500 * MIB;
+        g_assert_cmpint(server_take(&sp->server, A, KEPT, 500 * MIB, &err), ==, 0);
+        g_assert_cmpint(server_keep(&sp->server, A, KEPT, &err), ==, 0);
 }
 
 static int ask(const char *id, bool is_dry, bool with_nobodys, struct err *err)

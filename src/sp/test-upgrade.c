@@ -562,6 +562,32 @@ static void test_room_for_all(void)
         }
 }
 
+/* What lies where the old one keeps it is moved before, to where it has room; each alone finds that, and
+ * takes it along. So there is enough for all of them, or nothing moves. */
+static void test_room_elsewhere(void)
+{
+        const int64_t half_mib = VMS * VM_MIB / 2; /* of their memory; and as much of what is free is lent */
+        struct err err = {0};
+        for (int n = 0; n < 4; n++) {
+                bool is_dry = n & 1, is_short = n & 2;
+                const struct server_portion rest = {MEMORY, (1000 - 3 * half_mib + 2 * is_short) * MIB};
+                begin();
+                server_set_aside(&sp->server, A, &rest, 1);
+                keep(half_mib / VMS);
+                g_assert_cmpint(ask("up", is_dry, false, &err), ==, 0);
+                run(0);
+                if (!is_short && !is_dry) {
+                        is_done(2000 - 3 * half_mib, VMS);
+                        g_assert_true(server_share(&sp->server, KEPT, B)->is_kept);
+                } else {
+                        g_assert_cmpint(core()->state, ==, UPGRADE_UNDONE);
+                        g_assert_true(at_successor() == 0 && core()->would == !is_short);
+                        g_assert_cmpint(!strstr(core()->sentence, "keeps them"), ==, !is_short);
+                }
+                end();
+        }
+}
+
 /* VMs that are not alike, and of those that are side by side the last is the first to be there. v0 before v2
  * would take what that has no room without, and stay on its CPU: the order is kept, whoever dies. */
 static void test_order(void)
@@ -755,6 +781,7 @@ int main(int argc, char **argv)
         g_test_add_func("/sp/upgrade/room", test_room);
         g_test_add_func("/sp/upgrade/busy", test_busy);
         g_test_add_func("/sp/upgrade/room-for-all", test_room_for_all);
+        g_test_add_func("/sp/upgrade/room-elsewhere", test_room_elsewhere);
         g_test_add_func("/sp/upgrade/order", test_order);
         g_test_add_func("/sp/upgrade/orders", test_orders);
         g_test_add_func("/sp/upgrade/endless", test_endless);

@@ -3,12 +3,15 @@
  * have at the old one, which is asked of it before the first goes, as there is no way back then:
  *
  *   CPUs    are shared, and follow when no VM has anything of them any more: is there an order
- * (core/vacate.h)? memory  goes with the VMs, and some has to stay, as a hypervisor without any is none
+ *           (core/vacate.h)?
+ *   memory  goes with the VMs, and some has to stay, as a hypervisor without any is none. What lies where the
+ *           old one keeps it needs room there elsewhere first, and takes that along
  *
  * By sums: all CPUs of the successor count as free, also what a VM that somebody made there has of them, and
  * of the old one's the first VACATE_CPUS_MAX. What the old one says is believed: one that lies only spoils
  * its own upgrade. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,9 +31,10 @@ struct upgrading_room {
         size_t n, n_cpus;
         struct vacate_claim *claims;
         uint32_t *cpu_of; /* by component: its number among those of the old one; UINT32_MAX: none */
-        int64_t memory_bytes;
-        uint32_t rank[VACATE_VMS_MAX]; /* once it is known that all have room */
-        char why[HANDOVER_SENTENCE];   /* "": all have room */
+        int64_t memory_bytes, astray_bytes; /* of VMs; of it, where the old one keeps it */
+        int64_t unkept_bytes;               /* free where it does not */
+        uint32_t rank[VACATE_VMS_MAX];      /* once it is known that all have room */
+        char why[HANDOVER_SENTENCE];        /* "": all have room */
 };
 
 void upgrading_forget_room(struct upgrading *up)
@@ -66,6 +70,8 @@ static struct upgrading_room *begin(const struct upgrading *up)
                 r->cpu_of[i] = is_one ? (uint32_t)r->n_cpus++ : UINT32_MAX;
                 if (is_one && own->is_kept)
                         add(r, VACATE_STAYS, r->cpu_of[i], 0);
+                if (s->components[i].kind == COMPONENT_MEMORY && !own->is_kept)
+                        r->unkept_bytes += own->amount;
         }
         return r;
 }
@@ -82,6 +88,18 @@ static uint32_t vm_of(const struct upgrade *u, const char *holder)
         return VACATE_STAYS;
 }
 
+/* All of it travels with the VM, also what is of a time to come (meted/handover-source.c). An offer may come
+ * to nothing. */
+static void take_memory(struct upgrading_room *r, uint32_t vm, bool is_kept, bool is_held, int64_t amount)
+{
+        if (vm != VACATE_STAYS)
+                r->memory_bytes = MIN(r->memory_bytes + amount, amount_max);
+        if (vm != VACATE_STAYS && is_kept)
+                r->astray_bytes = MIN(r->astray_bytes + amount, amount_max);
+        if (!is_kept && !is_held)
+                r->unkept_bytes = MAX(r->unkept_bytes - amount, 0);
+}
+
 static void take_claim(struct upgrading *up, const json_t *claim)
 {
         struct upgrading_room *r = up->room;
@@ -95,11 +113,9 @@ static void take_claim(struct upgrading *up, const json_t *claim)
         if (at < 0 || !holder || !state || amount <= 0 || amount > amount_max)
                 return;
         uint32_t vm = vm_of(&up->core, holder);
-        bool is_now =
-                start_ms <= loop_now_ms() && strcmp(state, "held") != 0; /* an offer may come to nothing */
-        /* All of it travels with the VM, also what is of a time to come (meted/handover-source.c). */
-        if (s->components[at].kind == COMPONENT_MEMORY && vm != VACATE_STAYS)
-                r->memory_bytes = MIN(r->memory_bytes + amount, amount_max);
+        bool is_held = strcmp(state, "held") == 0, is_now = start_ms <= loop_now_ms() && !is_held;
+        if (s->components[at].kind == COMPONENT_MEMORY)
+                take_memory(r, vm, server_share(s, (uint32_t)at, up->from)->is_kept, is_held, amount);
         if (s->components[at].kind == COMPONENT_CPU && r->cpu_of[at] != UINT32_MAX)
                 add(r, vm, r->cpu_of[at], is_now ? MIN(amount, CPU_WHOLE_MILLI) : 0);
 }
@@ -130,6 +146,11 @@ static void decide(struct upgrading *up)
                                "its VMs have all memory of %s, and the last would leave it without any: give "
                                "it some more before",
                                from);
+        else if (r->astray_bytes > r->unkept_bytes)
+                (void)snprintf(r->why, sizeof(r->why),
+                               "%" PRId64 " MiB of its VMs lie where %.40s keeps them, and elsewhere it has "
+                               "room for %" PRId64 ": give it some more before",
+                               r->astray_bytes / MIB, from, r->unkept_bytes / MIB);
 }
 
 static void ask(struct upgrading *up, const char *after);
