@@ -56,7 +56,7 @@ struct config {
                             */
         bool repairs;      /* [limits] repair: "yes" makes it again what was granted */
         int64_t relocate_rate;   /* [limits] relocate_rate: bytes a second of a VM's memory that must go from
-                                    one   node to another, where nobody says how long that may take */
+                                    one node to another, where nobody says how long that may take */
         int64_t live_max;        /* [limits] requests */
         int64_t live_per_vm_max; /* [limits] requests_per_vm */
         int64_t rate_per_s;      /* [limits] messages_per_second, of one VM */

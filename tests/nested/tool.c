@@ -5,8 +5,8 @@
  *     nested-tool shares MS WINDOWS TID...   "TID NS" of CPU time each got meanwhile, after a line "wall NS"
  *     nested-tool migrate PID FROM TO    what that process has on a node goes to another one
  *     nested-tool nodes FILE BEGIN END   "NODE BYTES" of what is there of that part of a file of tmpfs
- *     nested-tool hog NODE LEFT      takes memory of a node until it has so many MiB to spare, says "there",
- * holds nested-tool join TTY SOCKET    bytes between a serial line and a Unix socket, until either ends */
+ *     nested-tool hog NODE LEFT      has of a node all but so many MiB, says "there", and stays
+ *     nested-tool join TTY SOCKET    bytes between a serial line and a Unix socket, until either ends */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/mempolicy.h>
