@@ -15,6 +15,7 @@ from nested_server import NestedServer  # noqa: E402
 MIB = 1 << 20
 KEPT, FREE = "memory:node0", "memory:node1"
 HALF, ALL = 128 * MIB, 256 * MIB  # of its memory; the first half is claimed on node 0
+OF_A = 512 * MIB  # of node 1
 AREA = 2  # MiB that the guest dirties over and over; to move a page takes milliseconds, where CPUs are emulated
 
 
@@ -31,7 +32,7 @@ def server():
         host.server("give", FREE, "--amount", "512M", "--from", "b", "--to", "a")
         host.a, host.b = host.hypervisors["a"], host.hypervisors["b"]
         deadline = time.monotonic() + 120
-        while host.a.free(1) < 512 * MIB:
+        while host.a.free(1) < OF_A:
             assert time.monotonic() < deadline, "a did not get the memory that it was given"
             time.sleep(0.5)
         yield host
@@ -43,17 +44,23 @@ def server():
 def vm(server):
     """Half of its memory is claimed on each node; what it touches lies on node 0, where its vCPU is."""
     a = server.a
-    a.fill(0, 128 * MIB)
-    a.fill(1, 128 * MIB)
-    vm = a.vm("v", f"dirty=20 area={AREA} say=0", memory="256M..256M")
-    a.empty(0)
-    server.wait_for_board(vm, "all of its area was dirtied", lambda b: b.passes >= 1)
-    assert a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 128 * MIB}
-    yield vm
-    server.fault("")
-    for h in (server.a, server.b):
-        h.end_vms()
-    a.empty(1)
+    try:
+        a.fill(0, 128 * MIB)
+        a.fill(1, 128 * MIB)
+        vm = a.vm("v", f"dirty=20 area={AREA} say=0", memory="256M..256M")
+        a.empty(0)
+        server.wait_for_board(vm, "all of its area was dirtied", lambda b: b.passes >= 1)
+        assert a.claims("vm:v") == {KEPT: 128 * MIB, FREE: 128 * MIB}
+        yield vm
+    finally:
+        server.fault("")
+        for h in (server.a, server.b):
+            h.end_vms()
+        a.empty(0)
+        a.empty(1)
+        went = OF_A - server.managers()[FREE]["a"]
+        if went:
+            server.server("give", FREE, "--amount", f"{went // MIB}M", "--from", "b", "--to", "a")
 
 
 def wait_for(condition, timeout_s=300):
@@ -84,14 +91,14 @@ def test_exactly_what_is_kept_is_moved_and_then_it_is_handed_over(server, vm):
     assert (parts[FREE]["portion"], parts[FREE]["amount"]) == ("reassignable", 256 * MIB), parts
     assert lies(vm).pages == before.pages  # nothing was touched
 
-    said = server.hand_over(vm, "b", "--within", "20m")
+    said, separated = server.hand_over_at_last(vm, "b", "--within", "20m")
     assert said["state"] == "running-on-target", (said, server.log("sp")[-3000:])
-    assert said["separate_ms"] == 20 * 60000, said
-    assert said.get("separated_bytes") == kept and said["ram_bytes"] == 0 and said["assigned"], (
+    assert separated == kept and said["ram_bytes"] == 0 and said["assigned"], (
         said, kept, server.b.mete_check("events")[-3000:], server.a.mete_check("events")[-3000:])
     assert vm.inode() == inode  # the same memory
-    text = server.handover(said["id"])
-    assert f"{kept} bytes of its memory were moved before" in text, text
+    if said.get("separated_bytes"):  # else one before did that
+        assert said["separate_ms"] == 20 * 60000, said
+        assert f"{kept} bytes of its memory were moved before" in server.handover(said["id"])
 
     passes = vm.board().passes
     server.wait_for_board(vm, "it goes on there", lambda b: b.passes >= passes + 2)
@@ -105,8 +112,6 @@ def test_exactly_what_is_kept_is_moved_and_then_it_is_handed_over(server, vm):
     assert now[KEPT] == managers[KEPT] and now[KEPT].get("b", 0) == 0  # what cannot leave is the source's still
     assert now[FREE]["b"] == managers[FREE]["b"] + 256 * MIB and now[FREE]["a"] == managers[FREE]["a"] - 256 * MIB
     assert "as it was granted" in server.b.mete_check("vm", "verify", "v")
-    server.b.end_vms()
-    server.server("give", FREE, "--amount", "256M", "--from", "b", "--to", "a")
 
 
 def test_without_room_nothing_is_moved(server, vm):
@@ -294,12 +299,14 @@ def test_its_meted_dies_half_way(server, vm):
     starts_again(server, pid)
     wait_for(lambda: "ended_ms" in server.state("dies"))
     said = server.state("dies")
-    assert said["state"] == "running-on-target" and "separated_bytes" not in said, said
-    vm.goes_to("b")
+    assert "separated_bytes" not in said, said
+    if said.get("reason") == "timeout":  # of its VMM there
+        said, _ = server.hand_over_at_last(vm, "b")
+    else:
+        vm.goes_to("b")
+    assert said["state"] == "running-on-target", (said, server.log("sp")[-3000:])
     passes = vm.board().passes
     server.wait_for_board(vm, "it goes on there", lambda b: b.passes >= passes + 2)
     after = lies(vm)
     assert after.policy == "bind:1" and set(after.pages) == {1} and vm.board().wrong_pages == 0
     assert server.b.claims("vm:v") == {FREE: ALL} and server.a.claims("vm:v") == {}
-    server.b.end_vms()
-    server.server("give", FREE, "--amount", "256M", "--from", "b", "--to", "a")
