@@ -85,14 +85,19 @@ static double bound_s(const struct control *c, double limit_s, int64_t share_mil
         return plan_downtime_bound_s(&c->estimate.profile, &c->estimate.means, &worst) + c->extra_s;
 }
 
-/* The highest limit that keeps the downtime; 0: none does. */
+/* The highest limit that keeps a downtime of so many ms; 0: none does. */
+static int64_t limit_for(const struct control *c, int64_t downtime_ms, int64_t share_milli)
+{
+        double least_s = bound_s(c, 0, share_milli), per_s = bound_s(c, 1, share_milli) - least_s;
+        double ms = ((double)downtime_ms - least_s * 1000) / per_s;
+        return ms < 1 ? 0 : (int64_t)fmin(ms, LIMIT_MOST_MS);
+}
+
+/* Of the level's. */
 static int64_t limit_most_ms(const struct control *c, int64_t share_milli)
 {
-        if (c->level.downtime_ms == 0 || c->level.is_best_effort)
-                return LIMIT_MOST_MS;
-        double least_s = bound_s(c, 0, share_milli), per_s = bound_s(c, 1, share_milli) - least_s;
-        double ms = ((double)c->level.downtime_ms - least_s * 1000) / per_s;
-        return ms < 1 ? 0 : (int64_t)fmin(ms, LIMIT_MOST_MS);
+        bool is_any = c->level.downtime_ms == 0 || c->level.is_best_effort;
+        return is_any ? LIMIT_MOST_MS : limit_for(c, c->level.downtime_ms, share_milli);
 }
 
 int64_t control_downtime_ms(const struct control *c)
@@ -330,7 +335,7 @@ static void watch_total(struct control *c, int64_t now_ms, struct control_effect
         int64_t most_ms = limit_most_ms(c, c->share_milli);
         struct control r = restored(c); /* with no bandwidth the guest would stand for ever */
         int64_t downtime_ms = (int64_t)ceil(bound_s(&r, (double)c->goal_ms / 1000, c->share_milli) * 1000);
-        int64_t left_ms = c->started_ms + c->level.total_ms - now_ms - downtime_ms;
+        int64_t rest_ms = c->started_ms + c->level.total_ms - now_ms, left_ms = rest_ms - downtime_ms;
         if (total_most_ms(c) == 0 || c->goal_ms == CONTROL_FORCE_MS || left_ms > LAST_CALL_MS)
                 return;
         if (c->level.is_best_effort) {
@@ -342,6 +347,10 @@ static void watch_total(struct control *c, int64_t now_ms, struct control_effect
                         c->goal_ms = most_ms;
                         release(c, now_ms, out);
                 }
+        } else if (limit_for(&r, rest_ms, c->share_milli) > 0) {
+                /* A shorter downtime than could be is in time still: little may be left to send. */
+                int64_t less_ms = limit_for(&r, rest_ms - LAST_CALL_MS, c->share_milli);
+                c->goal_ms = less_ms > 1 ? less_ms : 1;
         } else {
                 say_miss(c, out);
                 if (c->on_miss != ON_MISS_FINISH)

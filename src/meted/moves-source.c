@@ -45,6 +45,9 @@ void source_plan(struct moving *mv, uint64_t token)
                 return;
         }
         level.is_best_effort = mv->is_best_effort;
+        /* What it had of a plan before, with which the other side was short, is its to plan with. */
+        if (!mv->is_dry)
+                move_unreserve(mv);
         mv->means = (struct means){.share_min_milli = hold_share_min(mv),
                                    .queued_bytes = 2 * COPY_SOCKET_BYTES, /* sent from, received in */
                                    .settle_s = SETTLE_MS / 1000.0};
@@ -240,8 +243,18 @@ void source_is_lifted(struct moving *mv, const struct err *err)
         tell_lifted(mv);
 }
 
+static void missed_words(const struct moving *mv, char *ret, size_t max)
+{
+        if (mv->missed_total_ms > 0)
+                (void)snprintf(ret, max, "%lld ms and a downtime of %lld ms are expected",
+                               (long long)mv->missed_total_ms, (long long)mv->missed_downtime_ms);
+        else
+                (void)snprintf(ret, max, "it is not expected to end");
+}
+
 static void carry_out(struct moving *mv, const struct control_effects *effects)
 {
+        char words[MOVE_SENTENCE];
         for (size_t i = 0; i < effects->n && mv->copy; i++) {
                 const struct control_effect *f = &effects->list[i];
                 switch (f->kind) {
@@ -267,9 +280,8 @@ static void carry_out(struct moving *mv, const struct control_effects *effects)
                 case CONTROL_MISS:
                         mv->missed_total_ms = f->value;
                         mv->missed_downtime_ms = f->other;
-                        move_say(mv, "move-will-miss",
-                                 "%lld ms and a downtime of %lld ms are expected by now", (long long)f->value,
-                                 (long long)f->other);
+                        missed_words(mv, words, sizeof(words));
+                        move_say(mv, "move-will-miss", "%s by now", words);
                         break;
                 case CONTROL_RENEGOTIATE:
                         offer(mv, f);
@@ -563,6 +575,7 @@ void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
         struct control_event ev = {.kind = CONTROL_EV_STOP};
         struct err err = {0};
         const struct machine *v = machine_find(mv->m, mv->vm);
+        char why[MOVE_SENTENCE];
         if (event == VM_EVENT_RESUME && v && v->vm)
                 ran_on(mv, v->vm);
         if (!mv->is_copying || !mv->copy || !v || !v->vm)
@@ -584,12 +597,11 @@ void source_vm_event(struct moving *mv, enum vm_event event, const char *words)
                    (strcmp(words, "failed") == 0 || strcmp(words, "cancelled") == 0)) {
                 ev.kind = CONTROL_EV_FAILED;
                 happened(mv, &ev);
-                if (mv->control.is_miss_said)
+                if (mv->control.is_miss_said) {
+                        missed_words(mv, why, sizeof(why));
                         (void)err_set(&err, REASON_TIMEOUT, ETIME,
-                                      "it was broken off, as it would have missed its level: %lld ms and a "
-                                      "downtime of %lld ms were expected",
-                                      (long long)mv->missed_total_ms, (long long)mv->missed_downtime_ms);
-                else
+                                      "it was broken off, as it would have missed its level: %.100s", why);
+                } else
                         (void)err_set(&err, mv->control.is_cancelled ? REASON_CANCELLED : REASON_PEER_LOST,
                                       EIO, "the copy was broken off: %.120s",
                                       *mv->seen.why ? mv->seen.why : "QEMU says that it failed");

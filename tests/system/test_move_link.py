@@ -59,6 +59,17 @@ def spoil(hosts, guest):
     return host
 
 
+def test_the_destination_is_short(hosts, monkeypatch):
+    """It says what it has beside what the VM itself takes there, and with that it is planned anew: what was reserved for the plan
+    before is in nobody's way. First of all, as it is by what is assumed of CPU for a byte that it is too little: 5.5 ns of 0.2 CPUs."""
+    monkeypatch.setattr(one_move, "SHARE", "0.8")
+    hosts.moves += 1
+    row = one_move.run(hosts, "short", {**CELL, "dirty_mib_s": 0, "level": {"total_ms": 300, "downtime_ms": 300}})
+    print(row)
+    assert any(e["event"] == "short" for e in hosts.b.events("g-short")), hosts.b.events("g-short")
+    assert row["answer"] == "countered" and row["granted"] and row["wrong"] == [], row
+
+
 def test_what_is_promised_is_kept(hosts, monkeypatch):
     """Seen from outside. And had something of the memory been lost, that would have been seen, too."""
     judge, found = one_move.judge, []
